@@ -1,0 +1,44 @@
+# `make demo` and `make test` do everything on a fresh Debian machine with Python 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test bench check lock golden image clean
+
+help: ## Tell what can be made.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+demo: .venv/run ## Run everything here with simulated accounts: no key, nothing leaves this machine.
+	@exec $(BIN)/python -m exporter demo
+
+test: .venv/dev ## Install what the tests need, then check and test everything.
+	@.ci/tools
+	@$(MAKE) --no-print-directory check
+	$(BIN)/pytest
+
+check: .venv/dev ## Lint, types, and whether generated files are current.
+	$(BIN)/ruff check exporter tests
+	$(BIN)/ruff format --check exporter tests
+	$(BIN)/mypy
+	@.ci/generated
+
+bench: .venv/dev ## Measure ratios side by side.
+	$(BIN)/pytest tests/benchmarks -s -o python_files='bench_*.py'
+
+lock: .venv/dev ## Write the lock files anew from pyproject.toml, newest versions.
+	.ci/lock --upgrade
+
+golden: .venv/dev ## Write the golden files anew; look at the difference before you commit it.
+	$(BIN)/pytest -q tests/test_golden.py --write-golden
+
+image: ## Build the container image.
+	docker build -t ai-spend-exporter .
+
+clean: ## Remove what was made.
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
+
+.venv/run: requirements.lock .ci/venv
+	@.ci/venv $(PYTHON) requirements.lock $@
+
+.venv/dev: requirements-dev.lock .ci/venv
+	@.ci/venv $(PYTHON) requirements-dev.lock $@
+	@touch .venv/run

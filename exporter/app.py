@@ -1,0 +1,207 @@
+"""The composition root: builds the parts, starts them, applies a new configuration, stops them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+
+import schedule
+
+from exporter.agenda import Pace
+from exporter.books import Book, Books, PriceList
+from exporter.errors import ConfigError, LedgerError
+from exporter.expose.board import Board
+from exporter.expose.metrics import DEFECTS, LEDGER_BYTES, RELOAD_SUCCESSFUL, RELOAD_TIME, Family
+from exporter.expose.own import Own
+from exporter.expose.page import landing_page
+from exporter.health import Health
+from exporter.ledger import Ledger
+from exporter.logs import say
+from exporter.members import Member
+from exporter.model import DAY, Provider, Secret
+from exporter.money.rates import list_rates
+from exporter.poller import Poller
+from exporter.providers import ProviderType
+from exporter.providers.http import Access
+from exporter.settings.config import Account, Config
+from exporter.settings.keys import diagnose
+from exporter.web import Views
+
+logger = logging.getLogger(__name__)
+
+SPREAD = 120
+"""Seconds over which accounts that are due at the same time of the hour are spread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the process is given: time, environment, providers, prices, and how long the ledger keeps things."""
+
+    clock: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    environ: Mapping[str, str]
+    providers: Mapping[str, ProviderType]
+    prices: PriceList = list_rates
+    keep_hours: timedelta = 93 * DAY
+    keep_days: timedelta = 1096 * DAY
+
+
+@dataclass(slots=True)
+class _Reloads:
+    succeeded: bool = True
+    at: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class App:
+    """One running exporter, without its HTTP server."""
+
+    def __init__(self, folder: Path, surroundings: Surroundings) -> None:
+        """Open the ledger. Raises LedgerError."""
+        self._with = surroundings
+        self._ledger = Ledger(folder)
+        self._books = Books(self._ledger, surroundings.prices)
+        self._board = Board(self._ledger, surroundings.monotonic)
+        self._poller = Poller(
+            self._ledger, self._books, surroundings.clock, surroundings.monotonic, publish=self._publish
+        )
+        self._own = Own(self._own_values)
+        self._members: dict[str, Member] = {}
+        self._reloads = _Reloads()
+        self._stop = threading.Event()
+        self._timer = threading.Thread(target=self._run_timer, name="timer", daemon=True)
+        self.fatal: LedgerError | None = None
+        self.ended: Callable[[], None] = lambda: None
+        """Called when the process has to end because of `fatal`."""
+
+    def apply(self, config: Config) -> None:
+        """Take over a configuration: unchanged accounts go on undisturbed, removed ones leave the page."""
+        known = self._members
+        members: dict[str, Member] = {}
+        for account in config.accounts:
+            old = known.get(account.name)
+            kept = old is not None and not old.stopped and old.account == account
+            members[account.name] = old if old is not None and kept else self._member(account)
+        self._members = members
+        self._board.take_down(set(members))
+        self._poller.enrol(list(members.values()))
+        for name, member in members.items():
+            if known.get(name) is not member:
+                self._publish(member)
+        self._board.refresh(at_once=True)
+        self._reloads.succeeded, self._reloads.at = True, self._with.clock().timestamp()
+
+    def reload(self, load: Callable[[], Config]) -> str:
+        """Load and apply anew, all or nothing; return every problem, and then the old configuration stays."""
+        with self._reloads.lock:
+            try:
+                self.apply(load())
+            except ConfigError as error:
+                self._reloads.succeeded = False
+                say(logger, "error", "Configuration not reloaded; the old one stays", problems=str(error))
+                return str(error)
+            say(logger, "info", "Configuration reloaded", accounts=len(self._members))
+            return ""
+
+    def start(self) -> None:
+        """Begin to poll."""
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Let requests under way end and close the ledger."""
+        self._stop.set()
+        if self._timer.ident is not None:
+            self._timer.join()
+        self._poller.close()
+        self._ledger.close()
+
+    def views(self, reload: Callable[[], str] | None = None) -> Views:
+        """Return what the HTTP routes show; `reload` is what POST /-/reload does, None where it is not allowed."""
+        return Views(
+            page=lambda: self._board.page,
+            tail=lambda openmetrics: self._own.tail(openmetrics=openmetrics),
+            landing=lambda: landing_page(list(self._members.values()), self._ledger, self._with.clock()),
+            ready=lambda: str(self.fatal or ""),
+            reload=reload,
+        )
+
+    def tick(self) -> None:
+        """Do what is due now: visits, the turn of the hour, the page."""
+        now = self._with.clock()
+        self._poller.tick()
+        if self._board.turned(now):
+            for member in list(self._members.values()):
+                self._books.value(member.book, now)
+                self._publish(member)
+        self._board.refresh()
+        if self._poller.fatal is not None:
+            raise self._poller.fatal
+
+    @property
+    def idle(self) -> bool:
+        """Whether no account is being visited."""
+        return self._poller.idle
+
+    @property
+    def complete(self) -> bool:
+        """Whether the newest poll of every report of every account succeeded and is on the page."""
+        return self.idle and all(member.up(self._ledger) for member in self._members.values()) and self._board.current
+
+    def _member(self, account: Account) -> Member:
+        kind = self._with.providers[account.provider]
+        number = self._ledger.buckets.account(account.name, account.provider)
+        offset = int.from_bytes(blake2b(account.name.encode(), digest_size=4).digest()) % SPREAD
+
+        def connect(key: Secret, health: Health) -> Provider:
+            if (rejected := diagnose(key, kind.key_kinds)) is not None:
+                raise rejected
+            return kind(
+                Access(
+                    key=key,
+                    base_url=account.base_url or kind.base_url,
+                    api_keys="api_key" in account.labels,
+                    observe=lambda code: health.requests.update([code]),
+                    timeout=account.timeout.total_seconds(),
+                    monotonic=self._with.monotonic,
+                )
+            )
+
+        return Member(
+            account=account,
+            book=Book(number, account.provider, kind.reports),
+            pace=Pace(account.poll_interval, account.history, timedelta(seconds=offset)),
+            read_key=lambda: account.api_key.read(self._with.environ),
+            connect=connect,
+        )
+
+    def _publish(self, member: Member) -> None:
+        if self._members.get(member.account.name) is member:
+            self._board.hang(member, self._with.clock())
+
+    def _own_values(self) -> dict[Family, float]:
+        return {
+            RELOAD_SUCCESSFUL: float(self._reloads.succeeded),
+            RELOAD_TIME: self._reloads.at,
+            LEDGER_BYTES: float(self._ledger.size()),
+            DEFECTS: float(self._poller.defects),
+        }
+
+    def _run_timer(self) -> None:
+        jobs = schedule.Scheduler()
+        jobs.every(1).seconds.do(self.tick)
+        jobs.every(1).hours.do(self._retain)
+        try:
+            self.tick()
+            while not self._stop.wait(0.2):
+                jobs.run_pending()
+        except LedgerError as error:
+            self.fatal = error
+            self.ended()
+
+    def _retain(self) -> None:
+        self._ledger.retention.apply(self._with.clock(), self._with.keep_hours, self._with.keep_days)

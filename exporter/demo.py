@@ -1,0 +1,157 @@
+"""`demo`: simulated providers, this exporter and, where they are installed, Prometheus and Alertmanager."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+
+from exporter.app import App, Surroundings
+from exporter.errors import ExporterError
+from exporter.providers import PROVIDERS
+from exporter.serve import listen, serve
+from exporter.settings import config as settings
+from exporter.simulator.server import Simulator
+from exporter.simulator.world import demo_world
+
+Say = Callable[[str], object]
+PATIENCE = 60
+"""Seconds to wait for the first complete page before saying that something is slow."""
+
+
+class DemoError(ExporterError):
+    """The demo cannot start here."""
+
+
+def demo(address: str, prometheus: int, alertmanager: int, clock: Callable[[], datetime], say: Say) -> None:
+    """Run until SIGINT or SIGTERM, then leave nothing behind. Raises ExporterError with what to do."""
+    opened = listen(address)
+    here = _reachable(opened)
+    with tempfile.TemporaryDirectory(prefix="ai-spend-demo-") as temporary, Simulator(demo_world(clock)) as simulator:
+        folder = Path(temporary)
+        config = settings.load(write_config(folder, simulator), PROVIDERS)
+        say(f"Simulated admin APIs       {simulator.url}  ({len(config.accounts)} accounts, 30 days of past)")
+        app = App(folder / "ledger", Surroundings(clock, time.monotonic, {}, PROVIDERS))
+        app.apply(config)
+        with _stack(folder, here, prometheus, alertmanager, say):
+            threading.Thread(target=_tell_when_complete, args=(app, here, say), daemon=True).start()
+            serve(app, app.views(), opened, lambda: None)
+    say("Stopped.")
+
+
+def write_config(folder: Path, simulator: Simulator) -> Path:
+    """Write a configuration of the simulated accounts, each key in a file of its own; return its path."""
+    accounts = []
+    for account in simulator.world.accounts.values():
+        key = folder / f"{account.name}.key"
+        key.touch(mode=0o600)
+        key.write_text(account.key)
+        accounts.append(
+            {
+                "name": account.name,
+                "provider": account.provider,
+                "owner": account.owner,
+                "api_key_file": str(key),
+                "base_url": simulator.base_url(account.name),
+            }
+        )
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({"defaults": {"poll_interval": "15s"}, "accounts": accounts}, sort_keys=False))
+    return path
+
+
+def _reachable(opened: socket.socket) -> str:
+    host, port = opened.getsockname()[:2]
+    return f"{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104 - compared, not bound
+
+
+def _tell_when_complete(app: App, here: str, say: Say) -> None:
+    began = time.monotonic()
+    while not app.complete and time.monotonic() - began < PATIENCE:
+        time.sleep(0.1)
+    if app.complete:
+        say(f"Thirty days read in {time.monotonic() - began:.1f} s. Open")
+    else:
+        say(f"Still reading after {PATIENCE} s; what is there already is on")
+    say(f"  http://{here}/            accounts, their health and their money")
+    say(f"  http://{here}/metrics     what Prometheus scrapes")
+    say("Ctrl-C stops everything.")
+
+
+@contextlib.contextmanager
+def _stack(folder: Path, here: str, prometheus: int, alertmanager: int, say: Say) -> Iterator[None]:
+    """Run Prometheus and Alertmanager on the repository's own files, where they are installed."""
+    files = _copy_of_files(folder, here, prometheus, alertmanager)
+    with contextlib.ExitStack() as stack:
+        for name, port, arguments in (
+            ("alertmanager", alertmanager, ["--cluster.listen-address="]),
+            ("prometheus", prometheus, ["--storage.tsdb.retention.time=40d"]),
+        ):
+            program = shutil.which(name) or shutil.which(f"prometheus-{name}")
+            if program is None:
+                say(f"{name.capitalize():<26} not installed here, left out (apt-get install {_PACKAGE[name]})")
+                continue
+            _free(name, port)
+            config = f"--config.file={files / name}.yml"
+            storage = f"--storage.{'tsdb.' if name == 'prometheus' else ''}path={folder / name}"
+            listening = f"--web.listen-address=127.0.0.1:{port}"
+            command = [program, config, storage, listening, "--log.level=error", *arguments]
+            stack.enter_context(_child(command, folder / f"{name}.log"))
+            say(f"{name.capitalize():<26} http://127.0.0.1:{port}")
+        yield
+
+
+_PACKAGE = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
+
+
+def _copy_of_files(folder: Path, here: str, prometheus: int, alertmanager: int) -> Path:
+    """Copy prometheus/ and put the demo's addresses in the place of the usual ones."""
+    package = Path(__file__).parent
+    source = next(path for path in (package / "stack" / "prometheus", package.parent / "prometheus") if path.is_dir())
+    target = folder / "files"
+    shutil.copytree(source, target)
+    usual = {
+        "localhost:10042": here,
+        "localhost:9090": f"127.0.0.1:{prometheus}",
+        "localhost:9093": f"127.0.0.1:{alertmanager}",
+    }
+    path = target / "prometheus.yml"
+    text = path.read_text()
+    for old, new in usual.items():
+        text = text.replace(old, new)
+    path.write_text(text)
+    return target
+
+
+def _free(name: str, port: int) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise DemoError(
+                f"Port {port} is in use, so {name} cannot have it. Stop what listens there, or give another port with "
+                f"--{name}.port."
+            )
+
+
+@contextlib.contextmanager
+def _child(command: list[str], log: Path) -> Iterator[None]:
+    with log.open("wb") as stream:
+        # A session of its own: Ctrl-C reaches only us, and we end it in order.
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)  # noqa: S603
+    try:
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,85 @@
+"""The page as it stands: accounts hang up their lines, scrapes read the whole."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime
+
+from exporter.expose.exposition import Chunks, Page, Section, assemble
+from exporter.expose.metrics import ACCOUNT_FAMILIES, SPEND_FAMILIES
+from exporter.expose.spend import spend_chunks
+from exporter.expose.state import state_chunks
+from exporter.ledger import Ledger
+from exporter.members import Member
+from exporter.model import HOUR
+from exporter.windows import floor
+
+SHARE = 10
+"""Putting the page together may take one part in so many of the time: a large page is put together less often."""
+
+
+class Board:
+    """Every account's lines and the page made of them, swapped whole: a scrape never sees half a change."""
+
+    def __init__(self, ledger: Ledger, monotonic: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._assembling = threading.Lock()
+        self._lines: dict[str, Chunks] = {}
+        self._spend_changed = self._state_changed = True
+        self._not_before = 0.0
+        self._hour: datetime | None = None
+        self.page = _page(Section.of(b""), [])
+
+    @property
+    def current(self) -> bool:
+        """Whether everything that was hung is on the page."""
+        return not (self._spend_changed or self._state_changed or self._assembling.locked())
+
+    def hang(self, member: Member, now: datetime) -> None:
+        """Render an account anew."""
+        lines = {**spend_chunks(member, self._ledger, now), **state_chunks(member, self._ledger)}
+        with self._lock:
+            old = self._lines.get(member.account.name, {})
+            self._lines[member.account.name] = lines
+            if any(lines.get(family) != old.get(family) for family in SPEND_FAMILIES):
+                self._spend_changed = True
+            self._state_changed = True
+
+    def take_down(self, keep: set[str]) -> None:
+        """Remove the accounts that are no longer configured."""
+        with self._lock:
+            for name in set(self._lines) - keep:
+                del self._lines[name]
+                self._spend_changed = self._state_changed = True
+
+    def turned(self, now: datetime) -> bool:
+        """Tell once per UTC hour that the windows have moved, so that every account has to be hung anew."""
+        hour = floor(now, HOUR)
+        moved, self._hour = self._hour is not None and hour != self._hour, hour
+        return moved
+
+    def refresh(self, *, at_once: bool = False) -> None:
+        """Put the page together if anything changed; compress only the part that did."""
+        if not at_once and self._monotonic() < self._not_before:
+            return
+        with self._assembling:
+            with self._lock:
+                if not (self._spend_changed or self._state_changed):
+                    return
+                spend_changed, self._spend_changed, self._state_changed = self._spend_changed, False, False
+                accounts = [self._lines[name] for name in sorted(self._lines)]
+            began = self._monotonic()
+            spend = self.page.spend
+            if spend_changed:
+                spend = Section.of(assemble(SPEND_FAMILIES, accounts, openmetrics=False))
+            self.page = _page(spend, accounts)
+            self._not_before = self._monotonic() + SHARE * (self._monotonic() - began)
+
+
+def _page(spend: Section, accounts: list[Chunks]) -> Page:
+    text = Section.of(assemble(ACCOUNT_FAMILIES, accounts, openmetrics=False))
+    openmetrics = Section.of(assemble(ACCOUNT_FAMILIES, accounts, openmetrics=True))
+    return Page.of(spend, text, openmetrics)

@@ -1,0 +1,149 @@
+"""THE table of our metrics: name, type, labels and help. Every family that is exposed stands here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SPEND = ("provider", "account", "workspace", "model", "tier")
+ACCOUNT = ("provider", "account")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric family as it is announced."""
+
+    name: str
+    type: Literal["gauge", "counter"]
+    labels: tuple[str, ...]
+    help: str
+
+
+def _gauge(name: str, labels: tuple[str, ...], text: str) -> Family:
+    return Family(name, "gauge", labels, text)
+
+
+def _counter(name: str, labels: tuple[str, ...], text: str) -> Family:
+    return Family(name, "counter", labels, text)
+
+
+_COST = "USD {when} (UTC): billed where the provider has billed, estimated otherwise. {source}"
+_TOKENS = "Tokens {when} (UTC) by disjoint type; the sum over type is every token once. {source}"
+_REQUESTS = "Requests {when} (UTC); absent where the provider does not count them. {source}"
+_UNITS = "Images, characters, seconds, searches, sessions {when} (UTC); bytes: the largest hour. {source}"
+_SOURCE = "From the provider's admin API, polled; usually minutes late, revised for days."
+
+_WHEN = {
+    "this_hour": "in the running, incomplete hour",
+    "last_hour": "in the newest complete hour",
+    "today": "since midnight",
+    "month": "since the month began",
+    "30d": "today and in the 29 days before",
+}
+
+
+def _window(name: str, window: str, labels: tuple[str, ...], text: str) -> Family:
+    return _gauge(name.format(window=window), labels, text.format(when=_WHEN[window], source=_SOURCE))
+
+
+COST = {window: _window("ai_cost_{window}_usd", window, SPEND, _COST) for window in _WHEN}
+TOKENS = {
+    window: _window("ai_tokens_{window}", window, (*SPEND, "type"), _TOKENS)
+    for window in ("last_hour", "today", "month", "30d")
+}
+REQUESTS = {
+    window: _window("ai_requests_{window}", window, SPEND, _REQUESTS)
+    for window in ("last_hour", "today", "month", "30d")
+}
+UNITS = {
+    window: _window("ai_units_{window}", window, (*ACCOUNT, "workspace", "model", "unit"), _UNITS)
+    for window in ("today", "month")
+}
+COST_DAILY = _gauge(
+    "ai_cost_daily_usd",
+    (*ACCOUNT, "date"),
+    f"USD of each of the last 35 UTC days, restated until it leaves. {_SOURCE}",
+)
+MONTH_BILLED = _gauge(
+    "ai_cost_month_billed_usd",
+    ACCOUNT,
+    "USD of this month (UTC) that the provider has billed, a part of ai_cost_month_usd. From the provider's bill, "
+    "polled hourly; a day is billed hours after it has closed.",
+)
+
+UP = _gauge("ai_account_up", ACCOUNT, "1 when the newest poll of every report of this account succeeded.")
+INFO = _gauge("ai_account_info", (*ACCOUNT, "owner"), "Always 1; joins an account's owner to its other series.")
+PROBLEM = _gauge(
+    "ai_account_problem", (*ACCOUNT, "reason"), "1 for every reason for which a poll of this account fails at present."
+)
+LAST_SUCCESS = _gauge(
+    "ai_account_last_success_timestamp_seconds",
+    (*ACCOUNT, "report"),
+    "When a report was last polled with success up to the present.",
+)
+COMPLETE_UNTIL = _gauge(
+    "ai_account_complete_until_timestamp_seconds",
+    (*ACCOUNT, "report"),
+    "The time up to which a report is complete: its last poll less the provider's usual delay.",
+)
+POLLS = _counter("ai_account_polls_total", (*ACCOUNT, "report"), "Polls begun, by report.")
+FAILURES = _counter("ai_account_poll_failures_total", (*ACCOUNT, "reason"), "Polls that failed, by reason.")
+CALLS = _counter(
+    "ai_account_api_requests_total",
+    (*ACCOUNT, "code"),
+    "Requests sent to the provider, by HTTP status; code error where no answer came.",
+)
+DURATION = _gauge(
+    "ai_account_poll_duration_seconds",
+    (*ACCOUNT, "report"),
+    "How long the newest poll of a report took, all its pages.",
+)
+UNPRICED = _gauge(
+    "ai_account_unpriced_tokens",
+    (*ACCOUNT, "model"),
+    "Tokens since midnight (UTC) for which no price is known: their cost is missing until the day is billed.",
+)
+FOLDED = _gauge(
+    "ai_account_folded_series",
+    ACCOUNT,
+    "Combinations of workspace, model and tier above max_series, shown together under other.",
+)
+
+SPEND_FAMILIES = (*COST.values(), *TOKENS.values(), *REQUESTS.values(), *UNITS.values(), COST_DAILY, MONTH_BILLED)
+"""Change when what was told changes; rendered once per change."""
+
+ACCOUNT_FAMILIES = (
+    UP,
+    INFO,
+    PROBLEM,
+    LAST_SUCCESS,
+    COMPLETE_UNTIL,
+    POLLS,
+    FAILURES,
+    CALLS,
+    DURATION,
+    UNPRICED,
+    FOLDED,
+)
+"""Change with every poll; rendered then."""
+
+BUILD_INFO = _gauge(
+    "ai_exporter_build_info", ("version", "pythonversion"), "Always 1; which ai-spend-exporter this is."
+)
+RELOAD_SUCCESSFUL = _gauge(
+    "ai_exporter_config_last_reload_successful", (), "1 when the newest attempt to load the configuration succeeded."
+)
+RELOAD_TIME = _gauge(
+    "ai_exporter_config_last_reload_success_timestamp_seconds",
+    (),
+    "When the configuration was last loaded with success.",
+)
+LEDGER_BYTES = _gauge("ai_exporter_ledger_bytes", (), "Bytes that the ledger takes on the disk.")
+DEFECTS = _counter(
+    "ai_exporter_defects_total", (), "Visits to an account that broke off for a defect of ours; the log tells more."
+)
+
+OWN_FAMILIES = (BUILD_INFO, RELOAD_SUCCESSFUL, RELOAD_TIME, LEDGER_BYTES, DEFECTS)
+"""About ourselves; fresh on every scrape, beside process_* and python_*."""
+
+FAMILIES = SPEND_FAMILIES + ACCOUNT_FAMILIES + OWN_FAMILIES

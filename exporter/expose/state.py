@@ -1,0 +1,58 @@
+"""How an account fares, as sample lines: sync times, watermarks, problems, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from exporter.agenda import NAMES
+from exporter.errors import PROBLEM_REASONS
+from exporter.expose.exposition import labelled, render
+from exporter.expose.metrics import (
+    ACCOUNT,
+    CALLS,
+    COMPLETE_UNTIL,
+    DURATION,
+    FAILURES,
+    INFO,
+    LAST_SUCCESS,
+    POLLS,
+    PROBLEM,
+    UP,
+    Family,
+)
+from exporter.ledger import Ledger
+from exporter.members import Member
+
+Samples = Iterable[tuple[str, str]]
+"""The value of the family's last label, and the sample's value."""
+
+
+def state_chunks(member: Member, ledger: Ledger) -> dict[Family, bytes]:
+    """Return the lines of every family that changes with each poll: family -> lines."""
+    health = member.health
+    owner = (member.account.provider, member.account.name)
+
+    def by(family: Family, samples: Samples) -> bytes:
+        return render(family, ((labelled(family.labels, (*owner, key)), value) for key, value in samples))
+
+    covered = {report.name: ledger.buckets.coverage(member.book.number, report.name) for report in member.told}
+    reasons = {error.reason for error in health.problems.values()}
+    failures = dict.fromkeys(PROBLEM_REASONS, 0)
+    for (_, reason), count in health.failures.items():
+        failures[reason] = failures.get(reason, 0) + count
+    polled = [report.name for report in (NAMES, *member.told)]
+    return {
+        UP: render(UP, [(labelled(ACCOUNT, owner), str(int(member.up(ledger))))]),
+        INFO: by(INFO, [(member.account.owner, "1")]),
+        PROBLEM: by(PROBLEM, ((reason, str(int(reason in reasons))) for reason in PROBLEM_REASONS)),
+        LAST_SUCCESS: by(
+            LAST_SUCCESS, ((name, f"{one.until.timestamp():.3f}") for name, one in covered.items() if one is not None)
+        ),
+        COMPLETE_UNTIL: by(
+            COMPLETE_UNTIL, ((name, f"{mark.timestamp():.0f}") for name, mark in member.watermarks(ledger).items())
+        ),
+        POLLS: by(POLLS, ((name, str(health.polls[name])) for name in polled)),
+        FAILURES: by(FAILURES, ((reason, str(count)) for reason, count in failures.items())),
+        CALLS: by(CALLS, ((code, str(count)) for code, count in sorted({"200": 0, **health.requests}.items()))),
+        DURATION: by(DURATION, ((name, f"{seconds:.3f}") for name, seconds in sorted(health.seconds.items()))),
+    }

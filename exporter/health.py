@@ -1,0 +1,43 @@
+"""How an account fares: what was asked, what failed and why. Written by the poller, shown by the page and /metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from exporter.errors import ProviderError
+
+
+@dataclass(slots=True)
+class Health:
+    """Counts since the process began, and the problems that hold at present."""
+
+    polls: Counter[str] = field(default_factory=Counter)
+    """By report."""
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By report and reason."""
+    requests: Counter[str] = field(default_factory=Counter)
+    """By HTTP status code, or `error` where no answer came."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long the newest poll of each report took."""
+    problems: dict[str, ProviderError] = field(default_factory=dict)
+    """By report: why its newest poll failed."""
+    refused: dict[str, ProviderError] = field(default_factory=dict)
+    """By optional report: why this account does not have it. Not a problem."""
+
+    def failed(self, report: str, error: ProviderError) -> None:
+        """Count a poll that failed and keep the reason until the report succeeds."""
+        self.failures[report, error.reason] += 1
+        self.problems[report] = error
+
+    def succeeded(self, report: str) -> None:
+        """Forget what was wrong with a report."""
+        self.problems.pop(report, None)
+        self.refused.pop(report, None)
+
+    def without(self, report: str, error: ProviderError) -> bool:
+        """Note that this account does not have an optional report; tell whether that is news."""
+        news = report not in self.refused
+        self.problems.pop(report, None)
+        self.refused[report] = error
+        return news

@@ -1,0 +1,73 @@
+"""The ledger's tables, as a list of migrations: the n-th brings a file from version n-1 to n."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from exporter.errors import LedgerError
+
+Migration = Callable[[sqlite3.Connection], None]
+
+
+def _m001_first(db: sqlite3.Connection) -> None:
+    for statement in (
+        """CREATE TABLE account (
+            id INTEGER PRIMARY KEY, name TEXT NOT NULL, provider TEXT NOT NULL, UNIQUE (name, provider))""",
+        """CREATE TABLE series (
+            id INTEGER PRIMARY KEY, account INTEGER NOT NULL, report TEXT NOT NULL, meter TEXT NOT NULL,
+            workspace TEXT NOT NULL, model TEXT NOT NULL, tier TEXT NOT NULL, api_key TEXT NOT NULL, item TEXT NOT NULL,
+            UNIQUE (account, report, meter, workspace, model, tier, api_key, item))""",
+        # What the newest telling of a bucket said; a bucket without rows is known from its report's coverage.
+        """CREATE TABLE bucket (
+            account INTEGER NOT NULL, report TEXT NOT NULL, start INTEGER NOT NULL, digest TEXT NOT NULL,
+            PRIMARY KEY (account, report, start)) WITHOUT ROWID""",
+        """CREATE TABLE point (
+            account INTEGER NOT NULL, report TEXT NOT NULL, start INTEGER NOT NULL, series INTEGER NOT NULL,
+            value INTEGER NOT NULL, PRIMARY KEY (account, report, start, series)) WITHOUT ROWID""",
+        """CREATE TABLE coverage (
+            account INTEGER NOT NULL, report TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
+            settled REAL NOT NULL, PRIMARY KEY (account, report)) WITHOUT ROWID""",
+        # Days whose hours were rolled into one row; they are not told again.
+        """CREATE TABLE rolled (
+            account INTEGER NOT NULL, report TEXT NOT NULL, day INTEGER NOT NULL,
+            PRIMARY KEY (account, report, day)) WITHOUT ROWID""",
+        """CREATE TABLE cost (
+            account INTEGER NOT NULL, start INTEGER NOT NULL, series INTEGER NOT NULL, value INTEGER NOT NULL,
+            PRIMARY KEY (account, start, series)) WITHOUT ROWID""",
+        """CREATE TABLE day (
+            account INTEGER NOT NULL, start INTEGER NOT NULL, billed INTEGER NOT NULL, method TEXT NOT NULL,
+            PRIMARY KEY (account, start)) WITHOUT ROWID""",
+        """CREATE TABLE unpriced (
+            account INTEGER NOT NULL, start INTEGER NOT NULL, model TEXT NOT NULL, tokens INTEGER NOT NULL,
+            PRIMARY KEY (account, start, model)) WITHOUT ROWID""",
+        """CREATE TABLE name (
+            account INTEGER NOT NULL, id TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (account, id)) WITHOUT ROWID""",
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_m001_first,)
+
+
+def migrate(db: sqlite3.Connection, place: str) -> None:
+    """Bring the file up to this program's version, each step in its own transaction.
+
+    Raises LedgerError where a newer program wrote the file: it is left untouched.
+    """
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if version > len(MIGRATIONS):
+        raise LedgerError(
+            f"{place} was written by a newer ai-spend-exporter (ledger version {version}; this one knows up to "
+            f"{len(MIGRATIONS)}). Nothing was changed. Run the newer release again, or point --storage.path at another "
+            "folder: it is filled again from the providers."
+        )
+    for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            step(db)
+            db.execute(f"PRAGMA user_version = {number}")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")

@@ -1,0 +1,78 @@
+"""Small numbers for accounts and for rows' labels, so that a point is four integers."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Collection, Mapping
+
+from exporter.ledger.store import Store, array, rows
+from exporter.model import Row
+
+Labels = tuple[str, str, str, str, str, str]
+"""A row without its value: meter, workspace, model, tier, api_key, item."""
+
+_COLUMNS = "meter, workspace, model, tier, api_key, item"
+
+
+def labels(row: Row) -> Labels:
+    """Return what tells a row apart from the others of its bucket."""
+    return (row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
+
+
+def row_of(labels: Labels, value: int) -> Row:
+    """Put labels and a value together again."""
+    return Row(labels[0], value, *labels[1:])
+
+
+class Series:
+    """Interned accounts and labels. Numbers never change once given."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._accounts: dict[tuple[str, str], int] = {}
+        self._labels: dict[tuple[int, str], dict[int, Labels]] = {}
+
+    def account(self, name: str, provider: str) -> int:
+        """Return the account's number. An account that changes its provider is another account."""
+        known = self._accounts.get((name, provider))
+        if known is not None:
+            return known
+        with self._store.write() as db:
+            db.execute("INSERT OR IGNORE INTO account (name, provider) VALUES (?, ?)", (name, provider))
+            found = db.execute("SELECT id FROM account WHERE name = ? AND provider = ?", (name, provider)).fetchone()
+        with self._lock:
+            return self._accounts.setdefault((name, provider), int(found[0]))
+
+    def number(
+        self, db: sqlite3.Connection, account: int, report: str, wanted: Collection[Labels]
+    ) -> dict[Labels, int]:
+        """Return the numbers of labels, inside the caller's transaction; `report` is empty for valued cost."""
+        known = {told: number for number, told in self.labels(account, report, db).items()}
+        if all(one in known for one in wanted):
+            return known
+        news = array([one for one in wanted if one not in known])
+        db.execute(
+            f"INSERT INTO series (account, report, {_COLUMNS}) SELECT ?, ?, value ->> 0, value ->> 1, value ->> 2,"
+            " value ->> 3, value ->> 4, value ->> 5 FROM json_each(?)",
+            (account, report, news),
+        )
+        return {told: number for number, told in _read(db, account, report).items()}
+
+    def labels(self, account: int, report: str, db: sqlite3.Connection) -> Mapping[int, Labels]:
+        """Return number -> labels of all series of a report that were ever committed."""
+        known = self._labels.get((account, report))
+        return self.refresh(account, report, db) if known is None else known
+
+    def refresh(self, account: int, report: str, db: sqlite3.Connection) -> Mapping[int, Labels]:
+        """Read them again, after a transaction that gave new numbers was committed."""
+        found = _read(db, account, report)
+        with self._lock:
+            self._labels[account, report] = found
+        return found
+
+
+def _read(db: sqlite3.Connection, account: int, report: str) -> dict[int, Labels]:
+    query = f"SELECT json_group_array(json_array(id, {_COLUMNS})) FROM series WHERE account = ? AND report = ?"
+    return {number: tuple(told) for number, *told in rows(db, query, (account, report))}

@@ -1,0 +1,149 @@
+"""The file that remembers: opening it, one writer, many readers, and what a broken disk looks like to a person."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import LedgerError
+from exporter.ledger.schema import migrate
+
+FILE = "ledger.db"
+
+
+class Store:
+    """A SQLite file in WAL mode with one writing connection and one reading connection per thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self._lock = threading.RLock()
+        self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        self._guard = _claim(folder)
+        with self._border():
+            self._writer = self._connect()
+            self._writer.execute("PRAGMA journal_mode = WAL")
+            # FULL: what was acknowledged survives a power cut, not only the end of this process.
+            self._writer.execute("PRAGMA synchronous = FULL")
+            migrate(self._writer, str(self.path))
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it is kept, or none of it. Raises LedgerError when the disk is wrong."""
+        with self._lock, self._border():
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+            except BaseException:
+                # SQLite has already rolled back by itself where the disk was full.
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+            self._writer.execute("COMMIT")
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """One consistent view of the ledger, undisturbed by the writer."""
+        with self._border():
+            db = self._reader()
+            db.execute("BEGIN")
+            try:
+                yield db
+            finally:
+                db.execute("COMMIT")
+
+    def _reader(self) -> sqlite3.Connection:
+        db = getattr(self._local, "db", None)
+        if db is None:
+            db = self._local.db = self._connect()
+            db.execute("PRAGMA query_only = ON")
+            with self._lock:
+                self._readers.append(db)
+        return db
+
+    def size(self) -> int:
+        """Return the bytes that the ledger takes on the disk."""
+        names = (self.path, self.path.with_name(FILE + "-wal"))
+        return sum(name.stat().st_size for name in names if name.exists())
+
+    def close(self) -> None:
+        """Close every connection and let the next process in."""
+        with self._lock:
+            for db in (*self._readers, self._writer):
+                db.close()
+            self._readers.clear()
+            self._guard.close()
+
+    @contextmanager
+    def _border(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(_explain(self.path, error)) from error
+
+
+def array(rows: Sequence[object]) -> str:
+    """Return rows as the JSON that a statement reads with json_each.
+
+    Rows go in and come out as one JSON array per statement because sqlite3 gives the interpreter away at every row:
+    while other threads compute, a thousand rows one by one cost a thousand waits.
+    """
+    return json.dumps(rows, separators=(",", ":"))
+
+
+def rows(db: sqlite3.Connection, query: str, parameters: Sequence[object]) -> Any:
+    """Return the JSON array that a query's json_group_array made, parsed."""
+    return json.loads(db.execute(query, parameters).fetchone()[0])
+
+
+def _claim(folder: Path) -> _Guard:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _Guard(folder / "lock")
+    except BlockingIOError as error:
+        raise LedgerError(
+            f"{folder} is in use by another ai-spend-exporter. Stop that one, or give this one its own --storage.path."
+        ) from error
+    except OSError as error:
+        raise LedgerError(
+            f"{folder} cannot be used as the ledger's folder: {error.strerror}. "
+            "Make it writable for this user, or point --storage.path at a folder that is."
+        ) from error
+
+
+class _Guard:
+    """A lock on the folder that the system lets go of when this process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def _explain(path: Path, error: sqlite3.DatabaseError) -> str:
+    text = str(error)
+    if "full" in text:
+        advice = "The disk is full: free some space and start again. Everything stored so far is kept."
+    elif "not a database" in text or "malformed" in text:
+        advice = "The file is damaged: move it away and start again; it is filled again from the providers."
+    elif "readonly" in text or "unable to open" in text:
+        advice = "Make the folder and the file writable for this user."
+    else:
+        advice = "Check the disk (space, quota, mount). Everything stored so far is kept."
+    return f"The ledger {path} cannot be used: {text}. {advice}"

@@ -1,0 +1,96 @@
+"""Logging in logfmt or JSON, one line per record. The one place that configures it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Literal, TextIO
+
+from exporter.model import utc
+
+Format = Literal["logfmt", "json"]
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+"""The levels of `--log.level`, least urgent first."""
+
+_NAMES = {number: name for name, number in LEVELS.items()} | {logging.CRITICAL: "error"}
+_TALKATIVE = ("httpx", "httpcore", "uvicorn", "uvicorn.access", "uvicorn.error")
+_BARE = re.compile(r"[^\s\"'=\\]+")
+
+
+def configure(level: str, format: Format, stream: TextIO) -> None:  # noqa: A002 - as in --log.format
+    """Send every record at or above the level to the stream; libraries that tell of each request only from warn.
+
+    Replaces what was configured before. Raises KeyError on a level that is not one of LEVELS.
+    """
+    least = LEVELS[level]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_Line(_logfmt if format == "logfmt" else json.dumps, tracebacks=level == "debug"))
+    logging.basicConfig(level=least, handlers=[handler], force=True)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(least, logging.WARNING))
+
+
+def say(logger: logging.Logger, level: str, message: str, /, **fields: object) -> None:
+    """Log a message with fields: `say(log, "warn", "Poll failed", account="acme", error=error)`.
+
+    A field that is None is left out; an exception is told in one line, with its traceback at level debug only.
+    """
+    error = fields.get("error")
+    cause = error if isinstance(error, BaseException) else None
+    logger.log(LEVELS[level], message, exc_info=cause, extra={"fields": fields})
+
+
+class _Line(logging.Formatter):
+    def __init__(self, write: Callable[[Mapping[str, object]], str], *, tracebacks: bool) -> None:
+        super().__init__()
+        self._write = write
+        self._tracebacks = tracebacks
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = _NAMES.get(record.levelno, record.levelname.lower())
+        head = {"ts": _time(utc(record.created)), "level": level, "msg": record.getMessage()}
+        fields: dict[str, object] = {**getattr(record, "fields", {})}
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            fields.setdefault("error", error)
+            if self._tracebacks:
+                fields["traceback"] = "".join(traceback.format_exception(error))
+        told = {name: _plain(value) for name, value in fields.items() if value is not None}
+        return self._write({**head, **told, **head})
+
+
+def _plain(value: object) -> str | int | float:
+    match value:
+        case int():
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case datetime():
+            return _time(value)
+        case timedelta():
+            return value.total_seconds()
+        case BaseException():
+            return f"{type(value).__name__}: {value}".removesuffix(": ")
+        case _:
+            return str(value)
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _logfmt(pairs: Mapping[str, object]) -> str:
+    return " ".join(f"{name}={_value(value)}" for name, value in pairs.items())
+
+
+def _value(value: object) -> str:
+    text = json.dumps(value) if isinstance(value, bool) else str(value)
+    if _BARE.fullmatch(text) and text.isprintable():
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())

@@ -1,0 +1,80 @@
+"""Accounts at work: what the poller keeps in mind about each, and what is shown of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from exporter.agenda import NAMES, WHOLE, Pace, complete_until
+from exporter.books import Book
+from exporter.health import Health
+from exporter.ledger import Ledger
+from exporter.model import Provider, Report, Secret
+from exporter.settings.config import Account
+
+
+@dataclass(slots=True)
+class Pending:
+    """What the poller keeps in mind about one report of one account between two polls."""
+
+    failures: int = 0
+    not_before: datetime | None = None
+    at_most: timedelta = WHOLE
+    resume: datetime | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """One account at work."""
+
+    account: Account
+    book: Book
+    pace: Pace
+    read_key: Callable[[], Secret]
+    """Raises ConfigError where the key cannot be read."""
+    connect: Callable[[Secret, Health], Provider]
+    """Build the provider for a key; raises KeyRejected where its prefix already tells that it is of the wrong kind."""
+    health: Health = field(default_factory=Health)
+    pending: dict[str, Pending] = field(default_factory=dict)
+    key: Secret | None = None
+    provider: Provider | None = None
+    stopped: bool = False
+    """The key was rejected: nothing is asked until it changes."""
+    quiet_until: datetime | None = None
+    """Set by what concerns the whole account: a rate limit, a network that is down, a rejected key."""
+    wake_at: datetime | None = None
+    """When the next report is due; None before the first visit."""
+
+    @property
+    def agenda(self) -> tuple[Report, ...]:
+        """What is asked on a visit, in this order."""
+        return (NAMES, *self.book.reports)
+
+    @property
+    def told(self) -> tuple[Report, ...]:
+        """The reports that this account has: all but those refused as not in its plan."""
+        return tuple(report for report in self.book.reports if report.name not in self.health.refused)
+
+    def of(self, report: Report) -> Pending:
+        """Return what is in mind about a report."""
+        return self.pending.setdefault(report.name, Pending())
+
+    def watermarks(self, ledger: Ledger) -> dict[str, datetime]:
+        """Return report -> the time up to which it is complete, for the reports that were ever told."""
+        marks = {
+            report.name: complete_until(report, ledger.buckets.coverage(self.book.number, report.name))
+            for report in self.told
+        }
+        return {name: mark for name, mark in marks.items() if mark is not None}
+
+    def complete_until(self, ledger: Ledger) -> datetime | None:
+        """Return the time up to which all of the account's use is known; None before that can be said."""
+        marks = self.watermarks(ledger)
+        usage = [report.name for report in self.told if report.kind == "usage"]
+        return min((marks[name] for name in usage), default=None) if all(name in marks for name in usage) else None
+
+    def up(self, ledger: Ledger) -> bool:
+        """Tell whether the newest poll of every report succeeded."""
+        covered = (ledger.buckets.coverage(self.book.number, report.name) for report in self.told)
+        return not self.health.problems and all(coverage is not None for coverage in covered)

@@ -1,0 +1,1 @@
+"""Values: usage and bills become money per hour. Pure functions."""

@@ -1,0 +1,261 @@
+"""Pulls: who is asked when, and what is done with each kind of error. It is the only one that tries again."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+from exporter.agenda import NAMES, next_due, next_span, resume_after, settles
+from exporter.books import Books
+from exporter.errors import (
+    ConfigError,
+    KeyRejected,
+    LedgerError,
+    Malformed,
+    ProviderError,
+    RateLimited,
+    Unavailable,
+    Unsupported,
+)
+from exporter.ledger import Coverage, Ledger
+from exporter.logs import say
+from exporter.members import Member, Pending
+from exporter.model import HOUR, Report
+from exporter.windows import Span
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE = timedelta(seconds=30)
+LONGEST_PAUSE = timedelta(minutes=15)
+REFUSED_PAUSE = timedelta(days=1)
+LONG_WALK = 20
+"""A walk of this many requests that meets a rate limit is cut in halves the next time."""
+
+
+class Poller:
+    """Visits accounts from a small pool of threads; an account is visited by one thread at a time."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        books: Books,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float],
+        publish: Callable[[Member], None],
+        workers: int = 16,
+    ) -> None:
+        self._ledger = ledger
+        self._books = books
+        self._clock = clock
+        self._monotonic = monotonic
+        self._publish = publish
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="poll")
+        self._members: tuple[Member, ...] = ()
+        self._busy: dict[str, bool] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self.fatal: LedgerError | None = None
+        """Set when the disk is wrong: the process has to end."""
+        self.defects = 0
+
+    def enrol(self, members: Sequence[Member]) -> None:
+        """Replace the accounts that are visited."""
+        with self._lock:
+            gone = [
+                member for member in self._members if member not in members and member.account.name not in self._busy
+            ]
+            self._members = tuple(members)
+        for member in gone:
+            _disconnect(member)
+
+    def tick(self) -> None:
+        """Send a thread to every account of which something is due. Returns at once.
+
+        Accounts that failed last time may hold half of the threads at most, so that many hanging ones never
+        delay those that answer.
+        """
+        now = self._clock()
+        for member in self._members:
+            with self._lock:
+                name = member.account.name
+                ailing = bool(member.health.problems)
+                if name in self._busy or (ailing and sum(self._busy.values()) >= self._workers // 2):
+                    continue
+                if self._closing.is_set() or not self._due(member, now):
+                    continue
+                self._busy[name] = ailing
+            self._pool.submit(self._visit, member)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no account is being visited."""
+        return not self._busy
+
+    def close(self) -> None:
+        """Let the requests under way end, and ask no more."""
+        self._closing.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.enrol(())
+
+    def _due(self, member: Member, now: datetime) -> bool:
+        return all(moment is None or moment <= now for moment in (member.quiet_until, member.wake_at))
+
+    def _coverage(self, member: Member, report: Report) -> Coverage | None:
+        return self._ledger.buckets.coverage(member.book.number, report.name)
+
+    def _span(self, member: Member, report: Report, now: datetime) -> Span | None:
+        pending = member.of(report)
+        if pending.not_before is not None and now < pending.not_before:
+            return None
+        return next_span(report, self._coverage(member, report), member.pace, now, pending.at_most, pending.resume)
+
+    def _next_visit(self, member: Member, now: datetime) -> datetime:
+        return min(
+            max(next_due(report, self._coverage(member, report), member.pace, now), member.of(report).not_before or now)
+            for report in member.agenda
+        )
+
+    def _visit(self, member: Member) -> None:
+        try:
+            if self._connect(member):
+                self._ask_all(member)
+                self._books.value(member.book, self._clock())
+            member.wake_at = self._next_visit(member, self._clock())
+            self._publish(member)
+        except LedgerError as error:
+            self.fatal = error
+        except Exception as error:  # noqa: BLE001 - a thread's top: a defect in one account must not end the others
+            self.defects += 1
+            member.quiet_until = self._clock() + LONGEST_PAUSE
+            say(logger, "error", "Visit broke off", account=member.account.name, error=error)
+        finally:
+            with self._lock:
+                del self._busy[member.account.name]
+                gone = member not in self._members
+            if gone:
+                _disconnect(member)
+
+    def _connect(self, member: Member) -> bool:
+        """Read the key again, which may have been changed in its file; tell whether there is someone to ask."""
+        try:
+            key = member.read_key()
+            if key == member.key:
+                self._look_again_later(member)
+                return not member.stopped
+            _disconnect(member)
+            member.key, member.stopped = key, False
+            member.provider = member.connect(key, member.health)
+        except ConfigError as error:
+            self._stop(member, KeyRejected("key_rejected", str(error), "Make the key readable; no restart is needed."))
+            return False
+        except KeyRejected as error:
+            self._stop(member, error)
+            return False
+        member.health.problems.clear()
+        return True
+
+    def _look_again_later(self, member: Member) -> None:
+        if member.stopped:
+            member.quiet_until = self._clock() + member.pace.poll_interval
+
+    def _ask_all(self, member: Member) -> None:
+        for report in member.agenda:
+            while not self._closing.is_set():
+                now = self._clock()
+                span = self._span(member, report, now)
+                if span is None:
+                    break
+                if not self._ask(member, report, span, now):
+                    return
+
+    def _ask(self, member: Member, report: Report, span: Span, now: datetime) -> bool:
+        """Ask for one span; tell whether the visit may go on."""
+        health, before = member.health, member.health.requests.total()
+        started = self._monotonic()
+        health.polls[report.name] += 1
+        try:
+            self._take(member, report, span, now)
+        except RateLimited as error:
+            self._fail(member, report, error)
+            self._shorten(member, report, span, health.requests.total() - before)
+            member.quiet_until = self._pause(member.of(report), error.retry_after)
+            return False
+        except (KeyRejected, Unsupported) as error:
+            return self._refused(member, report, error)
+        except (Unavailable, Malformed) as error:
+            self._fail(member, report, error)
+            member.of(report).not_before = until = self._pause(member.of(report))
+            if isinstance(error, Unavailable) and not error.reached:
+                member.quiet_until = until
+                return False
+            return True
+        finally:
+            health.seconds[report.name] = self._monotonic() - started
+        return True
+
+    def _take(self, member: Member, report: Report, span: Span, now: datetime) -> None:
+        assert member.provider is not None  # noqa: S101 - _connect came first
+        number, pending, covered = member.book.number, member.of(report), self._coverage(member, report)
+        if report is NAMES:
+            self._ledger.names.put(number, member.provider.names())
+            self._ledger.buckets.put(number, report.name, span, ())
+        else:
+            buckets = list(member.provider.fetch(report, span.start, span.end))
+            self._ledger.buckets.put(number, report.name, span, buckets, settled=settles(report, span, now))
+        pending.resume = resume_after(span, covered, now)
+        pending.failures, pending.not_before = 0, None
+        if member.health.problems.get(report.name) is not None:
+            say(logger, "info", "Poll succeeded again", account=member.account.name, report=report.name)
+        member.health.succeeded(report.name)
+
+    def _refused(self, member: Member, report: Report, error: KeyRejected | Unsupported) -> bool:
+        if report.optional:
+            member.of(report).not_before = self._clock() + REFUSED_PAUSE
+            if member.health.without(report.name, error):
+                fields = {"account": member.account.name, "report": report.name, "error": error}
+                say(logger, "info", "Report is not available to this account", **fields)
+            return True
+        if isinstance(error, KeyRejected):
+            member.health.failures[report.name, error.reason] += 1
+            self._stop(member, error)
+            return False
+        self._fail(member, report, error)
+        member.of(report).not_before = self._pause(member.of(report))
+        return True
+
+    def _stop(self, member: Member, error: KeyRejected) -> None:
+        if not member.stopped:
+            fields = {"account": member.account.name, "reason": error.reason, "error": error, "advice": error.advice}
+            say(logger, "error", "Key rejected; not asking until the key changes", **fields)
+        member.stopped = True
+        member.health.problems = {"key": error}
+        self._look_again_later(member)
+
+    def _fail(self, member: Member, report: Report, error: ProviderError) -> None:
+        member.health.failed(report.name, error)
+        fields = {"account": member.account.name, "report": report.name, "reason": error.reason, "error": error}
+        say(logger, "warn", "Poll failed", **fields)
+
+    def _shorten(self, member: Member, report: Report, span: Span, requests: int) -> None:
+        if requests >= LONG_WALK:
+            member.of(report).at_most = max(HOUR, (span.end - span.start) / 2)
+
+    def _pause(self, pending: Pending, told: float | None = None) -> datetime:
+        """Back off with jitter, or as long as the provider says (an hour at most)."""
+        pending.failures += 1
+        grown = min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(pending.failures - 1, 10)))
+        pause = grown * random.uniform(0.75, 1.25)  # noqa: S311 - spreads retries, keeps no secret
+        if told is not None:
+            pause = timedelta(seconds=min(told, HOUR.total_seconds())) + timedelta(seconds=random.uniform(0, 1))  # noqa: S311
+        return self._clock() + pause
+
+
+def _disconnect(member: Member) -> None:
+    if member.provider is not None:
+        member.provider.close()
+    member.provider = None

@@ -1,0 +1,153 @@
+"""The configuration: YAML files -> one frozen Config, or every problem at once, each with its file and line."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from exporter.errors import ConfigError, Problem
+from exporter.settings import document
+from exporter.settings.document import Document
+from exporter.settings.keys import KeySource
+from exporter.settings.shapes import AccountsFile, AccountShape, MainFile, Pace, fit
+from exporter.settings.words import shown, unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One key at one provider, with everything that `defaults` said filled in."""
+
+    name: str
+    provider: str
+    api_key: KeySource
+    poll_interval: timedelta
+    history: timedelta
+    max_series: int
+    timeout: timedelta
+    place: str
+    """The `file:line` where the account begins."""
+    owner: str = ""
+    base_url: str | None = None
+    """Without a slash at its end; None means the provider's published address."""
+    labels: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the user wrote, checked."""
+
+    accounts: tuple[Account, ...]
+    """In the order of the files, and of the accounts in each; names are unique."""
+    path: Path
+    files: tuple[Path, ...]
+    """Every file that was read, `path` first."""
+
+
+def load(path: Path, providers: Collection[str]) -> Config:
+    """Read the configuration and the account files that it names; `providers` are the known ones.
+
+    Keys are not read: a key's file need not exist. Raises ConfigError with every problem, by file and line.
+    """
+    main = document.read(path)
+    shape, problems = fit(main, MainFile, providers)
+    parts = [(main, shape.accounts if shape else [])]
+    for extra in _account_files(main, problems):
+        fitted, more = fit(extra, AccountsFile, providers)
+        parts.append((extra, fitted.accounts if fitted else []))
+        problems += more
+    problems += _names_given_twice([part for part, _ in parts])
+    if problems or shape is None:
+        raise ConfigError(sorted(problems, key=_file_and_line))
+    accounts = [
+        _account(part, index, account, shape.defaults)
+        for part, accounts in parts
+        for index, account in enumerate(accounts)
+    ]
+    if not accounts:
+        complaint = "there is no account; add one here or in a file that account_files finds"
+        raise ConfigError([main.problem(("accounts",), complaint)])
+    return Config(tuple(accounts), path, tuple(part.path for part, _ in parts))
+
+
+def _account_files(main: Document, problems: list[Problem]) -> list[Document]:
+    """Read every file that `account_files` finds, once each; what cannot be found or read joins the problems."""
+    patterns = main.value.get("account_files") if isinstance(main.value, dict) else None
+    files: dict[Path, None] = {}
+    for index, pattern in enumerate(patterns if isinstance(patterns, list) else []):
+        if not isinstance(pattern, str) or not pattern or not pattern.isprintable():
+            continue
+        try:
+            files |= dict.fromkeys(_matching(main.path, pattern))
+        except OSError as error:
+            problems.append(main.problem(("account_files", index), f"{error.filename}: {unreadable(error)}"))
+    documents = []
+    for file in files:
+        try:
+            documents.append(document.read(file))
+        except ConfigError as error:
+            problems += error.problems
+    return documents
+
+
+def _matching(main: Path, pattern: str) -> list[Path]:
+    """Return the pattern's files, sorted. Raises OSError where a plain name, or a pattern's directory, is not there."""
+    if glob.escape(pattern) == pattern:
+        (main.parent / pattern).stat()
+        return [main.parent / pattern]
+    plain = itertools.takewhile(lambda part: glob.escape(part) == part, Path(pattern).parts)
+    with os.scandir(main.parent.joinpath(*plain)):
+        # Unlike Path.glob, this takes an absolute pattern and leaves hidden files (editors, Kubernetes mounts) alone.
+        names = glob.glob(pattern, root_dir=main.parent, recursive=True)  # noqa: PTH207
+    files = (main.parent / name for name in sorted(names))
+    return [file for file in files if file != main]
+
+
+def _names_given_twice(documents: Sequence[Document]) -> Iterator[Problem]:
+    first: dict[str, str] = {}
+    for part in documents:
+        for index, name in _names(part):
+            steps = ("accounts", index, "name")
+            if name in first:
+                complaint = f"{shown(name)} is also the account at {first[name]}; give each its own name"
+                yield part.problem(steps, complaint)
+            first.setdefault(name, part.place(steps))
+
+
+def _names(part: Document) -> Iterator[tuple[int, str]]:
+    accounts = part.value.get("accounts") if isinstance(part.value, dict) else None
+    for index, account in enumerate(accounts if isinstance(accounts, list) else []):
+        name = account.get("name") if isinstance(account, dict) else None
+        if isinstance(name, str):
+            yield index, name
+
+
+def _account(part: Document, index: int, shape: AccountShape, defaults: Pace) -> Account:
+    steps = ("accounts", index)
+    if shape.api_key_file:
+        file = part.path.parent / shape.api_key_file
+        key = KeySource(part.place((*steps, "api_key_file")), file=file)
+    else:
+        key = KeySource(part.place((*steps, "api_key_env")), env=shape.api_key_env)
+    pace = {
+        field: getattr(shape if field in shape.model_fields_set else defaults, field) for field in Pace.model_fields
+    }
+    return Account(
+        name=shape.name,
+        provider=shape.provider,
+        api_key=key,
+        place=part.place(steps),
+        owner=shape.owner,
+        base_url=shape.base_url or None,
+        labels=frozenset(shape.labels),
+        **pace,
+    )
+
+
+def _file_and_line(problem: Problem) -> tuple[str, int, str]:
+    file, _, line = problem.place.rpartition(":")
+    return (file, int(line), problem.message) if line.isdecimal() else (problem.place, 0, problem.message)

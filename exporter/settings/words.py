@@ -1,0 +1,78 @@
+"""How a complaint speaks of a value, of its place and of a file, without ever showing what may be a key."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Collection
+
+Steps = tuple[str | int, ...]
+"""Where a value stands in a file: `("accounts", 2, "name")`."""
+
+_LONGEST_SHOWN = 40
+_RUN_OF_A_KEY = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20}")
+_MIXED = (re.compile("[A-Z]"), re.compile("[a-z]"), re.compile("[0-9]"))
+
+
+def looks_like_key(text: str) -> bool:
+    """Tell whether a text has the looks of an API key: long, and random rather than spelled."""
+    if len(text) < 20 or " " in text:
+        return False
+    return bool(_RUN_OF_A_KEY.search(text)) or all(kind.search(text) for kind in _MIXED)
+
+
+def shown(value: object) -> str:
+    """Return a value as a message may show it: quoted, short, and hidden where it looks like a key."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case list():
+            return "a list"
+        case dict():
+            return "a mapping"
+        case str() if looks_like_key(value):
+            return "<secret>"
+        case str() if len(value) > _LONGEST_SHOWN:
+            return quoted(f"{value[:_LONGEST_SHOWN]}…")
+        case str():
+            return quoted(value)
+        case _:
+            return str(value)
+
+
+def quoted(text: str) -> str:
+    """Return the text in double quotes on one line, whatever it holds."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def spoken(steps: Steps, complaint: str) -> str:
+    """Return the complaint behind what it is about: `accounts[2].name: is missing`."""
+    names = [f"[{step}]" if isinstance(step, int) else f".{_key(step)}" for step in steps]
+    subject = "".join(names).removeprefix(".")
+    return f"{subject}: {complaint}" if subject else complaint
+
+
+def _key(step: str) -> str:
+    return step if re.fullmatch(r"[\w-]{1,40}", step) and not looks_like_key(step) else shown(step)
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """Return `did you mean …?`, or nothing where no known word is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def unreadable(error: OSError) -> str:
+    """Say in plain words why a file or directory cannot be read, and what to do."""
+    match error:
+        case FileNotFoundError() | NotADirectoryError():
+            return "it does not exist; create it or correct the path"
+        case IsADirectoryError():
+            return "it is a directory; name the file in it"
+        case PermissionError():
+            return "this user may not read it; check its owner and mode"
+        case _:
+            return f"it cannot be read ({error.strerror or type(error).__name__}); check the path"

@@ -1,0 +1,136 @@
+"""What a day is billed: one charge per line of the provider's own bill, in whole nano-USD."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from exporter.model import COST, Row
+from exporter.simulator.accounts import SimAccount, Stream
+from exporter.simulator.rates import nano_per_unit
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What makes a line of a bill a line of its own; a field that this provider's bill cannot tell is empty."""
+
+    workspace: str
+    label: str
+    api_key: str = ""
+    model: str = ""
+    tier: str = ""
+    meter: str = ""
+    context: str = ""
+    region: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One line of a bill with its units and its money."""
+
+    line: Line
+    units: int
+    nano: int
+
+    def row(self) -> Row:
+        """Return the charge in the words of the exporter."""
+        line = self.line
+        tier = f"{line.tier}_long_context" if line.context == "200k-1M" else line.tier
+        return Row(COST, self.nano, line.workspace, line.model, tier, line.api_key, line.label)
+
+
+def charges_of(account: SimAccount, day: Iterable[tuple[Stream, Mapping[str, int]]], factor: float) -> list[Charge]:
+    """Return the bill of a day's final use, each line rounded to whole nano-USD, in order of its first use.
+
+    The account is one at OpenAI or Anthropic: Cursor bills its events one by one. `factor` multiplies the
+    money, not the units: the provider's later correction of the bill.
+    """
+    line_of = _LINES[account.provider]
+    units: dict[Line, int] = {}
+    money: dict[Line, float] = {}
+    for stream, use in day:
+        for meter, count in use.items():
+            price = nano_per_unit(stream.model, meter, stream.tier, stream.context, stream.region)
+            line = line_of(stream, meter) if price else None
+            if line is not None:
+                units[line] = units.get(line, 0) + count
+                money[line] = money.get(line, 0.0) + count * price
+    rest = (1.0 - account.discount) * factor
+    return [Charge(line, units[line], round(nano * rest)) for line, nano in money.items()]
+
+
+def _openai_line(stream: Stream, meter: str) -> Line:
+    line = Line(stream.workspace, "", stream.api_key, meter=meter)
+    if meter in _OPENAI_UNITS:
+        label, unit = _OPENAI_UNITS[meter]
+        return replace(line, label=label, unit=unit)
+    model = stream.billed_as or stream.model
+    modality, piece = _OPENAI_PIECES[meter]
+    mixed = any(name.startswith(("audio", "image")) for name, _ in stream.mix)
+    name = f"{model} {modality}" if mixed else model
+    tier = stream.labels()[2]
+    prefix = "" if tier in {"", "standard"} else f"{tier} | "
+    return replace(line, label=f"{prefix}{name}, {piece}", model=model, tier=tier, unit="tokens")
+
+
+_OPENAI_UNITS = {
+    "web_searches": ("web search tool calls", ""),
+    "file_searches": ("assistants api | file search", ""),
+    "sessions": ("assistants api | code interpreter", ""),
+    "images": ("Image models", "images"),
+    "seconds": ("whisper", "duration_seconds"),
+    "characters": ("tts hd", "characters"),
+    "bytes": ("Vector storage", "gibibyte_hours"),
+}
+_OPENAI_PIECES = {
+    "uncached_input": ("text", "input"),
+    "cache_read": ("text", "cached input"),
+    "cache_write": ("text", "cache writes"),
+    "output": ("text", "output"),
+    "audio_input": ("audio", "input"),
+    "audio_cache_read": ("audio", "cached input"),
+    "audio_output": ("audio", "output"),
+    "image_input": ("image", "input"),
+    "image_cache_read": ("image", "cached input"),
+    "image_output": ("image", "output"),
+}
+
+
+def _anthropic_line(stream: Stream, meter: str) -> Line | None:
+    if stream.tier == "priority":
+        return None
+    if meter == "web_searches":
+        return Line(stream.workspace, "Web Search Usage", meter=meter)
+    context = stream.context or "0-200k"
+    suffix = ", Long Context" if context == "200k-1M" else ""
+    label = f"{display_name(stream.model)} Usage - {_ANTHROPIC_PIECES[meter]}{suffix}"
+    return Line(
+        workspace=stream.workspace,
+        label=label,
+        model=stream.model,
+        tier=stream.tier,
+        meter=meter,
+        context=context,
+        region=stream.region or "global",
+    )
+
+
+_ANTHROPIC_PIECES = {
+    "uncached_input": "Input Tokens",
+    "output": "Output Tokens",
+    "cache_read": "Input Tokens, Cache Hit",
+    "cache_write_5m": "Input Tokens, Cache Write",
+    "cache_write_1h": "Input Tokens, Cache Write",
+}
+
+
+def display_name(model: str) -> str:
+    """Turn a Claude model's id into the name on the bill: claude-sonnet-4-5-20250929 -> Claude Sonnet 4.5."""
+    words = re.sub(r"-20\d{6}$", "", model).split("-")
+    names = [word.capitalize() for word in words if not word.isdigit()]
+    return " ".join([*names, ".".join(word for word in words if word.isdigit())]).strip()
+
+
+_LINES = {"openai": _openai_line, "anthropic": _anthropic_line}

@@ -1,0 +1,94 @@
+"""How OpenAI writes a result of each kind of usage: its object name, its own fields and what it can be grouped by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SIZES = ("1024x1024",)
+
+_FOUR = ("project_id", "user_id", "api_key_id", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of usage: the end of its path, its result's object name, fields (name -> meter) and groupings."""
+
+    path: str
+    object: str
+    own: Mapping[str, str]
+    groups: tuple[str, ...]
+
+    def fields(self, units: Mapping[str, int], *, details: bool) -> dict[str, int]:
+        """Return the kind's own fields from units by meter; `details` is False for old rows of completions."""
+        if self.path == "completions":
+            return _completions(units, details=details)
+        return {name: units.get(meter, 0) for name, meter in self.own.items()}
+
+
+def _completions(units: Mapping[str, int], *, details: bool) -> dict[str, int]:
+    text, audio, image, write = _counts(units, "uncached_input", "audio_input", "image_input", "cache_write")
+    cached = sum(_counts(units, "cache_read", "audio_cache_read", "image_cache_read"))
+    uncached = text + audio + image
+    told = {
+        "input_tokens": uncached + cached + write,
+        "input_cached_tokens": cached,
+        "output_tokens": sum(_counts(units, "output", "audio_output", "image_output")),
+        "num_model_requests": units.get("requests", 0),
+    }
+    if details:
+        told["input_uncached_tokens"] = uncached
+        told.update({name: units.get(meter, 0) for name, meter in _DETAIL_METERS.items()})
+    return told
+
+
+def _counts(units: Mapping[str, int], *meters: str) -> list[int]:
+    return [units.get(meter, 0) for meter in meters]
+
+
+_DETAIL_METERS = {
+    "input_cache_write_tokens": "cache_write",
+    "input_text_tokens": "uncached_input",
+    "input_audio_tokens": "audio_input",
+    "input_image_tokens": "image_input",
+    "input_cached_text_tokens": "cache_read",
+    "input_cached_audio_tokens": "audio_cache_read",
+    "input_cached_image_tokens": "image_cache_read",
+    "output_text_tokens": "output",
+    "output_audio_tokens": "audio_output",
+    "output_image_tokens": "image_output",
+}
+
+
+def _kind(path: str, own: Mapping[str, str], groups: tuple[str, ...], name: str = "") -> Kind:
+    return Kind(path, f"organization.usage.{name or path}.result", own, groups)
+
+
+_REQUESTS = {"num_model_requests": "requests"}
+
+KINDS: Mapping[str, Kind] = {
+    kind.path: kind
+    for kind in (
+        _kind("completions", {}, (*_FOUR, "batch", "service_tier")),
+        _kind("embeddings", {"input_tokens": "uncached_input", **_REQUESTS}, _FOUR),
+        _kind("moderations", {"input_tokens": "uncached_input", **_REQUESTS}, _FOUR),
+        _kind("images", {"images": "images", **_REQUESTS}, (*_FOUR, "source", "size")),
+        _kind("audio_speeches", {"characters": "characters", **_REQUESTS}, _FOUR),
+        _kind("audio_transcriptions", {"seconds": "seconds", **_REQUESTS}, _FOUR),
+        _kind("vector_stores", {"usage_bytes": "bytes"}, ("project_id",)),
+        _kind("code_interpreter_sessions", {"num_sessions": "sessions"}, ("project_id",)),
+        _kind(
+            "file_search_calls",
+            {"num_requests": "file_searches"},
+            ("project_id", "user_id", "api_key_id", "vector_store_id"),
+            name="file_searches",
+        ),
+        _kind(
+            "web_search_calls",
+            # Every search is made by one request of a model, which completions count already.
+            {"num_requests": "web_searches", "num_model_requests": "web_searches"},
+            (*_FOUR, "context_level"),
+            name="web_searches",
+        ),
+    )
+}

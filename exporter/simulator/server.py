@@ -1,0 +1,210 @@
+"""The simulator's HTTP server: the three APIs on loopback in a background thread, with a log and faults."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from exporter.simulator import anthropic, cursor, openai
+from exporter.simulator.accounts import SimAccount
+from exporter.simulator.faults import REFUSALS, Fault, Faults, with_text_for_numbers, without_list
+from exporter.simulator.wire import Answer, Api, Call, Refused
+from exporter.simulator.world import World
+
+_APIS: Mapping[str, Api] = {"openai/v1": openai, "anthropic": anthropic, "cursor": cursor}
+_BASES = {"openai": "openai/v1", "anthropic": "anthropic", "cursor": "cursor"}
+_HTML = "<!doctype html><html><head><title>Just a moment</title></head><body>Checking your browser.</body></html>"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One answered call; `account` is empty where the key belongs to nobody."""
+
+    account: str
+    method: str
+    path: str
+    """As asked, the base included."""
+    query: Mapping[str, str]
+    """Query and JSON body; brackets removed, repeated values joined by commas."""
+    status: int
+
+
+class Simulator:
+    """A context manager: inside it, the world's providers answer at `base_url(account)` on 127.0.0.1.
+
+    Over HTTP, POST and DELETE /control/faults do what `fault` and `clear` do, and GET /control/truth
+    tells `World.truth` as JSON.
+    """
+
+    def __init__(self, world: World, port: int = 0) -> None:
+        self.world = world
+        self.requests: list[Served] = []
+        self.url = ""
+        self._port = port
+        self._faults = Faults()
+        self._keys = {(_BASES[account.provider], account.key): account for account in world.accounts.values()}
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        listener = socket.create_server(("127.0.0.1", self._port), backlog=512)
+        # asyncio sets this only on sockets that name their protocol; without it answers wait 40 ms for an ACK.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config = uvicorn.Config(self._app(), log_config=None, access_log=False, log_level="critical", lifespan="off")
+        self._server = _Server(config)
+        self._thread = threading.Thread(target=self._server.run_on, args=(listener,), name="simulator", daemon=True)
+        self._thread.start()
+        self._server.ready.wait(timeout=10)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = self._server.force_exit = True
+            self._thread.join(timeout=10)
+
+    def base_url(self, account_name: str) -> str:
+        """Return what an account's `base_url` is configured with."""
+        return f"{self.url}/{_BASES[self.world.accounts[account_name].provider]}"
+
+    def fault(
+        self,
+        account: str,
+        kind: str,
+        times: int | None = None,
+        path: str = "",
+        page: int | None = None,
+        retry_after: int | None = None,
+        seconds: float = 0,
+    ) -> None:
+        """Switch a fault on; the fields are those of `Fault`. Raises ValueError for an unknown account or kind."""
+        if account not in self.world.accounts:
+            raise ValueError(f"account {account!r} is none of {', '.join(self.world.accounts)}")
+        self._faults.add(Fault(account, kind, times, path, page, retry_after, seconds))
+
+    def clear(self, account: str | None = None) -> None:
+        """Switch the faults of one account off, or all of them."""
+        self._faults.clear(account)
+
+    def _app(self) -> Starlette:
+        both = ["GET", "POST"]
+        return Starlette(
+            routes=[
+                Route("/control/faults", self._post_fault, methods=["POST"]),
+                Route("/control/faults", self._delete_faults, methods=["DELETE"]),
+                Route("/control/truth", self._get_truth),
+                *(Route(f"/{base}/{{path:path}}", self._provider(base), methods=both) for base in _APIS),
+            ]
+        )
+
+    def _provider(self, base: str) -> Callable[[Request], Awaitable[Response]]:
+        api = _APIS[base]
+
+        async def endpoint(request: Request) -> Response:
+            call = await _call(request)
+            account = self._keys.get((base, api.key_of(call)))
+            name = account.name if account else ""
+            answer = self._answer(api, account, call)
+            fault = self._faults.take(name, request.url.path, answer.page) if account else None
+            if fault is not None:
+                await asyncio.sleep(fault.seconds)
+                answer = _spoiled(api, answer, fault)
+            self.requests.append(Served(name, call.method, request.url.path, _flat(call), answer.status))
+            return _response(answer, fault.kind if fault else "", len(self.requests))
+
+        return endpoint
+
+    def _answer(self, api: Api, account: SimAccount | None, call: Call) -> Answer:
+        if account is None:
+            return api.refuse(api.kind_of(api.key_of(call)))
+        try:
+            return api.answer(self.world, account, call)
+        except Refused as refused:
+            return api.refuse(refused.problem, refused.message)
+
+    async def _post_fault(self, request: Request) -> Response:
+        try:
+            self.fault(**await request.json())
+        except (TypeError, ValueError) as error:
+            return JSONResponse({"error": str(error)}, 400)
+        return JSONResponse({}, 201)
+
+    async def _delete_faults(self, request: Request) -> Response:
+        self._faults.clear(request.query_params.get("account"))
+        return JSONResponse({})
+
+    async def _get_truth(self, request: Request) -> Response:
+        query = request.query_params
+        try:
+            since, until = (datetime.fromisoformat(query[name]) for name in ("since", "until"))
+            rows = list(self.world.truth(query["account"], since, until))
+        except (KeyError, ValueError, TypeError) as error:
+            return JSONResponse({"error": f"account, since and until are needed: {error}"}, 400)
+        return JSONResponse([{"hour": hour.isoformat(), **asdict(row)} for hour, row in rows])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    def run_on(self, listener: socket.socket) -> None:
+        with closing(listener):
+            self.run(sockets=[listener])
+
+
+async def _call(request: Request) -> Call:
+    query: dict[str, tuple[str, ...]] = {}
+    for name, value in request.query_params.multi_items():
+        plain = name.removesuffix("[]")
+        query[plain] = (*query.get(plain, ()), value)
+    try:
+        body = json.loads(await request.body() or b"{}")
+    except ValueError:
+        body = {}
+    path = str(request.path_params["path"])
+    return Call(request.method, path, query, dict(request.headers), body if isinstance(body, dict) else {})
+
+
+def _flat(call: Call) -> dict[str, str]:
+    sent = {name: str(value) for name, value in call.body.items()}
+    return sent | {name: ",".join(values) for name, values in call.query.items()}
+
+
+def _spoiled(api: Api, answer: Answer, fault: Fault) -> Answer:
+    if fault.kind in REFUSALS:
+        refusal = api.refuse(REFUSALS[fault.kind])
+        wait = {} if fault.retry_after is None else {"retry-after": str(fault.retry_after)}
+        return replace(refusal, headers=wait)
+    spoil = {"malformed": without_list, "mistyped": with_text_for_numbers}.get(fault.kind)
+    return spoil(answer) if spoil else answer
+
+
+def _response(answer: Answer, fault: str, number: int) -> Response:
+    if fault == "html":
+        return Response(_HTML, media_type="text/html")
+    text = json.dumps(answer.body, separators=(",", ":"), ensure_ascii=False)
+    if fault == "truncated":
+        text = text[: len(text) // 2]
+    headers = {"request-id": f"req_{number:08d}", **answer.headers}
+    return Response(text, answer.status, headers, "application/json")

@@ -1,0 +1,111 @@
+"""HTTP routes. /metrics hands over bytes that were rendered when the data changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from exporter.expose.exposition import OPENMETRICS, TEXT, Page
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What the routes show; each is called anew for every request."""
+
+    page: Callable[[], Page]
+    tail: Callable[[bool], bytes]
+    """Metrics about ourselves, fresh; True for OpenMetrics, then with its end mark."""
+    landing: Callable[[], str]
+    ready: Callable[[], str]
+    """Empty when ready, else what is missing."""
+    reload: Callable[[], str] | None = None
+    """Load the configuration again; empty when it was taken over, else every problem. None: not allowed over HTTP."""
+
+
+def build(views: Views) -> Starlette:
+    """Return the ASGI application."""
+
+    async def metrics(request: Request) -> Response:
+        openmetrics = prefers_openmetrics(request.headers.get("accept", ""))
+        tail, page = views.tail(openmetrics), views.page()
+        headers = {"content-type": OPENMETRICS if openmetrics else TEXT, "vary": "Accept, Accept-Encoding"}
+        if accepts_gzip(request.headers.get("accept-encoding", "")):
+            headers["content-encoding"] = "gzip"
+            return Pieces(page.gzipped(tail, openmetrics=openmetrics), headers)
+        return Pieces(page.plain(tail, openmetrics=openmetrics), headers)
+
+    async def landing(_: Request) -> Response:
+        return HTMLResponse(views.landing(), headers={"cache-control": "no-store"})
+
+    async def healthy(_: Request) -> Response:
+        return PlainTextResponse("ai-spend-exporter is healthy.\n")
+
+    async def ready(_: Request) -> Response:
+        missing = views.ready()
+        return PlainTextResponse(f"{missing or 'ai-spend-exporter is ready.'}\n", status_code=503 if missing else 200)
+
+    async def reload(_: Request) -> Response:
+        if views.reload is None:
+            return PlainTextResponse("Start with --web.enable-lifecycle to allow this.\n", status_code=403)
+        problems = await run_in_threadpool(views.reload)
+        return PlainTextResponse(f"{problems or 'Configuration reloaded.'}\n", status_code=500 if problems else 200)
+
+    return Starlette(
+        routes=[
+            Route("/", landing),
+            Route("/metrics", metrics),
+            Route("/-/healthy", healthy),
+            Route("/-/ready", ready),
+            Route("/-/reload", reload, methods=["POST", "PUT"]),
+        ]
+    )
+
+
+class Pieces(Response):
+    """A body in pieces that already exist, sent one after the other without being joined."""
+
+    def __init__(self, pieces: Sequence[bytes], headers: dict[str, str]) -> None:
+        super().__init__(headers={**headers, "content-length": str(sum(map(len, pieces)))})
+        self._pieces = [piece for piece in pieces if piece]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Send the head and the pieces; a HEAD request gets the head."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        pieces = [] if scope["method"] == "HEAD" else self._pieces
+        for piece in pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def prefers_openmetrics(accept: str) -> bool:
+    """Tell whether an Accept header ranks OpenMetrics above the text format; at equal rank it does."""
+    rank = _ranks(accept)
+    wanted = rank.get("application/openmetrics-text", 0.0)
+    return wanted > 0 and wanted >= rank.get("text/plain", 0.0)
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Tell whether an Accept-Encoding header allows gzip."""
+    rank = _ranks(accept_encoding)
+    return rank.get("gzip", rank.get("*", 0.0)) > 0
+
+
+def _ranks(header: str) -> dict[str, float]:
+    """`a;q=0.5, b` -> {a: 0.5, b: 1.0}; of one name told twice the higher, an unreadable q as 0."""
+    ranks: dict[str, float] = {}
+    for part in header.split(","):
+        name, *parameters = (word.strip().lower() for word in part.split(";"))
+        quality = next((one[2:] for one in parameters if one.startswith("q=")), "1")
+        try:
+            rank = float(quality)
+        except ValueError:
+            rank = 0.0
+        ranks[name] = max(rank, ranks.get(name, 0.0))
+    return ranks

@@ -1,0 +1,147 @@
+"""The file: who may use it, and what a person is told when it cannot be used."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from exporter.errors import LedgerError
+from exporter.ledger import Ledger
+from exporter.model import COST, DAY, HOUR, Bucket, Row
+from exporter.windows import Span
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_a_ledger_of_a_newer_release_is_left_untouched(tmp_path: Path) -> None:
+    """A file of a newer version is refused with what to do, and not a byte of it changes."""
+    Ledger(tmp_path).close()
+    file = tmp_path / "ledger.db"
+    with sqlite3.connect(file) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    before = file.read_bytes()
+
+    with pytest.raises(LedgerError, match=r"written by a newer ai-spend-exporter .*version 99.*--storage\.path"):
+        Ledger(tmp_path)
+    assert file.read_bytes() == before
+
+
+def test_two_exporters_cannot_share_a_ledger(tmp_path: Path) -> None:
+    """The second one is told so at once; when the first has ended, the next may begin."""
+    first = Ledger(tmp_path)
+    with pytest.raises(LedgerError, match="in use by another"):
+        Ledger(tmp_path)
+    first.close()
+    Ledger(tmp_path).close()
+
+
+def test_a_file_that_is_no_ledger_is_told(tmp_path: Path) -> None:
+    """A damaged file is told as such, with the way out."""
+    (tmp_path / "ledger.db").write_bytes(b"this is not a database, it is a text" * 100)
+    with pytest.raises(LedgerError, match=r"damaged: move it away"):
+        Ledger(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """Where a file stands in the way, the message names the folder and the flag."""
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(LedgerError, match=r"taken/data cannot be used.*--storage\.path"):
+        Ledger(tmp_path / "taken" / "data")
+
+
+def test_a_full_disk_loses_nothing_that_was_stored(tmp_path: Path) -> None:
+    """When the disk is full the telling fails as a whole, in plain words, and what was stored before stays."""
+    ledger = Ledger(tmp_path)
+    number = ledger.buckets.account("a", "p")
+    ledger.buckets.put(number, "use", Span(START, START + HOUR), [_hour(0, 3)])
+    with ledger._store.write() as db:
+        pages = db.execute("PRAGMA page_count").fetchone()[0]
+    ledger._store._writer.execute(f"PRAGMA max_page_count = {pages}")
+
+    with pytest.raises(LedgerError, match="disk is full: free some space"):
+        ledger.buckets.put(number, "use", Span(START, START + DAY), [_hour(hour, 500) for hour in range(24)])
+
+    ledger._store._writer.execute(f"PRAGMA max_page_count = {pages * 100}")
+    assert len(ledger.buckets.units(number, ["use"], Span(START, START + DAY))) == 3
+    ledger.close()
+
+
+def _hour(hour: int, rows: int) -> Bucket:
+    moment = START + hour * HOUR
+    return Bucket("use", moment, moment + HOUR, tuple(Row("output", 1, model=f"model-{n}" * 9) for n in range(rows)))
+
+
+_WRITER = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from exporter.ledger import Ledger
+from exporter.model import HOUR, Bucket, Row
+from exporter.windows import Span
+start = datetime(2026, 1, 1, tzinfo=UTC)
+ledger = Ledger(Path(sys.argv[1]))
+number = ledger.buckets.account("a", "p")
+hour = 0
+while True:
+    at = start + hour * HOUR
+    rows = tuple(Row("output", 1, model=f"m{n}") for n in range(20))
+    ledger.buckets.put(number, "use", Span(at, at + HOUR), [Bucket("use", at, at + HOUR, rows)])
+    hour += 1
+    print(hour, flush=True)
+"""
+
+
+def test_a_killed_process_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
+    """After kill -9 in the middle of writing, every acknowledged bucket is there, whole, and once."""
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        acknowledged = 0
+        for line in process.stdout:
+            acknowledged = int(line)
+            if acknowledged == 15:
+                os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+        ledger = Ledger(tmp_path)
+        number = ledger.buckets.account("a", "p")
+        totals = ledger.buckets.units(number, ["use"], Span(START, START + 365 * DAY))
+        ledger.close()
+        assert len(totals) == 20
+        assert len(set(totals.values())) == 1, "a bucket was stored in part"
+        assert set(totals.values()) >= {acknowledged} or max(totals.values()) > acknowledged
+
+
+def test_old_hours_become_days_and_keep_their_sums(tmp_path: Path) -> None:
+    """Rolling keeps every sum, a rolled day is not counted again when it is told again, and old days go."""
+    ledger = Ledger(tmp_path)
+    number = ledger.buckets.account("a", "p")
+    days = [START + n * DAY for n in range(3)]
+    for day in days:
+        hours = [Bucket("use", day + n * HOUR, day + (n + 1) * HOUR, (Row("output", n),)) for n in range(24)]
+        ledger.buckets.put(number, "use", Span(day, day + DAY), hours)
+        ledger.costs.put(number, day, {n: [Row(COST, n)] for n in range(24)}, {}, billed=True, method="x")
+    now = START + 100 * DAY
+
+    ledger.retention.apply(now, timedelta(days=98), timedelta(days=1000))
+    ledger.buckets.put(number, "use", Span(days[0], days[1]), hours[:1])
+
+    everything = Span(START, now)
+    assert list(ledger.buckets.units(number, ["use"], everything).values()) == [3 * 276]
+    assert list(ledger.costs.total(number, everything).values()) == [3 * 276]
+    assert len(ledger.buckets.rows(number, "use", days[0])) == 1
+    assert len(ledger.buckets.rows(number, "use", days[2])) == 24
+    assert ledger.costs.unvalued(number, "y") == [days[2]]
+
+    ledger.retention.apply(now, timedelta(days=98), timedelta(days=99))
+    assert list(ledger.costs.total(number, everything).values()) == [2 * 276]
+    ledger.close()

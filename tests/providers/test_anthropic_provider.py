@@ -1,0 +1,194 @@
+"""Anthropic: the contract, and the readings of its documents that contradict each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from canned import Asked, Reply, facing
+from contract import NOW, TODAY, ProviderContract
+
+from exporter.errors import KeyRejected, Malformed
+from exporter.model import DAY, HOUR, Report, Row
+from exporter.providers.anthropic import Anthropic
+from exporter.simulator.server import Simulator
+
+MESSAGES, COSTS = Anthropic.reports
+
+
+class TestAnthropicContract(ProviderContract):
+    """An organization with a default workspace, batches and two lifetimes of cache writes."""
+
+    name = "anthropic"
+    account = "acme-anthropic"
+
+    def test_the_first_poll_is_six_requests(self, simulator: Simulator) -> None:
+        """Thirty days and today are five pages of hours and one of costs."""
+        self.fetched(simulator, MESSAGES, 30)
+        assert len(simulator.requests) == 5
+        self.fetched(simulator, COSTS, 30)
+        assert len(simulator.requests) == 6
+
+
+class TestResearchAnthropicContract(ProviderContract):
+    """An organization that uses the long context window."""
+
+    name = "anthropic"
+    account = "research-anthropic"
+
+
+def usage(**fields: object) -> dict[str, Any]:
+    """Return a result of messages with its required fields."""
+    zero = {"uncached_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 0}
+    return {**zero, "cache_creation": {}, "server_tool_use": {"web_search_requests": 0}, **fields}
+
+
+def cost(**fields: object) -> dict[str, Any]:
+    """Return a result of the cost report."""
+    return {"amount": "100", "currency": "USD", "description": "Something", **fields}
+
+
+def slot(hour: int, *results: dict[str, Any], hours: int = 1) -> dict[str, Any]:
+    """Return a bucket that starts `hour` hours after midnight."""
+    start, end = TODAY + hour * HOUR, TODAY + (hour + hours) * HOUR
+    return {"starting_at": start.isoformat().replace("+00:00", "Z"), "ending_at": end.isoformat(), "results": results}
+
+
+def told(report: Report, *results: dict[str, Any]) -> tuple[Row, ...]:
+    """Return the rows of one bucket with these results."""
+    page = {"data": [slot(0, *results, hours=report.width // HOUR)], "has_more": False, "next_page": None}
+    with facing("anthropic", lambda _: Reply(page)) as (anthropic, _):
+        (bucket,) = anthropic.fetch(report, TODAY, TODAY + report.width)
+    return bucket.rows
+
+
+def test_both_lifetimes_of_cache_writes() -> None:
+    """Five-minute and one-hour cache writes are meters of their own, and whole numbers may have a point."""
+    writes = {"ephemeral_5m_input_tokens": 700.0, "ephemeral_1h_input_tokens": 40}
+    rows = told(MESSAGES, usage(uncached_input_tokens=1200, cache_creation=writes, output_tokens=450))
+    assert {row.meter: row.value for row in rows} == {
+        "uncached_input": 1200,
+        "cache_write_5m": 700,
+        "cache_write_1h": 40,
+        "output": 450,
+    }
+
+
+@pytest.mark.parametrize(
+    ("service_tier", "window", "tier"),
+    [
+        ("standard", "0-200k", "standard"),
+        ("standard", "200k-1M", "standard_long_context"),
+        ("batch", "200k-1M", "batch_long_context"),
+        ("flex_discount", None, "flex_discount"),
+        (None, None, ""),
+    ],
+)
+def test_tiers(service_tier: str | None, window: str | None, tier: str) -> None:
+    """The tier is the service tier, marked where the long context window was used."""
+    rows = told(MESSAGES, usage(output_tokens=1, service_tier=service_tier, context_window=window))
+    assert [row.tier for row in rows] == [tier]
+
+
+@pytest.mark.parametrize("past", [0, 1, 5])
+def test_buckets_after_the_end_are_left_out(past: int) -> None:
+    """Whether or not the provider tells buckets at or after the end of the span, the span is what is told."""
+    page = {
+        "data": [slot(hour, usage(output_tokens=1)) for hour in range(2 + past)],
+        "has_more": True,
+        "next_page": "x",
+    }
+    with facing("anthropic", lambda _: Reply(page)) as (anthropic, server):
+        buckets = list(anthropic.fetch(MESSAGES, TODAY, TODAY + 2 * HOUR))
+    assert [bucket.start for bucket in buckets] == [TODAY, TODAY + HOUR]
+    assert [len(bucket.rows) for bucket in buckets] == [1, 1]
+    assert len(server.asked) == 1
+    assert "ending_at" not in server.asked[0].query
+
+
+def test_left_out_buckets_are_empty() -> None:
+    """Where empty buckets are not told, as older documents leave open, they are empty all the same."""
+    page = {"data": [slot(1, usage(output_tokens=1))], "has_more": False, "next_page": None}
+    with facing("anthropic", lambda _: Reply(page)) as (anthropic, _):
+        assert [len(bucket.rows) for bucket in anthropic.fetch(MESSAGES, TODAY, TODAY + 3 * HOUR)] == [0, 1, 0]
+
+
+def test_amounts_are_cents() -> None:
+    """`527.99976` is five dollars and a bit, kept to the nano-dollar."""
+    row = told(COSTS, cost(amount="527.99976", token_type="uncached_input_tokens"))[0]
+    assert (row.value, row.meter, row.item) == (5_279_997_600, "uncached_input", "Something")
+
+
+@pytest.mark.parametrize(
+    ("fields", "meter"),
+    [
+        ({"cost_type": "tokens", "token_type": "cache_creation.ephemeral_1h_input_tokens"}, "cache_write_1h"),
+        ({"cost_type": "tokens", "token_type": "cache_creation.ephemeral_5m_input_tokens"}, "cache_write_5m"),
+        ({"cost_type": "web_search", "token_type": None}, "web_searches"),
+        ({"cost_type": "code_execution"}, "cost"),
+        ({"cost_type": "session_usage"}, "cost"),
+        ({"cost_type": "tokens", "token_type": "a_new_one"}, "cost"),
+        ({"description": None}, "cost"),
+    ],
+)
+def test_what_a_cost_pays_for(fields: dict[str, object], meter: str) -> None:
+    """Costs of tokens and searches name their meter; the others keep their money and their description."""
+    row = told(COSTS, cost(**fields))[0]
+    assert (row.meter, row.value) == (meter, 1_000_000_000)
+
+
+def test_another_currency_is_refused() -> None:
+    """Euros are never taken for dollars."""
+    with pytest.raises(Malformed, match="currency"):
+        told(COSTS, cost(currency="EUR"))
+
+
+def test_a_repeated_cursor_ends_the_walk() -> None:
+    """A provider that gives the same cursor again is Malformed, not asked for ever."""
+    page = {"data": [], "has_more": True, "next_page": "same"}
+    with facing("anthropic", lambda _: Reply(page)) as (anthropic, server), pytest.raises(Malformed, match="repeats"):
+        list(anthropic.fetch(MESSAGES, TODAY - DAY, NOW))
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "header", "value"),
+    [
+        ("sk-ant-admin01-x", "x-api-key", "sk-ant-admin01-x"),
+        ("sk-ant-oat01-x", "authorization", "Bearer sk-ant-oat01-x"),
+    ],
+)
+def test_how_a_key_travels(key: str, header: str, value: str) -> None:
+    """Admin keys go in x-api-key, OAuth tokens as bearer, both with the pinned version."""
+    with facing("anthropic", lambda _: Reply({"name": "Acme"}), key=key) as (anthropic, server):
+        assert anthropic.verify() == "ok, organization Acme"
+    headers = server.asked[0].headers
+    assert headers[header] == value
+    assert len({"x-api-key", "authorization"} & headers.keys()) == 1
+    assert headers["anthropic-version"] == "2023-06-01"
+
+
+@pytest.mark.parametrize("api_keys", [False, True])
+def test_names(api_keys: bool) -> None:
+    """Workspaces are named, the default one too, over all pages; API keys only where they are wanted."""
+
+    def answer(asked: Asked) -> Reply:
+        if asked.path.endswith("api_keys"):
+            return Reply({"data": [{"id": "apikey_1", "name": "ci"}], "has_more": False, "last_id": "apikey_1"})
+        number = 2 if asked.query.get("after_id") == ["wrkspc_1"] else 1
+        one = {"id": f"wrkspc_{number}", "name": f"Team {number}"}
+        return Reply({"data": [one], "has_more": number == 1, "last_id": one["id"]})
+
+    with facing("anthropic", answer, api_keys=api_keys) as (anthropic, _):
+        names = dict(anthropic.names())
+    keys = {"apikey_1": "ci"} if api_keys else {}
+    assert names == {"": "default", "wrkspc_1": "Team 1", "wrkspc_2": "Team 2"} | keys
+
+
+def test_a_missing_scope_is_told_with_its_name() -> None:
+    """The scopes that the provider names come through to the person who must act."""
+    body = {"type": "error", "error": {"type": "permission_error", "message": "Got: a. Needed: org:admin."}}
+    with facing("anthropic", lambda _: Reply(body, 403)) as (anthropic, _), pytest.raises(KeyRejected) as caught:
+        anthropic.verify()
+    assert caught.value.reason == "missing_scope"
+    assert str(caught.value) == "GET /v1/organizations/me answered 403: Got: a. Needed: org:admin."

@@ -1,0 +1,199 @@
+"""Cursor: the contract, and how events become hours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from canned import Asked, Reply, facing
+from contract import NOW, TODAY, ProviderContract
+
+from exporter.errors import KeyRejected, Malformed
+from exporter.model import DAY, HOUR, Bucket, Row
+from exporter.providers.cursor import Cursor
+
+(EVENTS,) = Cursor.reports
+MIDNIGHT = int(TODAY.timestamp() * 1000)
+
+
+class TestCursorContract(ProviderContract):
+    """A team with billing groups, included and on-demand events and service accounts."""
+
+    name = "cursor"
+    account = "acme-cursor"
+
+
+def event(minute: int = 0, **fields: object) -> dict[str, Any]:
+    """Return an event so many minutes after midnight."""
+    usual = {"userEmail": "ada@example.com", "model": "gpt-5", "kind": "Usage-based", "isChargeable": True}
+    return {"timestamp": str(MIDNIGHT + minute * 60_000), "chargedCents": 1, **usual, **fields}
+
+
+def page_of(*events: dict[str, Any], number: int = 1, more: bool = False, total: int | None = None) -> dict[str, Any]:
+    """Return a page of events."""
+    pagination = {"currentPage": number, "hasNextPage": more}
+    return {"totalUsageEventsCount": total or len(events), "pagination": pagination, "usageEvents": list(events)}
+
+
+def team(*events: dict[str, Any], groups: Reply | None = None) -> Callable[[Asked], Reply]:
+    """Answer with these events, and with these billing groups or a plan that has none."""
+
+    def answer(asked: Asked) -> Reply:
+        if asked.path == "/teams/groups":
+            return groups or Reply({"error": "Forbidden", "message": "Enterprise plan only"}, 403)
+        return Reply(page_of(*events))
+
+    return answer
+
+
+def told(*events: dict[str, Any], groups: Reply | None = None, hours: int = 1) -> list[Bucket]:
+    """Return the buckets of the first hours of the day."""
+    with facing("cursor", team(*events, groups=groups)) as (cursor, _):
+        return list(cursor.fetch(EVENTS, TODAY, TODAY + hours * HOUR))
+
+
+def rows(*events: dict[str, Any]) -> tuple[Row, ...]:
+    """Return the rows of the first hour."""
+    return told(*events)[0].rows
+
+
+def test_an_event_becomes_meters() -> None:
+    """Tokens, the request and its money are told, the model's own price before discounts is not."""
+    tokens = {"inputTokens": 126, "outputTokens": 450, "cacheWriteTokens": 6112, "cacheReadTokens": 11_964}
+    one = event(tokenUsage={**tokens, "totalCents": 99.9}, chargedCents=8.123456789)
+    assert {row.meter: row.value for row in rows(one)} == {
+        "uncached_input": 126,
+        "output": 450,
+        "cache_write": 6112,
+        "cache_read": 11_964,
+        "requests": 1,
+        "cost": 81_234_568,
+    }
+
+
+def test_events_are_added_by_hour() -> None:
+    """Events of one hour and the same labels are one row, hours without events are empty, others are ignored."""
+    buckets = told(event(0), event(59), event(125), event(-1), event(180), hours=3)
+    assert [{row.meter: row.value for row in bucket.rows} for bucket in buckets] == [
+        {"requests": 2, "cost": 20_000_000},
+        {},
+        {"requests": 1, "cost": 10_000_000},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "chargeable", "tier"),
+    [
+        ("Included in Business", False, "included"),
+        ("Included", True, "included"),
+        ("USAGE_EVENT_KIND_INCLUDED_IN_BUSINESS", False, "included"),
+        ("Usage-based", True, "on_demand"),
+        ("On-Demand", False, "on_demand"),
+        ("USAGE_EVENT_KIND_USAGE_BASED", False, "on_demand"),
+        ("Errored, Not Charged", False, "not_charged"),
+        ("USAGE_EVENT_KIND_ABORTED_NOT_CHARGED", False, "not_charged"),
+        ("Something new", True, "on_demand"),
+        ("Something new", None, "other"),
+    ],
+)
+def test_tiers(kind: str, chargeable: bool | None, tier: str) -> None:
+    """The free text of `kind` becomes one of four tiers, however it is spelled."""
+    assert {row.tier for row in rows(event(kind=kind, isChargeable=chargeable))} == {tier}
+
+
+def test_an_event_that_is_not_charged_may_have_no_money() -> None:
+    """Money may be missing from an event that is not chargeable; from one that is, it is Malformed."""
+    assert [row.meter for row in rows(event(chargedCents=None, isChargeable=False))] == ["requests"]
+    with pytest.raises(Malformed, match="usage_events: the field chargedCents is missing"):
+        rows(event(chargedCents=None))
+
+
+def test_the_group_is_that_of_the_time() -> None:
+    """An event belongs to the billing group that its user was in then; elsewhere the workspace is empty."""
+    left = TODAY + 30 * HOUR / 60
+    former = {"email": "Ada@example.com", "joinedAt": "2026-01-01T00:00:00.000Z", "leftAt": left.isoformat()}
+    current = {"email": "ada@example.com", "joinedAt": int(left.timestamp() * 1000), "leftAt": None}
+    groups = [
+        {"id": "group_old", "name": "Old", "currentMembers": [], "formerMembers": [former]},
+        {"id": "group_new", "name": "New", "currentMembers": [current]},
+    ]
+    events = [event(10), event(50), event(50, userEmail="nobody@example.com")]
+    bucket = told(*events, groups=Reply({"groups": groups}))[0]
+    assert [row.workspace for row in bucket.rows if row.meter == "requests"] == ["", "group_new", "group_old"]
+    assert "@" not in repr(bucket)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_plan_without_groups(status: int) -> None:
+    """Where billing groups are refused, events are told without a workspace, and there are no names."""
+    with facing("cursor", team(event(), groups=Reply({"message": "no"}, status))) as (cursor, server):
+        buckets = [*cursor.fetch(EVENTS, TODAY, NOW), *cursor.fetch(EVENTS, TODAY, NOW)]
+        assert cursor.names() == {}
+    assert {row.workspace for bucket in buckets for row in bucket.rows} == {""}
+    assert [asked.path for asked in server.asked].count("/teams/groups") == 2
+
+
+def test_groups_are_named() -> None:
+    """Names are those of the billing groups, and of belonging to none."""
+    groups = Reply({"groups": [{"id": "group_1", "name": "Apps", "currentMembers": []}]})
+    with facing("cursor", team(groups=groups)) as (cursor, _):
+        assert cursor.names() == {"": "unassigned", "group_1": "Apps"}
+
+
+def test_long_spans_are_cut_into_slices() -> None:
+    """No range is longer than thirty days, the slices meet, and each walk keeps its end."""
+    with facing("cursor", team()) as (cursor, server):
+        assert len(list(cursor.fetch(EVENTS, TODAY - 61 * DAY, TODAY))) == 61 * 24
+    asked = [(one.body["startDate"], one.body["endDate"]) for one in server.asked if one.body]
+    assert asked[0][0] == MIDNIGHT - 61 * 86_400_000
+    assert asked[-1][1] == MIDNIGHT - 1
+    assert [end + 1 for _, end in asked[:-1]] == [start for start, _ in asked[1:]]
+    assert all(end - start < 30 * 86_400_000 for start, end in asked)
+
+
+@pytest.mark.parametrize(("total", "fails"), [(2, False), (3, True)])
+def test_lost_events_are_noticed(total: int, fails: bool) -> None:
+    """When fewer events come than the first page announced, the span is not told."""
+
+    def answer(asked: Asked) -> Reply:
+        number = asked.body.get("page", 0)
+        return Reply(page_of(event(number), number=number, more=number == 1, total=total)) if number else Reply({}, 404)
+
+    with facing("cursor", answer) as (cursor, _):
+        if fails:
+            with pytest.raises(Malformed, match="only 2 of 3 events"):
+                list(cursor.fetch(EVENTS, TODAY, NOW))
+        else:
+            assert next(cursor.fetch(EVENTS, TODAY, NOW)).rows[-1].value == 2
+
+
+def test_events_that_come_in_during_a_walk_count_nobody_twice() -> None:
+    """A late event pushes the last one of a page onto the next page; it is counted once, a twin of its own is kept."""
+    pages = {
+        1: page_of(event(50), event(40), number=1, more=True, total=4),
+        2: page_of(event(40), event(30), number=2, more=True, total=5),
+        3: page_of(event(30), number=3, total=5),
+    }
+    with facing("cursor", lambda asked: Reply(pages[asked.body["page"]]) if asked.body else Reply({}, 404)) as (
+        cursor,
+        _,
+    ):
+        assert next(cursor.fetch(EVENTS, TODAY, NOW)).rows[-1] == Row("requests", 4, model="gpt-5", tier="on_demand")
+
+
+def test_a_page_that_comes_again_ends_the_walk() -> None:
+    """A provider that always tells page one is Malformed, not asked for ever."""
+    again = Reply(page_of(event(), more=True))
+    said = facing("cursor", lambda asked: again if asked.body else Reply({}, 404))
+    with said as (cursor, server), pytest.raises(Malformed, match="repeats"):
+        list(cursor.fetch(EVENTS, TODAY, NOW))
+    assert len(server.asked) == 3
+
+
+def test_a_missing_scope_comes_as_401() -> None:
+    """The organization API's 401 for a missing scope is not taken for a wrong key."""
+    body = {"code": "error", "message": "missing required scope"}
+    with facing("cursor", lambda _: Reply(body, 401)) as (cursor, _), pytest.raises(KeyRejected) as caught:
+        cursor.verify()
+    assert caught.value.reason == "missing_scope"

@@ -1,0 +1,170 @@
+"""A stage for whole-system tests: simulated providers and this exporter over real HTTP, with a clock set by hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.app import App, Surroundings
+from exporter.demo import write_config
+from exporter.model import DAY, REQUESTS, TOKEN_METERS
+from exporter.providers import PROVIDERS
+from exporter.serve import listen
+from exporter.settings.config import Config, load
+from exporter.simulator.server import Simulator
+from exporter.simulator.world import World, demo_world
+from exporter.web import build
+from exporter.windows import Span, calendar
+
+NOON = datetime(2026, 11, 18, 12, 7, 30, tzinfo=UTC)
+Totals = Counter[tuple[str, ...]]
+
+
+@dataclass
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    now: datetime = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass
+class Stage:
+    """Everything running; `settle` polls until nothing is due any more."""
+
+    folder: Path
+    clock: Clock
+    world: World
+    simulator: Simulator
+    config: Config
+    app: App = field(init=False)
+    url: str = field(init=False)
+
+    def settle(self) -> None:
+        """Tick until every account has been visited and waits for its next time."""
+        deadline = time.monotonic() + 60
+        self.app.tick()
+        while not self.app.idle or self.app.tick() or not self.app.idle:
+            assert time.monotonic() < deadline, "the poller does not come to rest"
+            threading.Event().wait(0.005)
+        self.app._board.refresh(at_once=True)
+
+    def later(self, passed: timedelta) -> None:
+        """Let time pass and poll what is due then."""
+        self.clock.now += passed
+        self.settle()
+
+    def calls(self, account: str, path: str = "") -> int:
+        """Count the requests that a provider got for an account."""
+        return sum(served.account == account and path in served.path for served in self.simulator.requests)
+
+    def samples(self, **headers: str) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
+        """Scrape /metrics: name -> labels -> value."""
+        answer = httpx.get(f"{self.url}/metrics", headers=headers)
+        assert answer.status_code == 200
+        found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
+        return found
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return the sum of a metric over the series with these labels; None where there is none."""
+        wanted = set(labels.items())
+        values = [value for series, value in self.samples().get(name, {}).items() if wanted <= series]
+        return sum(values) if values else None
+
+    def shown(self, name: str) -> Totals:
+        """Return a tokens or requests metric as it is exposed: (account, workspace, model, tier, meter) -> units."""
+        totals: Totals = Counter()
+        for series, value in self.samples().get(name, {}).items():
+            labels = dict(series)
+            key = tuple(labels.get(label, "") for label in ("account", "workspace", "model", "tier"))
+            totals[(*key, labels.get("type", REQUESTS))] += int(value)
+        return +totals
+
+    def told(self, window: str, account: str = "", *, final: bool = False) -> tuple[Totals, Totals]:
+        """Return tokens and requests of a window as the simulator tells them now, or as they finally are."""
+        tokens: Totals = Counter()
+        requests: Totals = Counter()
+        for one in self.world.accounts.values():
+            if account in ("", one.name):
+                span = self.span(window, one.name)
+                read = self.world.truth if final else self.world.visible
+                for _, row in read(one.name, span.start, span.end):
+                    workspace = self._workspace(one.name, row.workspace)
+                    key = (one.name, workspace, row.model, row.tier, row.meter)
+                    if row.meter in TOKEN_METERS:
+                        tokens[key] += row.value
+                    elif row.meter == REQUESTS:
+                        requests[key] += row.value
+        return +tokens, +requests
+
+    def span(self, window: str, account: str) -> Span:
+        """Return a window of an account by the stage's clock and the account's watermark."""
+        marks = {
+            dict(series)["report"]: value
+            for series, value in self.samples()["ai_account_complete_until_timestamp_seconds"].items()
+            if ("account", account) in series
+        }
+        usage = [report.name for report in self.app._members[account].told if report.kind == "usage"]
+        complete = min(marks[name] for name in usage)
+        return calendar(self.clock.now, datetime.fromtimestamp(complete, UTC))[window]
+
+    def _workspace(self, account: str, workspace: str) -> str:
+        names: Mapping[str, str] = self.world.accounts[account].workspaces
+        default = {"anthropic": "default", "cursor": "unassigned"}.get(self.world.accounts[account].provider, "")
+        return names.get(workspace, workspace) or default
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the exporter on the stage's ledger; entering it again is a restart."""
+        self.app = App(self.folder / "ledger", Surroundings(self.clock, time.monotonic, {}, PROVIDERS))
+        self.app.apply(self.config)
+        opened = listen("127.0.0.1:0")
+        self.url = f"http://127.0.0.1:{opened.getsockname()[1]}"
+        server = _Quiet(uvicorn.Config(build(self.app.views()), log_config=None, lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+        thread.start()
+        try:
+            yield
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join()
+            self.app.stop()
+
+
+class _Quiet(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def stage(folder: Path, world: World | None = None, clock: Clock | None = None, **defaults: str) -> Iterator[Stage]:
+    """Set a stage with the demo's world, or another one; `running` begins the play."""
+    clock = clock or Clock()
+    world = world or demo_world(clock)
+    with Simulator(world) as simulator:
+        path = write_config(folder, simulator)
+        settings = {"poll_interval": "5m", **defaults}
+        text = path.read_text().replace("poll_interval: 15s", "\n  ".join(f"{k}: {v}" for k, v in settings.items()))
+        path.write_text(text)
+        yield Stage(folder, clock, world, simulator, load(path, PROVIDERS))
+
+
+def midnight(moment: datetime) -> datetime:
+    """Return the start of the moment's UTC day."""
+    return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % DAY

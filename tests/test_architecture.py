@@ -1,0 +1,127 @@
+"""The house rules that a machine can check: floors, file and function sizes, words kept in their places."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "exporter").rglob("*.py"))
+FLOORS: dict[str, int] = {
+    "exporter": 0,
+    "exporter.model": 0,
+    "exporter.errors": 0,
+    "exporter.windows": 0,
+    "exporter.logs": 0,
+    "exporter.settings": 1,
+    "exporter.ledger": 1,
+    "exporter.money": 1,
+    "exporter.providers.http": 1,
+    "exporter.providers": 2,
+    "exporter.agenda": 2,
+    "exporter.health": 2,
+    "exporter.books": 2,
+    "exporter.members": 3,
+    "exporter.poller": 4,
+    "exporter.expose": 4,
+    "exporter.web": 5,
+    "exporter.app": 6,
+    "exporter.serve": 7,
+    "exporter.demo": 8,
+    "exporter.cli": 9,
+    "exporter.__main__": 10,
+}
+ON_THE_GROUND_FLOOR = {
+    "exporter.model": 0,
+    "exporter": 0,
+    "exporter.errors": 0.1,
+    "exporter.windows": 0.1,
+    "exporter.logs": 0.1,
+}
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _room(module: str) -> str:
+    while module not in FLOORS:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "exporter":
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (
+                one if (ROOT / one.replace(".", "/")).with_suffix(".py").exists() else str(node.module) for one in inner
+            )
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "exporter")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_module_imports_only_from_lower_floors(path: Path) -> None:
+    """A module imports only from lower floors, or from its own room; the simulator imports the vocabulary at most."""
+    module = _name(path)
+    for imported in _imports(path):
+        if module.startswith("exporter.simulator"):
+            assert imported == "exporter.model" or imported.startswith("exporter.simulator"), imported
+        elif imported.startswith("exporter.simulator"):
+            assert _room(module) == "exporter.demo", f"{module} imports the simulator"
+        elif _room(imported) != _room(module):
+            here, there = FLOORS[_room(module)], FLOORS[_room(imported)]
+            ground = ON_THE_GROUND_FLOOR.get(imported, 9) < ON_THE_GROUND_FLOOR.get(module, 0)
+            assert there < here or ground, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    """No file is longer than 400 lines, no function longer than 50, and every module says what it is for."""
+    text = path.read_text()
+    tree = ast.parse(text)
+
+    assert text.count("\n") <= 400
+    assert ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 50, node.name
+
+
+def _holds(path: Path, *words: str) -> list[str]:
+    text = path.read_text()
+    return [word for word in words if word in text]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_words_stay_in_their_rooms(path: Path) -> None:
+    """SQL stands only in the ledger, metric names only in their table, and the clock is read only at the top."""
+    room = _name(path)
+    if not room.startswith("exporter.ledger"):
+        assert not _holds(path, "SELECT ", "INSERT INTO", "DELETE FROM")
+    if room != "exporter.expose.metrics":
+        assert not _holds(path, '"ai_cost', '"ai_tokens', '"ai_account', '"ai_exporter')
+    if room not in ("exporter.cli", "exporter.simulator"):
+        assert not _holds(path, "datetime.now(", "time.time(")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_providers_are_named_only_in_their_rooms(path: Path) -> None:
+    """No string of the code names a provider outside providers/ and simulator/."""
+    if _name(path).startswith(("exporter.providers", "exporter.simulator")):
+        return
+    tree = ast.parse(path.read_text())
+    docs = {id(node.body[0].value) for node in ast.walk(tree) if _has_docstring(node)}  # type: ignore[attr-defined]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            assert node.value.lower() not in ("openai", "anthropic", "cursor")
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    body = getattr(node, "body", None)
+    return isinstance(body, list) and bool(body) and isinstance(body[0], ast.Expr)
