@@ -195,13 +195,19 @@ class App:
         jobs = schedule.Scheduler()
         jobs.every(1).seconds.do(self.tick)
         jobs.every(1).hours.do(self._retain)
-        try:
-            self.tick()
-            while not self._stop.wait(0.2):
-                jobs.run_pending()
-        except LedgerError as error:
-            self.fatal = error
-            self.ended()
+        due: Callable[[], object] = jobs.run_all
+        while self.fatal is None:
+            try:
+                due()
+            except LedgerError as error:
+                self.fatal = error
+                self.ended()
+            except Exception as error:  # noqa: BLE001 - a thread's top: the clock must go on ticking
+                self._poller.defects += 1
+                say(logger, "error", "A timed job broke off", error=error)
+            due = jobs.run_pending
+            if self._stop.wait(0.2):
+                break
 
     def _retain(self) -> None:
         self._ledger.retention.apply(self._with.clock(), self._with.keep_hours, self._with.keep_days)

@@ -6,10 +6,11 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from exporter.errors import ExporterError
 from exporter.providers import PROVIDERS
 from exporter.serve import listen, serve
 from exporter.settings import config as settings
-from exporter.simulator.server import Simulator
+from exporter.simulator.accounts import SimAccount
+from exporter.simulator.server import base_url
 from exporter.simulator.world import demo_world
 
 Say = Callable[[str], object]
@@ -36,10 +38,11 @@ def demo(address: str, prometheus: int, alertmanager: int, clock: Callable[[], d
     """Run until SIGINT or SIGTERM, then leave nothing behind. Raises ExporterError with what to do."""
     opened = listen(address)
     here = _reachable(opened)
-    with tempfile.TemporaryDirectory(prefix="ai-spend-demo-") as temporary, Simulator(demo_world(clock)) as simulator:
+    with tempfile.TemporaryDirectory(prefix="ai-spend-demo-") as temporary, _simulator() as url:
         folder = Path(temporary)
-        config = settings.load(write_config(folder, simulator), PROVIDERS)
-        say(f"Simulated admin APIs       {simulator.url}  ({len(config.accounts)} accounts, 30 days of past)")
+        accounts = demo_world(clock).accounts.values()
+        config = settings.load(write_config(folder, accounts, url), PROVIDERS)
+        say(f"Simulated admin APIs       {url}  ({len(config.accounts)} accounts, 30 days of past)")
         app = App(folder / "ledger", Surroundings(clock, time.monotonic, {}, PROVIDERS))
         app.apply(config)
         with _stack(folder, here, prometheus, alertmanager, say):
@@ -48,25 +51,40 @@ def demo(address: str, prometheus: int, alertmanager: int, clock: Callable[[], d
     say("Stopped.")
 
 
-def write_config(folder: Path, simulator: Simulator) -> Path:
-    """Write a configuration of the simulated accounts, each key in a file of its own; return its path."""
-    accounts = []
-    for account in simulator.world.accounts.values():
+def write_config(folder: Path, accounts: Iterable[SimAccount], url: str, poll_interval: str = "15s") -> Path:
+    """Write a configuration of simulated accounts, each key in a file of its own; return its path."""
+    written = []
+    for account in accounts:
         key = folder / f"{account.name}.key"
         key.touch(mode=0o600)
         key.write_text(account.key)
-        accounts.append(
+        written.append(
             {
                 "name": account.name,
                 "provider": account.provider,
                 "owner": account.owner,
                 "api_key_file": str(key),
-                "base_url": simulator.base_url(account.name),
+                "base_url": base_url(url, account),
             }
         )
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({"defaults": {"poll_interval": "15s"}, "accounts": accounts}, sort_keys=False))
+    path.write_text(
+        yaml.safe_dump({"defaults": {"poll_interval": poll_interval}, "accounts": written}, sort_keys=False)
+    )
     return path
+
+
+@contextlib.contextmanager
+def _simulator() -> Iterator[str]:
+    """Run the simulator beside us, on a core of its own; tell its address."""
+    command = [sys.executable, "-m", "exporter.simulator"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        url = process.stdout.readline().strip()
+        if not url:
+            raise DemoError("The simulator did not start; what it said stands above.")
+        yield url
+        process.communicate()
 
 
 def _reachable(opened: socket.socket) -> str:

@@ -25,6 +25,11 @@ class Health:
     refused: dict[str, ProviderError] = field(default_factory=dict)
     """By optional report: why this account does not have it. Not a problem."""
 
+    def reasons(self) -> list[ProviderError]:
+        """Return the problems that hold now, by report's name; safe while another thread changes them."""
+        problems = dict(self.problems)
+        return [problems[report] for report in sorted(problems)]
+
     def failed(self, report: str, error: ProviderError) -> None:
         """Count a poll that failed and keep the reason until the report succeeds."""
         self.failures[report, error.reason] += 1

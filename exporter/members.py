@@ -49,12 +49,13 @@ class Member:
     @property
     def agenda(self) -> tuple[Report, ...]:
         """What is asked on a visit, in this order."""
-        return (NAMES, *self.book.reports)
+        return (*self.book.reports, NAMES)
 
     @property
     def told(self) -> tuple[Report, ...]:
         """The reports that this account has: all but those refused as not in its plan."""
-        return tuple(report for report in self.book.reports if report.name not in self.health.refused)
+        refused = set(self.health.refused)
+        return tuple(report for report in self.book.reports if report.name not in refused)
 
     def of(self, report: Report) -> Pending:
         """Return what is in mind about a report."""
@@ -73,6 +74,13 @@ class Member:
         marks = self.watermarks(ledger)
         usage = [report.name for report in self.told if report.kind == "usage"]
         return min((marks[name] for name in usage), default=None) if all(name in marks for name in usage) else None
+
+    def told_since(self, ledger: Ledger) -> datetime | None:
+        """Return the time from which on all of the account's use is known; None before that can be said."""
+        usage = [report for report in self.told if report.kind == "usage"]
+        covered = [ledger.buckets.coverage(self.book.number, report.name) for report in usage]
+        since = [one.since for one in covered if one is not None]
+        return max(since) if since and len(since) == len(usage) else None
 
     def up(self, ledger: Ledger) -> bool:
         """Tell whether the newest poll of every report succeeded."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from random import SystemRandom
 
 from exporter.agenda import NAMES, next_due, next_span, resume_after, settles
 from exporter.books import Books
@@ -24,10 +24,12 @@ from exporter.errors import (
 from exporter.ledger import Coverage, Ledger
 from exporter.logs import say
 from exporter.members import Member, Pending
-from exporter.model import HOUR, Report
+from exporter.model import DAY, HOUR, Report
 from exporter.windows import Span
 
 logger = logging.getLogger(__name__)
+
+_chance = SystemRandom()
 
 FIRST_PAUSE = timedelta(seconds=30)
 LONGEST_PAUSE = timedelta(minutes=15)
@@ -97,10 +99,11 @@ class Poller:
         return not self._busy
 
     def close(self) -> None:
-        """Let the requests under way end, and ask no more."""
+        """Cut the requests under way, and ask no more."""
         self._closing.set()
+        for member in self._members:
+            _disconnect(member)
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self.enrol(())
 
     def _due(self, member: Member, now: datetime) -> bool:
         return all(moment is None or moment <= now for moment in (member.quiet_until, member.wake_at))
@@ -148,9 +151,10 @@ class Poller:
                 self._look_again_later(member)
                 return not member.stopped
             _disconnect(member)
-            member.key, member.stopped = key, False
+            member.key, member.stopped, member.provider = key, False, None
             member.provider = member.connect(key, member.health)
         except ConfigError as error:
+            member.key = None
             self._stop(member, KeyRejected("key_rejected", str(error), "Make the key readable; no restart is needed."))
             return False
         except KeyRejected as error:
@@ -214,7 +218,8 @@ class Poller:
         member.health.succeeded(report.name)
 
     def _refused(self, member: Member, report: Report, error: KeyRejected | Unsupported) -> bool:
-        if report.optional:
+        # Only a missing scope can be a matter of this report: a key that is refused is refused for everything.
+        if report.optional and (isinstance(error, Unsupported) or error.reason == "missing_scope"):
             member.of(report).not_before = self._clock() + REFUSED_PAUSE
             if member.health.without(report.name, error):
                 fields = {"account": member.account.name, "report": report.name, "error": error}
@@ -246,16 +251,14 @@ class Poller:
             member.of(report).at_most = max(HOUR, (span.end - span.start) / 2)
 
     def _pause(self, pending: Pending, told: float | None = None) -> datetime:
-        """Back off with jitter, or as long as the provider says (an hour at most)."""
+        """Back off with jitter, or as long as the provider says (a day at most)."""
         pending.failures += 1
-        grown = min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(pending.failures - 1, 10)))
-        pause = grown * random.uniform(0.75, 1.25)  # noqa: S311 - spreads retries, keeps no secret
         if told is not None:
-            pause = timedelta(seconds=min(told, HOUR.total_seconds())) + timedelta(seconds=random.uniform(0, 1))  # noqa: S311
-        return self._clock() + pause
+            return self._clock() + timedelta(seconds=min(told, DAY.total_seconds()) + _chance.uniform(0, 1))
+        grown = min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(pending.failures - 1, 10)))
+        return self._clock() + grown * _chance.uniform(0.75, 1.25)
 
 
 def _disconnect(member: Member) -> None:
     if member.provider is not None:
         member.provider.close()
-    member.provider = None

@@ -28,6 +28,7 @@ class Board:
         self._lock = threading.Lock()
         self._assembling = threading.Lock()
         self._lines: dict[str, Chunks] = {}
+        self._hanging: dict[str, threading.Lock] = {}
         self._spend_changed = self._state_changed = True
         self._not_before = 0.0
         self._hour: datetime | None = None
@@ -40,7 +41,14 @@ class Board:
 
     def hang(self, member: Member, now: datetime) -> None:
         """Render an account anew."""
-        lines = {**spend_chunks(member, self._ledger, now), **state_chunks(member, self._ledger)}
+        with self._lock:
+            hanging = self._hanging.setdefault(member.account.name, threading.Lock())
+        # One at a time, so that what was rendered first is not hung last.
+        with hanging:
+            lines = {**spend_chunks(member, self._ledger, now), **state_chunks(member, self._ledger)}
+            self._replace(member, lines)
+
+    def _replace(self, member: Member, lines: Chunks) -> None:
         with self._lock:
             old = self._lines.get(member.account.name, {})
             self._lines[member.account.name] = lines

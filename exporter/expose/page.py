@@ -65,13 +65,13 @@ def _state(member: Member, ledger: Ledger) -> tuple[str, str]:
     if member.stopped:
         return "bad", "stopped: key rejected"
     if member.health.problems:
-        reasons = sorted({error.reason.replace("_", " ") for error in member.health.problems.values()})
+        reasons = sorted({error.reason.replace("_", " ") for error in member.health.reasons()})
         return "bad", "failing: " + ", ".join(reasons)
     return ("good", "up") if member.up(ledger) else ("wait", "first poll under way")
 
 
 def _problems(member: Member) -> str:
-    told: dict[str, ProviderError] = {str(error): error for error in member.health.problems.values()}
+    told: dict[str, ProviderError] = {str(error): error for error in member.health.reasons()}
     return "".join(_problem(member, error) for error in told.values())
 
 

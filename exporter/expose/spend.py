@@ -26,7 +26,7 @@ from exporter.members import Member
 from exporter.model import COST as MONEY_METER
 from exporter.model import DAY, TOKEN_METERS, UNIT_METERS
 from exporter.model import REQUESTS as REQUESTS_METER
-from exporter.windows import DAYS_SHOWN, Span, calendar, days_back, floor
+from exporter.windows import DAYS_SHOWN, Span, calendar, days_back, floor, slots
 
 Sums = Mapping[Labels, int]
 Shown = tuple[str, str, str, str, str]
@@ -114,10 +114,16 @@ class _View:
 
 
 def _daily(member: Member, ledger: Ledger, now: datetime, month: Span) -> dict[Family, bytes]:
-    days = ledger.costs.days(member.book.number, Span(days_back(now, DAYS_SHOWN - 1), floor(now, DAY) + DAY))
+    shown = Span(days_back(now, DAYS_SHOWN - 1), floor(now, DAY) + DAY)
+    days = ledger.costs.days(member.book.number, shown)
+    # A day that was told and had no use cost 0, which is not the same as a day that nobody was asked about.
+    told = member.told_since(ledger)
+    cost = dict.fromkeys(slots(max(shown.start, told), shown.end, DAY), 0) if told is not None else {}
+    cost |= {day.start: day.cost for day in days}
     values = (member.account.provider, member.account.name)
     daily = [
-        (labelled(COST_DAILY.labels, (*values, day.start.strftime("%Y-%m-%d"))), dollars(day.cost)) for day in days
+        (labelled(COST_DAILY.labels, (*values, day.strftime("%Y-%m-%d"))), dollars(nano))
+        for day, nano in sorted(cost.items())
     ]
     billed = sum(day.cost for day in days if day.billed and day.start >= month.start)
     return {

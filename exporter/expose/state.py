@@ -36,11 +36,11 @@ def state_chunks(member: Member, ledger: Ledger) -> dict[Family, bytes]:
         return render(family, ((labelled(family.labels, (*owner, key)), value) for key, value in samples))
 
     covered = {report.name: ledger.buckets.coverage(member.book.number, report.name) for report in member.told}
-    reasons = {error.reason for error in health.problems.values()}
+    reasons = {error.reason for error in health.reasons()}
     failures = dict.fromkeys(PROBLEM_REASONS, 0)
-    for (_, reason), count in health.failures.items():
+    for (_, reason), count in health.failures.copy().items():
         failures[reason] = failures.get(reason, 0) + count
-    polled = [report.name for report in (NAMES, *member.told)]
+    polled = [report.name for report in (*member.told, NAMES)]
     return {
         UP: render(UP, [(labelled(ACCOUNT, owner), str(int(member.up(ledger))))]),
         INFO: by(INFO, [(member.account.owner, "1")]),
@@ -53,6 +53,6 @@ def state_chunks(member: Member, ledger: Ledger) -> dict[Family, bytes]:
         ),
         POLLS: by(POLLS, ((name, str(health.polls[name])) for name in polled)),
         FAILURES: by(FAILURES, ((reason, str(count)) for reason, count in failures.items())),
-        CALLS: by(CALLS, ((code, str(count)) for code, count in sorted({"200": 0, **health.requests}.items()))),
-        DURATION: by(DURATION, ((name, f"{seconds:.3f}") for name, seconds in sorted(health.seconds.items()))),
+        CALLS: by(CALLS, ((code, str(count)) for code, count in sorted({"200": 0, **health.requests.copy()}.items()))),
+        DURATION: by(DURATION, ((name, f"{seconds:.3f}") for name, seconds in sorted(health.seconds.copy().items()))),
     }

@@ -13,7 +13,8 @@ from exporter.ledger.store import Store, array, rows
 from exporter.model import DAY, HOUR, LEVEL_METERS, Bucket, Row, utc
 from exporter.windows import Span, floor
 
-Totals = Mapping[Labels, int]
+Point = tuple[int, int]
+"""The number of a series, and a value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,17 @@ class Buckets:
         marked as not valued. A bucket told again in the same words writes nothing. Raises LedgerError; then nothing
         of it is stored.
         """
-        told = {_stamp(bucket.start): _totals(bucket.rows) for bucket in buckets}
+        totals = {_stamp(bucket.start): _totals(bucket.rows) for bucket in buckets}
+        every = {one for told in totals.values() for one in told}
         with self._store.write() as db:
-            changed = _changed(db, account, report, told)
-            self._replace(db, account, report, {start: told[start] for start in changed})
-            days = {_stamp(floor(utc(start), DAY)) for start in changed}
+            number = self._series.number(db, account, report, every)
+            points = {
+                start: sorted((number[one], value) for one, value in told.items()) for start, told in totals.items()
+            }
+            digests = {start: _digest(told) for start, told in points.items() if told}
+            changed = _changed(db, account, report, list(points), digests)
+            _replace(db, account, report, {start: points[start] for start in changed}, digests)
+            days = set(map(_day, changed))
             # In the same transaction: a kill before the days are valued anew cannot leave an old cost standing.
             db.execute(
                 "INSERT INTO day SELECT ?, value, 0, '' FROM json_each(?) WHERE true"
@@ -64,26 +71,6 @@ class Buckets:
                 self._series.refresh(account, report, db)
         self._coverage[account, report] = coverage
         return frozenset(map(utc, days))
-
-    def _replace(self, db: sqlite3.Connection, account: int, report: str, told: Mapping[int, Totals]) -> None:
-        if not told:
-            return
-        numbers = self._series.number(db, account, report, {one for totals in told.values() for one in totals})
-        starts = array(list(told))
-        for table in ("point", "bucket"):
-            db.execute(
-                f"DELETE FROM {table} WHERE account = ? AND report = ? AND start IN (SELECT value FROM json_each(?))",
-                (account, report, starts),
-            )
-        db.execute(
-            "INSERT INTO bucket SELECT ?, ?, value ->> 0, value ->> 1 FROM json_each(?)",
-            (account, report, array([(start, _digest(totals)) for start, totals in told.items() if totals])),
-        )
-        points = [(start, numbers[one], value) for start, totals in told.items() for one, value in totals.items()]
-        db.execute(
-            "INSERT INTO point SELECT ?, ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
-            (account, report, array(points)),
-        )
 
     def coverage(self, account: int, report: str) -> Coverage | None:
         """Return what a report's tellings cover; None before the first."""
@@ -148,7 +135,11 @@ def _stamp(moment: datetime) -> int:
     return int(moment.timestamp())
 
 
-def _totals(told: Iterable[Row]) -> Totals:
+def _day(start: int) -> int:
+    return _stamp(floor(utc(start), DAY))
+
+
+def _totals(told: Iterable[Row]) -> dict[Labels, int]:
     totals: dict[Labels, int] = {}
     for row in told:
         one = labels(row)
@@ -156,15 +147,17 @@ def _totals(told: Iterable[Row]) -> Totals:
     return totals
 
 
-def _digest(totals: Totals) -> str:
-    return blake2b(repr(sorted(totals.items())).encode(), digest_size=16).hexdigest()
+def _digest(points: Sequence[Point]) -> str:
+    return blake2b(array(points).encode(), digest_size=16).hexdigest()
 
 
-def _changed(db: sqlite3.Connection, account: int, report: str, told: Mapping[int, Totals]) -> list[int]:
+def _changed(
+    db: sqlite3.Connection, account: int, report: str, starts: Sequence[int], digests: Mapping[int, str]
+) -> list[int]:
     """Return the starts of the buckets whose telling is not the known one; a bucket without rows is not stored."""
-    if not told:
+    if not starts:
         return []
-    bounds = (account, report, min(told), max(told))
+    bounds = (account, report, min(starts), max(starts))
     known = dict(
         rows(
             db,
@@ -177,14 +170,30 @@ def _changed(db: sqlite3.Connection, account: int, report: str, told: Mapping[in
         rows(
             db,
             "SELECT json_group_array(day) FROM rolled WHERE account = ? AND report = ? AND day BETWEEN ? AND ?",
-            (*bounds[:2], _stamp(floor(utc(bounds[2]), DAY)), bounds[3]),
+            (*bounds[:2], _day(bounds[2]), bounds[3]),
         )
     )
-    return [
-        start
-        for start, totals in told.items()
-        if known.get(start) != (_digest(totals) if totals else None) and _stamp(floor(utc(start), DAY)) not in rolled
-    ]
+    return [start for start in starts if known.get(start) != digests.get(start) and _day(start) not in rolled]
+
+
+def _replace(
+    db: sqlite3.Connection, account: int, report: str, told: Mapping[int, Sequence[Point]], digests: Mapping[int, str]
+) -> None:
+    if not told:
+        return
+    for table in ("point", "bucket"):
+        db.execute(
+            f"DELETE FROM {table} WHERE account = ? AND report = ? AND start IN (SELECT value FROM json_each(?))",
+            (account, report, array(list(told))),
+        )
+    db.execute(
+        "INSERT INTO bucket SELECT ?, ?, value ->> 0, value ->> 1 FROM json_each(?)",
+        (account, report, array([(start, digests[start]) for start, points in told.items() if points])),
+    )
+    db.execute(
+        "INSERT INTO point SELECT ?, ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
+        (account, report, array([(start, *point) for start, points in told.items() for point in points])),
+    )
 
 
 def _widen(db: sqlite3.Connection, account: int, report: str, span: Span, *, settled: bool) -> Coverage:

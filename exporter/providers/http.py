@@ -95,7 +95,8 @@ class Client:
         return walk(ask, lambda page: _next_cursor(page, take))
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, also from another thread: a request under way ends as Unavailable."""
+        self._cut()
         self._http.close()
 
     def _ask(self, method: str, path: str, params: tuple[tuple[str, str], ...] = (), body: Json | None = None) -> Json:

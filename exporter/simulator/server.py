@@ -28,6 +28,8 @@ from exporter.simulator.world import World
 _APIS: Mapping[str, Api] = {"openai/v1": openai, "anthropic": anthropic, "cursor": cursor}
 _BASES = {"openai": "openai/v1", "anthropic": "anthropic", "cursor": "cursor"}
 _HTML = "<!doctype html><html><head><title>Just a moment</title></head><body>Checking your browser.</body></html>"
+LOG_LENGTH = 100_000
+"""How many answered calls are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Simulator:
 
     def base_url(self, account_name: str) -> str:
         """Return what an account's `base_url` is configured with."""
-        return f"{self.url}/{_BASES[self.world.accounts[account_name].provider]}"
+        return base_url(self.url, self.world.accounts[account_name])
 
     def fault(
         self,
@@ -125,6 +127,7 @@ class Simulator:
             if fault is not None:
                 await asyncio.sleep(fault.seconds)
                 answer = _spoiled(api, answer, fault)
+            del self.requests[:-LOG_LENGTH]
             self.requests.append(Served(name, call.method, request.url.path, _flat(call), answer.status))
             return _response(answer, fault.kind if fault else "", len(self.requests))
 
@@ -157,6 +160,11 @@ class Simulator:
         except (KeyError, ValueError, TypeError) as error:
             return JSONResponse({"error": f"account, since and until are needed: {error}"}, 400)
         return JSONResponse([{"hour": hour.isoformat(), **asdict(row)} for hour, row in rows])
+
+
+def base_url(url: str, account: SimAccount) -> str:
+    """Return what an account's `base_url` is configured with, where the simulator answers at `url`."""
+    return f"{url}/{_BASES[account.provider]}"
 
 
 class _Server(uvicorn.Server):

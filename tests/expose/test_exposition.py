@@ -70,7 +70,7 @@ def test_both_formats_are_read_by_their_parsers() -> None:
         "ai_account_up": "gauge",
         "ai_account_polls": "counter",
     }
-    assert {family.name: family.type for family in parse_openmetrics(openmetrics)} == {
+    assert {family.name: family.type for family in parse_openmetrics(openmetrics)} == {  # type: ignore[no-untyped-call]
         "ai_account_up": "gauge",
         "ai_account_polls": "counter",
     }

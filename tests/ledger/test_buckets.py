@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter.ledger import Ledger
+from exporter.ledger.series import Labels
 from exporter.model import DAY, HOUR, Bucket, Row
 from exporter.windows import Span
 
@@ -36,9 +37,9 @@ def span(first: int, last: int) -> Span:
     return Span(DAY1 + first * HOUR, DAY1 + last * HOUR)
 
 
-def total(ledger: Ledger, number: int) -> dict[tuple[str, ...], int]:
+def total(ledger: Ledger, number: int) -> dict[Labels, int]:
     """Every series with its sum over all time."""
-    return dict(ledger.buckets.units(number, ["use"], ALL))
+    return ledger.buckets.units(number, ["use"], ALL)
 
 
 def test_a_bucket_replaces_the_whole_bucket(ledger: Ledger) -> None:

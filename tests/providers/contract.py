@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import ClassVar
 
 import pytest
-from canned import Asked, Reply, facing
 
 from exporter.errors import KeyRejected, Malformed, ProviderError, RateLimited, Unavailable
 from exporter.model import COST, DAY, HOUR, REQUESTS, TOKEN_METERS, UNIT_METERS, Bucket, Provider, Report, Secret
@@ -18,6 +17,7 @@ from exporter.providers import PROVIDERS
 from exporter.providers.http import Access
 from exporter.simulator.server import Simulator
 from exporter.windows import floor
+from tests.providers.canned import Asked, Reply, facing
 
 NOW = datetime(2026, 11, 20, 13, 22, 11, tzinfo=UTC)
 TODAY = floor(NOW, DAY)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from canned import Asked, Reply, facing
-from contract import NOW, TODAY, ProviderContract
 
 from exporter.errors import KeyRejected, Malformed
 from exporter.model import DAY, HOUR, Report, Row
 from exporter.providers.anthropic import Anthropic
 from exporter.simulator.server import Simulator
+from tests.providers.canned import Asked, Reply, facing
+from tests.providers.contract import NOW, TODAY, ProviderContract
 
 MESSAGES, COSTS = Anthropic.reports
 

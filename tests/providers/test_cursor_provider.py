@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from canned import Asked, Reply, facing
-from contract import NOW, TODAY, ProviderContract
 
 from exporter.errors import KeyRejected, Malformed
 from exporter.model import DAY, HOUR, Bucket, Row
 from exporter.providers.cursor import Cursor
+from tests.providers.canned import Asked, Reply, facing
+from tests.providers.contract import NOW, TODAY, ProviderContract
 
 (EVENTS,) = Cursor.reports
 MIDNIGHT = int(TODAY.timestamp() * 1000)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 import pytest
-from canned import Canned, Reply, canned
 
 from exporter.errors import KeyRejected, Malformed, ProviderError, RateLimited, Unavailable, Unsupported
 from exporter.model import Refusal, Secret
 from exporter.providers import http
 from exporter.providers.http import Access, Client
+from tests.providers.canned import Canned, Reply, canned
 
 KEY = "abc.DEF-123"
 AUTH = {"Authorization": f"Bearer {KEY}"}

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from canned import Canned, Reply, facing
-from contract import NOW, TODAY, ProviderContract
 
 from exporter.errors import KeyRejected, Malformed
 from exporter.model import HOUR, TOKEN_METERS, Bucket, Provider, Report, Row
 from exporter.providers.openai import OpenAI
 from exporter.simulator.server import Simulator
+from tests.providers.canned import Canned, Reply, facing
+from tests.providers.contract import NOW, TODAY, ProviderContract
 
 COMPLETIONS, COSTS = OpenAI.reports[:2]
 START = int(TODAY.timestamp())

@@ -8,9 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from simulated import NOW, TODAY, Caller, calling_demo, conforms, totals
 
 from exporter.model import DAY, HOUR
+from tests.simulator.simulated import NOW, TODAY, Caller, calling_demo, conforms, totals
 
 SPEC = "anthropic-admin"
 USAGE, COSTS = "/v1/organizations/usage_report/messages", "/v1/organizations/cost_report"

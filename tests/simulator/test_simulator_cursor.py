@@ -9,10 +9,10 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from simulated import NOW, TODAY, Caller, Clock, calling, calling_demo, headers, totals
 
 from exporter.model import DAY, HOUR
 from exporter.simulator.world import World, demo_world
+from tests.simulator.simulated import NOW, TODAY, Caller, Clock, calling, calling_demo, headers, totals
 
 TEAM = "acme-cursor"
 

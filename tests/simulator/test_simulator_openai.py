@@ -8,10 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from simulated import NOW, TODAY, Caller, calling_demo, conforms, totals
 
 from exporter.model import DAY, HOUR
 from exporter.simulator.openai_rows import KINDS
+from tests.simulator.simulated import NOW, TODAY, Caller, calling_demo, conforms, totals
 
 USAGE = "/organization/usage/completions"
 BIG, SMALL = "acme-openai", "labs-openai"

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from simulated import NOW, TODAY, Caller, Clock, calling_demo, headers, totals
 
 from exporter.model import DAY, Row, utc
 from exporter.simulator.server import Served, Simulator
 from exporter.simulator.world import demo_world
+from tests.simulator.simulated import NOW, TODAY, Caller, Clock, calling_demo, headers, totals
 
 USAGE = "/organization/usage/completions"
 SPAN = {"start_time": int((TODAY - DAY).timestamp()), "bucket_width": "1h", "limit": 12}

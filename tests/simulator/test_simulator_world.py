@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from genai_prices import Usage, calc_price
-from simulated import NOW, TODAY, Clock, totals
 
 from exporter.model import DAY, HOUR, TOKEN_METERS, UNIT_METERS
 from exporter.simulator.world import SimAccount, Stream, World, demo_world
+from tests.simulator.simulated import NOW, TODAY, Clock, totals
 
 ACCOUNTS = list(demo_world(Clock()).accounts)
 

@@ -1,0 +1,28 @@
+"""`python -m exporter.simulator`: the demo's world as a process of its own; ends when its standard input does."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from datetime import UTC, datetime
+
+from exporter.simulator.server import Simulator
+from exporter.simulator.world import demo_world
+
+
+def main() -> None:
+    """Serve, print the address, and wait for the end of standard input."""
+    parser = argparse.ArgumentParser(prog="python -m exporter.simulator", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="where to listen on 127.0.0.1 (default: a free port)")
+    asked = parser.parse_args()
+    # Ctrl-C in a terminal reaches the whole group: whoever started us closes our input when it has ended itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Simulator(demo_world(lambda: datetime.now(UTC)), asked.port) as simulator:
+        sys.stdout.write(f"{simulator.url}\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

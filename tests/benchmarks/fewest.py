@@ -1,0 +1,145 @@
+"""What the providers' documented limits allow at least: calls of a first poll and of a time of steady polling.
+
+Everything here follows from the limits and from how often asking makes sense; nothing is taken from the exporter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from exporter.model import DAY, HOUR
+from exporter.simulator.accounts import Member, SimAccount, Stream
+from exporter.simulator.world import World
+from exporter.windows import floor
+
+HOURS_PER_PAGE, EVENTS_PER_PAGE, LONGEST_RANGE = 168, 1000, 30 * DAY
+BILL_DAYS_PER_PAGE = {"openai": 180, "anthropic": 31}
+NAMES_PER_PAGE = {"openai": 100, "anthropic": 1000}
+MAIN = {"openai": "completions", "anthropic": "messages"}
+BILL = {"openai": "costs", "anthropic": "cost_report"}
+NAMES = {"openai": "projects", "anthropic": "workspaces", "cursor": "groups"}
+EVENTS = "filtered-usage-events"
+RARER = {
+    "openai": (
+        "embeddings",
+        "moderations",
+        "images",
+        "audio_speeches",
+        "audio_transcriptions",
+        "vector_stores",
+        "code_interpreter_sessions",
+        "file_search_calls",
+        "web_search_calls",
+    ),
+    "anthropic": (),
+}
+"""Kinds of use that change no alarm within minutes: hourly, as bills and events are."""
+
+MAIN_EVERY, NAMES_EVERY = timedelta(minutes=5), 6 * HOUR
+EVENTS_OVERLAP, EVENTS_SETTLE = 6 * HOUR, 3 * DAY
+HISTORY = 30 * DAY
+
+Calls = Counter[tuple[str, str]]
+"""(account, the last word of the path) -> requests; the accounts are called like their providers."""
+
+
+def accounts() -> tuple[SimAccount, ...]:
+    """Return one account of each provider, with more names and events than one page holds."""
+    office = tuple(Stream("", model, "included", kind="usage_events", size=200) for model in ("composer-2", "default"))
+    return (
+        SimAccount(
+            "openai",
+            "openai",
+            "platform",
+            "sk-admin-calls-0000",
+            "Acme",
+            (Stream("proj_1", "gpt-5.4-2026-03-05"), Stream("proj_2", "text-embedding-3-small", "", "", "embeddings")),
+            {f"proj_{number}": f"Project {number}" for number in range(NAMES_PER_PAGE["openai"] + 1)},
+        ),
+        SimAccount(
+            "anthropic",
+            "anthropic",
+            "platform",
+            "sk-ant-admin01-calls-0000",
+            "Acme",
+            (Stream("wrkspc_1", "claude-sonnet-5", kind="messages"),),
+            {f"wrkspc_{number}": f"Workspace {number}" for number in range(NAMES_PER_PAGE["anthropic"] + 1)},
+        ),
+        SimAccount(
+            "cursor",
+            "cursor",
+            "engineering",
+            "crsr_" + "0c" * 32,
+            "Acme",
+            office,
+            members=(Member("user_ada", "Ada Brandt", "ada@acme.example"),),
+        ),
+    )
+
+
+@dataclass
+class Fewest:
+    """The fewest calls, counted along with a world and its clock."""
+
+    world: World
+    calls: Calls = field(default_factory=Counter)
+    _asked: datetime = field(init=False)
+    _settled: datetime = field(init=False)
+
+    def first_poll(self) -> None:
+        """Thirty whole days and the running one: hours, bills, events, names."""
+        now = self.world.clock()
+        since = floor(now, DAY) - HISTORY
+        for provider, main in MAIN.items():
+            hours = _pages(-((since - now) // HOUR), HOURS_PER_PAGE)
+            self.calls.update({(provider, kind): hours for kind in (main, *RARER[provider])})
+            days = -((since - now) // DAY)
+            self.calls[provider, BILL[provider]] += _pages(days, BILL_DAYS_PER_PAGE[provider])
+        self._names()
+        self._asked = self._settled = now
+        self._events(since, now)
+
+    def steady(self, passed: timedelta) -> None:
+        """Count a time in which the usual few hours are read again: one page of hours at each poll; and the names."""
+        for provider, main in MAIN.items():
+            self.calls[provider, main] += passed // MAIN_EVERY
+            for kind in (*RARER[provider], BILL[provider]):
+                self.calls[provider, kind] += passed // HOUR
+        for _ in range(passed // NAMES_EVERY):
+            self._names()
+
+    def hourly_events(self) -> None:
+        """Count the hourly reading of Cursor's events at the clock's time, once a day a deep one."""
+        now = self.world.clock()
+        since = floor(self._asked - EVENTS_OVERLAP, HOUR)
+        if now - self._settled >= DAY:
+            since, self._settled = floor(now, DAY) - EVENTS_SETTLE, now
+        self._asked = now
+        self._events(since, now)
+
+    def _names(self) -> None:
+        for provider, most in NAMES_PER_PAGE.items():
+            self.calls[provider, NAMES[provider]] += _pages(len(self.world.accounts[provider].workspaces), most)
+        self.calls["cursor", NAMES["cursor"]] += 1
+
+    def _events(self, since: datetime, until: datetime) -> None:
+        """Ranges as long as allowed, oldest first: how the events lie is not known before they were asked for."""
+        while since < until:
+            end = min(since + LONGEST_RANGE, until)
+            self.calls["cursor", EVENTS] += _pages(self._told(since, end), EVENTS_PER_PAGE)
+            since = end
+
+    def _told(self, since: datetime, until: datetime) -> int:
+        first, end = int(since.timestamp()), int(until.timestamp())
+        return sum(
+            first * 1000 <= event.moment < end * 1000
+            for hour in range(first - first % 3600, end, 3600)
+            for event in self.world.events("cursor", hour)
+        )
+
+
+def _pages(items: int, most: int) -> int:
+    return max(1, -(-items // most))

@@ -1,0 +1,42 @@
+"""Processes of their own for the two sides, so that neither shares an interpreter with the other or with the client."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+Facts = Mapping[str, float]
+"""What a process told when it was ready; `port` among it."""
+
+
+@contextmanager
+def process(module: str, *arguments: str) -> Iterator[Facts]:
+    """Run one side until the block ends; it is ready when it has told its facts."""
+    command = [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
+        assert running.stdout is not None
+        told = running.stdout.readline()
+        assert told, f"{module} did not start"
+        facts: Facts = json.loads(told)
+        yield facts
+        running.communicate()
+
+
+def tell_and_wait(facts: Facts) -> None:
+    """Say that this side is ready, and return when the benchmark is over."""
+    sys.stdout.write(f"{json.dumps(facts)}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process holds now."""
+    found = re.search(r"^VmRSS:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024

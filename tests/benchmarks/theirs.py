@@ -1,0 +1,50 @@
+"""`python -m tests.benchmarks.theirs PAGE`: prometheus_client with the series of a page; ends with its standard input."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.benchmarks.process import resident, tell_and_wait
+
+THEIR_OWN = ("process_", "python_")
+"""What prometheus_client tells about its process: on both sides by the same collectors, with values of their own."""
+
+
+def main() -> None:
+    """Hold the same families, labels and values, and serve them as prometheus_client does."""
+    registry = CollectorRegistry()
+    disable_created_metrics()
+    for family in text_string_to_metric_families(Path(sys.argv[1]).read_text()):
+        if not family.name.startswith(THEIR_OWN):
+            _hold(registry, family)
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    server, _ = start_http_server(0, "127.0.0.1", registry)
+    tell_and_wait({"port": server.server_port, "resident": resident()})
+
+
+def _hold(registry: CollectorRegistry, family: Metric) -> None:
+    names = tuple(family.samples[0].labels)
+    kind = Counter if family.type == "counter" else Gauge
+    held = kind(family.name, family.documentation, names, registry=registry)
+    for sample in family.samples:
+        one = held.labels(**sample.labels) if names else held
+        one.inc(sample.value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The whole demo at a fixed time: thirty days read over HTTP, every total right, every line as it was reviewed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from exporter.expose.metrics import FAMILIES
+from tests.stage import Stage, stage
+
+GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
+VARIES = re.compile(
+    r"^((?:process|python)_\w+|ai_exporter_ledger_bytes|ai_exporter_build_info|ai_account_poll_duration_seconds)"
+    r"(\{.*\})? .*$",
+    re.MULTILINE,
+)
+
+
+@pytest.fixture(name="it", scope="module")
+def _demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with stage(tmp_path_factory.mktemp("demo")) as it, it.running():
+        it.settle()
+        yield it
+
+
+def test_after_the_backfill_every_total_is_the_simulators(it: Stage) -> None:
+    """Thirty days of past are on the first page: each series of each window, for each account."""
+    assert list(it.samples()["ai_account_up"].values()) == [1] * len(it.world.accounts)
+    assert sum(it.told("30d")[0].values()) > 10**9
+    for window in ("last_hour", "today", "month", "30d"):
+        tokens, requests = it.told(window)
+        assert it.shown(f"ai_tokens_{window}") == tokens
+        assert it.shown(f"ai_requests_{window}") == requests
+
+
+def test_the_page_is_the_one_that_was_reviewed(it: Stage, request: pytest.FixtureRequest) -> None:
+    """Every line is the golden file's, but for what differs from machine to machine and run to run."""
+    page = VARIES.sub(lambda found: f"{re.sub('{.*}', '', found[0].split(' ')[0])} 0", _page(it))
+    page = re.sub(r"^(process|python).*\n|^# \w+ (process|python).*\n", "", page, flags=re.MULTILINE)
+    if request.config.getoption("--write-golden"):
+        GOLDEN.write_text(page)
+    difference = list(difflib.unified_diff(GOLDEN.read_text().splitlines(), page.splitlines(), "golden", "now", n=0))
+
+    assert not difference, "\n".join(difference[:40]) + "\n(make golden writes the file anew)"
+
+
+def test_promtool_has_no_complaint(it: Stage) -> None:
+    """`promtool check metrics` finds nothing to say about names, types, units and help, not even a hint."""
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=_page(it), capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_every_family_of_the_table_is_on_the_page(it: Stage) -> None:
+    """The demo shows something of every metric that we announce, but for the tokens without a price: there are none."""
+    page = _page(it)
+    missing = [family.name for family in FAMILIES if f"# TYPE {family.name} " not in page]
+    assert missing == ["ai_account_unpriced_tokens"]
+
+
+def test_no_key_is_on_any_page(it: Stage) -> None:
+    """Neither /metrics nor the landing page shows any part of a key that would help anyone."""
+    pages = _page(it) + httpx.get(it.url).text
+    for account in it.world.accounts.values():
+        assert account.key[-12:] not in pages
+
+
+def _page(it: Stage) -> str:
+    return httpx.get(f"{it.url}/metrics").text
