@@ -54,10 +54,20 @@ def _said_plainly() -> Iterator[None]:
 
 def _log_options(command: Callable[..., Any]) -> Callable[..., Any]:
     level = click.option(
-        "--log.level", "level", type=click.Choice(list(logs.LEVELS)), default="info", show_default=True
+        "--log.level",
+        "level",
+        type=click.Choice(list(logs.LEVELS)),
+        default="info",
+        show_default=True,
+        help="Log from this level on.",
     )
     form = click.option(
-        "--log.format", "form", type=click.Choice(["logfmt", "json"]), default="logfmt", show_default=True
+        "--log.format",
+        "form",
+        type=click.Choice(["logfmt", "json"]),
+        default="logfmt",
+        show_default=True,
+        help="How to write log lines.",
     )
     return level(form(command))
 

@@ -49,7 +49,7 @@ class Member:
     @property
     def agenda(self) -> tuple[Report, ...]:
         """What is asked on a visit, in this order."""
-        return (*self.book.reports, NAMES)
+        return (NAMES, *self.book.reports)
 
     @property
     def told(self) -> tuple[Report, ...]:

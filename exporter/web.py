@@ -14,6 +14,9 @@ from starlette.types import Receive, Scope, Send
 
 from exporter.expose.exposition import OPENMETRICS, TEXT, Page
 
+AT_ONCE = 1 << 18
+"""Bytes handed to the server at once: for a slow client it holds a few of these, not a copy of the whole page."""
+
 
 @dataclass(frozen=True, slots=True)
 class Views:
@@ -73,14 +76,15 @@ class Pieces(Response):
 
     def __init__(self, pieces: Sequence[bytes], headers: dict[str, str]) -> None:
         super().__init__(headers={**headers, "content-length": str(sum(map(len, pieces)))})
-        self._pieces = [piece for piece in pieces if piece]
+        self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send the head and the pieces; a HEAD request gets the head."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         pieces = [] if scope["method"] == "HEAD" else self._pieces
         for piece in pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            for start in range(0, len(piece), AT_ONCE):
+                await send({"type": "http.response.body", "body": piece[start : start + AT_ONCE], "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -40,7 +40,7 @@ def state_chunks(member: Member, ledger: Ledger) -> dict[Family, bytes]:
     failures = dict.fromkeys(PROBLEM_REASONS, 0)
     for (_, reason), count in health.failures.copy().items():
         failures[reason] = failures.get(reason, 0) + count
-    polled = [report.name for report in (*member.told, NAMES)]
+    polled = [report.name for report in (NAMES, *member.told)]
     return {
         UP: render(UP, [(labelled(ACCOUNT, owner), str(int(member.up(ledger))))]),
         INFO: by(INFO, [(member.account.owner, "1")]),

@@ -6,7 +6,6 @@ Everything here follows from the limits and from how often asking makes sense; n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 

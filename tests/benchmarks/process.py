@@ -25,7 +25,7 @@ def process(module: str, *arguments: str) -> Iterator[Facts]:
         assert told, f"{module} did not start"
         facts: Facts = json.loads(told)
         yield facts
-        running.communicate()
+        # Leaving the block closes its standard input, which ends it, and waits.
 
 
 def tell_and_wait(facts: Facts) -> None:
