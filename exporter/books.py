@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, Worth
 from exporter.model import COST, DAY, Report, Row
 from exporter.money.rates import Rates
 from exporter.money.valuation import value_day
@@ -70,7 +70,7 @@ class Books:
             row = Row(COST, value, key.workspace, key.model, key.tier, key.api_key, key.item)
             hours.setdefault(hour, []).append(row)
         billed = bool(bill) if book.bills else _final(book, day, now)
-        self._ledger.costs.put(book.number, day, hours, worth.unpriced, billed=billed, method=METHOD)
+        self._ledger.costs.put(book.number, day, Worth(hours, worth.unpriced, METHOD, billed))
 
     def _bill(self, book: Book, day: datetime) -> list[Row]:
         told = (self._ledger.buckets.rows(book.number, report.name, day) for report in book.bills)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from exporter.ledger.buckets import Buckets, Coverage
-from exporter.ledger.costs import Costs, Day
+from exporter.ledger.costs import Costs, Day, Worth
 from exporter.ledger.names import Names
 from exporter.ledger.retention import Retention
 from exporter.ledger.series import Series
 from exporter.ledger.store import Store
 
-__all__ = ["Coverage", "Day", "Ledger"]
+__all__ = ["Coverage", "Day", "Ledger", "Worth"]
 
 
 class Ledger:

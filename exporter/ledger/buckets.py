@@ -61,7 +61,7 @@ class Buckets:
             days = set(map(_day, changed))
             # In the same transaction: a kill before the days are valued anew cannot leave an old cost standing.
             db.execute(
-                "INSERT INTO day SELECT ?, value, 0, '' FROM json_each(?) WHERE true"
+                "INSERT INTO day (account, start, method) SELECT ?, value, '' FROM json_each(?) WHERE true"
                 " ON CONFLICT (account, start) DO UPDATE SET method = ''",
                 (account, array(sorted(days))),
             )

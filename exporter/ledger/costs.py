@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,7 @@ from exporter.ledger.store import Store, array, rows
 from exporter.model import DAY, HOUR, Row, utc
 from exporter.windows import Span
 
+_DAY = int(DAY.total_seconds())
 ROLLED = "rolled"
 """The method of a day whose hours are no longer kept: it is not valued again."""
 
@@ -21,8 +23,31 @@ class Day:
 
     start: datetime
     cost: int
-    """nano-USD"""
+    """nano-USD, as known now."""
     billed: bool
+    first: int = 0
+    """nano-USD of a billed day as it was first told."""
+    restated: int = 0
+    """nano-USD by which a billed day was corrected since, up or down."""
+    estimate: int | None = None
+    """nano-USD that a billed day was estimated at before its bill; None where nobody estimated it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """One UTC day as it was valued."""
+
+    hours: Mapping[int, Sequence[Row]]
+    """Hour 0..23 -> rows of meter `cost`."""
+    unpriced: Mapping[str, int]
+    """Model -> tokens without a price."""
+    method: str
+    """How it was valued, so that a change of the way is a reason to value it again."""
+    billed: bool
+    estimate: int | None = None
+    """nano-USD that the day would have been estimated at; kept when the day first turns billed."""
+    lesson: str = ""
+    """What the day teaches about rates, in the words of those who ask for it later."""
 
 
 class Costs:
@@ -32,39 +57,29 @@ class Costs:
         self._store = store
         self._series = series
 
-    def put(
-        self,
-        account: int,
-        day: datetime,
-        hours: Mapping[int, Sequence[Row]],
-        unpriced: Mapping[str, int],
-        *,
-        billed: bool,
-        method: str,
-    ) -> None:
-        """Replace the cost of one UTC day: hour 0..23 -> rows of meter `cost`; and model -> tokens without a price.
-
-        `method` names how it was valued, so that a later release knows which days to value again.
-        """
-        start = int(day.timestamp())
-        told = {start + hour * int(HOUR.total_seconds()): costs for hour, costs in hours.items()}
+    def put(self, account: int, day: datetime, worth: Worth) -> None:
+        """Replace the cost of one UTC day. A billed day whose sum changes is counted as restated by the difference."""
+        start, width = int(day.timestamp()), int(HOUR.total_seconds())
+        points = [(start + hour * width, labels(row), row.value) for hour, told in worth.hours.items() for row in told]
         with self._store.write() as db:
-            numbers = self._series.number(db, account, "", {labels(row) for costs in told.values() for row in costs})
+            before = db.execute(
+                "SELECT COALESCE(SUM(value), 0) FROM cost WHERE account = ? AND start >= ? AND start < ?",
+                (account, start, start + _DAY),
+            ).fetchone()[0]
             db.execute(
-                "DELETE FROM cost WHERE account = ? AND start >= ? AND start < ?",
-                (account, start, start + int(DAY.total_seconds())),
+                "DELETE FROM cost WHERE account = ? AND start >= ? AND start < ?", (account, start, start + _DAY)
             )
-            db.execute("DELETE FROM unpriced WHERE account = ? AND start = ?", (account, start))
-            points = [(moment, numbers[labels(row)], row.value) for moment, costs in told.items() for row in costs]
+            numbers = self._series.number(db, account, "", {one for _, one, _ in points})
             db.execute(
                 "INSERT INTO cost SELECT ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
-                (account, array(points)),
+                (account, array([(moment, numbers[one], value) for moment, one, value in points])),
             )
+            db.execute("DELETE FROM unpriced WHERE account = ? AND start = ?", (account, start))
             db.execute(
                 "INSERT INTO unpriced SELECT ?, ?, value ->> 0, value ->> 1 FROM json_each(?)",
-                (account, start, array(list(unpriced.items()))),
+                (account, start, array(list(worth.unpriced.items()))),
             )
-            db.execute("INSERT OR REPLACE INTO day VALUES (?, ?, ?, ?)", (account, start, int(billed), method))
+            _note(db, account, start, worth, before, sum(value for _, _, value in points))
         with self._store.read() as db:
             self._series.refresh(account, "", db)
 
@@ -84,13 +99,32 @@ class Costs:
         """Return the valued days that start within a span, oldest first."""
         bounds = (account, int(span.start.timestamp()), int(span.end.timestamp()))
         with self._store.read() as db:
-            found = db.execute(
-                "SELECT d.start, d.billed, (SELECT COALESCE(SUM(c.value), 0) FROM cost c WHERE c.account = d.account"
-                f" AND c.start >= d.start AND c.start < d.start + {int(DAY.total_seconds())})"
-                " FROM day d WHERE d.account = ? AND d.start >= ? AND d.start < ? ORDER BY d.start",
+            found = rows(
+                db,
+                "SELECT json_group_array(json_array(start, (SELECT COALESCE(SUM(c.value), 0) FROM cost c WHERE"
+                f" c.account = d.account AND c.start >= d.start AND c.start < d.start + {_DAY}),"
+                " billed, first, restated, estimate)) FROM"
+                " (SELECT * FROM day WHERE account = ? AND start >= ? AND start < ? ORDER BY start) d",
                 bounds,
+            )
+        return [Day(utc(start), cost, bool(billed), *rest) for start, cost, billed, *rest in found]
+
+    def lessons(self, account: int, before: datetime, most: int) -> list[str]:
+        """Return what the newest billed days before a day teach, newest first."""
+        with self._store.read() as db:
+            found = db.execute(
+                "SELECT lesson FROM day WHERE account = ? AND start < ? AND billed = 1 AND lesson <> ''"
+                " ORDER BY start DESC LIMIT ?",
+                (account, int(before.timestamp()), most),
             ).fetchall()
-        return [Day(utc(start), cost, bool(billed)) for start, billed, cost in found]
+        return [lesson for (lesson,) in found]
+
+    def restated(self, account: int) -> int:
+        """Return nano-USD by which billed days were ever corrected, up and down added."""
+        with self._store.read() as db:
+            return int(
+                db.execute("SELECT COALESCE(SUM(restated), 0) FROM day WHERE account = ?", (account,)).fetchone()[0]
+            )
 
     def unpriced(self, account: int, day: datetime) -> dict[str, int]:
         """Return model -> tokens of that UTC day for which no price is known."""
@@ -110,3 +144,20 @@ class Costs:
                 (account, method, ROLLED),
             ).fetchall()
         return [utc(start) for (start,) in found]
+
+
+def _note(db: sqlite3.Connection, account: int, start: int, worth: Worth, before: int, now: int) -> None:
+    """Write down how the day was valued; what a billed day was first told, and its estimate, are never overwritten."""
+    billed, first, restated, estimate = db.execute(
+        "SELECT billed, first, restated, estimate FROM day WHERE account = ? AND start = ?"
+        " UNION ALL SELECT 0, 0, 0, NULL",
+        (account, start),
+    ).fetchone()
+    if billed and worth.billed:
+        restated += abs(now - before)
+    elif worth.billed:
+        first, estimate = now, worth.estimate
+    db.execute(
+        "INSERT OR REPLACE INTO day VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (account, start, worth.method, int(worth.billed), first, restated, estimate, worth.lesson),
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import LedgerError
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, Worth
 from exporter.model import COST, DAY, HOUR, Bucket, Row
 from exporter.windows import Span
 
@@ -129,7 +129,7 @@ def test_old_hours_become_days_and_keep_their_sums(tmp_path: Path) -> None:
     for day in days:
         hours = [Bucket("use", day + n * HOUR, day + (n + 1) * HOUR, (Row("output", n),)) for n in range(24)]
         ledger.buckets.put(number, "use", Span(day, day + DAY), hours)
-        ledger.costs.put(number, day, {n: [Row(COST, n)] for n in range(24)}, {}, billed=True, method="x")
+        ledger.costs.put(number, day, Worth({n: [Row(COST, n)] for n in range(24)}, {}, "x", billed=True))
     now = START + 100 * DAY
 
     ledger.retention.apply(now, timedelta(days=98), timedelta(days=1000))
@@ -144,4 +144,29 @@ def test_old_hours_become_days_and_keep_their_sums(tmp_path: Path) -> None:
 
     ledger.retention.apply(now, timedelta(days=98), timedelta(days=99))
     assert list(ledger.costs.total(number, everything).values()) == [2 * 276]
+    ledger.close()
+
+
+def _worth(nano: int, *, billed: bool, estimate: int | None = None) -> Worth:
+    return Worth({0: [Row(COST, nano)]}, {}, "x", billed, estimate)
+
+
+def test_a_billed_day_keeps_what_it_was_first_told_and_estimated(tmp_path: Path) -> None:
+    """Corrections of a billed day are added up, up and down, beside its first bill and the estimate before it."""
+    ledger = Ledger(tmp_path)
+    number = ledger.buckets.account("a", "p")
+    for worth in (
+        _worth(90, billed=False),
+        _worth(100, billed=True, estimate=92),
+        _worth(100, billed=True, estimate=7),
+    ):
+        ledger.costs.put(number, START, worth)
+    assert ledger.costs.restated(number) == 0
+
+    ledger.costs.put(number, START, _worth(70, billed=True))
+    ledger.costs.put(number, START, _worth(80, billed=True))
+
+    (day,) = ledger.costs.days(number, Span(START, START + DAY))
+    assert (day.cost, day.billed, day.first, day.restated, day.estimate) == (80, True, 100, 40, 92)
+    assert ledger.costs.restated(number) == 40
     ledger.close()
