@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 from exporter.errors import ConfigError, Problem
@@ -16,6 +17,18 @@ from exporter.settings.document import Document
 from exporter.settings.keys import KeySource
 from exporter.settings.shapes import AccountsFile, AccountShape, MainFile, Pace, fit
 from exporter.settings.words import shown, unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A price that an account has agreed on with its provider."""
+
+    model: str
+    """A glob, such as `claude-*`."""
+    meter: str
+    tier: str
+    """Empty for every tier."""
+    usd_per_million: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +48,8 @@ class Account:
     base_url: str | None = None
     """Without a slash at its end; None means the provider's published address."""
     labels: frozenset[str] = frozenset()
+    prices: tuple[Price, ...] = ()
+    """The first that fits counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +159,7 @@ def _account(part: Document, index: int, shape: AccountShape, defaults: Pace) ->
         owner=shape.owner,
         base_url=shape.base_url or None,
         labels=frozenset(shape.labels),
+        prices=tuple(Price(one.model, one.meter, one.tier, one.usd_per_million) for one in shape.prices),
         **pace,
     )
 

@@ -14,11 +14,13 @@ from exporter.settings.document import Document
 from exporter.settings.values import (
     AccountName,
     BaseUrl,
+    Dollars,
     FileName,
     History,
     Interval,
     Label,
     Line,
+    Meter,
     Positive,
     Timeout,
     Variable,
@@ -43,6 +45,15 @@ class Pace(_Shape):
     timeout: Timeout = timedelta(seconds=30)
 
 
+class PriceShape(_Shape):
+    """One item of an account's `prices`: what was negotiated, whatever the list says."""
+
+    model: Line
+    meter: Meter
+    tier: Line = ""
+    usd_per_million: Dollars
+
+
 class AccountShape(Pace):
     """One item of `accounts`."""
 
@@ -53,6 +64,7 @@ class AccountShape(Pace):
     api_key_env: Variable = ""
     base_url: BaseUrl = ""
     labels: list[Label] = []
+    prices: list[PriceShape] = []
 
     @field_validator("provider")
     @classmethod
@@ -133,5 +145,7 @@ def _shape_around(steps: Steps, shape: type[_Shape]) -> type[_Shape]:
             return shape
         case ("defaults", _):
             return Pace
+        case (*_, "prices", int(), _):
+            return PriceShape
         case _:
             return AccountShape

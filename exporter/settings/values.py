@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from decimal import Decimal
 from ipaddress import ip_address
 from typing import Annotated
 
 from pydantic import AfterValidator, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from exporter.settings.words import looks_like_key, shown
+from exporter.model import TOKEN_METERS, UNIT_METERS
+from exporter.settings.words import looks_like_key, nearest, shown
 
 _MILLISECONDS = {
     "y": 365 * 86_400_000,
@@ -26,6 +28,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _URL = re.compile(r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:/[A-Za-z0-9._~%/-]*)?")
 _LABELS = ("api_key",)
+_AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 def told(complaint: str) -> PydanticCustomError:
@@ -116,6 +119,20 @@ def _base_url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _meter(value: str) -> str:
+    if value not in TOKEN_METERS | UNIT_METERS:
+        known = sorted(TOKEN_METERS | UNIT_METERS)
+        hint = " ".join(filter(None, [nearest(value, known), f"known: {', '.join(known)}"]))
+        raise told(f"unknown meter {shown(value)}; {hint}")
+    return value
+
+
+def _dollars(value: object) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, int | str) or not _AMOUNT.fullmatch(str(value)):
+        raise told(f"expected USD as a number such as 2.50, got {shown(value)}")
+    return Decimal(value)
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ip_address(host).is_loopback
@@ -132,4 +149,6 @@ FileName = Annotated[str, AfterValidator(_file_name)]
 Variable = Annotated[str, AfterValidator(_variable)]
 AccountName = Annotated[str, AfterValidator(_account_name)]
 Label = Annotated[str, AfterValidator(_label)]
+Meter = Annotated[str, AfterValidator(_meter)]
+Dollars = Annotated[Decimal, PlainValidator(_dollars)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
