@@ -7,9 +7,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import uvicorn
@@ -17,10 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.app import App, Surroundings
 from exporter.demo import write_config
-from exporter.model import DAY, REQUESTS, TOKEN_METERS
-from exporter.providers import PROVIDERS
+from exporter.errors import PROBLEM_REASONS
+from exporter.model import DAY, NANO, REQUESTS, TOKEN_METERS
+from exporter.providers import PROVIDERS, ProviderType
 from exporter.serve import listen
 from exporter.settings.config import Config, load
+from exporter.simulator.accounts import CHAT, Member, SimAccount, Stream
 from exporter.simulator.server import Simulator
 from exporter.simulator.world import World, demo_world
 from exporter.web import build
@@ -28,6 +31,7 @@ from exporter.windows import Span, calendar
 
 NOON = datetime(2026, 11, 18, 12, 7, 30, tzinfo=UTC)
 Totals = Counter[tuple[str, ...]]
+SPEND_NAMES = ("ai_cost", "ai_tokens", "ai_requests", "ai_units")
 Samples = dict[str, dict[frozenset[tuple[str, str]], float]]
 """Metric name -> labels -> value."""
 
@@ -54,6 +58,7 @@ class Stage:
     app: App = field(init=False)
     url: str = field(init=False)
     _parsed: tuple[str, Samples] = ("", {})
+    providers: Mapping[str, ProviderType] = field(default_factory=lambda: PROVIDERS)
 
     def settle(self) -> None:
         """Tick until every account has been visited and waits for its next time."""
@@ -99,6 +104,39 @@ class Stage:
                 totals[(*key, labels.get("type", REQUESTS))] += int(value)
         return +totals
 
+    def problems(self, account: str) -> set[str]:
+        """Return the reasons for which polls of an account fail at present; every reason is told, as 1 or 0."""
+        told = {
+            dict(one)["reason"]: on for one, on in self.samples()["ai_account_problem"].items() if _of(one, account)
+        }
+        assert tuple(sorted(told)) == tuple(sorted(PROBLEM_REASONS))
+        assert set(told.values()) <= {0, 1}
+        return {reason for reason, on in told.items() if on}
+
+    def spend(self, account: str = "") -> Samples:
+        """Return every series of money and use, of all accounts or one."""
+        shown = {name: series for name, series in self.samples().items() if name.startswith(SPEND_NAMES)}
+        return {
+            name: {one: value for one, value in series.items() if account == "" or _of(one, account)}
+            for name, series in shown.items()
+        }
+
+    def nano(self, name: str, **labels: str) -> int | None:
+        """Return the sum of a money metric in whole nano-USD; None where there is no such series."""
+        wanted = set(labels.items())
+        values = [round(value * NANO) for one, value in self.samples().get(name, {}).items() if wanted <= one]
+        return sum(values) if values else None
+
+    def change(self, account: str, **fields: object) -> None:
+        """Apply the configuration with some fields of one account set anew."""
+        accounts = [replace(one, **fields) if one.name == account else one for one in self.config.accounts]  # type: ignore[arg-type]
+        self.config = replace(self.config, accounts=tuple(accounts))
+        self.app.apply(self.config)
+
+    def key_file(self, account: str) -> Path:
+        """Return where an account's key is read from."""
+        return self.folder / f"{account}.key"
+
     def told(self, window: str, account: str = "", *, final: bool = False) -> tuple[Totals, Totals]:
         """Return tokens and requests of a window as the simulator tells them now, or as they finally are."""
         tokens: Totals = Counter()
@@ -135,7 +173,7 @@ class Stage:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run the exporter on the stage's ledger; entering it again is a restart."""
-        self.app = App(self.folder / "ledger", Surroundings(self.clock, time.monotonic, {}, PROVIDERS))
+        self.app = App(self.folder / "ledger", Surroundings(self.clock, time.monotonic, {}, self.providers))
         self.app.apply(self.config)
         opened = listen("127.0.0.1:0")
         self.url = f"http://127.0.0.1:{opened.getsockname()[1]}"
@@ -181,6 +219,54 @@ def stage(folder: Path, world: World | None = None, clock: Clock | None = None, 
         text = path.read_text().replace("poll_interval: 15s", "\n  ".join(f"{k}: {v}" for k, v in settings.items()))
         path.write_text(text)
         yield Stage(folder, clock, world, simulator, load(path, PROVIDERS))
+
+
+_KEYS = {"openai": "sk-admin-demo-{}-0000", "anthropic": "sk-ant-admin01-demo-{}-0000", "cursor": "crsr_{}0000"}
+
+
+def lone(provider: Literal["openai", "anthropic", "cursor"], name: str = "solo") -> SimAccount:
+    """Return an account of two workspaces with one steady use each."""
+    model, kind, (web, lab) = {
+        "openai": ("gpt-5-2025-08-07", "completions", ("proj_web", "proj_lab")),
+        "anthropic": ("claude-sonnet-5", "messages", ("wrkspc_web", "wrkspc_lab")),
+        "cursor": ("claude-5-sonnet", "usage_events", ("group_web", "group_lab")),
+    }[provider]
+    editor = provider == "cursor"
+    keys, (first, second) = (
+        ("", "") if editor else ("key_web", "key_lab"),
+        (("on_demand", "included") if editor else ("standard", "batch")),
+    )
+    people = [Member(f"user_{one}", one, f"{one}@acme.example", one) for one in (web, lab)] if editor else []
+    return SimAccount(
+        name=name,
+        provider=provider,
+        owner="platform",
+        key=_KEYS[provider].format(name),
+        organization="Acme",
+        streams=(
+            Stream(web, model, first, keys[0], kind, 200, CHAT, "steady"),
+            Stream(lab, model, second, keys[1], kind, 100, CHAT, "steady"),
+        ),
+        workspaces={web: "Web", lab: "Lab"},
+        members=tuple(people),
+    )
+
+
+@contextmanager
+def play(
+    folder: Path, *accounts: SimAccount, providers: Mapping[str, ProviderType] = PROVIDERS, **defaults: str
+) -> Iterator[Stage]:
+    """Run an exporter on accounts of a few days; nothing has been asked yet."""
+    clock = Clock()
+    world = World(accounts, clock, began=midnight(clock.now) - 5 * DAY)
+    with stage(folder, world, clock, **{"history": "2d", **defaults}) as it:
+        it.providers = providers
+        with it.running():
+            yield it
+
+
+def _of(labels: frozenset[tuple[str, str]], account: str) -> bool:
+    return ("account", account) in labels
 
 
 def midnight(moment: datetime) -> datetime:
