@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ from exporter.errors import PROBLEM_REASONS
 from exporter.model import DAY, NANO, REQUESTS, TOKEN_METERS
 from exporter.providers import PROVIDERS, ProviderType
 from exporter.serve import listen
-from exporter.settings.config import Config, load
+from exporter.settings.config import Account, Config, load
 from exporter.simulator.accounts import CHAT, Member, SimAccount, Stream
 from exporter.simulator.server import Simulator
 from exporter.simulator.world import World, demo_world
@@ -127,10 +127,10 @@ class Stage:
         values = [round(value * NANO) for one, value in self.samples().get(name, {}).items() if wanted <= one]
         return sum(values) if values else None
 
-    def change(self, account: str, **fields: object) -> None:
-        """Apply the configuration with some fields of one account set anew."""
-        accounts = [replace(one, **fields) if one.name == account else one for one in self.config.accounts]  # type: ignore[arg-type]
-        self.config = replace(self.config, accounts=tuple(accounts))
+    def change(self, account: str, change: Callable[[Account], Account]) -> None:
+        """Apply the configuration with one account changed."""
+        accounts = tuple(change(one) if one.name == account else one for one in self.config.accounts)
+        self.config = replace(self.config, accounts=accounts)
         self.app.apply(self.config)
 
     def key_file(self, account: str) -> Path:
@@ -221,34 +221,35 @@ def stage(folder: Path, world: World | None = None, clock: Clock | None = None, 
         yield Stage(folder, clock, world, simulator, load(path, PROVIDERS))
 
 
-_KEYS = {"openai": "sk-admin-demo-{}-0000", "anthropic": "sk-ant-admin01-demo-{}-0000", "cursor": "crsr_{}0000"}
+_LONE = {
+    # Key, model, report, tiers of the two, prefix of workspaces.
+    "openai": ("sk-admin-demo-{}-0000", "gpt-5-2025-08-07", "completions", ("standard", "batch"), "proj"),
+    "anthropic": ("sk-ant-admin01-demo-{}-0000", "claude-sonnet-5", "messages", ("standard", "batch"), "wrkspc"),
+    "cursor": ("crsr_{}0000", "claude-5-sonnet", "usage_events", ("on_demand", "included"), "group"),
+}
 
 
 def lone(provider: Literal["openai", "anthropic", "cursor"], name: str = "solo") -> SimAccount:
-    """Return an account of two workspaces with one steady use each."""
-    model, kind, (web, lab) = {
-        "openai": ("gpt-5-2025-08-07", "completions", ("proj_web", "proj_lab")),
-        "anthropic": ("claude-sonnet-5", "messages", ("wrkspc_web", "wrkspc_lab")),
-        "cursor": ("claude-5-sonnet", "usage_events", ("group_web", "group_lab")),
-    }[provider]
-    editor = provider == "cursor"
-    keys, (first, second) = (
-        ("", "") if editor else ("key_web", "key_lab"),
-        (("on_demand", "included") if editor else ("standard", "batch")),
-    )
-    people = [Member(f"user_{one}", one, f"{one}@acme.example", one) for one in (web, lab)] if editor else []
+    """Return an account of two workspaces, Web and Lab, with one steady use each."""
+    key, model, kind, tiers, prefix = _LONE[provider]
+    web, lab = f"{prefix}_web", f"{prefix}_lab"
+    keys, people = ("key_web", "key_lab"), tuple[Member, ...]()
+    if provider == "cursor":
+        keys = ("", "")
+        people = tuple(Member(f"user_{one}", one, f"{one}@acme.example", one) for one in (web, lab))
     return SimAccount(
         name=name,
         provider=provider,
         owner="platform",
-        key=_KEYS[provider].format(name),
+        key=key.format(name),
         organization="Acme",
         streams=(
-            Stream(web, model, first, keys[0], kind, 200, CHAT, "steady"),
-            Stream(lab, model, second, keys[1], kind, 100, CHAT, "steady"),
+            Stream(web, model, tiers[0], keys[0], kind, 200, CHAT, "steady"),
+            Stream(lab, model, tiers[1], keys[1], kind, 100, CHAT, "steady"),
         ),
         workspaces={web: "Web", lab: "Lab"},
-        members=tuple(people),
+        api_keys={} if provider == "cursor" else {"key_web": "web-production", "key_lab": "lab-notebook"},
+        members=people,
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
+from fnmatch import fnmatchcase
+from math import prod
 from typing import Literal
 
 Mix = tuple[tuple[str, float], ...]
@@ -43,6 +45,30 @@ COUNTED = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class PriceChange:
+    """From a UTC day on, models whose name matches the glob cost `factor` times as much."""
+
+    since: date
+    factor: float
+    model: str = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """Money on every day's bill that no report of use explains."""
+
+    workspace: str
+    label: str
+    """The line's text on the bill."""
+    usd: float = 0.0
+    """Per day, whatever is used."""
+    share: float = 0.0
+    """Of what the workspace's use costs on that day."""
+    kind: str = ""
+    """Anthropic's cost type: `code_execution` or `session_usage`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
     """One steady use by one workspace of one model."""
 
@@ -65,11 +91,19 @@ class Stream:
     """Anthropic's inference geography: `global` unless said."""
     billed_as: str = ""
     """The model's name on the bill, where it differs."""
+    since: date | None = None
+    """The first UTC day of use, where it is later than the world's."""
+    weekdays: tuple[float, ...] = ()
+    """Seven factors of the size, Monday first, on top of the shape; 0 is a day without use."""
+    long_share: float = 0.0
+    """The part of the tokens that is billed at long-context prices though the use does not tell it."""
 
     def __post_init__(self) -> None:
         """Refuse a kind that no provider reports."""
         if self.kind not in KIND_LABELS:
             raise ValueError(f"kind {self.kind!r} is none of {', '.join(KIND_LABELS)}")
+        if len(self.weekdays) not in (0, 7):
+            raise ValueError(f"weekdays: seven factors or none, not {len(self.weekdays)}")
 
     def labels(self) -> tuple[str, str, str, str]:
         """Return (workspace, model, tier, api_key) as the report can tell them; empty where it cannot."""
@@ -122,7 +156,15 @@ class SimAccount:
     """False: OpenAI's older rows of completions, without the detail fields."""
     groups: bool = True
     """False: a Cursor plan without billing groups."""
+    price_changes: tuple[PriceChange, ...] = ()
+    """Not at Cursor, nor are the extras."""
+    extras: tuple[Extra, ...] = ()
 
     def key_workspaces(self) -> dict[str, str]:
         """Return each API key's id -> the workspace it belongs to, in the order of the streams."""
         return {stream.api_key: stream.workspace for stream in self.streams if stream.api_key}
+
+    def price_factor(self, model: str, day: date) -> float:
+        """Return by what a model's list price is multiplied on a UTC day, the discount aside."""
+        changes = self.price_changes
+        return prod(one.factor for one in changes if one.since <= day and fnmatchcase(model, one.model))

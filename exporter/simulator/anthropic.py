@@ -48,7 +48,7 @@ _TOKEN_TYPES = {
 }
 _DESCRIBED: Mapping[str, Callable[[Charge], object]] = {
     "description": lambda charge: charge.line.label,
-    "cost_type": lambda charge: "tokens" if charge.line.meter in _TOKEN_TYPES else "web_search",
+    "cost_type": lambda charge: charge.line.kind or ("tokens" if charge.line.meter in _TOKEN_TYPES else "web_search"),
     "model": lambda charge: charge.line.model or None,
     "token_type": lambda charge: _TOKEN_TYPES.get(charge.line.meter),
     "context_window": lambda charge: charge.line.context or None,

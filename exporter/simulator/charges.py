@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 
-from exporter.model import COST, Row
-from exporter.simulator.accounts import SimAccount, Stream
+from exporter.model import COST, NANO, TOKEN_METERS, Row
+from exporter.simulator.accounts import KIND_LABELS, SimAccount, Stream
 from exporter.simulator.rates import nano_per_unit
 
 
@@ -24,6 +25,7 @@ class Line:
     context: str = ""
     region: str = ""
     unit: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,9 @@ class Charge:
         return Row(COST, self.nano, line.workspace, line.model, tier, line.api_key, line.label)
 
 
-def charges_of(account: SimAccount, day: Iterable[tuple[Stream, Mapping[str, int]]], factor: float) -> list[Charge]:
+def charges_of(
+    account: SimAccount, day: date, used: Iterable[tuple[Stream, Mapping[str, int]]], factor: float
+) -> list[Charge]:
     """Return the bill of a day's final use, each line rounded to whole nano-USD, in order of its first use.
 
     The account is one at OpenAI or Anthropic: Cursor bills its events one by one. `factor` multiplies the
@@ -50,15 +54,36 @@ def charges_of(account: SimAccount, day: Iterable[tuple[Stream, Mapping[str, int
     line_of = _LINES[account.provider]
     units: dict[Line, int] = {}
     money: dict[Line, float] = {}
-    for stream, use in day:
-        for meter, count in use.items():
-            price = nano_per_unit(stream.model, meter, stream.tier, stream.context, stream.region)
-            line = line_of(stream, meter) if price else None
-            if line is not None:
-                units[line] = units.get(line, 0) + count
-                money[line] = money.get(line, 0.0) + count * price
+    for stream, meter, count in _parts(used):
+        price = nano_per_unit(stream.model, meter, stream.tier, stream.context, stream.region)
+        line = line_of(stream, meter) if price else None
+        if line is not None:
+            units[line] = units.get(line, 0) + count
+            money[line] = money.get(line, 0.0) + count * price * account.price_factor(stream.model, day)
     rest = (1.0 - account.discount) * factor
-    return [Charge(line, units[line], round(nano * rest)) for line, nano in money.items()]
+    charges = [Charge(line, units[line], round(nano * rest)) for line, nano in money.items()]
+    return charges + _extras(account, charges, factor)
+
+
+def _parts(used: Iterable[tuple[Stream, Mapping[str, int]]]) -> Iterator[tuple[Stream, str, int]]:
+    """Yield what is billed at one price: a stream, a meter and its units; long context apart."""
+    for stream, use in used:
+        for meter, count in use.items():
+            long = int(count * stream.long_share) if meter in TOKEN_METERS else 0
+            if long:
+                yield replace(stream, context="200k-1M"), meter, long
+            yield stream, meter, count - long
+
+
+def _extras(account: SimAccount, charges: Iterable[Charge], factor: float) -> list[Charge]:
+    spent: dict[str, int] = {}
+    for charge in charges:
+        spent[charge.line.workspace] = spent.get(charge.line.workspace, 0) + charge.nano
+    money = [
+        (extra, round(extra.usd * NANO * factor + extra.share * spent.get(extra.workspace, 0)))
+        for extra in account.extras
+    ]
+    return [Charge(Line(extra.workspace, extra.label, kind=extra.kind), 0, nano) for extra, nano in money if nano]
 
 
 def _openai_line(stream: Stream, meter: str) -> Line:
@@ -70,9 +95,11 @@ def _openai_line(stream: Stream, meter: str) -> Line:
     modality, piece = _OPENAI_PIECES[meter]
     mixed = any(name.startswith(("audio", "image")) for name, _ in stream.mix)
     name = f"{model} {modality}" if mixed else model
-    tier = stream.labels()[2]
+    tier = stream.tier if "tier" in KIND_LABELS[stream.kind] else ""
     prefix = "" if tier in {"", "standard"} else f"{tier} | "
-    return replace(line, label=f"{prefix}{name}, {piece}", model=model, tier=tier, unit="tokens")
+    suffix = ", long context" if stream.context == "200k-1M" else ""
+    label = f"{prefix}{name}, {piece}{suffix}"
+    return replace(line, label=label, model=model, tier=tier, context=stream.context, unit="tokens")
 
 
 _OPENAI_UNITS = {
@@ -105,11 +132,12 @@ def _anthropic_line(stream: Stream, meter: str) -> Line | None:
         return Line(stream.workspace, "Web Search Usage", meter=meter)
     context = stream.context or "0-200k"
     suffix = ", Long Context" if context == "200k-1M" else ""
-    label = f"{display_name(stream.model)} Usage - {_ANTHROPIC_PIECES[meter]}{suffix}"
+    model = stream.billed_as or stream.model
+    label = f"{display_name(model)} Usage - {_ANTHROPIC_PIECES[meter]}{suffix}"
     return Line(
         workspace=stream.workspace,
         label=label,
-        model=stream.model,
+        model=model,
         tier=stream.tier,
         meter=meter,
         context=context,

@@ -179,7 +179,7 @@ def _bill(asked: _Asked, by: tuple[str, ...], day: int) -> Iterator[dict[str, ob
             "amount": {"value": _dollars(account, sums["nano"]), "currency": "usd"},
             **nulls,
             **labels,
-            "quantity": quantity if "line_item" in labels else None,
+            "quantity": quantity if quantity and "line_item" in labels else None,
             "quantity_unit": unit or None,
         }
 

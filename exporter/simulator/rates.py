@@ -54,6 +54,9 @@ _MODELS: Mapping[str, Mapping[str, float]] = {
     "claude-sonnet-4-6": _claude(3.0, 15.0),
     "claude-sonnet-4-5-20250929": _claude(3.0, 15.0),
     "claude-haiku-4-5-20251001": _claude(1.0, 5.0),
+    # Two that no public list of prices knows.
+    "claude-nova-1": _claude(4.0, 20.0),
+    "gpt-nova": _gpt(3.0, 0.3, 18.0),
     "claude-4.6-sonnet": _claude(3.0, 15.0),
     "claude-5-sonnet": _claude(2.0, 10.0),
     "gpt-5.4": _gpt(2.5, 0.25, 15.0),

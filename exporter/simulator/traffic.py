@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import date
 
 from exporter.model import LEVEL_METERS
 from exporter.simulator.accounts import COUNTED, Stream
@@ -20,6 +21,7 @@ _STEADY_DAY = (9, 9, 9, 9, 9, 9, 10, 10, 11, 11, 11, 11, 11, 11, 11, 11, 11, 10,
 _WEEKEND = {"office": 0.25, "nightly": 1.0, "steady": 0.8}
 _FIRST_HOUR_OF_WEEK = 72
 """The epoch began on a Thursday; weeks here begin on Monday."""
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 
 
 def _week(shape: str, day: tuple[int, ...]) -> tuple[float, ...]:
@@ -50,10 +52,17 @@ def scramble(number: int) -> int:
 
 def requests_in(stream: Stream, bits: int, hour: int) -> int:
     """Return how many requests the stream makes in the hour that starts at epoch second `hour`."""
+    if stream.since is not None and hour < _epoch(stream.since):
+        return 0
     slot = (hour // HOUR_SECONDS + _FIRST_HOUR_OF_WEEK) % 168
+    size = stream.size * stream.weekdays[slot // 24] if stream.weekdays else stream.size
     swing = 0.8 + 0.4 * (bits & 0xFFFF) / 0xFFFF
     # The fraction is kept on average, so that a stream of one request a day makes one on most days.
-    return int(stream.size * _WEEKS[stream.shape][slot] * swing + (bits >> 48) / 0x10000)
+    return int(size * _WEEKS[stream.shape][slot] * swing + (bits >> 48) / 0x10000)
+
+
+def _epoch(day: date) -> int:
+    return (day.toordinal() - _EPOCH_ORDINAL) * 24 * HOUR_SECONDS
 
 
 def hour_use(stream: Stream, salt: int, hour: int) -> dict[str, int]:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from exporter.model import COST, DAY, HOUR, LEVEL_METERS, Row, utc
-from exporter.simulator.accounts import Member, SimAccount, Stream
+from exporter.simulator.accounts import Extra, Member, PriceChange, SimAccount, Stream
 from exporter.simulator.cast import cast
 from exporter.simulator.charges import Charge, charges_of
 from exporter.simulator.events import Event, hour_events
 from exporter.simulator.traffic import HOUR_SECONDS, SETTLED, hour_use, salt_of, spent_share, told_share
 
-__all__ = ["Member", "SimAccount", "Stream", "World", "demo_world"]
+__all__ = ["Extra", "Member", "PriceChange", "SimAccount", "Stream", "World", "demo_world"]
 
 Use = tuple[tuple[Stream, Mapping[str, int]], ...]
 """Units of each meter by stream; streams without use are left out."""
@@ -121,7 +121,9 @@ class World:
                 for position, stream in enumerate(self.accounts[account].streams)
                 for hour in range(start, start + 24 * HOUR_SECONDS, HOUR_SECONDS)
             ]
-            memory[key] = tuple(charges_of(self.accounts[account], use, self._restated.get(key, 1.0)))
+            began = day + DAY > self.began
+            restated = self._restated.get(key, 1.0)
+            memory[key] = tuple(charges_of(self.accounts[account], day.date(), use, restated)) if began else ()
         return memory[key]
 
     def use(self, account: str, kind: str, start: int, end: int) -> Use:
