@@ -43,35 +43,50 @@ def due_at(report: Report, coverage: Coverage, pace: Pace) -> datetime:
     return coverage.until + every
 
 
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """A refresh that goes on in pieces: where it began, and how far it has come."""
+
+    began: datetime
+    reached: datetime
+
+
 def next_span(
     report: Report,
     coverage: Coverage | None,
     pace: Pace,
     now: datetime,
     at_most: timedelta = WHOLE,
-    resume: datetime | None = None,
+    walk: Walk | None = None,
 ) -> Span | None:
     """Return what to ask for now; None when nothing is due.
 
     First the whole history; then, on every poll, the overlap, and once a day the settle period. Where a span must
     not be longer than `at_most`, the first poll begins with the newest part and reaches further back afterwards, and
-    a refresh goes forward from `resume`: the covered stretch never has a gap.
+    a refresh goes forward from where its walk has come: the covered stretch never has a gap.
     """
     first = _first(report, pace, now)
     if coverage is None:
         return Span(max(first, floor(now - at_most, report.width)), now)
-    if now >= due_at(report, coverage, pace):
-        since = resume or max(first, coverage.since, _refresh_from(report, coverage, now))
-        return Span(since, min(now, since + at_most))
+    if walk is not None or now >= due_at(report, coverage, pace):
+        since = walk.reached if walk else max(first, coverage.since, _refresh_from(report, coverage, now))
+        # On a bucket's edge: a bucket told in two pieces would be replaced by its second half.
+        return Span(since, min(now, floor(since + max(at_most, report.width), report.width)))
     if coverage.since > first:
         return Span(max(first, floor(coverage.since - at_most, report.width)), coverage.since)
     return None
 
 
-def resume_after(span: Span, coverage: Coverage | None, now: datetime) -> datetime | None:
-    """Return where a refresh that was cut short goes on; None where it reached the present or went backwards."""
+def walk_after(span: Span, coverage: Coverage | None, now: datetime, walk: Walk | None) -> Walk | None:
+    """Return the walk that a span has begun or gone on with; None where it reached the present or went backwards."""
     refreshed = coverage is not None and span.start >= coverage.since
-    return span.end if refreshed and span.end < now else None
+    return Walk(walk.began if walk else span.start, span.end) if refreshed and span.end < now else None
+
+
+def settles(report: Report, pace: Pace, span: Span, now: datetime, walk: Walk | None = None) -> bool:
+    """Tell whether a span ends a reading of all that the provider may still revise, in one piece or several."""
+    began = walk.began if walk else span.start
+    return began <= max(_first(report, pace, now), floor(now, DAY) - report.settle) and span.end >= now
 
 
 def next_due(report: Report, coverage: Coverage | None, pace: Pace, now: datetime) -> datetime:
@@ -79,11 +94,6 @@ def next_due(report: Report, coverage: Coverage | None, pace: Pace, now: datetim
     if coverage is None or coverage.since > _first(report, pace, now):
         return now
     return due_at(report, coverage, pace)
-
-
-def settles(report: Report, span: Span, now: datetime) -> bool:
-    """Tell whether a span reaches over all that the provider may still revise."""
-    return span.start <= floor(now, DAY) - report.settle and span.end >= now
 
 
 def _first(report: Report, pace: Pace, now: datetime) -> datetime:

@@ -24,6 +24,7 @@ from exporter.ledger import Ledger
 from exporter.logs import say
 from exporter.members import Member
 from exporter.model import DAY, Provider, Secret
+from exporter.money.learned import Agreed
 from exporter.money.rates import list_rates
 from exporter.poller import Poller
 from exporter.providers import ProviderType
@@ -88,7 +89,7 @@ class App:
             kept = old is not None and not old.stopped and old.account == account
             members[account.name] = old if old is not None and kept else self._member(account)
         self._members = members
-        self._board.take_down(set(members))
+        self._board.expect(set(members))
         self._poller.enrol(list(members.values()))
         for name, member in members.items():
             if known.get(name) is not member:
@@ -136,7 +137,7 @@ class App:
         self._poller.tick()
         if self._board.turned(now):
             for member in list(self._members.values()):
-                self._books.value(member.book, now)
+                self._books.value(member.book, now, turned=True)
                 self._publish(member)
         self._board.refresh()
         if self._poller.fatal is not None:
@@ -155,6 +156,7 @@ class App:
     def _member(self, account: Account) -> Member:
         kind = self._with.providers[account.provider]
         number = self._ledger.buckets.account(account.name, account.provider)
+        agreed = tuple(Agreed(one.model, one.meter, one.tier, one.usd_per_million) for one in account.prices)
         offset = int.from_bytes(blake2b(account.name.encode(), digest_size=4).digest()) % SPREAD
 
         def connect(key: Secret, health: Health) -> Provider:
@@ -173,7 +175,7 @@ class App:
 
         return Member(
             account=account,
-            book=Book(number, account.provider, kind.reports),
+            book=Book(number, account.provider, kind.reports, agreed),
             pace=Pace(account.poll_interval, account.history, timedelta(seconds=offset)),
             read_key=lambda: account.api_key.read(self._with.environ),
             connect=connect,

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -24,14 +24,27 @@ from rich.table import Table
 from exporter import __version__, logs
 from exporter.app import App, Surroundings
 from exporter.demo import demo as run_demo
-from exporter.errors import ConfigError, ExporterError, KeyRejected, ProviderError
+from exporter.errors import (
+    ConfigError,
+    ExporterError,
+    KeyRejected,
+    LedgerError,
+    ProviderError,
+    RateLimited,
+    Unavailable,
+)
 from exporter.providers import load_providers
 from exporter.providers.http import Access
-from exporter.serve import listen, serve
+from exporter.serve import listen, serve, told_address
 from exporter.settings import config as settings
 from exporter.settings import keys
 
 logger = logging.getLogger("exporter")
+
+MOST_AT_ONCE = 64
+"""How many accounts `check keys` asks at the same time."""
+
+LONGEST_KEPT = timedelta(days=100 * 365)
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -115,9 +128,14 @@ def run(
     """Poll the configured accounts and serve /metrics until SIGTERM; SIGHUP reloads the configuration."""
     logs.configure(level, form, sys.stderr)
     part = _shard(shard)
-    providers = load_providers()
-    around = Surroundings(_now, time.monotonic, os.environ, providers)
-    around = replace(around, keep_hours=_keep(hours, "hours"), keep_days=_keep(days, "days"))
+    keep_hours, keep_days = _keep(hours, "hours"), _keep(days, "days")
+    if keep_days < keep_hours:
+        raise click.BadParameter(
+            f"{days} is shorter than --storage.retention.hours={hours}", param_hint="--storage.retention.days"
+        )
+    with _said_plainly():
+        providers = load_providers()
+    around = Surroundings(_now, time.monotonic, os.environ, providers, keep_hours=keep_hours, keep_days=keep_days)
 
     def load() -> settings.Config:
         config = settings.load(path, providers)
@@ -130,12 +148,21 @@ def run(
         opened = listen(address)
         app = App(folder, around)
         app.apply(config)
-        _announce(config, address)
+        _announce(config, told_address(opened))
 
         def reload() -> str:
-            return app.reload(load)
+            try:
+                return app.reload(load)
+            except LedgerError as error:
+                app.fatal = error
+                app.ended()
+                return str(error)
 
+    try:
         serve(app, app.views(reload if lifecycle else None), opened, reload)
+    except LedgerError as error:
+        logs.say(logger, "error", "Stopped: the ledger cannot be used", error=error)
+        sys.exit(1)
     logs.say(logger, "info", "Stopped")
 
 
@@ -175,12 +202,14 @@ def check_keys(path: Path) -> None:
     """Make one cheap call per account and tell whose key it is, or what to do; exit 1 if any fails."""
     with _said_plainly():
         config = settings.load(path, load_providers())
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(min(len(config.accounts), MOST_AT_ONCE)) as pool:
         verdicts = list(pool.map(_verdict, config.accounts))
-    table = Table("Account", "Provider", "Key", "Result", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("Account", "Provider", "Key", "What the provider says, and what to do"):
+        table.add_column(heading, overflow="fold")
     for account, (good, said) in zip(config.accounts, verdicts, strict=True):
-        table.add_row(account.name, account.provider, "good" if good else "bad", said)
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table, markup=False)
+        table.add_row(account.name, account.provider, "good" if good else "FAILED", said)
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, emoji=False).print(table)
     sys.exit(0 if all(good for good, _ in verdicts) else 1)
 
 
@@ -191,11 +220,26 @@ def _verdict(account: settings.Account) -> tuple[bool, str]:
         if (rejected := keys.diagnose(key, kind.key_kinds)) is not None:
             raise rejected
         timeout = account.timeout.total_seconds()
-        return True, kind(Access(key, account.base_url or kind.base_url, timeout=timeout)).verify()
-    except KeyRejected as error:
-        return False, f"{error} {error.advice}"
-    except (ConfigError, ProviderError) as error:
+        with closing(kind(Access(key, account.base_url or kind.base_url, timeout=timeout))) as provider:
+            return True, provider.verify()
+    except ConfigError as error:
         return False, str(error)
+    except ProviderError as error:
+        return False, f"{str(error).rstrip('.')}.\n-> {_advice(error)}"
+
+
+def _advice(error: ProviderError) -> str:
+    match error:
+        case KeyRejected():
+            return error.advice
+        case RateLimited():
+            return "The key was not judged: ask again in a minute."
+        case Unavailable(reached=True):
+            return "The provider is in trouble and the key was not judged: ask again later."
+        case Unavailable():
+            return "Check base_url, and the network, firewall and proxy on the way there."
+        case _:
+            return "Check that base_url is the provider's address, or a proxy that hands its answers on unchanged."
 
 
 @main.command()
@@ -224,7 +268,10 @@ def _keep(text: str, what: str) -> timedelta:
         raise click.BadParameter(
             f"{text!r} is not a duration such as 93d, 12w or 3y", param_hint=f"--storage.retention.{what}"
         )
-    return int(found[1]) * {"d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}[found[2]]
+    kept = int(found[1]) * {"d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}[found[2]]
+    if kept > LONGEST_KEPT:
+        raise click.BadParameter(f"{text} is more than 100y", param_hint=f"--storage.retention.{what}")
+    return kept
 
 
 def _shard(text: str) -> tuple[int, int]:

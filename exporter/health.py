@@ -40,6 +40,11 @@ class Health:
         self.problems.pop(report, None)
         self.refused.pop(report, None)
 
+    def forget(self) -> None:
+        """Forget what was wrong and what was refused: somebody else is asking now."""
+        self.problems = {}
+        self.refused = {}
+
     def without(self, report: str, error: ProviderError) -> bool:
         """Note that this account does not have an optional report; tell whether that is news."""
         news = report not in self.refused

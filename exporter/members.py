@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from exporter.agenda import NAMES, WHOLE, Pace, complete_until
+from exporter.agenda import NAMES, WHOLE, Pace, Walk, complete_until
 from exporter.books import Book
 from exporter.health import Health
 from exporter.ledger import Ledger
 from exporter.model import Provider, Report, Secret
 from exporter.settings.config import Account
+from exporter.windows import Span
 
 
 @dataclass(slots=True)
@@ -21,7 +22,7 @@ class Pending:
     failures: int = 0
     not_before: datetime | None = None
     at_most: timedelta = WHOLE
-    resume: datetime | None = None
+    walk: Walk | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -72,15 +73,20 @@ class Member:
     def complete_until(self, ledger: Ledger) -> datetime | None:
         """Return the time up to which all of the account's use is known; None before that can be said."""
         marks = self.watermarks(ledger)
-        usage = [report.name for report in self.told if report.kind == "usage"]
-        return min((marks[name] for name in usage), default=None) if all(name in marks for name in usage) else None
+        usage = [report for report in self.told if report.kind == "usage"]
+        # An optional report that has failed from the start may not be in this plan: it holds nothing up.
+        problems = dict(self.health.problems)
+        due = [one.name for one in usage if one.name in marks or not (one.optional and one.name in problems)]
+        return min((marks[name] for name in due), default=None) if all(name in marks for name in due) else None
 
-    def told_since(self, ledger: Ledger) -> datetime | None:
-        """Return the time from which on all of the account's use is known; None before that can be said."""
+    def told_span(self, ledger: Ledger) -> Span | None:
+        """Return the stretch of time of which all of the account's use was told; None before there is one."""
         usage = [report for report in self.told if report.kind == "usage"]
         covered = [ledger.buckets.coverage(self.book.number, report.name) for report in usage]
-        since = [one.since for one in covered if one is not None]
-        return max(since) if since and len(since) == len(usage) else None
+        known = [one for one in covered if one is not None]
+        if not known or len(known) < len(usage):
+            return None
+        return Span(max(one.since for one in known), min(one.until for one in known))
 
     def up(self, ledger: Ledger) -> bool:
         """Tell whether the newest poll of every report succeeded."""

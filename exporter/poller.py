@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from random import SystemRandom
 
-from exporter.agenda import NAMES, next_due, next_span, resume_after, settles
+from exporter.agenda import NAMES, next_due, next_span, settles, walk_after
 from exporter.books import Books
 from exporter.errors import (
     ConfigError,
@@ -115,7 +115,7 @@ class Poller:
         pending = member.of(report)
         if pending.not_before is not None and now < pending.not_before:
             return None
-        return next_span(report, self._coverage(member, report), member.pace, now, pending.at_most, pending.resume)
+        return next_span(report, self._coverage(member, report), member.pace, now, pending.at_most, pending.walk)
 
     def _next_visit(self, member: Member, now: datetime) -> datetime:
         return min(
@@ -129,11 +129,15 @@ class Poller:
                 self._ask_all(member)
                 self._books.value(member.book, self._clock())
             member.wake_at = self._next_visit(member, self._clock())
+            member.health.succeeded("visit")
             self._publish(member)
         except LedgerError as error:
             self.fatal = error
         except Exception as error:  # noqa: BLE001 - a thread's top: a defect in one account must not end the others
             self.defects += 1
+            member.health.failed(
+                "visit", Malformed("a visit broke off for a defect of this exporter; its log tells more")
+            )
             member.quiet_until = self._clock() + LONGEST_PAUSE
             say(logger, "error", "Visit broke off", account=member.account.name, error=error)
         finally:
@@ -160,7 +164,8 @@ class Poller:
         except KeyRejected as error:
             self._stop(member, error)
             return False
-        member.health.problems.clear()
+        member.pending.clear()
+        member.health.forget()
         return True
 
     def _look_again_later(self, member: Member) -> None:
@@ -187,7 +192,12 @@ class Poller:
         except RateLimited as error:
             self._fail(member, report, error)
             self._shorten(member, report, span, health.requests.total() - before)
-            member.quiet_until = self._pause(member.of(report), error.retry_after)
+            until = self._pause(member.of(report), error.retry_after)
+            if report is NAMES:
+                # Names matter least: where only they are limited, use goes on.
+                member.of(report).not_before = until
+                return True
+            member.quiet_until = until
             return False
         except (KeyRejected, Unsupported) as error:
             return self._refused(member, report, error)
@@ -210,8 +220,9 @@ class Poller:
             self._ledger.buckets.put(number, report.name, span, ())
         else:
             buckets = list(member.provider.fetch(report, span.start, span.end))
-            self._ledger.buckets.put(number, report.name, span, buckets, settled=settles(report, span, now))
-        pending.resume = resume_after(span, covered, now)
+            settled = settles(report, member.pace, span, now, pending.walk)
+            self._ledger.buckets.put(number, report.name, span, buckets, settled=settled)
+        pending.walk = walk_after(span, covered, now, pending.walk)
         pending.failures, pending.not_before = 0, None
         if member.health.problems.get(report.name) is not None:
             say(logger, "info", "Poll succeeded again", account=member.account.name, report=report.name)
@@ -253,7 +264,7 @@ class Poller:
     def _pause(self, pending: Pending, told: float | None = None) -> datetime:
         """Back off with jitter, or as long as the provider says (a day at most)."""
         pending.failures += 1
-        if told is not None:
+        if told:
             return self._clock() + timedelta(seconds=min(told, DAY.total_seconds()) + _chance.uniform(0, 1))
         grown = min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(pending.failures - 1, 10)))
         return self._clock() + grown * _chance.uniform(0.75, 1.25)

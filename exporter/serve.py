@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
+import re
 import signal
 import socket
 import threading
@@ -24,7 +25,7 @@ def listen(address: str) -> socket.socket:
     """Open `host:port` or `:port`. Raises AddressError with what to do."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    if not port.isdigit() or int(port) > 65535:
+    if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise AddressError(f"--web.listen-address={address}: not an address; write :10042 or 127.0.0.1:10042.")
     family = socket.AF_INET6 if ":" in host or not host else socket.AF_INET
     try:
@@ -34,18 +35,29 @@ def listen(address: str) -> socket.socket:
         if not host and error.errno in _NO_IPV6:
             with contextlib.suppress(OSError):
                 return _bind(socket.AF_INET, host, int(port))
-        raise AddressError(_advice(address, port, error)) from error
+        raise AddressError(f"Cannot listen on {address}: {error.strerror or error}. {_advice(port, error)}") from error
+    except UnicodeError:
+        raise AddressError(f"--web.listen-address={address}: no host can have this name.") from None
 
 
-_NO_IPV6 = {97, 99}
+_NO_IPV6 = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
 
 
-def _advice(address: str, port: str, error: OSError) -> str:
+def _advice(port: str, error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "Give --web.listen-address an address of this machine, or none (`:10042`) for all of them."
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "This user may not have that port: choose one above 1023 with --web.listen-address."
     return (
-        f"Cannot listen on {address}: {os.strerror(error.errno or 0) if error.errno else error}. "
         f"If another exporter runs already, stop it (`ss -ltnp 'sport = :{port}'` shows which process it is), "
         "or choose another address with --web.listen-address."
     )
+
+
+def told_address(opened: socket.socket) -> str:
+    """Return where a socket listens, as it is written in an address: `127.0.0.1:10042`, `[::]:10042`."""
+    host, port = opened.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:

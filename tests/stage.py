@@ -17,9 +17,11 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.app import App, Surroundings
+from exporter.books import PriceList
 from exporter.demo import write_config
 from exporter.errors import PROBLEM_REASONS
 from exporter.model import DAY, NANO, REQUESTS, TOKEN_METERS
+from exporter.money.rates import list_rates
 from exporter.providers import PROVIDERS, ProviderType
 from exporter.serve import listen
 from exporter.settings.config import Account, Config, load
@@ -59,6 +61,7 @@ class Stage:
     url: str = field(init=False)
     _parsed: tuple[str, Samples] = ("", {})
     providers: Mapping[str, ProviderType] = field(default_factory=lambda: PROVIDERS)
+    prices: PriceList = list_rates
 
     def settle(self) -> None:
         """Tick until every account has been visited and waits for its next time."""
@@ -173,7 +176,9 @@ class Stage:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run the exporter on the stage's ledger; entering it again is a restart."""
-        self.app = App(self.folder / "ledger", Surroundings(self.clock, time.monotonic, {}, self.providers))
+        self.app = App(
+            self.folder / "ledger", Surroundings(self.clock, time.monotonic, {}, self.providers, self.prices)
+        )
         self.app.apply(self.config)
         opened = listen("127.0.0.1:0")
         self.url = f"http://127.0.0.1:{opened.getsockname()[1]}"
@@ -255,13 +260,17 @@ def lone(provider: Literal["openai", "anthropic", "cursor"], name: str = "solo")
 
 @contextmanager
 def play(
-    folder: Path, *accounts: SimAccount, providers: Mapping[str, ProviderType] = PROVIDERS, **defaults: str
+    folder: Path,
+    *accounts: SimAccount,
+    providers: Mapping[str, ProviderType] = PROVIDERS,
+    prices: PriceList = list_rates,
+    **defaults: str,
 ) -> Iterator[Stage]:
     """Run an exporter on accounts of a few days; nothing has been asked yet."""
     clock = Clock()
     world = World(accounts, clock, began=midnight(clock.now) - 5 * DAY)
     with stage(folder, world, clock, **{"history": "2d", **defaults}) as it:
-        it.providers = providers
+        it.providers, it.prices = providers, prices
         with it.running():
             yield it
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from exporter.agenda import Pace, complete_until, due_at, next_due, next_span, resume_after, settles
+from exporter.agenda import Pace, complete_until, due_at, next_due, next_span, settles, walk_after
 from exporter.ledger import Coverage
 from exporter.model import DAY, HOUR, Report
 from exporter.windows import Span
@@ -51,7 +51,7 @@ def test_once_a_day_the_settle_period_is_read_again() -> None:
     span = next_span(MAIN, covered(NOW - 5 * MINUTE, settled=NOW - DAY), PACE, NOW)
 
     assert span == Span(TODAY - 6 * DAY, NOW)
-    assert settles(MAIN, span, NOW)
+    assert settles(MAIN, PACE, span, NOW)
     assert (NOW - span.start) / HOUR <= 168, "more than one page"
 
 
@@ -95,18 +95,18 @@ def test_a_shortened_first_poll_begins_with_the_newest_part() -> None:
 
     then = next_span(MAIN, Coverage(first.start, NOW, TODAY), PACE, NOW + MINUTE, at_most=2 * DAY)
     assert then == Span(TODAY - 4 * DAY + 14 * HOUR, first.start)
-    assert resume_after(then, Coverage(first.start, NOW, TODAY), NOW + MINUTE) is None
+    assert walk_after(then, Coverage(first.start, NOW, TODAY), NOW + MINUTE, None) is None
 
 
 def test_a_shortened_refresh_goes_forward_piece_by_piece() -> None:
     """A refresh cut to an hour is resumed where it ended until it has reached the present."""
-    coverage, resume, pieces = covered(NOW - 5 * MINUTE), None, []
+    coverage, walk, pieces = covered(NOW - 5 * MINUTE), None, []
     while True:
-        span = next_span(MAIN, coverage, PACE, NOW, at_most=HOUR, resume=resume)
+        span = next_span(MAIN, coverage, PACE, NOW, at_most=HOUR, walk=walk)
         if span is None:
             break
         pieces.append(span)
-        resume = resume_after(span, coverage, NOW)
+        walk = walk_after(span, coverage, NOW, walk)
         coverage = Coverage(coverage.since, max(coverage.until, span.end), coverage.settled)
 
     assert pieces[0].start == TODAY + 10 * HOUR

@@ -28,6 +28,7 @@ class Board:
         self._lock = threading.Lock()
         self._assembling = threading.Lock()
         self._lines: dict[str, Chunks] = {}
+        self._expected: set[str] = set()
         self._hanging: dict[str, threading.Lock] = {}
         self._spend_changed = self._state_changed = True
         self._not_before = 0.0
@@ -50,15 +51,18 @@ class Board:
 
     def _replace(self, member: Member, lines: Chunks) -> None:
         with self._lock:
+            if member.account.name not in self._expected:
+                return
             old = self._lines.get(member.account.name, {})
             self._lines[member.account.name] = lines
             if any(lines.get(family) != old.get(family) for family in SPEND_FAMILIES):
                 self._spend_changed = True
             self._state_changed = True
 
-    def take_down(self, keep: set[str]) -> None:
-        """Remove the accounts that are no longer configured."""
+    def expect(self, keep: set[str]) -> None:
+        """Say which accounts are configured; the others leave the page, and are not hung any more."""
         with self._lock:
+            self._expected = keep
             for name in set(self._lines) - keep:
                 del self._lines[name]
                 self._spend_changed = self._state_changed = True

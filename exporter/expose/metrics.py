@@ -98,6 +98,17 @@ DURATION = _gauge(
     (*ACCOUNT, "report"),
     "How long the newest poll of a report took, all its pages.",
 )
+ESTIMATE_ERROR = _gauge(
+    "ai_account_estimate_error_ratio",
+    ACCOUNT,
+    "How far the newest billed day had been estimated from its first bill: (estimated - billed) / billed. "
+    "From the rates known before that bill came.",
+)
+RESTATED = _counter(
+    "ai_account_restated_usd_total",
+    ACCOUNT,
+    "USD by which the provider has corrected days that it had billed, up and down added, since the ledger began.",
+)
 UNPRICED = _gauge(
     "ai_account_unpriced_tokens",
     (*ACCOUNT, "model"),
@@ -122,6 +133,8 @@ ACCOUNT_FAMILIES = (
     FAILURES,
     CALLS,
     DURATION,
+    ESTIMATE_ERROR,
+    RESTATED,
     UNPRICED,
     FOLDED,
 )

@@ -10,9 +10,11 @@ from exporter.expose.metrics import (
     ACCOUNT,
     COST,
     COST_DAILY,
+    ESTIMATE_ERROR,
     FOLDED,
     MONTH_BILLED,
     REQUESTS,
+    RESTATED,
     SPEND,
     TOKENS,
     UNITS,
@@ -95,8 +97,8 @@ class _View:
                 totals[where] = 0
         for labels, value in sums.items():
             where = shown(labels)
-            if where is not None:
-                totals[where] = totals.get(where, 0) + value
+            if where in totals:
+                totals[where] += value
         tell = dollars if family in COST.values() else str
         return render(family, ((self._text(where), tell(value)) for where, value in sorted(totals.items())))
 
@@ -117,8 +119,8 @@ def _daily(member: Member, ledger: Ledger, now: datetime, month: Span) -> dict[F
     shown = Span(days_back(now, DAYS_SHOWN - 1), floor(now, DAY) + DAY)
     days = ledger.costs.days(member.book.number, shown)
     # A day that was told and had no use cost 0, which is not the same as a day that nobody was asked about.
-    told = member.told_since(ledger)
-    cost = dict.fromkeys(slots(max(shown.start, told), shown.end, DAY), 0) if told is not None else {}
+    told = member.told_span(ledger)
+    cost = dict.fromkeys(slots(max(shown.start, told.start), told.end, DAY), 0) if told is not None else {}
     cost |= {day.start: day.cost for day in days}
     values = (member.account.provider, member.account.name)
     daily = [
@@ -126,9 +128,13 @@ def _daily(member: Member, ledger: Ledger, now: datetime, month: Span) -> dict[F
         for day, nano in sorted(cost.items())
     ]
     billed = sum(day.cost for day in days if day.billed and day.start >= month.start)
+    account = labelled(ACCOUNT, values)
+    errors = [f"{(day.estimate - day.first) / day.first:.6f}" for day in days if day.estimate is not None and day.first]
     return {
         COST_DAILY: render(COST_DAILY, daily),
-        MONTH_BILLED: render(MONTH_BILLED, [(labelled(ACCOUNT, values), dollars(billed))]),
+        MONTH_BILLED: render(MONTH_BILLED, [(account, dollars(billed))]),
+        ESTIMATE_ERROR: render(ESTIMATE_ERROR, [(account, error) for error in errors[-1:]]),
+        RESTATED: render(RESTATED, [(account, dollars(ledger.costs.restated(member.book.number)))]),
     }
 
 

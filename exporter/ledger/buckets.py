@@ -61,8 +61,8 @@ class Buckets:
             days = set(map(_day, changed))
             # In the same transaction: a kill before the days are valued anew cannot leave an old cost standing.
             db.execute(
-                "INSERT INTO day (account, start, method) SELECT ?, value, '' FROM json_each(?) WHERE true"
-                " ON CONFLICT (account, start) DO UPDATE SET method = ''",
+                "INSERT INTO day (account, start, told, method) SELECT ?, value, 1, '' FROM json_each(?) WHERE true"
+                " ON CONFLICT (account, start) DO UPDATE SET told = told + 1, method = ''",
                 (account, array(sorted(days))),
             )
             coverage = _widen(db, account, report, span, settled=settled)

@@ -57,11 +57,26 @@ class Costs:
         self._store = store
         self._series = series
 
-    def put(self, account: int, day: datetime, worth: Worth) -> None:
-        """Replace the cost of one UTC day. A billed day whose sum changes is counted as restated by the difference."""
+    def told(self, account: int, day: datetime) -> int:
+        """Return how often a day has changed; to be read before its rows, and handed to `put`."""
+        with self._store.read() as db:
+            found = db.execute(
+                "SELECT told FROM day WHERE account = ? AND start = ?", (account, int(day.timestamp()))
+            ).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def put(self, account: int, day: datetime, worth: Worth, told: int) -> None:
+        """Replace the cost of one UTC day. A billed day whose sum changes is counted as restated by the difference.
+
+        Does nothing where the day has changed since it was told `told` times: what was valued is no longer true,
+        and the day is still among the unvalued.
+        """
         start, width = int(day.timestamp()), int(HOUR.total_seconds())
         points = [(start + hour * width, labels(row), row.value) for hour, told in worth.hours.items() for row in told]
         with self._store.write() as db:
+            known = db.execute("SELECT told FROM day WHERE account = ? AND start = ?", (account, start)).fetchone()
+            if (0 if known is None else known[0]) != told:
+                return
             before = db.execute(
                 "SELECT COALESCE(SUM(value), 0) FROM cost WHERE account = ? AND start >= ? AND start < ?",
                 (account, start, start + _DAY),
@@ -148,9 +163,9 @@ class Costs:
 
 def _note(db: sqlite3.Connection, account: int, start: int, worth: Worth, before: int, now: int) -> None:
     """Write down how the day was valued; what a billed day was first told, and its estimate, are never overwritten."""
-    billed, first, restated, estimate = db.execute(
-        "SELECT billed, first, restated, estimate FROM day WHERE account = ? AND start = ?"
-        " UNION ALL SELECT 0, 0, 0, NULL",
+    told, billed, first, restated, estimate = db.execute(
+        "SELECT told, billed, first, restated, estimate FROM day WHERE account = ? AND start = ?"
+        " UNION ALL SELECT 0, 0, 0, 0, NULL",
         (account, start),
     ).fetchone()
     if billed and worth.billed:
@@ -158,6 +173,6 @@ def _note(db: sqlite3.Connection, account: int, start: int, worth: Worth, before
     elif worth.billed:
         first, estimate = now, worth.estimate
     db.execute(
-        "INSERT OR REPLACE INTO day VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (account, start, worth.method, int(worth.billed), first, restated, estimate, worth.lesson),
+        "INSERT OR REPLACE INTO day VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (account, start, told, worth.method, int(worth.billed), first, restated, estimate, worth.lesson),
     )

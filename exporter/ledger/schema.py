@@ -35,10 +35,11 @@ def _m001_first(db: sqlite3.Connection) -> None:
         """CREATE TABLE cost (
             account INTEGER NOT NULL, start INTEGER NOT NULL, series INTEGER NOT NULL, value INTEGER NOT NULL,
             PRIMARY KEY (account, start, series)) WITHOUT ROWID""",
-        # nano-USD: what the day was first billed, how far that was corrected since, and what it was estimated before.
+        # told: how often the day changed. nano-USD: first billed, corrected by since, estimated before.
         """CREATE TABLE day (
-            account INTEGER NOT NULL, start INTEGER NOT NULL, method TEXT NOT NULL, billed INTEGER NOT NULL DEFAULT 0,
-            first INTEGER NOT NULL DEFAULT 0, restated INTEGER NOT NULL DEFAULT 0, estimate INTEGER,
+            account INTEGER NOT NULL, start INTEGER NOT NULL, told INTEGER NOT NULL, method TEXT NOT NULL,
+            billed INTEGER NOT NULL DEFAULT 0, first INTEGER NOT NULL DEFAULT 0,
+            restated INTEGER NOT NULL DEFAULT 0, estimate INTEGER,
             lesson TEXT NOT NULL DEFAULT '', PRIMARY KEY (account, start)) WITHOUT ROWID""",
         """CREATE TABLE unpriced (
             account INTEGER NOT NULL, start INTEGER NOT NULL, model TEXT NOT NULL, tokens INTEGER NOT NULL,

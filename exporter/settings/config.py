@@ -6,7 +6,7 @@ import glob
 import itertools
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -42,8 +42,8 @@ class Account:
     history: timedelta
     max_series: int
     timeout: timedelta
-    place: str
-    """The `file:line` where the account begins."""
+    place: str = field(compare=False)
+    """The `file:line` where the account begins; an account that only moved is the same account."""
     owner: str = ""
     base_url: str | None = None
     """Without a slash at its end; None means the provider's published address."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ _LONGEST_KEY = 4096
 class KeySource:
     """The file or the environment variable that holds a key, and the `file:line` that says so."""
 
-    place: str
+    place: str = field(compare=False)
     file: Path | None = None
     env: str | None = None
 

@@ -72,7 +72,8 @@ def _parts(used: Iterable[tuple[Stream, Mapping[str, int]]]) -> Iterator[tuple[S
             long = int(count * stream.long_share) if meter in TOKEN_METERS else 0
             if long:
                 yield replace(stream, context="200k-1M"), meter, long
-            yield stream, meter, count - long
+            if count > long:
+                yield stream, meter, count - long
 
 
 def _extras(account: SimAccount, charges: Iterable[Charge], factor: float) -> list[Charge]:

@@ -129,7 +129,7 @@ def test_old_hours_become_days_and_keep_their_sums(tmp_path: Path) -> None:
     for day in days:
         hours = [Bucket("use", day + n * HOUR, day + (n + 1) * HOUR, (Row("output", n),)) for n in range(24)]
         ledger.buckets.put(number, "use", Span(day, day + DAY), hours)
-        ledger.costs.put(number, day, Worth({n: [Row(COST, n)] for n in range(24)}, {}, "x", billed=True))
+        ledger.costs.put(number, day, Worth({n: [Row(COST, n)] for n in range(24)}, {}, "x", billed=True), told=1)
     now = START + 100 * DAY
 
     ledger.retention.apply(now, timedelta(days=98), timedelta(days=1000))
@@ -160,11 +160,11 @@ def test_a_billed_day_keeps_what_it_was_first_told_and_estimated(tmp_path: Path)
         _worth(100, billed=True, estimate=92),
         _worth(100, billed=True, estimate=7),
     ):
-        ledger.costs.put(number, START, worth)
+        ledger.costs.put(number, START, worth, told=0)
     assert ledger.costs.restated(number) == 0
 
-    ledger.costs.put(number, START, _worth(70, billed=True))
-    ledger.costs.put(number, START, _worth(80, billed=True))
+    ledger.costs.put(number, START, _worth(70, billed=True), told=0)
+    ledger.costs.put(number, START, _worth(80, billed=True), told=0)
 
     (day,) = ledger.costs.days(number, Span(START, START + DAY))
     assert (day.cost, day.billed, day.first, day.restated, day.estimate) == (80, True, 100, 40, 92)

@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model import TOKEN_METERS, Row
 from exporter.money.rates import list_rates
 from exporter.money.valuation import DayValue, Key, apportion, value_day
-
-Usage = dict[int, list[Row]]
-at_any_speed = settings(deadline=None)
-
-
-class Table:
-    """Rates from a table by model, meter and tier, or by model and meter for every tier."""
-
-    def __init__(self, rates: Mapping[tuple[str, ...], Fraction | int]) -> None:
-        self._rates = rates
-
-    def rate(self, model: str, meter: str, tier: str) -> Fraction | None:
-        rate = self._rates.get((model, meter, tier), self._rates.get((model, meter)))
-        return None if rate is None else Fraction(rate)
-
-
-NO_RATES = Table({})
-SOME_RATES = Table(
-    {
-        ("m", "output"): 15_000,
-        ("m", "output", "batch"): 7_500,
-        ("m", "uncached_input"): Fraction(1, 3),
-        ("m", "web_searches"): 10**7,
-    }
-)
+from tests.money.days import BILL, CHARGES, ENTRY, NO_RATES, RATES, SOME_RATES, USAGE, Table, Usage, at_any_speed
 
 
 def _nonzero(value: DayValue) -> dict[tuple[int, Key], int]:
@@ -284,6 +260,19 @@ def test_a_bill_without_rows_is_a_bill() -> None:
     assert value_day(usage, [], SOME_RATES) == DayValue({}, billed=True, unpriced={})
 
 
+def test_the_odd_nano_dollar_does_not_depend_on_what_was_told_first() -> None:
+    """Where shares do not come out even, hours and keys have theirs in their own order."""
+    rows = [Row("output", 1, "w", "m", api_key=key) for key in ("a", "b")]
+    told = [{1: rows, 2: rows[:1]}, {2: rows[:1], 1: rows[::-1]}]
+    values = [value_day(usage, [Row("output", 2, "w", "m")], NO_RATES).hours for usage in told]
+    assert (
+        values[0]
+        == values[1]
+        == {(1, Key("w", "m", api_key="a")): 0, (1, Key("w", "m", api_key="b")): 1}
+        | {(2, Key("w", "m", api_key="a")): 1}
+    )
+
+
 def test_an_amount_of_any_size_is_cut_exactly() -> None:
     """Amounts far beyond a float's precision keep every nano-dollar."""
     assert apportion(10**30 + 1, [1, 1]) == [5 * 10**29, 5 * 10**29 + 1]
@@ -291,24 +280,6 @@ def test_an_amount_of_any_size_is_cut_exactly() -> None:
 
 
 # --- properties -------------------------------------------------------------------------------------------------------
-
-WORKSPACES = st.sampled_from(["", "w", "v"])
-MODELS = st.sampled_from(["", "m", "M-2025-04-23", "m-latest", "n"])
-TIERS = st.sampled_from(["", "standard", "batch", "standard_long_context"])
-METERS = st.sampled_from(["uncached_input", "cache_write_1h", "output", "web_searches", "bytes"])
-UNITS = st.one_of(st.integers(0, 20), st.integers(0, 10**15))
-AMOUNTS = st.one_of(st.integers(0, 20), st.integers(0, 10**18))
-
-USE = st.builds(
-    Row, st.one_of(METERS, st.just("requests")), UNITS, WORKSPACES, MODELS, TIERS, st.sampled_from(["", "k"])
-)
-USAGE = st.dictionaries(st.integers(0, 23), st.lists(USE, max_size=6), max_size=6)
-ITEMS = st.sampled_from(["", "label"])
-CHARGE = st.builds(Row, st.one_of(METERS, st.just("cost")), AMOUNTS, WORKSPACES, MODELS, TIERS, item=ITEMS)
-CHARGES = st.lists(CHARGE, max_size=8)
-ENTRY = st.builds(lambda row, credit: replace(row, value=-row.value) if credit else row, CHARGE, st.booleans())
-BILL = st.lists(ENTRY, max_size=8)
-RATES = st.sampled_from([NO_RATES, SOME_RATES])
 
 
 @at_any_speed

@@ -1,0 +1,65 @@
+"""What a billed day teaches: how much of everything was used and what was paid for it, and what was paid besides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+CENT = 10_000_000
+"""nano-USD: no provider rounds more coarsely."""
+
+
+class Taught(NamedTuple):
+    """One kind of use by one workspace, and what of the bill paid for exactly that."""
+
+    workspace: str
+    model: str
+    meter: str
+    tier: str
+    units: int
+    """Above 0."""
+    nano: int
+    """nano-USD; 0 where nothing of the bill paid for it."""
+
+
+class Standing(NamedTuple):
+    """Money that no use explains; model, tier and item as on the bill."""
+
+    workspace: str
+    model: str
+    tier: str
+    item: str
+    nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What one billed day teaches; a day without a bill or without use and money teaches nothing."""
+
+    taught: tuple[Taught, ...] = ()
+    standing: tuple[Standing, ...] = ()
+    rounding: int = 1
+    """nano-USD to which the bill's rows are rounded, as far as they show it: a power of ten, at most a cent."""
+
+    def plain(self) -> list[Any]:
+        """Return lists of str and int, fit for JSON."""
+        return [[list(one) for one in self.taught], [list(one) for one in self.standing], self.rounding]
+
+    @classmethod
+    def of(cls, plain: Sequence[Any]) -> Lesson:
+        """Return the lesson that `plain` told."""
+        taught, standing, rounding = plain
+        return cls(tuple(Taught(*one) for one in taught), tuple(Standing(*one) for one in standing), rounding)
+
+
+NOTHING = Lesson()
+"""What a day without a bill teaches."""
+
+
+def rounding_of(amounts: Iterable[int]) -> int:
+    """Return the largest power of ten, at most a cent, that divides every amount of a bill."""
+    told = [amount for amount in amounts if amount]
+    powers = takewhile(lambda power: all(amount % power == 0 for amount in told), (10**n for n in range(1, 8)))
+    return max(powers, default=1) if told else 1

@@ -1,0 +1,193 @@
+"""`python -m exporter` as a user meets it: processes of their own, real files, real signals, real HTTP."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import yaml
+
+from exporter.demo import write_config
+from exporter.model import DAY
+from exporter.simulator.accounts import SimAccount
+from exporter.simulator.server import Simulator
+from exporter.simulator.world import World
+from tests.stage import midnight
+
+ROOT = Path(__file__).parent.parent
+COMMAND = (sys.executable, "-m", "exporter")
+ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
+ANYWHERE = "--web.listen-address=127.0.0.1:0"
+
+
+def ended(
+    *arguments: str,
+    cwd: Path | str = "/",
+    env: Mapping[str, str] = ENVIRONMENT,
+    prefix: Sequence[str] = (),
+    stdin: str = "",
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, which has to come within 30 seconds."""
+    command = [*prefix, *COMMAND, *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=env, input=stdin, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def until(what: str, ready: Callable[[], object], seconds: float = 20) -> None:
+    """Wait for something to become true; fail with its name where it does not in time."""
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, f"{what} did not happen within {seconds} s"
+        threading.Event().wait(0.02)
+
+
+@dataclass
+class Exporter:
+    """A process that was started, its address, and the lines that it has written so far."""
+
+    process: subprocess.Popen[str]
+    said: list[str] = field(default_factory=list)
+    """On stderr."""
+    printed: list[str] = field(default_factory=list)
+    """On stdout."""
+    client: httpx.Client = field(default_factory=httpx.Client)
+
+    @property
+    def url(self) -> str:
+        """Where it listens, as its log tells."""
+        return "http://" + next(filter(None, map(_address, self.said)))
+
+    def get(self, path: str = "/metrics", **headers: str) -> httpx.Response:
+        """Ask it for a page."""
+        return self.client.get(self.url + path, headers=headers, timeout=10)
+
+    def reload(self) -> httpx.Response:
+        """POST /-/reload."""
+        return self.client.post(f"{self.url}/-/reload", timeout=10)
+
+    def accounts(self, name: str = "ai_account_info", value: str = ".*") -> set[str]:
+        """Return the accounts that have a sample of a metric, or one with this value."""
+        return set(re.findall(rf'^{name}{{.*\baccount="([^"]+)".*}} {value}$', self.get().text, re.MULTILINE))
+
+    def value(self, name: str) -> str:
+        """Return the value of a metric without labels."""
+        found = re.search(rf"^{name} (.*)$", self.get().text, re.MULTILINE)
+        return found[1] if found else ""
+
+    def until_up(self, *accounts: str) -> None:
+        """Wait until every report of these accounts has been read."""
+        until(f"{accounts} up", lambda: set(accounts) <= self.accounts("ai_account_up", "1"))
+
+    def until_said(self, text: str, times: int = 1) -> None:
+        """Wait for lines on stderr that hold a text."""
+        until(f"{text!r} in the log", lambda: sum(text in line for line in self.said) >= times)
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
+        """Send a signal and return the status with which the process ends."""
+        self.send(number)
+        return self.process.wait(seconds)
+
+
+def _address(line: str) -> str:
+    found = re.search(r'(?:msg=Listening address=|"msg": "Listening", "address": ")([^\s"]+)', line)
+    return found[1] if found else ""
+
+
+@contextmanager
+def started(
+    *arguments: str,
+    cwd: Path | str = "/",
+    env: Mapping[str, str] = ENVIRONMENT,
+    prefix: Sequence[str] = (),
+) -> Iterator[Exporter]:
+    """Start `run` on a free port, wait until it listens, and kill it at the end where it has not ended."""
+    process = subprocess.Popen(
+        [*prefix, *COMMAND, "run", ANYWHERE, *arguments],
+        cwd=cwd,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    it = Exporter(process)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    pipes = ((process.stderr, it.said), (process.stdout, it.printed))
+    readers = [threading.Thread(target=into.extend, args=(iter(pipe.readline, ""),)) for pipe, into in pipes]
+    for reader in readers:
+        reader.start()
+    try:
+        until("listening", lambda: any(map(_address, it.said)) or process.poll() is not None)
+        assert process.poll() is None, it.said
+        yield it
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for reader in readers:
+            reader.join()
+        it.client.close()
+        process.stderr.close()
+        process.stdout.close()
+
+
+@dataclass
+class Site:
+    """A folder with a configuration of simulated accounts, whose providers answer."""
+
+    folder: Path
+    simulator: Simulator
+    config: Path
+    poll_interval: str
+
+    def __post_init__(self) -> None:
+        """Write the configuration of all accounts."""
+        self.write(*self.simulator.world.accounts)
+
+    def write(self, *names: str) -> None:
+        """Write a configuration of these accounts only."""
+        accounts = [self.simulator.world.accounts[name] for name in names]
+        document = yaml.safe_load(write_config(self.folder, accounts, self.simulator.url).read_text())
+        document["defaults"] = {"poll_interval": self.poll_interval, "history": "2d"}
+        text = yaml.safe_dump(document, sort_keys=False)
+        # Whole at once, as an editor or a mounted ConfigMap replaces it.
+        fresh = self.folder / "config.new"
+        fresh.write_text(text)
+        fresh.replace(self.config)
+
+    @property
+    def flags(self) -> tuple[str, str]:
+        """The two flags that every `run` needs here."""
+        return f"--config.file={self.config}", f"--storage.path={self.folder / 'ledger'}"
+
+
+@contextmanager
+def site(folder: Path, *accounts: SimAccount, poll_interval: str = "5m") -> Iterator[Site]:
+    """Simulate the providers of some accounts that began to spend three days ago."""
+
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    with Simulator(World(accounts, now, began=midnight(now()) - 3 * DAY)) as simulator:
+        yield Site(folder, simulator, folder / "config.yaml", poll_interval)
+
+
+def unprivileged() -> list[str]:
+    """Return what makes a command run without root's power over other's files; nothing where we have none."""
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
