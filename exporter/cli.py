@@ -33,11 +33,13 @@ from exporter.errors import (
     RateLimited,
     Unavailable,
 )
+from exporter.model import DAY
 from exporter.providers import load_providers
 from exporter.providers.http import Access
 from exporter.serve import listen, serve, told_address
 from exporter.settings import config as settings
 from exporter.settings import keys
+from exporter.windows import DAYS_SHOWN
 
 logger = logging.getLogger("exporter")
 
@@ -46,7 +48,8 @@ MOST_AT_ONCE = 64
 
 LONGEST_KEPT = timedelta(days=100 * 365)
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+SHORTEST = (DAYS_SHOWN + 1) * DAY
+"""Hours have to be kept this long at least."""
 
 
 @contextmanager
@@ -129,6 +132,11 @@ def run(
     logs.configure(level, form, sys.stderr)
     part = _shard(shard)
     keep_hours, keep_days = _keep(hours, "hours"), _keep(days, "days")
+    if keep_hours < SHORTEST:
+        raise click.BadParameter(
+            f"{hours} is shorter than {SHORTEST.days}d: bills are corrected and days are shown that far back",
+            param_hint="--storage.retention.hours",
+        )
     if keep_days < keep_hours:
         raise click.BadParameter(
             f"{days} is shorter than --storage.retention.hours={hours}", param_hint="--storage.retention.days"

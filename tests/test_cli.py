@@ -232,6 +232,7 @@ def test_two_exporters_do_not_share_a_ledger(tmp_path: Path) -> None:
         ("run --shard=4/3", "'4/3' is not I/N"),
         ("run --shard=2", "'2' is not I/N"),
         ("run --storage.retention.hours=93", "'93' is not a duration such as 93d, 12w or 3y"),
+        ("run --storage.retention.hours=30d", "30d is shorter than 36d: bills are corrected"),
         ("run --storage.retention.days=-1d", "'-1d' is not a duration"),
         ("run --storage.retention.days=0d", "'0d' is not a duration"),
         ("run --storage.retention.days=9999y", "9999y is more than 100y"),

@@ -35,7 +35,10 @@ class Store:
             migrate(self._writer, str(self.path))
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+        # The ledger's folder may be the only one that can be written.
+        db.execute("PRAGMA temp_store = MEMORY")
+        return db
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -113,6 +116,11 @@ def _claim(folder: Path) -> _Guard:
     except BlockingIOError as error:
         raise LedgerError(
             f"{folder} is in use by another ai-spend-exporter. Stop that one, or give this one its own --storage.path."
+        ) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise LedgerError(
+            f"{folder} cannot be used as the ledger's folder: a file stands in its way. "
+            "Point --storage.path at a folder."
         ) from error
     except OSError as error:
         raise LedgerError(

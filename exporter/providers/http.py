@@ -28,11 +28,14 @@ Json = Mapping[str, object]
 LARGEST_BODY = 64 * 1024 * 1024
 MOST_PAGES = 10_000
 MESSAGE_LENGTH = 200
+CONNECT = 5.0
+"""Seconds for a connection to be made."""
 
 _SENDABLE_KEY = re.compile(r"[!-~]+")
 _LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk-|crsr_|key_)[\w*.…-]+")
 _NETWORK_FAILURES: tuple[tuple[type[BaseException], str], ...] = (
     (httpx.ProxyError, "the proxy on the way to {host} does not let it through"),
+    (httpx.ConnectTimeout, "no connection to {host} within {connect:g} s"),
     (httpx.TimeoutException, "{host} gave no whole answer within {timeout:g} s"),
     (socket.gaierror, "the name {host} cannot be resolved (DNS)"),
     (ConnectionRefusedError, "{host} refuses the connection"),
@@ -72,7 +75,8 @@ class Client:
         self._deadline = 0.0
         self._http = httpx.Client(
             verify=_trusted_roots(),
-            timeout=access.timeout,
+            # A connection that is being made cannot be cut: a stop must not wait for it.
+            timeout=httpx.Timeout(access.timeout, connect=min(access.timeout, CONNECT)),
             headers={"User-Agent": f"ai-spend-exporter/{__version__}", "Accept": "application/json"},
         )
 
@@ -176,7 +180,8 @@ class Client:
         for cause in _causes(error):
             for kind, words in _NETWORK_FAILURES:
                 if isinstance(cause, kind):
-                    return words.format(host=host, timeout=self._access.timeout)
+                    timeout = self._access.timeout
+                    return words.format(host=host, timeout=timeout, connect=min(timeout, CONNECT))
         return f"the connection to {host} broke ({self._shown(str(error)) or type(error).__name__})"
 
     def _refused(self, answer: httpx.Response, body: bytes, asked: str) -> ProviderError:
