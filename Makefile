@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test bench check lock golden image clean
+.PHONY: help demo test bench check lock golden estimates image clean
 
 help: ## Tell what can be made.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -29,6 +29,9 @@ lock: .venv/dev ## Write the lock files anew from pyproject.toml, newest version
 
 golden: .venv/dev ## Write the golden files anew; look at the difference before you commit it.
 	$(BIN)/pytest -q tests/test_golden.py --write-golden
+
+estimates: .venv/dev ## Measure anew how near estimates are to bills.
+	$(BIN)/pytest -q tests/scenarios --write-estimates
 
 image: ## Build the container image.
 	docker build -t ai-spend-exporter .

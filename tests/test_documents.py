@@ -49,6 +49,19 @@ def test_the_example_configuration_loads() -> None:
     assert config.accounts[0].poll_interval == timedelta(minutes=5)
 
 
+def test_the_readme_tells_the_measured_errors() -> None:
+    """The README's table of estimates is that of docs/estimates.md, which a test compares with what is measured."""
+    measured = [_cells(line) for line in (ROOT / "docs" / "estimates.md").read_text().splitlines()]
+    told = {tuple(_cells(line)) for line in README.splitlines()}
+    rows = [(cells[0], *cells[3:]) for cells in measured if len(cells) == 6 and cells[0] not in ("situation", "---")]
+    assert len(rows) > 15
+    assert set(rows) <= told
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_every_link_into_the_repository_leads_somewhere(target: str) -> None:
     """A relative link names a file that is here."""

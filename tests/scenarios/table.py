@@ -15,7 +15,7 @@ SMALLEST = 0.0001
 
 _HEAD = """# How near an estimate is to the bill
 
-Written by `pytest tests/scenarios --write-estimates`; do not edit. Each row is a simulated account, played day by
+Written by `make estimates`; do not edit. Each row is a simulated account, played day by
 day through the whole exporter over HTTP. A day's cost is read from `ai_cost_daily_usd` when all its use is told and
 its bill is not there yet, and compared with what the provider bills afterwards: |estimate - bill| / bill, the median
 of the days and, in brackets, the worst day. *Claimed* is the largest error that the tests accept of ours on any day.
