@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from exporter.model import COST, DAY, HOUR, NANO, TOKEN_METERS
 from exporter.money.rates import Rates, list_rates
+from exporter.settings.config import Price
 from exporter.simulator.accounts import SimAccount, Stream
 from exporter.simulator.world import World
 from tests.stage import NOON, Clock, Stage, lone, midnight, play, stage
@@ -257,3 +259,16 @@ def test_tokens_without_a_price_have_no_cost(tmp_path: Path) -> None:
         assert it.nano("ai_cost_30d_usd", model="gpt-99-secret") == billed + running
         assert billed > 0
         assert it.nano("ai_cost_daily_usd", date=f"{TODAY:%Y-%m-%d}") == bill(it, "solo", TODAY)
+
+
+def test_an_agreed_price_is_what_an_open_day_costs(it: Stage) -> None:
+    """A price in the configuration wins over bills and lists from the next reload on; billed days stay their bill."""
+    before, billed = it.nano("ai_cost_today_usd", account="anthropic"), daily(it, "anthropic")
+    every = tuple(Price("claude-*", meter, "", Decimal(1)) for meter in sorted(TOKEN_METERS))
+    it.change("anthropic", lambda account: replace(account, prices=every))
+    it.later(5 * MINUTE)
+
+    tokens = sum(it.told("today", "anthropic")[0].values())
+    assert it.nano("ai_cost_today_usd", account="anthropic") == tokens * NANO // 1_000_000 != before
+    assert all(daily(it, "anthropic")[f"{day:%Y-%m-%d}"] == billed[f"{day:%Y-%m-%d}"] for day in BILLED)
+    assert it.nano("ai_account_restated_usd_total", account="anthropic") == 0
