@@ -114,7 +114,7 @@ class App:
         self._timer.start()
 
     def stop(self) -> None:
-        """Let requests under way end and close the ledger."""
+        """Cut the requests under way and close the ledger."""
         self._stop.set()
         if self._timer.ident is not None:
             self._timer.join()

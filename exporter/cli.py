@@ -177,9 +177,8 @@ def run(
 def _announce(config: settings.Config, address: str) -> None:
     logs.say(logger, "info", "Starting ai-spend-exporter", version=__version__, python=platform.python_version())
     logs.say(logger, "info", "Configuration loaded", file=str(config.path), accounts=len(config.accounts))
-    for account in config.accounts:
-        if warning := account.api_key.warning():
-            logs.say(logger, "warn", "Key file is not private", account=account.name, warning=warning)
+    for warning in keys.warnings(config, os.environ):
+        logs.say(logger, "warn", "Something about a key is unsafe", warning=warning)
     logs.say(logger, "info", "Listening", address=address)
 
 
@@ -197,9 +196,8 @@ def check_config(*, path: Path, syntax_only: bool) -> None:
         config = settings.load(path, load_providers())
         if not syntax_only and (problems := keys.check(config, os.environ)):
             raise ConfigError(problems)
-    for account in config.accounts:
-        if warning := account.api_key.warning():
-            click.echo(f"warning: {warning}", err=True)
+    for warning in keys.warnings(config, os.environ):
+        click.echo(f"warning: {warning}", err=True)
     count = len(config.accounts)
     click.echo(f"{path}: good, {count} account{'s' * (count > 1)}")
 

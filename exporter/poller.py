@@ -134,6 +134,8 @@ class Poller:
         except LedgerError as error:
             self.fatal = error
         except Exception as error:  # noqa: BLE001 - a thread's top: a defect in one account must not end the others
+            if self._closing.is_set():
+                return  # its connections were closed under it
             self.defects += 1
             member.health.failed(
                 "visit", Malformed("a visit broke off for a defect of this exporter; its log tells more")
@@ -253,6 +255,8 @@ class Poller:
         self._look_again_later(member)
 
     def _fail(self, member: Member, report: Report, error: ProviderError) -> None:
+        if self._closing.is_set():
+            return  # it was cut by us
         member.health.failed(report.name, error)
         fields = {"account": member.account.name, "report": report.name, "reason": error.reason, "error": error}
         say(logger, "warn", "Poll failed", **fields)

@@ -45,7 +45,8 @@ def build(views: Views) -> Starlette:
         return Pieces(page.plain(tail, openmetrics=openmetrics), headers)
 
     async def landing(_: Request) -> Response:
-        return HTMLResponse(views.landing(), headers={"cache-control": "no-store"})
+        # It reads the ledger: a scrape must not wait for it.
+        return HTMLResponse(await run_in_threadpool(views.landing), headers={"cache-control": "no-store"})
 
     async def healthy(_: Request) -> Response:
         return PlainTextResponse("ai-spend-exporter is healthy.\n")

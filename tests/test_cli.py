@@ -273,10 +273,11 @@ def test_a_plug_in_that_cannot_be_loaded_is_told(tmp_path: Path, command: str) -
 
 
 def test_check_config_tells_a_good_one(tmp_path: Path) -> None:
-    """A good configuration ends with status 0 and the number of accounts; an exposed key file is a warning."""
+    """A good configuration ends with status 0 and the number of accounts; what is unsafe about keys is a warning."""
     path = _write(tmp_path, "acme", "labs")
     good = ended("check", "config", str(path))
-    assert (good.returncode, good.stdout, good.stderr) == (0, f"{path}: good, 2 accounts\n", "")
+    assert (good.returncode, good.stdout) == (0, f"{path}: good, 2 accounts\n")
+    assert good.stderr.endswith("labs has the same key as acme: what it spends counts twice\n")
     (tmp_path / "good.key").chmod(0o644)
     warned = ended("check", "config", str(path))
     assert warned.returncode == 0
@@ -378,7 +379,7 @@ def test_the_first_lines_tell_what_runs_and_how(tmp_path: Path) -> None:
         port = it.url.rpartition(":")[2]
     assert f'msg="Starting ai-spend-exporter" version={__version__} python=3.' in first[0]
     assert f'msg="Configuration loaded" file={path} accounts=1' in first[1]
-    assert 'level=warn msg="Key file is not private" account=acme' in first[2]
+    assert 'level=warn msg="Something about a key is unsafe"' in first[2]
     assert "give it mode 0400" in first[2]
     assert first[3].endswith(f"msg=Listening address=127.0.0.1:{port}\n")
     assert port != "0"

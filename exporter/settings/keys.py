@@ -94,3 +94,20 @@ def check(config: Config, environ: Mapping[str, str]) -> list[Problem]:
         except ConfigError as error:
             problems += error.problems
     return problems
+
+
+def warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
+    """Return what is unsafe but works: key files that everyone may read, and keys that two accounts share."""
+    found = [warning for account in config.accounts if (warning := account.api_key.warning())]
+    first: dict[tuple[str, Secret], str] = {}
+    for account in config.accounts:
+        try:
+            key = (account.provider, account.api_key.read(environ))
+        except ConfigError:
+            continue
+        if key in first:
+            found.append(
+                f"{account.place}: {account.name} has the same key as {first[key]}: what it spends counts twice"
+            )
+        first.setdefault(key, account.name)
+    return found

@@ -12,7 +12,7 @@ import pytest
 from exporter.errors import ConfigError
 from exporter.model import KeyKind, Secret
 from exporter.settings.config import load
-from exporter.settings.keys import KeySource, check, diagnose
+from exporter.settings.keys import KeySource, check, diagnose, warnings
 
 PLACE = "config.yaml:4"
 KINDS = (
@@ -172,3 +172,17 @@ def test_check(tmp_path: Path) -> None:
     problems = check(load(path, ["openai"]), {"GOOD": "sk-admin-1"})
     assert [problem.place for problem in problems] == [f"{path}:2", f"{path}:4"]
     assert check(load(path, ["openai"]), {"GOOD": "k", "ABSENT": "k"}) == problems[:1]
+
+
+def test_two_accounts_with_one_key_are_told(tmp_path: Path) -> None:
+    """What one organisation spends would be counted twice; the key is not shown, and another provider's is another."""
+    accounts = [("a", "openai", "one"), ("b", "openai", "two"), ("c", "openai", "one"), ("d", "anthropic", "one")]
+    lines = [f"  - {{name: {name}, provider: {kind}, api_key_file: {key}}}" for name, kind, key in accounts]
+    (tmp_path / "config.yaml").write_text("\n".join(["accounts:", *lines]))
+    for key in ("one", "two"):
+        (tmp_path / key).write_text(f"sk-admin-{key}")
+        (tmp_path / key).chmod(0o400)
+
+    config = load(tmp_path / "config.yaml", ("openai", "anthropic"))
+    place = f"{tmp_path / 'config.yaml'}:4"
+    assert warnings(config, {}) == [f"{place}: c has the same key as a: what it spends counts twice"]
