@@ -133,12 +133,9 @@ class App:
 
     def tick(self) -> None:
         """Do what is due now: visits, the turn of the hour, the page."""
-        now = self._with.clock()
+        if self._board.turned(self._with.clock()):
+            self._poller.turn()
         self._poller.tick()
-        if self._board.turned(now):
-            for member in list(self._members.values()):
-                self._books.value(member.book, now, turned=True)
-                self._publish(member)
         self._board.refresh()
         if self._poller.fatal is not None:
             raise self._poller.fatal

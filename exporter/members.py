@@ -46,6 +46,8 @@ class Member:
     """Set by what concerns the whole account: a rate limit, a network that is down, a rejected key."""
     wake_at: datetime | None = None
     """When the next report is due; None before the first visit."""
+    turned: bool = False
+    """An hour has turned since the account was last put on the page."""
 
     @property
     def agenda(self) -> tuple[Report, ...]:

@@ -88,10 +88,15 @@ class Poller:
                 ailing = bool(member.health.problems)
                 if name in self._busy or (ailing and sum(self._busy.values()) >= self._workers // 2):
                     continue
-                if self._closing.is_set() or not self._due(member, now):
+                if self._closing.is_set() or not (member.turned or self._due(member, now)):
                     continue
                 self._busy[name] = ailing
             self._pool.submit(self._visit, member)
+
+    def turn(self) -> None:
+        """Have every account valued and shown anew at the next tick, also those that are not to be asked."""
+        for member in self._members:
+            member.turned = True
 
     @property
     def idle(self) -> bool:
@@ -124,10 +129,11 @@ class Poller:
         )
 
     def _visit(self, member: Member) -> None:
+        turned, member.turned = member.turned, False
         try:
-            if self._connect(member):
+            if self._due(member, self._clock()) and self._connect(member):
                 self._ask_all(member)
-                self._books.value(member.book, self._clock())
+            self._books.value(member.book, self._clock(), turned=turned)
             member.wake_at = self._next_visit(member, self._clock())
             member.health.succeeded("visit")
             self._publish(member)
