@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -130,6 +131,9 @@ def run(
 ) -> None:
     """Poll the configured accounts and serve /metrics until SIGTERM; SIGHUP reloads the configuration."""
     logs.configure(level, form, sys.stderr)
+    # Until the server has its own: a reload that comes too early must not kill, and process 1 has to end when told.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     part = _shard(shard)
     keep_hours, keep_days = _keep(hours, "hours"), _keep(days, "days")
     if keep_hours < SHORTEST:
