@@ -22,7 +22,7 @@ _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;width:100%}
 td,th{text-align:left;padding:.35rem .8rem .35rem 0;border-bottom:1px solid var(--line)}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+th{white-space:nowrap}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 .good{color:var(--good)}.wait{color:var(--wait)}.bad{color:var(--bad)}
 .wide{overflow-x:auto}.open{font-style:italic;opacity:.8}small{opacity:.75}
 .problem{border-left:4px solid var(--bad);padding:.2rem 1rem;margin:1rem 0}
