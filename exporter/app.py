@@ -106,6 +106,9 @@ class App:
                 self._reloads.succeeded = False
                 say(logger, "error", "Configuration not reloaded; the old one stays", problems=str(error))
                 return str(error)
+            except LedgerError as error:
+                self._break(error)
+                return str(error)
             say(logger, "info", "Configuration reloaded", accounts=len(self._members))
             return ""
 
@@ -199,14 +202,18 @@ class App:
             try:
                 due()
             except LedgerError as error:
-                self.fatal = error
-                self.ended()
+                self._break(error)
             except Exception as error:  # noqa: BLE001 - a thread's top: the clock must go on ticking
                 self._poller.defects += 1
                 say(logger, "error", "A timed job broke off", error=error)
             due = jobs.run_pending
             if self._stop.wait(0.2):
                 break
+
+    def _break(self, error: LedgerError) -> None:
+        """Have the process end: the disk is wrong."""
+        self.fatal = error
+        self.ended()
 
     def _retain(self) -> None:
         self._ledger.retention.apply(self._with.clock(), self._with.keep_hours, self._with.keep_days)

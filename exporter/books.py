@@ -68,28 +68,28 @@ class Books:
         days = {*self._ledger.costs.unvalued(book.number, book.method), *self._ripe(book, now)}
         if turned and any(lesson.standing for lesson in self._lessons(book, now)):
             days.update(self._open(book, now))
-        earlier = {day: self._lessons(book, day) for day in days}
-        billed = [day for day in sorted(days) if self._value_day(book, day, now, earlier[day])]
+        # All read before any is valued: a bill that comes together with it must not flatter a day's estimate.
+        earlier = {day: self._lessons(book, day) for day in sorted(days) if _final(book, day, now)}
+        billed = [day for day, lessons in earlier.items() if self._value_day(book, day, now, lessons)]
+        rest = days - earlier.keys()
         if billed:
-            shown = Span(billed[0], now)
-            stale = {day.start for day in self._ledger.costs.days(book.number, shown) if not day.billed}
-            for day in sorted(stale):
-                self._value_day(book, day, now, ())
+            since = self._ledger.costs.days(book.number, Span(billed[0], now))
+            rest |= {day.start for day in since if not day.billed} - earlier.keys()
+        for day in sorted(rest):
+            self._value_day(book, day, now, ())
         return bool(days)
 
     def _ripe(self, book: Book, now: datetime) -> Sequence[datetime]:
-        shown = Span(days_back(now, DAYS_SHOWN), now)
-        told = self._ledger.buckets.days(book.number, [report.name for report in book.bills or book.usage], shown.start)
-        billed = {day.start for day in self._ledger.costs.days(book.number, shown) if day.billed}
-        return sorted(day for day in told - billed if _final(book, day, now))
+        since = days_back(now, DAYS_SHOWN)
+        told = self._ledger.buckets.days(book.number, [report.name for report in book.bills or book.usage], since)
+        return [day for day in told.difference(self._ledger.costs.billed(book.number, since)) if _final(book, day, now)]
 
     def _open(self, book: Book, now: datetime) -> Iterator[datetime]:
         """Yield the days since the newest billed one of which use was told, be it that there was none."""
-        shown = Span(days_back(now, DAYS_SHOWN), now)
-        billed = [day.start for day in self._ledger.costs.days(book.number, shown) if day.billed]
+        billed = self._ledger.costs.billed(book.number, days_back(now, DAYS_SHOWN))
         covered = [self._ledger.buckets.coverage(book.number, report.name) for report in book.usage]
         until = max((one.until for one in covered if one is not None), default=now)
-        return slots(max(billed) + DAY, until, DAY) if billed else iter(())
+        return slots(billed[-1] + DAY, until, DAY) if billed else iter(())
 
     def _value_day(self, book: Book, day: datetime, now: datetime, earlier: Sequence[Lesson]) -> bool:
         """Value one day and tell whether it is billed; `earlier` lessons are those from before its bill came."""

@@ -163,12 +163,7 @@ def run(
         _announce(config, told_address(opened))
 
         def reload() -> str:
-            try:
-                return app.reload(load)
-            except LedgerError as error:
-                app.fatal = error
-                app.ended()
-                return str(error)
+            return app.reload(load)
 
     try:
         serve(app, app.views(reload if lifecycle else None), opened, reload)

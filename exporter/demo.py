@@ -51,7 +51,7 @@ def demo(address: str, prometheus: int, alertmanager: int, clock: Callable[[], d
     say("Stopped.")
 
 
-def write_config(folder: Path, accounts: Iterable[SimAccount], url: str, poll_interval: str = "15s") -> Path:
+def write_config(folder: Path, accounts: Iterable[SimAccount], url: str) -> Path:
     """Write a configuration of simulated accounts, each key in a file of its own; return its path."""
     written = []
     for account in accounts:
@@ -68,9 +68,7 @@ def write_config(folder: Path, accounts: Iterable[SimAccount], url: str, poll_in
             }
         )
     path = folder / "config.yaml"
-    path.write_text(
-        yaml.safe_dump({"defaults": {"poll_interval": poll_interval}, "accounts": written}, sort_keys=False)
-    )
+    path.write_text(yaml.safe_dump({"defaults": {"poll_interval": "15s"}, "accounts": written}, sort_keys=False))
     return path
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from exporter.agenda import NAMES, WHOLE, Pace, Walk, complete_until
 from exporter.books import Book
 from exporter.health import Health
-from exporter.ledger import Ledger
+from exporter.ledger import Coverage, Ledger
 from exporter.model import Provider, Report, Secret
 from exporter.settings.config import Account
 from exporter.windows import Span
@@ -64,12 +64,13 @@ class Member:
         """Return what is in mind about a report."""
         return self.pending.setdefault(report.name, Pending())
 
+    def covered(self, ledger: Ledger) -> dict[Report, Coverage | None]:
+        """Return what the tellings of each report that this account has cover."""
+        return {report: ledger.buckets.coverage(self.book.number, report.name) for report in self.told}
+
     def watermarks(self, ledger: Ledger) -> dict[str, datetime]:
         """Return report -> the time up to which it is complete, for the reports that were ever told."""
-        marks = {
-            report.name: complete_until(report, ledger.buckets.coverage(self.book.number, report.name))
-            for report in self.told
-        }
+        marks = {report.name: complete_until(report, one) for report, one in self.covered(ledger).items()}
         return {name: mark for name, mark in marks.items() if mark is not None}
 
     def complete_until(self, ledger: Ledger) -> datetime | None:
@@ -83,14 +84,12 @@ class Member:
 
     def told_span(self, ledger: Ledger) -> Span | None:
         """Return the stretch of time of which all of the account's use was told; None before there is one."""
-        usage = [report for report in self.told if report.kind == "usage"]
-        covered = [ledger.buckets.coverage(self.book.number, report.name) for report in usage]
-        known = [one for one in covered if one is not None]
+        usage = [one for report, one in self.covered(ledger).items() if report.kind == "usage"]
+        known = [one for one in usage if one is not None]
         if not known or len(known) < len(usage):
             return None
         return Span(max(one.since for one in known), min(one.until for one in known))
 
     def up(self, ledger: Ledger) -> bool:
         """Tell whether the newest poll of every report succeeded."""
-        covered = (ledger.buckets.coverage(self.book.number, report.name) for report in self.told)
-        return not self.health.problems and all(coverage is not None for coverage in covered)
+        return not self.health.problems and None not in self.covered(ledger).values()

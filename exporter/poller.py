@@ -198,20 +198,16 @@ class Poller:
         try:
             self._take(member, report, span, now)
         except RateLimited as error:
-            self._fail(member, report, error)
             self._shorten(member, report, span, health.requests.total() - before)
-            until = self._pause(member.of(report), error.retry_after)
+            until = self._fail(member, report, error, error.retry_after)
             if report is NAMES:
-                # Names matter least: where only they are limited, use goes on.
-                member.of(report).not_before = until
-                return True
+                return True  # names matter least: where only they are limited, use goes on
             member.quiet_until = until
             return False
         except (KeyRejected, Unsupported) as error:
             return self._refused(member, report, error)
         except (Unavailable, Malformed) as error:
-            self._fail(member, report, error)
-            member.of(report).not_before = until = self._pause(member.of(report))
+            until = self._fail(member, report, error)
             if isinstance(error, Unavailable) and not error.reached:
                 member.quiet_until = until
                 return False
@@ -249,7 +245,6 @@ class Poller:
             self._stop(member, error)
             return False
         self._fail(member, report, error)
-        member.of(report).not_before = self._pause(member.of(report))
         return True
 
     def _stop(self, member: Member, error: KeyRejected) -> None:
@@ -260,12 +255,15 @@ class Poller:
         member.health.problems = {"key": error}
         self._look_again_later(member)
 
-    def _fail(self, member: Member, report: Report, error: ProviderError) -> None:
-        if self._closing.is_set():
-            return  # it was cut by us
-        member.health.failed(report.name, error)
-        fields = {"account": member.account.name, "report": report.name, "reason": error.reason, "error": error}
-        say(logger, "warn", "Poll failed", **fields)
+    def _fail(self, member: Member, report: Report, error: ProviderError, told: float | None = None) -> datetime:
+        """Tell of a poll that failed, unless it was cut by us, and return when the report may be asked again."""
+        if not self._closing.is_set():
+            member.health.failed(report.name, error)
+            fields = {"account": member.account.name, "report": report.name, "reason": error.reason, "error": error}
+            say(logger, "warn", "Poll failed", **fields)
+        pending = member.of(report)
+        pending.not_before = self._pause(pending, told)
+        return pending.not_before
 
     def _shorten(self, member: Member, report: Report, span: Span, requests: int) -> None:
         if requests >= LONG_WALK:

@@ -60,8 +60,7 @@ def _row(member: Member, ledger: Ledger, now: datetime) -> str:
     month = sum(day.cost for day in days)
     spent = sum(day.cost for day in days if day.start == today)
     kind, words = _state(member, ledger)
-    covered = [ledger.buckets.coverage(member.book.number, report.name) for report in member.told]
-    synced = max((one.until for one in covered if one is not None), default=None)
+    synced = max((one.until for one in member.covered(ledger).values() if one is not None), default=None)
     account = member.account
     cells = (account.name, account.provider, account.owner)
     return (

@@ -35,7 +35,7 @@ def state_chunks(member: Member, ledger: Ledger) -> dict[Family, bytes]:
     def by(family: Family, samples: Samples) -> bytes:
         return render(family, ((labelled(family.labels, (*owner, key)), value) for key, value in samples))
 
-    covered = {report.name: ledger.buckets.coverage(member.book.number, report.name) for report in member.told}
+    covered = member.covered(ledger)
     reasons = {error.reason for error in health.reasons()}
     failures = dict.fromkeys(PROBLEM_REASONS, 0)
     for (_, reason), count in health.failures.copy().items():
@@ -46,7 +46,8 @@ def state_chunks(member: Member, ledger: Ledger) -> dict[Family, bytes]:
         INFO: by(INFO, [(member.account.owner, "1")]),
         PROBLEM: by(PROBLEM, ((reason, str(int(reason in reasons))) for reason in PROBLEM_REASONS)),
         LAST_SUCCESS: by(
-            LAST_SUCCESS, ((name, f"{one.until.timestamp():.3f}") for name, one in covered.items() if one is not None)
+            LAST_SUCCESS,
+            ((report.name, f"{one.until.timestamp():.3f}") for report, one in covered.items() if one is not None),
         ),
         COMPLETE_UNTIL: by(
             COMPLETE_UNTIL, ((name, f"{mark.timestamp():.0f}") for name, mark in member.watermarks(ledger).items())

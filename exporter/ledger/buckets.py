@@ -66,9 +66,6 @@ class Buckets:
                 (account, array(sorted(days))),
             )
             coverage = _widen(db, account, report, span, settled=settled)
-        if changed:
-            with self._store.read() as db:
-                self._series.refresh(account, report, db)
         self._coverage[account, report] = coverage
         return frozenset(map(utc, days))
 
@@ -88,13 +85,13 @@ class Buckets:
         start = _stamp(day)
         hours: dict[int, list[Row]] = {}
         with self._store.read() as db:
-            known = self._series.labels(account, report, db)
             points = rows(
                 db,
                 "SELECT json_group_array(json_array(start, series, value)) FROM point"
                 " WHERE account = ? AND report = ? AND start >= ? AND start < ?",
                 (account, report, start, start + int(DAY.total_seconds())),
             )
+            known = self._series.labels(db, account, report, {number for _, number, _ in points})
         for moment, number, value in points:
             hour = (moment - start) // int(HOUR.total_seconds())
             hours.setdefault(hour, []).append(row_of(known[number], value))
@@ -105,7 +102,6 @@ class Buckets:
         totals: dict[Labels, int] = {}
         with self._store.read() as db:
             for report in reports:
-                known = self._series.labels(account, report, db)
                 sums = rows(
                     db,
                     "SELECT json_group_array(json_array(series, total, peak)) FROM"
@@ -113,6 +109,7 @@ class Buckets:
                     " WHERE account = ? AND report = ? AND start >= ? AND start < ? GROUP BY series)",
                     (account, report, _stamp(span.start), _stamp(span.end)),
                 )
+                known = self._series.labels(db, account, report, (number for number, _, _ in sums))
                 for number, total, peak in sums:
                     one = known[number]
                     totals[one] = totals.get(one, 0) + (peak if one[0] in LEVEL_METERS else total)

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from exporter.ledger.series import Labels, Series, labels
 from exporter.ledger.store import Store, array, rows
@@ -60,10 +61,7 @@ class Costs:
     def told(self, account: int, day: datetime) -> int:
         """Return how often a day has changed; to be read before its rows, and handed to `put`."""
         with self._store.read() as db:
-            found = db.execute(
-                "SELECT told FROM day WHERE account = ? AND start = ?", (account, int(day.timestamp()))
-            ).fetchone()
-        return 0 if found is None else int(found[0])
+            return _noted(db, account, int(day.timestamp())).told
 
     def put(self, account: int, day: datetime, worth: Worth, told: int) -> None:
         """Replace the cost of one UTC day. A billed day whose sum changes is counted as restated by the difference.
@@ -72,10 +70,10 @@ class Costs:
         and the day is still among the unvalued.
         """
         start, width = int(day.timestamp()), int(HOUR.total_seconds())
-        points = [(start + hour * width, labels(row), row.value) for hour, told in worth.hours.items() for row in told]
+        points = [(start + hour * width, labels(row), row.value) for hour, cost in worth.hours.items() for row in cost]
         with self._store.write() as db:
-            known = db.execute("SELECT told FROM day WHERE account = ? AND start = ?", (account, start)).fetchone()
-            if (0 if known is None else known[0]) != told:
+            known = _noted(db, account, start)
+            if known.told != told:
                 return
             before = db.execute(
                 "SELECT COALESCE(SUM(value), 0) FROM cost WHERE account = ? AND start >= ? AND start < ?",
@@ -94,20 +92,18 @@ class Costs:
                 "INSERT INTO unpriced SELECT ?, ?, value ->> 0, value ->> 1 FROM json_each(?)",
                 (account, start, array(list(worth.unpriced.items()))),
             )
-            _note(db, account, start, worth, before, sum(value for _, _, value in points))
-        with self._store.read() as db:
-            self._series.refresh(account, "", db)
+            _note(db, account, start, worth, known.after(worth, before, sum(value for _, _, value in points)))
 
     def total(self, account: int, span: Span) -> dict[Labels, int]:
         """Return nano-USD per labels over a span."""
         with self._store.read() as db:
-            known = self._series.labels(account, "", db)
             sums = rows(
                 db,
                 "SELECT json_group_array(json_array(series, total)) FROM (SELECT series, SUM(value) AS total FROM cost"
                 " WHERE account = ? AND start >= ? AND start < ? GROUP BY series)",
                 (account, int(span.start.timestamp()), int(span.end.timestamp())),
             )
+            known = self._series.labels(db, account, "", (number for number, _ in sums))
         return {known[number]: total for number, total in sums}
 
     def days(self, account: int, span: Span) -> list[Day]:
@@ -123,6 +119,15 @@ class Costs:
                 bounds,
             )
         return [Day(utc(start), cost, bool(billed), *rest) for start, cost, billed, *rest in found]
+
+    def billed(self, account: int, since: datetime) -> list[datetime]:
+        """Return the billed days from `since` on, oldest first."""
+        with self._store.read() as db:
+            found = db.execute(
+                "SELECT start FROM day WHERE account = ? AND start >= ? AND billed = 1 ORDER BY start",
+                (account, int(since.timestamp())),
+            ).fetchall()
+        return [utc(start) for (start,) in found]
 
     def lessons(self, account: int, before: datetime, most: int) -> list[str]:
         """Return what the newest billed days before a day teach, newest first."""
@@ -161,18 +166,34 @@ class Costs:
         return [utc(start) for (start,) in found]
 
 
-def _note(db: sqlite3.Connection, account: int, start: int, worth: Worth, before: int, now: int) -> None:
-    """Write down how the day was valued; what a billed day was first told, and its estimate, are never overwritten."""
-    told, billed, first, restated, estimate = db.execute(
-        "SELECT told, billed, first, restated, estimate FROM day WHERE account = ? AND start = ?"
-        " UNION ALL SELECT 0, 0, 0, 0, NULL",
-        (account, start),
+class _Noted(NamedTuple):
+    """What is known of a day beside its hours; the money in nano-USD."""
+
+    told: int
+    billed: int
+    first: int
+    restated: int
+    estimate: int | None
+
+    def after(self, worth: Worth, before: int, now: int) -> _Noted:
+        """Return what is known once the day's sum is `now`: its first bill and its estimate are never overwritten."""
+        if self.billed and worth.billed:
+            return self._replace(restated=self.restated + abs(now - before))
+        if worth.billed:
+            return self._replace(billed=1, first=now, estimate=worth.estimate)
+        return self._replace(billed=0)
+
+
+def _noted(db: sqlite3.Connection, account: int, start: int) -> _Noted:
+    found = db.execute(
+        "SELECT told, billed, first, restated, estimate FROM day WHERE account = ? AND start = ?", (account, start)
     ).fetchone()
-    if billed and worth.billed:
-        restated += abs(now - before)
-    elif worth.billed:
-        first, estimate = now, worth.estimate
+    return _Noted(0, 0, 0, 0, None) if found is None else _Noted(*found)
+
+
+def _note(db: sqlite3.Connection, account: int, start: int, worth: Worth, noted: _Noted) -> None:
     db.execute(
-        "INSERT OR REPLACE INTO day VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (account, start, told, worth.method, int(worth.billed), first, restated, estimate, worth.lesson),
+        "INSERT OR REPLACE INTO day (account, start, method, lesson, told, billed, first, restated, estimate)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (account, start, worth.method, worth.lesson, *noted),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from exporter.ledger.store import Store, array, rows
 from exporter.model import Row
@@ -49,28 +49,30 @@ class Series:
         self, db: sqlite3.Connection, account: int, report: str, wanted: Collection[Labels]
     ) -> dict[Labels, int]:
         """Return the numbers of labels, inside the caller's transaction; `report` is empty for valued cost."""
-        known = {told: number for number, told in self.labels(account, report, db).items()}
+        known = _numbers(self._labels.get((account, report), {}))
         if all(one in known for one in wanted):
             return known
-        news = array([one for one in wanted if one not in known])
+        known = _numbers(_read(db, account, report))
+        news = [one for one in wanted if one not in known]
+        if not news:
+            return known
         db.execute(
             f"INSERT INTO series (account, report, {_COLUMNS}) SELECT ?, ?, value ->> 0, value ->> 1, value ->> 2,"
             " value ->> 3, value ->> 4, value ->> 5 FROM json_each(?)",
-            (account, report, news),
+            (account, report, array(news)),
         )
-        return {told: number for number, told in _read(db, account, report).items()}
+        return _numbers(_read(db, account, report))
 
-    def labels(self, account: int, report: str, db: sqlite3.Connection) -> Mapping[int, Labels]:
-        """Return number -> labels of all series of a report that were ever committed."""
-        known = self._labels.get((account, report))
-        return self.refresh(account, report, db) if known is None else known
+    def labels(self, db: sqlite3.Connection, account: int, report: str, numbers: Iterable[int]) -> Mapping[int, Labels]:
+        """Return the labels of numbers that the reader's view holds, and of others of the same report."""
+        known = self._labels.get((account, report), {})
+        if any(number not in known for number in numbers):
+            known = self._labels[account, report] = _read(db, account, report)
+        return known
 
-    def refresh(self, account: int, report: str, db: sqlite3.Connection) -> Mapping[int, Labels]:
-        """Read them again, after a transaction that gave new numbers was committed."""
-        found = _read(db, account, report)
-        with self._lock:
-            self._labels[account, report] = found
-        return found
+
+def _numbers(known: Mapping[int, Labels]) -> dict[Labels, int]:
+    return {told: number for number, told in known.items()}
 
 
 def _read(db: sqlite3.Connection, account: int, report: str) -> dict[int, Labels]:

@@ -169,3 +169,17 @@ def test_the_newest_telling_of_every_bucket_stands(
     found = {(labels[0], labels[2]): value for labels, value in total(ledger, number).items()}
     ledger.close()
     assert found == expected
+
+
+def test_labels_that_come_after_a_read_are_known_at_the_next(ledger: Ledger) -> None:
+    """A model that is told for the first time, once others were read already, is read under its own name."""
+    number = ledger.buckets.account("a", "p")
+    ledger.buckets.put(number, "use", span(0, 1), [bucket(0, Row("output", 5, model="m"))])
+    assert total(ledger, number) == {("output", "", "m", "", "", ""): 5}
+
+    ledger.buckets.put(number, "use", span(1, 2), [bucket(1, Row("output", 7, model="n"))])
+    assert total(ledger, number) == {("output", "", "m", "", "", ""): 5, ("output", "", "n", "", "", ""): 7}
+    assert ledger.buckets.rows(number, "use", DAY1) == {
+        0: [Row("output", 5, model="m")],
+        1: [Row("output", 7, model="n")],
+    }
