@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import blake2b
@@ -16,9 +16,11 @@ from exporter.agenda import Pace
 from exporter.books import Book, Books, PriceList
 from exporter.errors import ConfigError, LedgerError
 from exporter.expose.board import Board
+from exporter.expose.history import Teller
 from exporter.expose.metrics import DEFECTS, LEDGER_BYTES, RELOAD_SUCCESSFUL, RELOAD_TIME, Family
 from exporter.expose.own import Own
 from exporter.expose.page import landing_page
+from exporter.expose.remote import Reader
 from exporter.health import Health
 from exporter.ledger import Ledger
 from exporter.logs import say
@@ -35,6 +37,9 @@ from exporter.web import Views
 
 logger = logging.getLogger(__name__)
 
+MOST_SAMPLES = 5_000_000
+"""In the answer to one remote read, 18 bytes each: a year of 570 series."""
+
 SPREAD = 120
 """Seconds over which accounts that are due at the same time of the hour are spread."""
 
@@ -50,6 +55,8 @@ class Surroundings:
     prices: PriceList = list_rates
     keep_hours: timedelta = 93 * DAY
     keep_days: timedelta = 1096 * DAY
+    most_samples: int = MOST_SAMPLES
+    """How many samples one remote read may be answered with."""
 
 
 @dataclass(slots=True)
@@ -71,6 +78,7 @@ class App:
         self._poller = Poller(
             self._ledger, self._books, surroundings.clock, surroundings.monotonic, publish=self._publish
         )
+        self._reader = Reader(self._ledger, self._tellers, surroundings.most_samples)
         self._own = Own(self._own_values)
         self._members: dict[str, Member] = {}
         self._reloads = _Reloads()
@@ -131,6 +139,7 @@ class App:
             tail=lambda openmetrics: self._own.tail(openmetrics=openmetrics),
             landing=lambda: landing_page(list(self._members.values()), self._ledger, self._with.clock()),
             ready=lambda: str(self.fatal or ""),
+            read=self._reader.answer,
             reload=reload,
         )
 
@@ -184,6 +193,12 @@ class App:
     def _publish(self, member: Member) -> None:
         if self._members.get(member.account.name) is member:
             self._board.hang(member, self._with.clock())
+
+    def _tellers(self) -> Iterator[Teller]:
+        for name, member in self._members.items():
+            places, until = self._board.places(name), member.complete_until(self._ledger)
+            if places is not None and until is not None:
+                yield Teller(name, member.book, places, until)
 
     def _own_values(self) -> dict[Family, float]:
         return {

@@ -8,6 +8,7 @@ ExporterError
 │  ├─ Unavailable(reached)        timeout, 5xx, 529, network: back off
 │  ├─ Unsupported                 this plan or host has no such report: noted once where the report is optional
 │  └─ Malformed(field)            an answer that is not what is known: keep the old buckets, raise the alarm
+├─ QueryRefused                   a remote read that is not understood, or asks for too much
 └─ LedgerError                    the disk is wrong: this one ends the process
 """
 
@@ -88,6 +89,10 @@ class Malformed(ProviderError):
     def __init__(self, message: str, field: str = "") -> None:
         self.field = field
         super().__init__(message)
+
+
+class QueryRefused(ExporterError):
+    """Whoever asks has to ask for something else."""
 
 
 class LedgerError(ExporterError):

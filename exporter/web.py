@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -12,10 +13,16 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from exporter.errors import QueryRefused
 from exporter.expose.exposition import OPENMETRICS, TEXT, Page
+from exporter.expose.protocol import LONGEST_REQUEST
 
 AT_ONCE = 1 << 18
 """Bytes handed to the server at once: for a slow client it holds a few of these, not a copy of the whole page."""
+
+
+READS_AT_ONCE = 2
+"""Remote reads answered at the same time; each may hold as many samples as its limit allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,8 @@ class Views:
     landing: Callable[[], str]
     ready: Callable[[], str]
     """Empty when ready, else what is missing."""
+    read: Callable[[bytes], bytes]
+    """Answer a remote read; raises QueryRefused."""
     reload: Callable[[], str] | None = None
     """Load the configuration again; empty when it was taken over, else every problem. None: not allowed over HTTP."""
 
@@ -55,6 +64,15 @@ def build(views: Views) -> Starlette:
         missing = views.ready()
         return PlainTextResponse(f"{missing or 'ai-spend-exporter is ready.'}\n", status_code=503 if missing else 200)
 
+    reads = CapacityLimiter(READS_AT_ONCE)
+
+    async def read(request: Request) -> Response:
+        try:
+            body = await to_thread.run_sync(views.read, await _body(request), limiter=reads)
+        except QueryRefused as error:
+            return PlainTextResponse(f"Remote read refused: {error}.\n", status_code=400)
+        return Pieces([body], {"content-type": "application/x-protobuf", "content-encoding": "snappy"})
+
     async def reload(_: Request) -> Response:
         if views.reload is None:
             return PlainTextResponse("Start with --web.enable-lifecycle to allow this.\n", status_code=403)
@@ -65,11 +83,22 @@ def build(views: Views) -> Starlette:
         routes=[
             Route("/", landing),
             Route("/metrics", metrics),
+            Route("/api/v1/read", read, methods=["POST"]),
             Route("/-/healthy", healthy),
             Route("/-/ready", ready),
             Route("/-/reload", reload, methods=["POST", "PUT"]),
         ]
     )
+
+
+async def _body(request: Request) -> bytes:
+    """Return a request's body, or as much of it as shows that it is too long."""
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > LONGEST_REQUEST:
+            break
+    return body
 
 
 class Pieces(Response):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from datetime import timedelta
 from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from exporter.cli import main
 from exporter.expose.metrics import FAMILIES
@@ -62,7 +64,29 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_every_link_into_the_repository_leads_somewhere(target: str) -> None:
+@pytest.mark.parametrize(
+    ("document", "target"),
+    [
+        (path.relative_to(ROOT), target)
+        for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+        for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", path.read_text())
+    ],
+)
+def test_every_link_into_the_repository_leads_somewhere(document: Path, target: str) -> None:
     """A relative link names a file that is here."""
-    assert (ROOT / target).exists()
+    assert ((ROOT / document).parent / target).exists()
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/history.md"])
+def test_every_query_that_is_told_is_one(document: str, tmp_path: Path) -> None:
+    """Every line of PromQL in the documents is understood by Prometheus and names metrics that there are."""
+    blocks = re.findall(r"```promql\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    queries = [line.replace("$__range", "7d") for block in blocks for line in block.splitlines()]
+    assert len(queries) >= 4
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+    checked = subprocess.run(["promtool", "check", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    told = {name for query in queries for name in re.findall(r"\bai_[a-z0-9_]+", query)}
+    assert told <= {family.name for family in FAMILIES}

@@ -25,10 +25,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter.expose.exposition import OPENMETRICS, TEXT
+from exporter.expose.metrics import HISTORY_FAMILIES
+from exporter.expose.protocol import LONGEST_REQUEST
 from tests.command import ANYWHERE, Exporter, Site, ended, site, started, until
+from tests.expose.past import LIKE, request, results
 from tests.stage import lone
 
 PATHS = ("/", "/metrics", "/-/healthy", "/-/ready")
+POSTED = ("/-/reload", "/api/v1/read")
 RELOADED = "ai_exporter_config_last_reload_successful"
 
 
@@ -60,14 +64,51 @@ def test_other_paths_are_not_found(it: Exporter, path: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [*itertools.product(("POST", "DELETE"), PATHS), ("GET", "/-/reload"), ("DELETE", "/-/reload")],
+    [*itertools.product(("POST", "DELETE"), PATHS), *itertools.product(("GET", "DELETE"), POSTED)],
 )
 def test_wrong_methods_are_told_the_right_ones(it: Exporter, method: str, path: str) -> None:
     """A method that a page does not have answers 405, and Allow names those that it has."""
     answer = httpx.request(method, it.url + path)
     assert answer.status_code == 405
-    right = {"POST"} if path == "/-/reload" else {"GET", "HEAD"}
+    right = {"POST"} if path in POSTED else {"GET", "HEAD"}
     assert right <= {one.strip() for one in answer.headers["allow"].split(",")}
+
+
+def test_a_remote_read_is_answered_as_the_protocol_wants(it: Exporter) -> None:
+    """The answer is snappy of protobuf and says so, and holds every account."""
+    answer = httpx.post(f"{it.url}/api/v1/read", content=request((LIKE, "__name__", "ai_hourly_.+")))
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/x-protobuf"
+    assert answer.headers["content-encoding"] == "snappy"
+    (found,) = results(answer.content)
+    assert {dict(one)["account"] for one in found} == {"acme", "labs"}
+    assert {dict(one)["__name__"] for one in found} == {family.name for family in HISTORY_FAMILIES}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"hello", "the body is not compressed with snappy's block format"),
+        (bytes(5 * LONGEST_REQUEST), f"the request is longer than {LONGEST_REQUEST} bytes"),
+        (request((LIKE, "model", "(")), "the pattern of the matcher on model cannot be read: ("),
+    ],
+)
+def test_a_remote_read_that_is_refused_says_why(it: Exporter, body: bytes, reason: str) -> None:
+    """What cannot be answered is 400 with the reason, and the exporter goes on."""
+    answer = httpx.post(f"{it.url}/api/v1/read", content=body)
+    assert (answer.status_code, answer.text) == (400, f"Remote read refused: {reason}.\n")
+    assert it.get("/-/healthy").status_code == 200
+
+
+def test_the_limit_of_samples_is_a_flag(tmp_path: Path) -> None:
+    """--storage.remote.read-sample-limit bounds what one read is answered with."""
+    limit = "--storage.remote.read-sample-limit=20"
+    with site(tmp_path, lone("openai", "acme")) as here, started(*here.flags, limit) as it:
+        it.until_up("acme")
+        answer = httpx.post(f"{it.url}/api/v1/read", content=request((LIKE, "__name__", "ai_hourly_.+")))
+    assert answer.status_code == 400
+    assert "more than 20 samples" in answer.text
+    assert "--storage.remote.read-sample-limit" in answer.text
 
 
 @pytest.mark.parametrize("encoding", ["", "gzip"])

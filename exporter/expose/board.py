@@ -8,6 +8,7 @@ from datetime import datetime
 
 from exporter.expose.exposition import Chunks, Page, Section, assemble
 from exporter.expose.metrics import ACCOUNT_FAMILIES, SPEND_FAMILIES
+from exporter.expose.series import Places
 from exporter.expose.spend import spend_chunks
 from exporter.expose.state import state_chunks
 from exporter.ledger import Ledger
@@ -28,6 +29,7 @@ class Board:
         self._lock = threading.Lock()
         self._assembling = threading.Lock()
         self._lines: dict[str, Chunks] = {}
+        self._places: dict[str, Places] = {}
         self._expected: set[str] = set()
         self._hanging: dict[str, threading.Lock] = {}
         self._spend_changed = self._state_changed = True
@@ -46,25 +48,29 @@ class Board:
             hanging = self._hanging.setdefault(member.account.name, threading.Lock())
         # One at a time, so that what was rendered first is not hung last.
         with hanging:
-            lines = {**spend_chunks(member, self._ledger, now), **state_chunks(member, self._ledger)}
-            self._replace(member, lines)
+            spend, places = spend_chunks(member, self._ledger, now)
+            self._replace(member, {**spend, **state_chunks(member, self._ledger)}, places)
 
-    def _replace(self, member: Member, lines: Chunks) -> None:
+    def _replace(self, member: Member, lines: Chunks, places: Places) -> None:
         with self._lock:
             if member.account.name not in self._expected:
                 return
             old = self._lines.get(member.account.name, {})
-            self._lines[member.account.name] = lines
+            self._lines[member.account.name], self._places[member.account.name] = lines, places
             if any(lines.get(family) != old.get(family) for family in SPEND_FAMILIES):
                 self._spend_changed = True
             self._state_changed = True
+
+    def places(self, name: str) -> Places | None:
+        """Return where the series of an account are shown; None while it is not on the page."""
+        return self._places.get(name)
 
     def expect(self, keep: set[str]) -> None:
         """Say which accounts are configured; the others leave the page, and are not hung any more."""
         with self._lock:
             self._expected = keep
             for name in set(self._lines) - keep:
-                del self._lines[name]
+                del self._lines[name], self._places[name]
                 self._spend_changed = self._state_changed = True
 
     def turned(self, now: datetime) -> bool:

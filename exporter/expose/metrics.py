@@ -120,6 +120,14 @@ FOLDED = _gauge(
     "Combinations of workspace, model and tier above max_series, shown together under other.",
 )
 
+_HOURLY = "of each hour (UTC), at the hour's last millisecond, as known now; up to the newest complete hour."
+HOURLY_COST = _gauge("ai_hourly_cost_usd", SPEND, f"USD {_HOURLY} Billed where billed, estimated otherwise.")
+HOURLY_TOKENS = _gauge("ai_hourly_tokens", (*SPEND, "type"), f"Tokens by disjoint type {_HOURLY}")
+HOURLY_REQUESTS = _gauge("ai_hourly_requests", SPEND, f"Requests {_HOURLY}")
+
+HISTORY_FAMILIES = (HOURLY_COST, HOURLY_TOKENS, HOURLY_REQUESTS)
+"""Read from the ledger, over remote read or as a file; never on the page."""
+
 SPEND_FAMILIES = (*COST.values(), *TOKENS.values(), *REQUESTS.values(), *UNITS.values(), COST_DAILY, MONTH_BILLED)
 """Change when what was told changes; rendered once per change."""
 
@@ -159,4 +167,4 @@ DEFECTS = _counter(
 OWN_FAMILIES = (BUILD_INFO, RELOAD_SUCCESSFUL, RELOAD_TIME, LEDGER_BYTES, DEFECTS)
 """About ourselves; fresh on every scrape, beside process_* and python_*."""
 
-FAMILIES = SPEND_FAMILIES + ACCOUNT_FAMILIES + OWN_FAMILIES
+FAMILIES = SPEND_FAMILIES + ACCOUNT_FAMILIES + OWN_FAMILIES + HISTORY_FAMILIES

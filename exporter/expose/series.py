@@ -1,4 +1,4 @@
-"""Which series an account shows: names put on ids, and the small ones folded when there are too many."""
+"""Under which labels an account's series are shown: names put on ids, the small ones folded when there are too many."""
 
 from __future__ import annotations
 
@@ -21,33 +21,67 @@ def combination(labels: Labels) -> Combination:
 
 
 @dataclass(frozen=True, slots=True)
-class Folding:
-    """Where each combination is shown: under its own labels, or under `other`."""
+class Places:
+    """Where each combination of ids is shown: on the page and in history alike."""
 
     moved: Mapping[Combination, Combination]
+    """Those that are not shown under their own labels, and under which they are."""
+    folded: int
+    """How many of late are not shown under their own labels."""
+    names: Mapping[str, str]
+    """Id of a workspace or an API key -> name."""
 
-    @property
-    def folded(self) -> int:
-        """How many combinations are not shown under their own labels."""
-        return len(self.moved)
+    @classmethod
+    def of(
+        cls, lately: Mapping[Combination, int], known: Iterable[Combination], names: Mapping[str, str], limit: int
+    ) -> Places:
+        """Decide for what was active of late (with its cost), and for all else that the ledger knows.
 
-    def place(self, wanted: Combination) -> Combination:
-        """Return the combination under which this one is shown."""
+        What is no longer active is shown in history only: it takes neither room nor a name from what is.
+        """
+        idle = set(known).difference(lately)
+        moved = fold(lately, limit, idle)
+        shown = dict[str, str]()
+        for part in (0, 3):
+            shown |= unique_names(names, {one[part] for one in lately}, {one[part] for one in idle})
+        return cls(moved, len(moved.keys() & lately.keys()), shown)
+
+    def place(self, labels: Labels) -> Combination:
+        """Return the combination under which a row is shown."""
+        wanted = combination(labels)
         return self.moved.get(wanted, wanted)
 
+    def values(self, place: Combination) -> tuple[str, str, str, str]:
+        """Return the label values of a place: workspace, model, tier, api_key."""
+        workspace, model, tier, api_key = place
+        # A key that nobody told has no name, though the default workspace, whose id is as empty, may have one.
+        return (self.names.get(workspace, workspace), model, tier, api_key and self.names.get(api_key, api_key))
 
-def fold(cost: Mapping[Combination, int], limit: int) -> Folding:
+
+def fold(
+    cost: Mapping[Combination, int], limit: int, idle: Iterable[Combination] = ()
+) -> dict[Combination, Combination]:
     """Keep the `limit` combinations of the largest 30-day cost and fold the rest; every sum stays what it is.
 
-    The rest is shown as model `other` of its workspace, or of workspace `other` where even those are too many.
+    Returns where the rest is shown: as model `other` of its workspace, or of workspace `other` where even those are
+    too many. What is idle comes after all that cost.
     """
-    rest = sorted(cost, key=lambda one: (-cost[one], one))[limit:]
+    rest = [*sorted(cost, key=lambda one: (-cost[one], one)), *sorted(idle)][limit:]
     workspaces = {one[0] for one in rest}
-    return Folding({one: (one[0] if len(workspaces) <= limit else OTHER, OTHER, "", "") for one in rest})
+    return {one: (one[0] if len(workspaces) <= limit else OTHER, OTHER, "", "") for one in rest}
 
 
-def unique_names(names: Mapping[str, str], ids: Iterable[str]) -> dict[str, str]:
-    """Return id -> name as shown: an id without a name shows itself; two of one name get their ids' tails."""
+def unique_names(names: Mapping[str, str], ids: Iterable[str], idle: Iterable[str] = ()) -> dict[str, str]:
+    """Return id -> name as shown: an id without a name shows itself; two of one name get their ids' tails.
+
+    An idle id leaves the bare name to one that is not.
+    """
     wanted = {one: names.get(one) or one for one in ids}
+    rest = {one: names.get(one) or one for one in idle if one not in wanted}
     count = Counter(wanted.values())
-    return {one: name if count[name] == 1 else f"{name} ({one[-6:] or 'none'})" for one, name in wanted.items()}
+    every = count + Counter(rest.values())
+    return {
+        one: name if counted[name] == 1 else f"{name} ({one[-6:] or 'none'})"
+        for some, counted in ((wanted, count), (rest, every))
+        for one, name in some.items()
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
+from exporter.books import Book
 from exporter.expose.exposition import dollars, labelled, render
 from exporter.expose.metrics import (
     ACCOUNT,
@@ -21,7 +22,7 @@ from exporter.expose.metrics import (
     UNPRICED,
     Family,
 )
-from exporter.expose.series import Combination, combination, fold, unique_names
+from exporter.expose.series import Combination, Places, combination
 from exporter.ledger import Ledger
 from exporter.ledger.series import Labels
 from exporter.members import Member
@@ -35,57 +36,75 @@ Shown = tuple[str, str, str, str, str]
 """A combination and, for tokens and units, the meter."""
 
 
-def spend_chunks(member: Member, ledger: Ledger, now: datetime) -> dict[Family, bytes]:
-    """Return the lines of every family that follows from what was told: family -> lines."""
+def spend_chunks(member: Member, ledger: Ledger, now: datetime) -> tuple[dict[Family, bytes], Places]:
+    """Return the lines of every family that follows from what was told, and where the account's series are shown."""
     windows = calendar(now, member.complete_until(ledger))
     number, usage = member.book.number, [report.name for report in member.book.usage]
     cost = {name: ledger.costs.total(number, span) for name, span in windows.items()}
     units = {name: ledger.buckets.units(number, usage, span) for name, span in windows.items() if name != "this_hour"}
-    # On the 31st the month began a day before the last 30 days did.
-    view = _View(member, ledger, {**cost["month"], **cost["30d"]}, {**units["month"], **units["30d"]})
+    view = _View(member, ledger, _lately(cost), _lately(units))
     chunks = {COST[name]: view.lines(COST[name], view.cost, sums) for name, sums in cost.items()}
     for name, sums in units.items():
         chunks[TOKENS[name]] = view.lines(TOKENS[name], view.tokens, sums)
         chunks[REQUESTS[name]] = view.lines(REQUESTS[name], view.requests, sums)
         if name in UNITS:
             chunks[UNITS[name]] = view.lines(UNITS[name], view.units, sums)
-    chunks[FOLDED] = render(FOLDED, [(view.account, str(view.folding.folded))])
-    return chunks | _daily(member, ledger, now, windows["month"]) | _unpriced(member, ledger, now)
+    chunks[FOLDED] = render(FOLDED, [(view.account, str(view.places.folded))])
+    chunks |= _daily(member, ledger, now, windows["month"])
+    chunks |= _unpriced(member, ledger, now)
+    return chunks, view.places
+
+
+def places_at(book: Book, limit: int, ledger: Ledger, now: datetime) -> Places:
+    """Return where an account's series, at most `limit` under their own labels, would be shown on a page of now."""
+    windows, usage = calendar(now, None), [report.name for report in book.usage]
+    cost = {name: ledger.costs.total(book.number, windows[name]) for name in _LATELY}
+    units = {name: ledger.buckets.units(book.number, usage, windows[name]) for name in _LATELY}
+    return _places(book, limit, ledger, _lately(cost), _lately(units))
+
+
+_LATELY = ("month", "30d")
+"""On the 31st the month began a day before the last 30 days did."""
+
+
+def _lately(sums: Mapping[str, Sums]) -> Sums:
+    return {labels: value for name in _LATELY for labels, value in sums[name].items()}
+
+
+def _places(book: Book, limit: int, ledger: Ledger, cost: Sums, units: Sums) -> Places:
+    lately = dict.fromkeys(map(combination, (*cost, *units)), 0)
+    for labels, value in cost.items():
+        lately[combination(labels)] += value
+    known = map(combination, ledger.hours.labels(book.number, [report.name for report in book.usage]))
+    return Places.of(lately, known, ledger.names.all(book.number), limit)
 
 
 class _View:
-    """Under which labels an account's sums are shown: what was active lately in every window, at 0 if need be."""
+    """An account's sums under the labels that are shown: what was active lately in every window, at 0 if need be."""
 
     def __init__(self, member: Member, ledger: Ledger, cost: Sums, units: Sums) -> None:
-        lately = {combination(labels) for labels in (*cost, *units)}
-        totals = dict.fromkeys(lately, 0)
-        for labels, value in cost.items():
-            totals[combination(labels)] += value
-        names = ledger.names.all(member.book.number)
-        self.folding = fold(totals, member.account.max_series)
+        self.places = _places(member.book, member.account.max_series, ledger, cost, units)
         self.account = labelled(ACCOUNT, (member.account.provider, member.account.name))
         self._lately = (*cost, *units)
-        self._workspaces = unique_names(names, {one[0] for one in lately})
-        self._keys = unique_names(names, {one[3] for one in lately if one[3]})
         self._texts: dict[Combination, str] = {}
 
     def cost(self, labels: Labels) -> Shown | None:
         """Return where money is shown."""
-        return (*self._place(labels), "") if labels[0] == MONEY_METER else None
+        return (*self.places.place(labels), "") if labels[0] == MONEY_METER else None
 
     def tokens(self, labels: Labels) -> Shown | None:
         """Return where tokens are shown: by type."""
-        return (*self._place(labels), f'type="{labels[0]}"') if labels[0] in TOKEN_METERS else None
+        return (*self.places.place(labels), f'type="{labels[0]}"') if labels[0] in TOKEN_METERS else None
 
     def requests(self, labels: Labels) -> Shown | None:
         """Return where requests are shown."""
-        return (*self._place(labels), "") if labels[0] == REQUESTS_METER else None
+        return (*self.places.place(labels), "") if labels[0] == REQUESTS_METER else None
 
     def units(self, labels: Labels) -> Shown | None:
         """Return where other units are shown: by unit, without tier and API key."""
         if labels[0] not in UNIT_METERS:
             return None
-        workspace, model, _, _ = self._place(labels)
+        workspace, model, _, _ = self.places.place(labels)
         return (workspace, model, "", "", f'unit="{labels[0]}"')
 
     def lines(self, family: Family, shown: Callable[[Labels], Shown | None], sums: Sums) -> bytes:
@@ -102,15 +121,10 @@ class _View:
         tell = dollars if family in COST.values() else str
         return render(family, ((self._text(where), tell(value)) for where, value in sorted(totals.items())))
 
-    def _place(self, labels: Labels) -> Combination:
-        return self.folding.place(combination(labels))
-
     def _text(self, where: Shown) -> str:
         one, last = where[:4], where[4]
         if one not in self._texts:
-            workspace, model, tier, api_key = one
-            values = (self._workspaces.get(workspace, workspace), model, tier, self._keys.get(api_key, api_key))
-            rest = labelled((*SPEND[2:], "api_key"), values)
+            rest = labelled((*SPEND[2:], "api_key"), self.places.values(one))
             self._texts[one] = f"{self.account},{rest}" if rest else self.account
         return f"{self._texts[one]},{last}" if last else self._texts[one]
 

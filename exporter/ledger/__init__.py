@@ -5,26 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 from exporter.ledger.buckets import Buckets, Coverage
+from exporter.ledger.changes import Changes
 from exporter.ledger.costs import Costs, Day, Worth
+from exporter.ledger.hours import Hourly, Hours
 from exporter.ledger.names import Names
 from exporter.ledger.retention import Retention
 from exporter.ledger.series import Series
 from exporter.ledger.store import Store
 
-__all__ = ["Coverage", "Day", "Ledger", "Worth"]
+__all__ = ["Coverage", "Day", "Hourly", "Ledger", "Worth"]
 
 
 class Ledger:
-    """What was told (`buckets`), what it costs (`costs`), how ids are called (`names`), and how long it is kept."""
+    """What was told (`buckets`), what it costs (`costs`), both by the hour (`hours`), how ids are called (`names`)."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open or create the ledger in a folder of its own. Raises LedgerError with what to do about it."""
-        self._store = Store(folder)
-        series = Series(self._store)
-        self.buckets = Buckets(self._store, series)
-        self.costs = Costs(self._store, series)
+    def __init__(self, folder: Path, *, reading: bool = False) -> None:
+        """Open or create the ledger in a folder of its own. Raises LedgerError with what to do about it.
+
+        For `reading` only, an exporter may be running on it.
+        """
+        self._store = Store(folder, reading=reading)
+        series, changes = Series(self._store), Changes()
+        self.buckets = Buckets(self._store, series, changes)
+        self.costs = Costs(self._store, series, changes)
+        self.hours = Hours(self._store, series, changes)
         self.names = Names(self._store)
-        self.retention = Retention(self._store)
+        self.retention = Retention(self._store, changes)
 
     @property
     def place(self) -> Path:

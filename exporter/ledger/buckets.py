@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 
+from exporter.ledger.changes import Changes
 from exporter.ledger.series import Labels, Series, labels, row_of
 from exporter.ledger.store import Store, array, rows
 from exporter.model import DAY, HOUR, LEVEL_METERS, Bucket, Row, utc
@@ -30,14 +31,19 @@ class Coverage:
 class Buckets:
     """The newest telling of every bucket of every account's reports."""
 
-    def __init__(self, store: Store, series: Series) -> None:
+    def __init__(self, store: Store, series: Series, changes: Changes) -> None:
         self._store = store
         self._series = series
+        self._changes = changes
         self._coverage: dict[tuple[int, str], Coverage | None] = {}
 
     def account(self, name: str, provider: str) -> int:
         """Return the account's number in this ledger."""
         return self._series.account(name, provider)
+
+    def known(self, name: str, provider: str) -> int | None:
+        """Return the account's number; None where the ledger was never told of it."""
+        return self._series.known(name, provider)
 
     def put(
         self, account: int, report: str, span: Span, buckets: Iterable[Bucket], *, settled: bool = False
@@ -66,6 +72,7 @@ class Buckets:
                 (account, array(sorted(days))),
             )
             coverage = _widen(db, account, report, span, settled=settled)
+        self._changes.note(account, days)
         self._coverage[account, report] = coverage
         return frozenset(map(utc, days))
 

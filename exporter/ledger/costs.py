@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+from exporter.ledger.changes import Changes
 from exporter.ledger.series import Labels, Series, labels
 from exporter.ledger.store import Store, array, rows
 from exporter.model import DAY, HOUR, Row, utc
@@ -54,9 +55,10 @@ class Worth:
 class Costs:
     """Nano-USD per hour and labels. A day is written whole, so what was withdrawn is gone."""
 
-    def __init__(self, store: Store, series: Series) -> None:
+    def __init__(self, store: Store, series: Series, changes: Changes) -> None:
         self._store = store
         self._series = series
+        self._changes = changes
 
     def told(self, account: int, day: datetime) -> int:
         """Return how often a day has changed; to be read before its rows, and handed to `put`."""
@@ -93,6 +95,7 @@ class Costs:
                 (account, start, array(list(worth.unpriced.items()))),
             )
             _note(db, account, start, worth, known.after(worth, before, sum(value for _, _, value in points)))
+        self._changes.note(account, [start])
 
     def total(self, account: int, span: Span) -> dict[Labels, int]:
         """Return nano-USD per labels over a span."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from datetime import datetime, timedelta
 
+from exporter.ledger.changes import Changes
 from exporter.ledger.costs import ROLLED
-from exporter.ledger.store import Store
+from exporter.ledger.store import Store, array
 from exporter.model import DAY, LEVEL_METERS
 from exporter.windows import floor
 
@@ -16,8 +17,9 @@ _DAY = int(DAY.total_seconds())
 class Retention:
     """Keeps the ledger's size bounded. A rolled day keeps its sums and is not told again."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, changes: Changes) -> None:
         self._store = store
+        self._changes = changes
 
     def apply(self, now: datetime, hours: timedelta, days: timedelta) -> int:
         """Roll whole UTC days older than `hours` into one point each, drop those older than `days`.
@@ -26,21 +28,28 @@ class Retention:
         of them leaves both whole.
         """
         cutoff = int(floor(now - hours, DAY).timestamp())
-        rolled = 0
-        for account, report, day in self._older_than(cutoff):
+        told, valued = self._older_than(cutoff)
+        for account, report, day in told:
             with self._store.write() as db:
                 _roll(db, account, report, day)
-            rolled += 1
+            self._changes.note(account, [day])
+        for account, day in valued:
+            with self._store.write() as db:
+                _roll_cost(db, account, day)
+            self._changes.note(account, [day])
         with self._store.write() as db:
-            _roll_costs(db, cutoff)
             _forget(db, int(floor(now - days, DAY).timestamp()))
-        return rolled
+        return len(told)
 
-    def _older_than(self, cutoff: int) -> list[tuple[int, str, int]]:
+    def _older_than(self, cutoff: int) -> tuple[list[tuple[int, str, int]], list[tuple[int, int]]]:
         with self._store.read() as db:
-            return db.execute(
+            told = db.execute(
                 f"SELECT DISTINCT account, report, start / {_DAY} * {_DAY} FROM bucket WHERE start < ?", (cutoff,)
             ).fetchall()
+            valued = db.execute(
+                "SELECT account, start FROM day WHERE start < ? AND method <> ?", (cutoff, ROLLED)
+            ).fetchall()
+        return told, valued
 
 
 def _roll(db: sqlite3.Connection, account: int, report: str, day: int) -> None:
@@ -60,20 +69,14 @@ def _roll(db: sqlite3.Connection, account: int, report: str, day: int) -> None:
     db.execute("INSERT OR IGNORE INTO rolled VALUES (?, ?, ?)", span[:3])
 
 
-def _roll_costs(db: sqlite3.Connection, cutoff: int) -> None:
-    db.execute(
-        "CREATE TEMP TABLE IF NOT EXISTS rolled_cost (account INTEGER, start INTEGER, series INTEGER, value INTEGER)"
-    )
-    db.execute("DELETE FROM rolled_cost")
-    db.execute(
-        f"INSERT INTO rolled_cost SELECT account, start / {_DAY} * {_DAY}, series, SUM(value) FROM cost"
-        " WHERE start < ? GROUP BY 1, 2, 3",
-        (cutoff,),
-    )
-    db.execute("DELETE FROM cost WHERE start < ?", (cutoff,))
-    db.execute("INSERT INTO cost SELECT * FROM rolled_cost")
-    db.execute("DELETE FROM rolled_cost")
-    db.execute("UPDATE day SET method = ? WHERE start < ?", (ROLLED, cutoff))
+def _roll_cost(db: sqlite3.Connection, account: int, day: int) -> None:
+    span = (account, day, day + _DAY)
+    sums = db.execute(
+        "SELECT series, SUM(value) FROM cost WHERE account = ? AND start >= ? AND start < ? GROUP BY series", span
+    ).fetchall()
+    db.execute("DELETE FROM cost WHERE account = ? AND start >= ? AND start < ?", span)
+    db.execute("INSERT INTO cost SELECT ?, ?, value ->> 0, value ->> 1 FROM json_each(?)", (account, day, array(sums)))
+    db.execute("UPDATE day SET method = ? WHERE account = ? AND start = ?", (ROLLED, account, day))
 
 
 def _forget(db: sqlite3.Connection, cutoff: int) -> None:

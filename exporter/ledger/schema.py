@@ -58,13 +58,7 @@ def migrate(db: sqlite3.Connection, place: str) -> None:
 
     Raises LedgerError where a newer program wrote the file: it is left untouched.
     """
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
-    if version > len(MIGRATIONS):
-        raise LedgerError(
-            f"{place} was written by a newer ai-spend-exporter (ledger version {version}; this one knows up to "
-            f"{len(MIGRATIONS)}). Nothing was changed. Run the newer release again, or point --storage.path at another "
-            "folder: it is filled again from the providers."
-        )
+    version = _version(db, place)
     for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -74,3 +68,24 @@ def migrate(db: sqlite3.Connection, place: str) -> None:
             db.execute("ROLLBACK")
             raise
         db.execute("COMMIT")
+
+
+def check_version(db: sqlite3.Connection, place: str) -> None:
+    """Raise LedgerError where the file was not written by this program's version."""
+    version = _version(db, place)
+    if version < len(MIGRATIONS):
+        raise LedgerError(
+            f"{place} was written by an older ai-spend-exporter (ledger version {version}; this one reads "
+            f"{len(MIGRATIONS)}). Start this release's `run` on it once: it brings the file up to date."
+        )
+
+
+def _version(db: sqlite3.Connection, place: str) -> int:
+    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if version > len(MIGRATIONS):
+        raise LedgerError(
+            f"{place} was written by a newer ai-spend-exporter (ledger version {version}; this one knows up to "
+            f"{len(MIGRATIONS)}). Nothing was changed. Run the newer release again, or point --storage.path at another "
+            "folder: it is filled again from the providers."
+        )
+    return version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from exporter.ledger.store import Store, array, rows
 from exporter.model import Row
@@ -45,6 +45,12 @@ class Series:
         with self._lock:
             return self._accounts.setdefault((name, provider), int(found[0]))
 
+    def known(self, name: str, provider: str) -> int | None:
+        """Return the account's number; None where it has none."""
+        with self._store.read() as db:
+            found = db.execute("SELECT id FROM account WHERE name = ? AND provider = ?", (name, provider)).fetchone()
+        return None if found is None else int(found[0])
+
     def number(
         self, db: sqlite3.Connection, account: int, report: str, wanted: Collection[Labels]
     ) -> dict[Labels, int]:
@@ -69,6 +75,14 @@ class Series:
         if any(number not in known for number in numbers):
             known = self._labels[account, report] = _read(db, account, report)
         return known
+
+    def all(self, db: sqlite3.Connection, account: int, reports: Sequence[str]) -> list[Labels]:
+        """Return every set of labels that these reports of an account ever had."""
+        query = (
+            f"SELECT json_group_array(json_array({_COLUMNS})) FROM series"
+            " WHERE account = ? AND report IN (SELECT value FROM json_each(?))"
+        )
+        return [tuple(told) for told in rows(db, query, (account, array(reports)))]
 
 
 def _numbers(known: Mapping[int, Labels]) -> dict[Labels, int]:

@@ -13,29 +13,41 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import LedgerError
-from exporter.ledger.schema import migrate
+from exporter.ledger.schema import check_version, migrate
 
 FILE = "ledger.db"
 
 
 class Store:
-    """A SQLite file in WAL mode with one writing connection and one reading connection per thread."""
+    """A SQLite file in WAL mode with one writing connection and one reading connection per thread.
 
-    def __init__(self, folder: Path) -> None:
+    For `reading` only, the file is left as it is, and another process may be writing to it.
+    """
+
+    def __init__(self, folder: Path, *, reading: bool = False) -> None:
         self.path = folder / FILE
+        self._reading = reading
         self._lock = threading.RLock()
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
-        self._guard = _claim(folder)
+        if reading and not self.path.exists():
+            raise LedgerError(
+                f"There is no ledger in {folder}. Point --storage.path at the folder of the exporter's own."
+            )
+        self._guard = None if reading else _claim(folder)
         with self._border():
             self._writer = self._connect()
+            if reading:
+                check_version(self._writer, str(self.path))
+                return
             self._writer.execute("PRAGMA journal_mode = WAL")
             # FULL: what was acknowledged survives a power cut, not only the end of this process.
             self._writer.execute("PRAGMA synchronous = FULL")
             migrate(self._writer, str(self.path))
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+        place = f"{self.path.absolute().as_uri()}?mode={'ro' if self._reading else 'rwc'}"
+        db = sqlite3.connect(place, timeout=30, isolation_level=None, check_same_thread=False, uri=True)
         # The ledger's folder may be the only one that can be written.
         db.execute("PRAGMA temp_store = MEMORY")
         return db
@@ -85,7 +97,8 @@ class Store:
             for db in (*self._readers, self._writer):
                 db.close()
             self._readers.clear()
-            self._guard.close()
+            if self._guard is not None:
+                self._guard.close()
 
     @contextmanager
     def _border(self) -> Iterator[None]:

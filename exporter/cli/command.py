@@ -1,0 +1,85 @@
+"""The command and what its subcommands share. Results on stdout, logs on stderr; exit 0 good, 1 bad, 2 misuse."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from exporter import __version__, logs
+from exporter.errors import ConfigError, ExporterError
+
+
+@contextmanager
+def said_plainly() -> Iterator[None]:
+    """End with status 1 and the message alone where something is wrong that a person can mend."""
+    try:
+        yield
+    except ConfigError as error:
+        count = len(error.problems)
+        click.echo(f"{count} problem{'s' * (count > 1)} in the configuration:", err=True)
+        for problem in error.problems:
+            click.echo(f"  {problem}", err=True)
+        sys.exit(1)
+    except ExporterError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+
+
+def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    level = click.option(
+        "--log.level",
+        "level",
+        type=click.Choice(list(logs.LEVELS)),
+        default="info",
+        show_default=True,
+        help="Log from this level on.",
+    )
+    form = click.option(
+        "--log.format",
+        "form",
+        type=click.Choice(["logfmt", "json"]),
+        default="logfmt",
+        show_default=True,
+        help="How to write log lines.",
+    )
+    return level(form(command))
+
+
+config_option = click.option(
+    "--config.file",
+    "path",
+    type=click.Path(path_type=Path),
+    default="config.yaml",
+    show_default=True,
+    help="The YAML file with the accounts.",
+)
+storage_option = click.option(
+    "--storage.path",
+    "folder",
+    type=click.Path(path_type=Path),
+    default="data",
+    show_default=True,
+    help="The ledger's folder.",
+)
+listen_option = click.option(
+    "--web.listen-address", "address", default=":10042", show_default=True, help="Where to serve /metrics."
+)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(
+    __version__, message=f"ai-spend-exporter, version %(version)s (python {platform.python_version()})"
+)
+def main() -> None:
+    """Expose what an organisation spends on OpenAI, Anthropic and Cursor as Prometheus metrics."""

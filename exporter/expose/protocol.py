@@ -1,0 +1,161 @@
+"""Prometheus's remote-read protocol: what is asked, and the messages of an answer. Protobuf in snappy's blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cramjam
+import re2
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
+
+from exporter.errors import QueryRefused
+
+LONGEST_REQUEST = 1 << 20
+"""Bytes of a request, packed or unpacked; a long alternation of names takes some thousands."""
+
+_INT64, _INT32, _STRING, _DOUBLE = (
+    FieldDescriptorProto.TYPE_INT64,
+    FieldDescriptorProto.TYPE_INT32,
+    FieldDescriptorProto.TYPE_STRING,
+    FieldDescriptorProto.TYPE_DOUBLE,
+)
+_FIELDS: Mapping[str, Sequence[tuple[str, int, Any, bool]]] = {
+    # name, number, type (or message), repeated; enumerations as the numbers that they travel as
+    "ReadRequest": [("queries", 1, "Query", True), ("accepted_response_types", 2, _INT32, True)],
+    "Query": [
+        ("start_timestamp_ms", 1, _INT64, False),
+        ("end_timestamp_ms", 2, _INT64, False),
+        ("matchers", 3, "LabelMatcher", True),
+    ],
+    "LabelMatcher": [("type", 1, _INT32, False), ("name", 2, _STRING, False), ("value", 3, _STRING, False)],
+    "ReadResponse": [("results", 1, "QueryResult", True)],
+    "QueryResult": [("timeseries", 1, "TimeSeries", True)],
+    "TimeSeries": [("labels", 1, "Label", True), ("samples", 2, "Sample", True)],
+    "Label": [("name", 1, _STRING, False), ("value", 2, _STRING, False)],
+    "Sample": [("value", 1, _DOUBLE, False), ("timestamp", 2, _INT64, False)],
+}
+
+
+def _messages() -> dict[str, Any]:
+    file = FileDescriptorProto(name="remote.proto", package="prometheus", syntax="proto3")
+    for message, fields in _FIELDS.items():
+        described = file.message_type.add(name=message)
+        for name, number, kind, repeated in fields:
+            label = FieldDescriptorProto.LABEL_REPEATED if repeated else FieldDescriptorProto.LABEL_OPTIONAL
+            field = described.field.add(name=name, number=number, label=label)
+            if isinstance(kind, str):
+                field.type, field.type_name = FieldDescriptorProto.TYPE_MESSAGE, f".prometheus.{kind}"
+            else:
+                field.type = kind
+    pool = DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return {name: GetMessageClass(pool.FindMessageTypeByName(f"prometheus.{name}")) for name in _FIELDS}
+
+
+MESSAGES = _messages()
+"""The protocol's messages by name; of a request only what is of use here."""
+
+Test = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which series are wanted, and from when to when, both included, in milliseconds."""
+
+    start: int
+    end: int
+    matchers: tuple[tuple[str, Test], ...]
+    """Name of a label, and the test that its value has to pass; a label that is not there has the value ''."""
+
+    def wants(self, labels: Mapping[str, str], names: Sequence[str] | None = None) -> bool:
+        """Tell whether all matchers agree, or those on some label names only."""
+        return all(test(labels.get(name, "")) for name, test in self.matchers if names is None or name in names)
+
+
+def queries(body: bytes) -> list[Query]:
+    """Read the queries of a request's body. Raises QueryRefused with what is wrong with it."""
+    request = MESSAGES["ReadRequest"]()
+    try:
+        request.ParseFromString(_unpacked(body))
+    except DecodeError as error:
+        raise QueryRefused("the body is not a remote-read request in protobuf") from error
+    wanted = list(request.accepted_response_types)
+    if wanted and SAMPLES not in wanted:
+        raise QueryRefused("only the response type SAMPLES is answered, and the request does not accept it")
+    return [
+        Query(
+            start=query.start_timestamp_ms,
+            end=query.end_timestamp_ms,
+            matchers=tuple((one.name, _test(one.type, one.name, one.value)) for one in query.matchers),
+        )
+        for query in request.queries
+    ]
+
+
+SAMPLES = 0
+"""The response type in which every sample is a message of its own."""
+
+
+def _unpacked(body: bytes) -> bytes:
+    # The length that it has unpacked stands in front: it is believed only where it is small.
+    length = 0
+    for place, byte in enumerate(body[:5]):
+        length |= (byte & 0x7F) << 7 * place
+        if byte < 0x80:
+            break
+    if max(length, len(body)) > LONGEST_REQUEST:
+        raise QueryRefused(f"the request is longer than {LONGEST_REQUEST} bytes")
+    try:
+        return bytes(cramjam.snappy.decompress_raw(body))
+    except cramjam.DecompressionError as error:
+        raise QueryRefused("the body is not compressed with snappy's block format") from error
+
+
+def packed(parts: Sequence[bytes]) -> bytes:
+    """Compress an answer's body."""
+    return bytes(cramjam.snappy.compress_raw(b"".join(parts)))
+
+
+def framed(number: int, parts: Sequence[bytes]) -> list[bytes]:
+    """Return parts as one field, of this number, that holds a message."""
+    return [bytes([number << 3 | 2]), varint(sum(map(len, parts))), *parts]
+
+
+def varint(number: int) -> bytes:
+    """Return a whole number, 0 or more, as protobuf writes it."""
+    told = bytearray()
+    while number > 0x7F:
+        told.append(number & 0x7F | 0x80)
+        number >>= 7
+    told.append(number)
+    return bytes(told)
+
+
+def _test(kind: int, name: str, value: str) -> Test:
+    match kind:
+        case 0:
+            return lambda told: told == value
+        case 1:
+            return lambda told: told != value
+        case 2 | 3:
+            matches = _pattern(name, value)
+            return matches if kind == 2 else (lambda told: not matches(told))
+        case _:
+            raise QueryRefused(f"the matcher on {name} is of an unknown kind ({kind})")
+
+
+def _pattern(name: str, value: str) -> Test:
+    """Compile a whole-value pattern in RE2: Prometheus's own syntax, and in linear time whatever is asked."""
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        re2.compile(value, options)
+        pattern = re2.compile(f"(?s:{value})", options)
+    except re2.error as error:
+        raise QueryRefused(f"the pattern of the matcher on {name} cannot be read: {value}") from error
+    return lambda told: pattern.fullmatch(told) is not None

@@ -1,0 +1,71 @@
+"""The ledger of an exporter that may be running, opened for reading: what commands about the past work on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from exporter.agenda import complete_until
+from exporter.books import Book
+from exporter.errors import LedgerError
+from exporter.expose.history import Teller
+from exporter.expose.spend import places_at
+from exporter.ledger import Ledger
+from exporter.model import DAY, utc
+from exporter.providers import ProviderType
+from exporter.settings.config import Account
+from exporter.windows import Span, days_back
+
+SETTLED = timedelta(hours=3)
+"""A block that reaches into the hours that a Prometheus still holds in memory makes its next start drop samples."""
+
+
+@contextmanager
+def past(folder: Path) -> Iterator[Ledger]:
+    """Open a ledger for reading. Raises LedgerError with what to do."""
+    ledger = Ledger(folder, reading=True)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def tellers(
+    ledger: Ledger, accounts: Sequence[Account], providers: Mapping[str, ProviderType], now: datetime
+) -> list[Teller]:
+    """Return the accounts of which the ledger knows anything, as they would be shown now."""
+    found = []
+    for account in accounts:
+        number = ledger.buckets.known(account.name, account.provider)
+        if number is None:
+            continue
+        book = Book(number, account.provider, providers[account.provider].reports)
+        marks = (complete_until(report, ledger.buckets.coverage(number, report.name)) for report in book.usage)
+        # A report of which nothing was ever told is one that this account does not have.
+        until = min((mark for mark in marks if mark is not None), default=None)
+        if until is not None:
+            found.append(Teller(account.name, book, places_at(book, account.max_series, ledger, now), until))
+    return found
+
+
+def newest_day(now: datetime) -> datetime:
+    """Return the newest UTC day that a file of history may hold."""
+    return days_back(now - SETTLED, 1)
+
+
+def whole_days(ledger: Ledger, told: Sequence[Teller], since: datetime | None, last: datetime) -> Span:
+    """Return the UTC days from `since`, or the oldest known one, to `last`. Raises LedgerError where there is none."""
+    known = [
+        day
+        for teller in told
+        for day in ledger.hours.days(teller.book.number, Span(since or utc(0), last + DAY))[:1]
+        if day < teller.until
+    ]
+    if not known:
+        raise LedgerError(
+            f"The ledger knows nothing of the configured accounts up to {last:%Y-%m-%d}. Is this the right "
+            "--storage.path, and has the exporter polled them?"
+        )
+    return Span(min(known), last + DAY)
