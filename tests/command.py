@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -43,6 +44,12 @@ def ended(
     return subprocess.run(
         command, cwd=cwd, env=env, input=stdin, capture_output=True, text=True, timeout=30, check=False
     )
+
+
+def free_port() -> int:
+    """Return a port of loopback on which nothing listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        return int(opened.getsockname()[1])
 
 
 def until(what: str, ready: Callable[[], object], seconds: float = 20) -> None:

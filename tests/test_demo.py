@@ -98,7 +98,7 @@ def _query(demo: Demo, query: str) -> dict[tuple[str, ...], float]:
 
 
 def test_a_real_prometheus_scrapes_the_demo_and_ctrl_c_ends_it(tmp_path: Path) -> None:
-    """Prometheus answers cost by provider, model and workspace; Ctrl-C stops all, with status 0, leaving nothing."""
+    """Prometheus answers cost of now and of thirty days; Ctrl-C stops all, with status 0, leaving nothing."""
     with _running(tmp_path) as demo:
         _until_complete(demo)
         by = "sum by (provider, model, workspace) (ai_cost_today_usd)"
@@ -110,6 +110,9 @@ def test_a_real_prometheus_scrapes_the_demo_and_ctrl_c_ends_it(tmp_path: Path) -
         told = sum(float(one) for one in re.findall(r"^ai_cost_month_usd\{.*\} (\S+)$", page, re.MULTILINE))
         assert month == pytest.approx(told, rel=0.01)
         assert _query(demo, "up")
+        hours = _query(demo, "sum by (account) (count_over_time(ai_hourly_cost_usd[30d]))")
+        assert len(hours) == ACCOUNTS
+        assert _query(demo, "count(sum_over_time(ai_hourly_cost_usd[1d] offset 29d))")[()] > 50
         configured = httpx.get(f"{demo.prometheus}/api/v1/alertmanagers").json()["data"]["activeAlertmanagers"]
         assert configured == [{"url": f"{demo.alertmanager}/api/v2/alerts"}]
         assert httpx.get(f"{demo.alertmanager}/-/ready").status_code == 200
