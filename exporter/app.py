@@ -74,7 +74,7 @@ class App:
         self._with = surroundings
         self._ledger = Ledger(folder)
         self._books = Books(self._ledger, surroundings.prices)
-        self._board = Board(self._ledger, surroundings.monotonic)
+        self._board = Board(self._ledger, surroundings.clock, surroundings.monotonic)
         self._poller = Poller(
             self._ledger, self._books, surroundings.clock, surroundings.monotonic, publish=self._publish
         )
@@ -97,7 +97,7 @@ class App:
             kept = old is not None and not old.stopped and old.account == account
             members[account.name] = old if old is not None and kept else self._member(account)
         self._members = members
-        self._board.expect(set(members))
+        self._board.expect(members.values(), config.budgets)
         self._poller.enrol(list(members.values()))
         for name, member in members.items():
             if known.get(name) is not member:
@@ -145,7 +145,7 @@ class App:
 
     def tick(self) -> None:
         """Do what is due now: visits, the turn of the hour, the page."""
-        if self._board.turned(self._with.clock()):
+        if self._board.turned():
             self._poller.turn()
         self._poller.tick()
         self._board.refresh()
@@ -192,7 +192,7 @@ class App:
 
     def _publish(self, member: Member) -> None:
         if self._members.get(member.account.name) is member:
-            self._board.hang(member, self._with.clock())
+            self._board.hang(member)
 
     def _tellers(self) -> Iterator[Teller]:
         for name, member in self._members.items():

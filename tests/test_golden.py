@@ -6,15 +6,23 @@ import difflib
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
 import pytest
 
 from exporter.expose.metrics import ACCOUNT_FAMILIES, OWN_FAMILIES, SPEND_FAMILIES
+from exporter.settings.config import Budget
 from tests.stage import Stage, stage
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
+BUDGETS = (
+    Budget("everything", "platform", "month", Decimal(80_000), {}),
+    Budget("research-week", "research", "week", Decimal("499.95"), {"owner": "research", "model": "claude-*"}),
+    Budget("agents-day", "", "day", Decimal(500), {"workspace": "Coding agents"}),
+)
 VARIES = re.compile(
     r"^((?:process|python)_\w+|ai_exporter_ledger_bytes|ai_exporter_build_info|ai_account_poll_duration_seconds)"
     r"(\{.*\})? .*$",
@@ -24,9 +32,11 @@ VARIES = re.compile(
 
 @pytest.fixture(name="it", scope="module")
 def _demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with stage(tmp_path_factory.mktemp("demo")) as it, it.running():
-        it.settle()
-        yield it
+    with stage(tmp_path_factory.mktemp("demo")) as it:
+        it.config = replace(it.config, budgets=BUDGETS)
+        with it.running():
+            it.settle()
+            yield it
 
 
 def test_after_the_backfill_every_total_is_the_simulators(it: Stage) -> None:

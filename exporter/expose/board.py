@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 
+from exporter.expose.budgets import Parts, budget_chunks, parts_of
 from exporter.expose.exposition import Chunks, Page, Section, assemble
 from exporter.expose.metrics import ACCOUNT_FAMILIES, SPEND_FAMILIES
 from exporter.expose.series import Places
+from exporter.expose.signals import signal_chunks
 from exporter.expose.spend import spend_chunks
 from exporter.expose.state import state_chunks
+from exporter.expose.trail import Trails, counting
 from exporter.ledger import Ledger
 from exporter.members import Member
 from exporter.model import HOUR
+from exporter.settings.config import Budget
 from exporter.windows import floor
 
 SHARE = 10
 """Putting the page together may take one part in so many of the time: a large page is put together less often."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Hung:
+    """What an account has hung up."""
+
+    lines: Chunks
+    places: Places
+    parts: Parts
+
+
+@dataclass(slots=True)
+class _Rendering:
+    """Rendering an account, one at a time, so that what was rendered first is not hung last."""
+
+    trails: Trails
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 class Board:
     """Every account's lines and the page made of them, swapped whole: a scrape never sees half a change."""
 
-    def __init__(self, ledger: Ledger, monotonic: Callable[[], float]) -> None:
+    def __init__(self, ledger: Ledger, clock: Callable[[], datetime], monotonic: Callable[[], float]) -> None:
         self._ledger = ledger
+        self._clock = clock
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._assembling = threading.Lock()
-        self._lines: dict[str, Chunks] = {}
-        self._places: dict[str, Places] = {}
+        self._hung: dict[str, _Hung] = {}
+        self._rendering: dict[str, _Rendering] = {}
         self._expected: set[str] = set()
-        self._hanging: dict[str, threading.Lock] = {}
+        self._budgets: tuple[Budget, ...] = ()
         self._spend_changed = self._state_changed = True
         self._not_before = 0.0
         self._hour: datetime | None = None
@@ -42,40 +65,53 @@ class Board:
         """Whether everything that was hung is on the page."""
         return not (self._spend_changed or self._state_changed or self._assembling.locked())
 
-    def hang(self, member: Member, now: datetime) -> None:
+    def hang(self, member: Member) -> None:
         """Render an account anew."""
         with self._lock:
-            hanging = self._hanging.setdefault(member.account.name, threading.Lock())
-        # One at a time, so that what was rendered first is not hung last.
-        with hanging:
-            spend, places = spend_chunks(member, self._ledger, now)
-            self._replace(member, {**spend, **state_chunks(member, self._ledger)}, places)
+            rendering = self._rendering.setdefault(member.account.name, _Rendering(Trails(self._ledger)))
+        with rendering.lock:
+            now, until, budgets = self._clock(), member.complete_until(self._ledger), self._budgets
+            lines, places = spend_chunks(member, self._ledger, now)
+            trail = rendering.trails.follow(member, places, budgets, now)
+            lines |= signal_chunks(member, trail, places, until, now)
+            lines |= state_chunks(member, self._ledger)
+            self._replace(member, _Hung(lines, places, parts_of(trail, budgets, now, until)))
 
-    def _replace(self, member: Member, lines: Chunks, places: Places) -> None:
+    def _replace(self, member: Member, hung: _Hung) -> None:
         with self._lock:
             if member.account.name not in self._expected:
                 return
-            old = self._lines.get(member.account.name, {})
-            self._lines[member.account.name], self._places[member.account.name] = lines, places
-            if any(lines.get(family) != old.get(family) for family in SPEND_FAMILIES):
+            old = self._hung.get(member.account.name)
+            self._hung[member.account.name] = hung
+            if old is None or old.parts != hung.parts or _spend(old) != _spend(hung):
                 self._spend_changed = True
             self._state_changed = True
 
     def places(self, name: str) -> Places | None:
         """Return where the series of an account are shown; None while it is not on the page."""
-        return self._places.get(name)
+        hung = self._hung.get(name)
+        return None if hung is None else hung.places
 
-    def expect(self, keep: set[str]) -> None:
-        """Say which accounts are configured; the others leave the page, and are not hung any more."""
+    def expect(self, members: Iterable[Member], budgets: tuple[Budget, ...]) -> None:
+        """Say which accounts and budgets are configured; others leave the page, and accounts are not hung any more.
+
+        An account that other budgets count is hung anew.
+        """
+        known = {member.account.name: member for member in members}
         with self._lock:
-            self._expected = keep
-            for name in set(self._lines) - keep:
-                del self._lines[name], self._places[name]
-                self._spend_changed = self._state_changed = True
+            before, self._budgets, self._expected = self._budgets, budgets, set(known)
+            for name in {*self._hung, *self._rendering} - self._expected:
+                self._hung.pop(name, None)
+                self._rendering.pop(name, None)
+            self._spend_changed = self._state_changed = True
+            anew = [known[name] for name in self._hung]
+        for member in anew:
+            if counting(member.account, before) != counting(member.account, budgets):
+                self.hang(member)
 
-    def turned(self, now: datetime) -> bool:
+    def turned(self) -> bool:
         """Tell once per UTC hour that the windows have moved, so that every account has to be hung anew."""
-        hour = floor(now, HOUR)
+        hour = floor(self._clock(), HOUR)
         moved, self._hour = self._hour is not None and hour != self._hour, hour
         return moved
 
@@ -88,13 +124,18 @@ class Board:
                 if not (self._spend_changed or self._state_changed):
                     return
                 spend_changed, self._spend_changed, self._state_changed = self._spend_changed, False, False
-                accounts = [self._lines[name] for name in sorted(self._lines)]
+                hung, budgets = [self._hung[name] for name in sorted(self._hung)], self._budgets
             began = self._monotonic()
-            spend = self.page.spend
+            spend, accounts = self.page.spend, [one.lines for one in hung]
             if spend_changed:
-                spend = Section.of(assemble(SPEND_FAMILIES, accounts, openmetrics=False))
+                told = budget_chunks(budgets, [one.parts for one in hung], self._clock())
+                spend = Section.of(assemble(SPEND_FAMILIES, [*accounts, told], openmetrics=False))
             self.page = _page(spend, accounts)
             self._not_before = self._monotonic() + SHARE * (self._monotonic() - began)
+
+
+def _spend(hung: _Hung) -> list[bytes | None]:
+    return [hung.lines.get(family) for family in SPEND_FAMILIES]
 
 
 def _page(spend: Section, accounts: list[Chunks]) -> Page:

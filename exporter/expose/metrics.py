@@ -71,6 +71,69 @@ MONTH_BILLED = _gauge(
     "polled hourly; a day is billed hours after it has closed.",
 )
 
+_EXPECTED = "of {hour} (UTC) from the same hour of the 14 days before, workdays or weekends: {what}"
+_MEDIAN = "their median. Absent where fewer than 3 such days are known."
+_HIGH = "above this it is unusual. Median and four robust standard deviations, at least twice the median."
+_WORKSPACE = (*ACCOUNT, "workspace")
+
+
+def _baseline(name: str, unit: str, hour: str = "the newest complete hour", what: str = _HIGH) -> Family:
+    return _gauge(name, _WORKSPACE, f"{unit} {_EXPECTED.format(hour=hour, what=what)}")
+
+
+COST_EXPECTED = _baseline("ai_cost_last_hour_expected_usd", "USD", what=_MEDIAN)
+COST_HIGH = _baseline("ai_cost_last_hour_high_usd", "USD")
+COST_THIS_HIGH = _baseline("ai_cost_this_hour_high_usd", "USD", "the whole of the running hour")
+REQUESTS_EXPECTED = _baseline("ai_requests_last_hour_expected", "Requests", what=_MEDIAN)
+REQUESTS_HIGH = _baseline("ai_requests_last_hour_high", "Requests")
+TOKENS_EXPECTED = _baseline("ai_tokens_last_hour_expected", "Tokens, where no requests are counted,", what=_MEDIAN)
+TOKENS_HIGH = _baseline("ai_tokens_last_hour_high", "Tokens, where no requests are counted,")
+EXCESS = _gauge(
+    "ai_cost_excess_24h_usd",
+    _WORKSPACE,
+    "USD by which the 24 newest complete hours (UTC) were above their own high values, each judged by the days before "
+    "it: a spike that was told late is in here too.",
+)
+
+SIGNAL_FAMILIES = (
+    COST_EXPECTED,
+    COST_HIGH,
+    COST_THIS_HIGH,
+    REQUESTS_EXPECTED,
+    REQUESTS_HIGH,
+    TOKENS_EXPECTED,
+    TOKENS_HIGH,
+    EXCESS,
+)
+
+_BUDGET = ("budget", "owner", "period")
+BUDGET_LIMIT = _gauge(
+    "ai_budget_limit_usd", _BUDGET, "USD that a budget allows per UTC day, week (from Monday) or month."
+)
+BUDGET_SPENT = _gauge(
+    "ai_budget_spent_usd",
+    _BUDGET,
+    "USD spent in the running period of a budget: billed where the provider has billed, estimated otherwise.",
+)
+BUDGET_FORECAST = _gauge(
+    "ai_budget_forecast_usd",
+    _BUDGET,
+    "USD that the running period is expected to come to: what is known, and then the shape of the past four weeks at "
+    "the last week's level; below 14 days of history an even pace.",
+)
+BUDGET_BURN = _gauge(
+    "ai_budget_burn_rate",
+    (*_BUDGET, "window"),
+    "Spend of the newest complete hours of a window relative to an even pace; at 1 the limit is used up exactly.",
+)
+BUDGET_EXHAUSTED = _gauge(
+    "ai_budget_exhaustion_timestamp_seconds",
+    _BUDGET,
+    "When the limit was or will be reached, by known and expected hours; absent where it is not in this period.",
+)
+BUDGET_FAMILIES = (BUDGET_LIMIT, BUDGET_SPENT, BUDGET_FORECAST, BUDGET_BURN, BUDGET_EXHAUSTED)
+"""Of the configuration, not of an account."""
+
 UP = _gauge("ai_account_up", ACCOUNT, "1 when the newest poll of every report of this account succeeded.")
 INFO = _gauge("ai_account_info", (*ACCOUNT, "owner"), "Always 1; joins an account's owner to its other series.")
 PROBLEM = _gauge(
@@ -128,7 +191,16 @@ HOURLY_REQUESTS = _gauge("ai_hourly_requests", SPEND, f"Requests {_HOURLY}")
 HISTORY_FAMILIES = (HOURLY_COST, HOURLY_TOKENS, HOURLY_REQUESTS)
 """Read from the ledger, over remote read or as a file; never on the page."""
 
-SPEND_FAMILIES = (*COST.values(), *TOKENS.values(), *REQUESTS.values(), *UNITS.values(), COST_DAILY, MONTH_BILLED)
+SPEND_FAMILIES = (
+    *COST.values(),
+    *TOKENS.values(),
+    *REQUESTS.values(),
+    *UNITS.values(),
+    COST_DAILY,
+    MONTH_BILLED,
+    *SIGNAL_FAMILIES,
+    *BUDGET_FAMILIES,
+)
 """Change when what was told changes; rendered once per change."""
 
 ACCOUNT_FAMILIES = (

@@ -5,18 +5,19 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 
 from exporter.errors import ConfigError, Problem
 from exporter.settings import document
 from exporter.settings.document import Document
 from exporter.settings.keys import KeySource
-from exporter.settings.shapes import AccountsFile, AccountShape, MainFile, Pace, fit
-from exporter.settings.words import shown, unreadable
+from exporter.settings.shapes import AccountsFile, AccountShape, BudgetShape, MainFile, Pace, fit
+from exporter.settings.words import nearest, shown, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,18 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """A limit for a day, week or month (UTC) over a selection of spend."""
+
+    name: str
+    owner: str
+    period: Literal["day", "week", "month"]
+    limit_usd: Decimal
+    match: Mapping[str, str]
+    """account, provider, workspace (by name), model, owner -> glob; what is left out may be anything."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What the user wrote, checked."""
 
@@ -61,6 +74,8 @@ class Config:
     path: Path
     files: tuple[Path, ...]
     """Every file that was read, `path` first."""
+    budgets: tuple[Budget, ...] = ()
+    """Names are unique; several may count the same spend."""
 
 
 def load(path: Path, providers: Collection[str]) -> Config:
@@ -75,7 +90,9 @@ def load(path: Path, providers: Collection[str]) -> Config:
         fitted, more = fit(extra, AccountsFile, providers)
         parts.append((extra, fitted.accounts if fitted else []))
         problems += more
-    problems += _names_given_twice([part for part, _ in parts])
+    problems += _names_given_twice([part for part, _ in parts], "account")
+    problems += _names_given_twice([main], "budget")
+    problems += _budgets_of_nobody(main, {name for part, _ in parts for _, name in _told(part, "account", "name")})
     if problems or shape is None:
         raise ConfigError(sorted(problems, key=_file_and_line))
     accounts = [
@@ -86,7 +103,7 @@ def load(path: Path, providers: Collection[str]) -> Config:
     if not accounts:
         complaint = "there is no account; add one here or in a file that account_files finds"
         raise ConfigError([main.problem(("accounts",), complaint)])
-    return Config(tuple(accounts), path, tuple(part.path for part, _ in parts))
+    return Config(tuple(accounts), path, tuple(part.path for part, _ in parts), tuple(map(_budget, shape.budgets)))
 
 
 def _account_files(main: Document, problems: list[Problem]) -> list[Document]:
@@ -122,23 +139,39 @@ def _matching(main: Path, pattern: str) -> list[Path]:
     return [file for file in files if file != main]
 
 
-def _names_given_twice(documents: Sequence[Document]) -> Iterator[Problem]:
+def _names_given_twice(documents: Sequence[Document], what: str) -> Iterator[Problem]:
     first: dict[str, str] = {}
     for part in documents:
-        for index, name in _names(part):
-            steps = ("accounts", index, "name")
+        for index, name in _told(part, what, "name"):
+            steps = (f"{what}s", index, "name")
             if name in first:
-                complaint = f"{shown(name)} is also the account at {first[name]}; give each its own name"
+                complaint = f"{shown(name)} is also the {what} at {first[name]}; give each its own name"
                 yield part.problem(steps, complaint)
             first.setdefault(name, part.place(steps))
 
 
-def _names(part: Document) -> Iterator[tuple[int, str]]:
-    accounts = part.value.get("accounts") if isinstance(part.value, dict) else None
-    for index, account in enumerate(accounts if isinstance(accounts, list) else []):
-        name = account.get("name") if isinstance(account, dict) else None
-        if isinstance(name, str):
-            yield index, name
+def _budgets_of_nobody(main: Document, accounts: Collection[str]) -> Iterator[Problem]:
+    """A budget that counts an account by its plain name has to find it; a glob may wait for one."""
+    for index, name in _told(main, "budget", "match", "account"):
+        if name and glob.escape(name) == name and name not in accounts:
+            hint = nearest(name, accounts) or "name one that is configured, or use a glob"
+            yield main.problem(("budgets", index, "match", "account"), f"there is no account {shown(name)}; {hint}")
+
+
+def _told(part: Document, what: str, *steps: str) -> Iterator[tuple[int, str]]:
+    """Yield a text of every account or budget that has it, whatever else may be wrong with them."""
+    items = part.value.get(f"{what}s") if isinstance(part.value, dict) else None
+    for index, item in enumerate(items if isinstance(items, list) else []):
+        found = item
+        for step in steps:
+            found = found.get(step) if isinstance(found, dict) else None
+        if isinstance(found, str):
+            yield index, found
+
+
+def _budget(shape: BudgetShape) -> Budget:
+    match = {name: getattr(shape.match, name) for name in sorted(shape.match.model_fields_set)}
+    return Budget(shape.name, shape.owner, shape.period, shape.limit_usd, match)
 
 
 def _account(part: Document, index: int, shape: AccountShape, defaults: Pace) -> Account:

@@ -16,11 +16,14 @@ from exporter.settings.values import (
     BaseUrl,
     Dollars,
     FileName,
+    Glob,
     History,
     Interval,
     Label,
+    Limit,
     Line,
     Meter,
+    Period,
     Positive,
     Timeout,
     Variable,
@@ -76,6 +79,26 @@ class AccountShape(Pace):
         return value
 
 
+class MatchShape(_Shape):
+    """What a budget counts: globs, all of which have to fit."""
+
+    account: Glob = "*"
+    provider: Glob = "*"
+    workspace: Glob = "*"
+    model: Glob = "*"
+    owner: Glob = "*"
+
+
+class BudgetShape(_Shape):
+    """One item of `budgets`."""
+
+    name: AccountName
+    owner: Line = ""
+    period: Period
+    limit_usd: Limit
+    match: MatchShape = MatchShape()
+
+
 class AccountsFile(_Shape):
     """A file that `account_files` finds."""
 
@@ -87,6 +110,7 @@ class MainFile(_Shape):
 
     defaults: Pace = Pace()
     account_files: list[FileName] = []
+    budgets: list[BudgetShape] = []
     accounts: list[AccountShape] = []
 
 
@@ -147,5 +171,9 @@ def _shape_around(steps: Steps, shape: type[_Shape]) -> type[_Shape]:
             return Pace
         case (*_, "prices", int(), _):
             return PriceShape
+        case ("budgets", int(), "match", _):
+            return MatchShape
+        case ("budgets", int(), _):
+            return BudgetShape
         case _:
             return AccountShape

@@ -6,9 +6,9 @@ import re
 from datetime import timedelta
 from decimal import Decimal
 from ipaddress import ip_address
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from exporter.model import TOKEN_METERS, UNIT_METERS
@@ -28,6 +28,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _URL = re.compile(r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:/[A-Za-z0-9._~%/-]*)?")
 _LABELS = ("api_key",)
+_PERIODS = ("day", "week", "month")
 _AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -133,6 +134,24 @@ def _dollars(value: object) -> Decimal:
     return Decimal(value)
 
 
+def _limit(value: Decimal) -> Decimal:
+    if not value:
+        raise told("must be more than 0; leave the budget out where there is none")
+    return value
+
+
+def _period(value: str) -> str:
+    if value not in _PERIODS:
+        raise told(f"expected {', '.join(_PERIODS[:-1])} or {_PERIODS[-1]}, got {shown(value)}")
+    return value
+
+
+def _glob(value: str) -> str:
+    if not value:
+        raise told('is empty; leave it out, or write "*", for any')
+    return _printable(value)
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ip_address(host).is_loopback
@@ -147,8 +166,11 @@ Positive = Annotated[int, AfterValidator(_positive)]
 Line = Annotated[str, AfterValidator(_printable)]
 FileName = Annotated[str, AfterValidator(_file_name)]
 Variable = Annotated[str, AfterValidator(_variable)]
+Glob = Annotated[str, AfterValidator(_glob)]
+Period = Annotated[Literal["day", "week", "month"], BeforeValidator(_period)]
 AccountName = Annotated[str, AfterValidator(_account_name)]
 Label = Annotated[str, AfterValidator(_label)]
 Meter = Annotated[str, AfterValidator(_meter)]
 Dollars = Annotated[Decimal, PlainValidator(_dollars)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Limit = Annotated[Dollars, AfterValidator(_limit)]

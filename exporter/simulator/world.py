@@ -67,7 +67,7 @@ class World:
             ]
             for account in accounts
         }
-        self._revised: dict[tuple[str, int], float] = {}
+        self._revised: dict[tuple[str, str | None, int], float] = {}
         self._restated: dict[tuple[str, datetime], float] = {}
         self._memory = _Memory()
 
@@ -91,9 +91,14 @@ class World:
             return self._event_bill(account, day)
         return tuple(charge.row() for charge in self.charges(account, day))
 
-    def revise(self, account: str, hour: datetime, factor: float) -> None:
-        """Let the provider correct that hour's use: from now on truth, what is told and the bill are `factor` times."""
-        key = (account, _epoch(hour))
+    def revise(self, account: str, hour: datetime, factor: float, workspace: str | None = None) -> None:
+        """Let the provider correct that hour's use: from now on truth, what is told and the bill are `factor` times.
+
+        For an hour to come it is more or less use than usual. Of a Cursor account only the whole can be revised.
+        """
+        if workspace is not None and self.accounts[account].provider == "cursor":
+            raise ValueError("Cursor's events are revised by the account, not by the workspace")
+        key = (account, workspace, _epoch(hour))
         self._revised[key] = self._revised.get(key, 1.0) * factor
         self._memory = _Memory()
 
@@ -185,8 +190,8 @@ class World:
         if use is None:
             stream = self.accounts[account].streams[position]
             use = hour_use(stream, self._salts[account][position], hour) if hour >= self._first_hour else {}
-            factor = self._revised.get((account, hour))
-            if factor is not None:
+            factor = self._factor(account, hour) * self._factor(account, hour, stream.workspace)
+            if factor != 1.0:
                 use = {meter: round(count * factor) for meter, count in use.items()}
             memory[key] = use
         return use
@@ -196,9 +201,12 @@ class World:
         if hour < self._first_hour:
             return ()
         if key not in memory:
-            factor = self._revised.get(key, 1.0)
+            factor = self._factor(account, hour)
             memory[key] = hour_events(self.accounts[account], self._salts[account], hour, factor)
         return memory[key]
+
+    def _factor(self, account: str, hour: int, workspace: str | None = None) -> float:
+        return self._revised.get((account, workspace, hour), 1.0)
 
     def _event_bill(self, account: str, day: datetime) -> tuple[Row, ...]:
         money: dict[tuple[_Labels, str], int] = {}
