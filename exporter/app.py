@@ -226,7 +226,9 @@ class App:
                 break
 
     def _break(self, error: LedgerError) -> None:
-        """Have the process end: the disk is wrong."""
+        """Have the process end: the disk is wrong. One that is ending already has closed the ledger itself."""
+        if self._stop.is_set():
+            return
         self.fatal = error
         self.ended()
 

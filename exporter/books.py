@@ -17,7 +17,7 @@ from exporter.money.rates import Rates
 from exporter.money.valuation import DayValue, value_day
 from exporter.windows import DAYS_SHOWN, Span, days_back, slots
 
-METHOD = f"2 genai-prices {version('genai-prices')}"
+METHOD = f"3 genai-prices {version('genai-prices')}"
 """Names how days are valued: where it differs from a day's, the day is valued again."""
 LESSONS = 7
 """How many billed days teach what an open one costs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
@@ -10,14 +11,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import yaml
 
 from exporter.app import App, Surroundings
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, LedgerError
+from exporter.notices import notices
 from exporter.providers import PROVIDERS
 from exporter.serve import listen, serve
 from exporter.settings import config as settings
@@ -42,11 +46,11 @@ def demo(address: str, prometheus: int, alertmanager: int, clock: Callable[[], d
         folder = Path(temporary)
         accounts = demo_world(clock).accounts.values()
         config = settings.load(write_config(folder, accounts, url), PROVIDERS)
-        say(f"Simulated admin APIs       {url}  ({len(config.accounts)} accounts, 30 days of past)")
+        say(f"Simulated admin APIs       {url}  ({len(config.accounts)} accounts, 30 days of past, a spike going on)")
         app = App(folder / "ledger", Surroundings(clock, time.monotonic, {}, PROVIDERS))
         app.apply(config)
         with _stack(folder, here, prometheus, alertmanager, say):
-            threading.Thread(target=_tell_when_complete, args=(app, here, say), daemon=True).start()
+            threading.Thread(target=_tell_when_complete, args=(app, config, here, say), daemon=True).start()
             serve(app, app.views(), opened, lambda: None)
     say("Stopped.")
 
@@ -75,7 +79,7 @@ def write_config(folder: Path, accounts: Iterable[SimAccount], url: str) -> Path
 @contextlib.contextmanager
 def _simulator() -> Iterator[str]:
     """Run the simulator beside us, on a core of its own; tell its address."""
-    command = [sys.executable, "-m", "exporter.simulator"]
+    command = [sys.executable, "-m", "exporter.simulator", "--incident"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         url = process.stdout.readline().strip()
@@ -90,10 +94,12 @@ def _reachable(opened: socket.socket) -> str:
     return f"{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104 - compared, not bound
 
 
-def _tell_when_complete(app: App, here: str, say: Say) -> None:
+def _tell_when_complete(app: App, config: settings.Config, here: str, say: Say) -> None:
     began = time.monotonic()
     while not app.complete and time.monotonic() - began < PATIENCE:
         time.sleep(0.1)
+    with contextlib.suppress(LedgerError):  # the demo has been ended meanwhile
+        app.apply(replace(config, budgets=_budgets(app, config)))
     if app.complete:
         say(f"Thirty days read in {time.monotonic() - began:.1f} s. Open")
     else:
@@ -103,11 +109,28 @@ def _tell_when_complete(app: App, here: str, say: Say) -> None:
     say("Ctrl-C stops everything.")
 
 
+def _budgets(app: App, config: settings.Config) -> tuple[settings.Budget, ...]:
+    """Return budgets that are worth looking at whatever the day of the month: one is nearly spent."""
+
+    def budget(name: str, owner: str, part: float, match: Mapping[str, str]) -> settings.Budget:
+        one = settings.Budget(name, owner, "month", Decimal(1), match)
+        app.apply(replace(config, budgets=(one,)))
+        found = re.search(rb"^ai_budget_spent_usd\{.*\} (\S+)$", app.views().page().spend.plain, re.MULTILINE)
+        spent = float(found[1]) if found else 0.0
+        return replace(one, limit_usd=Decimal(max(10, round(spent / part, -1))))
+
+    return (
+        budget("everything", "platform", 0.55, {}),
+        budget("research-month", "research", 0.86, {"owner": "research"}),
+        budget("agents-month", "platform", 0.5, {"workspace": "Coding agents"}),
+    )
+
+
 @contextlib.contextmanager
 def _stack(folder: Path, here: str, prometheus: int, alertmanager: int, say: Say) -> Iterator[None]:
     """Run Prometheus and Alertmanager on the repository's own files, where they are installed."""
-    files = _copy_of_files(folder, here, prometheus, alertmanager)
     with contextlib.ExitStack() as stack:
+        files = _copy_of_files(folder, here, alertmanager, _notices(stack, say))
         for name, port, arguments in (
             ("alertmanager", alertmanager, ["--cluster.listen-address="]),
             ("prometheus", prometheus, ["--storage.tsdb.retention.time=40d"]),
@@ -129,22 +152,31 @@ def _stack(folder: Path, here: str, prometheus: int, alertmanager: int, say: Say
 _PACKAGE = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
 
 
-def _copy_of_files(folder: Path, here: str, prometheus: int, alertmanager: int) -> Path:
+def _notices(stack: contextlib.ExitStack, say: Say) -> str:
+    """Print what Alertmanager sends; return where it has to send to."""
+    opened = listen("127.0.0.1:0")
+    stack.enter_context(notices(opened, say))
+    return _reachable(opened)
+
+
+def _copy_of_files(folder: Path, here: str, alertmanager: int, notified: str) -> Path:
     """Copy prometheus/ and put the demo's addresses in the place of the usual ones."""
     package = Path(__file__).parent
     source = next(path for path in (package / "stack" / "prometheus", package.parent / "prometheus") if path.is_dir())
     target = folder / "files"
     shutil.copytree(source, target)
     usual = {
-        "localhost:10042": here,
-        "localhost:9090": f"127.0.0.1:{prometheus}",
-        "localhost:9093": f"127.0.0.1:{alertmanager}",
+        "ai-spend-exporter:10042": here,
+        "alertmanager:9093": f"127.0.0.1:{alertmanager}",
+        "notices:10043": notified,
+        "group_wait: 30s": "group_wait: 5s",  # nobody waits for a demo
     }
-    path = target / "prometheus.yml"
-    text = path.read_text()
-    for old, new in usual.items():
-        text = text.replace(old, new)
-    path.write_text(text)
+    for name in ("prometheus.yml", "alertmanager.yml"):
+        path = target / name
+        text = path.read_text()
+        for old, new in usual.items():
+            text = text.replace(old, new)
+        path.write_text(text)
     return target
 
 

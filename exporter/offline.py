@@ -13,8 +13,9 @@ from exporter.errors import LedgerError
 from exporter.expose.history import Teller
 from exporter.expose.spend import places_at
 from exporter.ledger import Ledger
-from exporter.model import DAY, utc
+from exporter.model import DAY, HOUR, utc
 from exporter.providers import ProviderType
+from exporter.replay.past import Past
 from exporter.settings.config import Account
 from exporter.windows import Span, days_back
 
@@ -69,3 +70,22 @@ def whole_days(ledger: Ledger, told: Sequence[Teller], since: datetime | None, l
             "--storage.path, and has the exporter polled them?"
         )
     return Span(min(known), last + DAY)
+
+
+def pasts(ledger: Ledger, told: Sequence[Teller], accounts: Sequence[Account], span: Span) -> list[Past]:
+    """Return the accounts whose use is known throughout the end of a span, each with its past."""
+    configured = {account.name: account for account in accounts}
+    found = []
+    for teller in told:
+        covered = {report: ledger.buckets.coverage(teller.book.number, report.name) for report in teller.book.reports}
+        known = {report: one for report, one in covered.items() if one is not None}
+        since = max(one.since for report, one in known.items() if report.kind == "usage")
+        if teller.until >= span.end:
+            found.append(Past(ledger, configured[teller.name], teller, list(known), since, span))
+    return found
+
+
+def newest_hour(told: Sequence[Teller]) -> datetime:
+    """Return the end of the newest hour that is complete for every account that is read at present."""
+    newest = max(teller.until for teller in told)
+    return min(teller.until for teller in told if teller.until >= newest - 6 * HOUR)

@@ -1,9 +1,10 @@
-"""Real Prometheus servers: Debian 12's, and today's out of .tools/ (`.ci/tools` puts it there)."""
+"""Real Prometheus and Alertmanager servers: Debian 12's, and today's out of .tools/ (`.ci/tools` puts it there)."""
 
 from __future__ import annotations
 
+import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -59,41 +60,65 @@ def promtool(version: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
-def configuration(folder: Path, exporter: str) -> Path:
-    """Write the repository's own prometheus.yml with the address of an exporter in it, without Alertmanager."""
-    text = (ROOT / "prometheus" / "prometheus.yml").read_text()
-    assert "localhost:10042" in text
+def configuration(folder: Path, exporter: str, alertmanager: str = NOWHERE, *, rules: bool = False) -> Path:
+    """Write the repository's own prometheus.yml with these addresses; with its rules, their patience shortened."""
     path = folder / "prometheus.yml"
-    fast = text.replace("scrape_interval: 15s", "scrape_interval: 1s")
-    path.write_text(fast.replace("localhost:10042", exporter).replace("localhost:9093", NOWHERE))
+    hurried = {
+        "ai-spend-exporter:10042": exporter,
+        "alertmanager:9093": alertmanager,
+        "scrape_interval: 15s": "scrape_interval: 1s",
+        "evaluation_interval: 15s": "evaluation_interval: 1s",
+    }
+    _rewrite(ROOT / "prometheus" / "prometheus.yml", path, hurried)
+    if rules:
+        (folder / "rules").mkdir()
+        for file in (ROOT / "prometheus" / "rules").glob("*.yml"):
+            text = re.sub(r"for: (30s|1m|2m)$", "for: 3s", file.read_text(), flags=re.MULTILINE)
+            (folder / "rules" / file.name).write_text(text.replace("keep_firing_for: 30m", "keep_firing_for: 3s"))
     return path
 
 
+def _rewrite(source: Path, target: Path, changes: Mapping[str, str]) -> None:
+    text = source.read_text()
+    for old, new in changes.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    target.write_text(text)
+
+
 @contextmanager
-def prometheus(version: str, folder: Path, config: Path, data: Path | None = None) -> Iterator[Prometheus]:
-    """Run a server on a configuration until the block ends; its data, unless given, begins empty."""
-    address = f"127.0.0.1:{free_port()}"
-    log = folder / f"prometheus-{version}.log"
+def alertmanager(version: str, folder: Path, notices: str) -> Iterator[str]:
+    """Run Alertmanager on the repository's own alertmanager.yml, its patience shortened; yield its address."""
+    config, address = folder / "alertmanager.yml", f"127.0.0.1:{free_port()}"
+    hurried = {"notices:10043": notices, "group_wait: 30s": "group_wait: 2s", "group_wait: 10s": "group_wait: 1s"}
+    _rewrite(ROOT / "prometheus" / "alertmanager.yml", config, hurried | {"group_interval: 5m": "group_interval: 2s"})
     command = [
-        str(PLACES[version] / "prometheus"),
+        str(PLACES[version] / "prometheus-alertmanager"),
         f"--config.file={config}",
-        f"--storage.tsdb.path={data or folder / f'data-{version}'}",
-        "--storage.tsdb.retention.time=100y",
+        f"--storage.path={folder / f'alertmanager-{version}'}",
+        "--cluster.listen-address=",
         f"--web.listen-address={address}",
     ]
+    with _running(command, folder / f"alertmanager-{version}.log", f"http://{address}"):
+        yield address
+
+
+@contextmanager
+def _running(command: Sequence[str], log: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server until the block ends, which begins when it is ready."""
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream)
 
     def ready() -> bool:
         assert process.poll() is None, log.read_text()
         try:
-            return httpx.get(f"http://{address}/-/ready").status_code == 200
+            return httpx.get(f"{url}/-/ready").status_code == 200
         except httpx.TransportError:
             return False
 
     try:
-        until("Prometheus ready", ready)
-        yield Prometheus(f"http://{address}", process)
+        until(f"{log.stem} ready", ready)
+        yield process
     finally:
         process.terminate()
         try:
@@ -101,3 +126,19 @@ def prometheus(version: str, folder: Path, config: Path, data: Path | None = Non
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def prometheus(version: str, folder: Path, config: Path, data: Path | None = None) -> Iterator[Prometheus]:
+    """Run a server on a configuration until the block ends; its data, unless given, begins empty."""
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        str(PLACES[version] / "prometheus"),
+        f"--config.file={config}",
+        f"--storage.tsdb.path={data or folder / f'data-{version}'}",
+        "--storage.tsdb.retention.time=100y",
+        "--rules.alert.resend-delay=1s",
+        f"--web.listen-address={address}",
+    ]
+    with _running(command, folder / f"prometheus-{version}.log", f"http://{address}") as process:
+        yield Prometheus(f"http://{address}", process)

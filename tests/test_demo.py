@@ -127,6 +127,39 @@ def test_a_real_prometheus_scrapes_the_demo_and_ctrl_c_ends_it(tmp_path: Path) -
     assert demo.exporter in "".join(demo.said)
 
 
+def _alerts(demo: Demo) -> dict[str, str]:
+    """Return name -> state of the worst of every alert that Prometheus knows."""
+    try:
+        told = httpx.get(f"{demo.prometheus}/api/v1/alerts").json()["data"]["alerts"]
+    except httpx.TransportError:
+        return {}
+    found: dict[str, str] = {}
+    for alert in sorted(told, key=lambda one: one["state"] == "firing"):
+        found[alert["labels"]["alertname"]] = alert["state"]
+    return found
+
+
+def test_a_spike_and_a_budget_fire_within_two_minutes(tmp_path: Path) -> None:
+    """A spike goes on in the demo and a budget is spent to some 85 %: both fire, are printed, and nothing else is."""
+    with _running(tmp_path) as demo:
+        began = time.monotonic()
+        _until(115, "firing", lambda: {"AICostSpike", "AIBudgetNearlySpent"} <= _firing(demo))
+        ratio = _query(demo, 'budget:ai_budget_spent_usd:ratio{budget="research-month"}')
+        assert all(0.8 <= value < 0.92 for value in ratio.values())
+        _until(20, "printed", lambda: "AICostSpike" in "".join(demo.said) and "research-month" in "".join(demo.said))
+        assert time.monotonic() - began < 120
+        assert _firing(demo) <= {"AICostSpike", "AIBudgetNearlySpent", "AIRequestSpike", "AIRunawaySpend"}
+        said = "".join(demo.said)
+        assert "acme-openai / Site search: $" in said
+        assert "AIRequestSpike" not in said
+        demo.process.send_signal(signal.SIGINT)
+        assert demo.process.wait(20) == 0
+
+
+def _firing(demo: Demo) -> set[str]:
+    return {name for name, state in _alerts(demo).items() if state == "firing"}
+
+
 def test_the_first_complete_page_comes_within_ten_seconds() -> None:
     """From the command to thirty days of five accounts on /metrics: at most 10 s, in the best of three tries."""
     took = []

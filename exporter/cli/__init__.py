@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.cli import check, history, run
+from exporter.cli import check, history, notices, replay, run
 from exporter.cli.command import main
 
-__all__ = ["check", "history", "main", "run"]
+__all__ = ["check", "history", "main", "notices", "replay", "run"]

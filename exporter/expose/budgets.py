@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 
-from exporter.expose.exposition import dollars, labelled, render
+from exporter.expose.exposition import dollars, escape, labelled, render
 from exporter.expose.metrics import (
     BUDGET_BURN,
     BUDGET_EXHAUSTED,
     BUDGET_FAMILIES,
     BUDGET_FORECAST,
+    BUDGET_INFO,
     BUDGET_LIMIT,
     BUDGET_SPENT,
     Family,
 )
 from exporter.expose.trail import Trail
 from exporter.model import NANO
-from exporter.money.budgets import Part, Standing, part, standing
+from exporter.money.budgets import Part, Standing, part, regex, standing
 from exporter.settings.config import Budget
 
 Parts = Mapping[str, Part]
@@ -37,15 +37,23 @@ def budget_chunks(budgets: Sequence[Budget], accounts: Sequence[Parts], now: dat
     lines: dict[Family, list[tuple[str, str]]] = {family: [] for family in BUDGET_FAMILIES}
     for budget in sorted(budgets, key=lambda one: one.name):
         parts = [parts[budget.name] for parts in accounts if budget.name in parts]
-        told = standing(_nano(budget.limit_usd), budget.period, parts, now)
-        labels = (budget.name, budget.owner, budget.period)
-        for family, further, value in _samples(told):
-            lines[family].append((labelled(family.labels, (*labels, *further)), value))
+        for family, labels, value in budget_samples(budget, parts, now):
+            lines[family].append((labels, value))
     return {family: render(family, samples) for family, samples in lines.items()}
 
 
-def _nano(usd: Decimal) -> int:
-    return int(usd * NANO)
+def budget_samples(budget: Budget, parts: Sequence[Part], now: datetime) -> Iterator[tuple[Family, str, str]]:
+    """Yield family, labels and value of everything that is told of a budget."""
+    told = standing(int(budget.limit_usd * NANO), budget.period, parts, now)
+    own = (budget.name, budget.owner, budget.period)
+    yield BUDGET_INFO, labelled(BUDGET_INFO.labels, (*own, selector(budget.match))), "1"
+    for family, further, value in _samples(told):
+        yield family, labelled(family.labels, (*own, *further)), value
+
+
+def selector(match: Mapping[str, str]) -> str:
+    """Return globs as the matchers of a PromQL selector."""
+    return "{" + ",".join(f'{name}=~"{escape(regex(glob))}"' for name, glob in sorted(match.items())) + "}"
 
 
 def _samples(told: Standing) -> Iterator[tuple[Family, tuple[str, ...], str]]:

@@ -131,7 +131,12 @@ BUDGET_EXHAUSTED = _gauge(
     _BUDGET,
     "When the limit was or will be reached, by known and expected hours; absent where it is not in this period.",
 )
-BUDGET_FAMILIES = (BUDGET_LIMIT, BUDGET_SPENT, BUDGET_FORECAST, BUDGET_BURN, BUDGET_EXHAUSTED)
+BUDGET_INFO = _gauge(
+    "ai_budget_info",
+    (*_BUDGET, "selector"),
+    "Always 1; what a budget counts, as matchers on the spend metrics and the owner in ai_account_info.",
+)
+BUDGET_FAMILIES = (BUDGET_INFO, BUDGET_LIMIT, BUDGET_SPENT, BUDGET_FORECAST, BUDGET_BURN, BUDGET_EXHAUSTED)
 """Of the configuration, not of an account."""
 
 UP = _gauge("ai_account_up", ACCOUNT, "1 when the newest poll of every report of this account succeeded.")

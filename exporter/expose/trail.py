@@ -104,7 +104,7 @@ class Trails:
     def _read(
         self, member: Member, places: Places, scheme: _Scheme, day: datetime, version: int, *, used: bool
     ) -> _Day:
-        book, counted = member.book, _Counted(member.account, scheme)
+        book, counted = member.book, Counted(member.account, scheme.budgets, scheme.names)
         cost: Sums = {}
         budgets: Sums = {}
         requests: Sums = {}
@@ -123,20 +123,21 @@ class Trails:
 
 
 @dataclass(slots=True)
-class _Counted:
-    """Which budgets count a row."""
+class Counted:
+    """Which budgets count a row of an account."""
 
     account: Account
-    scheme: _Scheme
+    budgets: Sequence[Budget]
+    names: Mapping[str, str]
     _known: dict[Combination, list[str]] = field(default_factory=dict)
 
     def by(self, labels: Labels) -> list[str]:
         """Return the names of the budgets; they count a model that is folded under its own name."""
         one = combination(labels)
         if one not in self._known:
-            workspace, model = self.scheme.names.get(one[0], one[0]), one[1]
+            workspace, model = self.names.get(one[0], one[0]), one[1]
             told = _labels(self.account) | {"workspace": workspace, "model": model}
-            self._known[one] = [budget.name for budget in self.scheme.budgets if matches(budget.match, told)]
+            self._known[one] = [budget.name for budget in self.budgets if matches(budget.match, told)]
         return self._known[one]
 
 

@@ -16,6 +16,8 @@ from exporter.errors import LedgerError
 from exporter.ledger.schema import check_version, migrate
 
 FILE = "ledger.db"
+PATIENCE = 5
+"""Seconds that closing waits for those who read."""
 
 
 class Store:
@@ -30,6 +32,9 @@ class Store:
         self._lock = threading.RLock()
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
+        self._reading_now = 0
+        self._closed = False
+        self._idle = threading.Condition()
         if reading and not self.path.exists():
             raise LedgerError(
                 f"There is no ledger in {folder}. Point --storage.path at the folder of the exporter's own."
@@ -56,6 +61,7 @@ class Store:
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it is kept, or none of it. Raises LedgerError when the disk is wrong."""
         with self._lock, self._border():
+            self._check_open()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
@@ -69,7 +75,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """One consistent view of the ledger, undisturbed by the writer."""
-        with self._border():
+        with self._border(), self._in_use():
             db = self._reader()
             db.execute("BEGIN")
             try:
@@ -77,12 +83,28 @@ class Store:
             finally:
                 db.execute("COMMIT")
 
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with self._idle:
+            self._check_open()
+            self._reading_now += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._reading_now -= 1
+                self._idle.notify_all()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LedgerError(f"The ledger {self.path} is closed: the process is ending.")
+
     def _reader(self) -> sqlite3.Connection:
         db = getattr(self._local, "db", None)
         if db is None:
             db = self._local.db = self._connect()
             db.execute("PRAGMA query_only = ON")
-            with self._lock:
+            with self._idle:
                 self._readers.append(db)
         return db
 
@@ -92,9 +114,13 @@ class Store:
         return sum(name.stat().st_size for name in names if name.exists())
 
     def close(self) -> None:
-        """Close every connection and let the next process in."""
+        """Let those who read come to their end, refuse others, close every connection and let the next process in."""
         with self._lock:
-            for db in (*self._readers, self._writer):
+            with self._idle:
+                self._closed = True
+                quiet = self._idle.wait_for(lambda: not self._reading_now, PATIENCE)
+            # A connection that is closed under its reader takes the whole process along.
+            for db in (*self._readers, self._writer) if quiet else (self._writer,):
                 db.close()
             self._readers.clear()
             if self._guard is not None:

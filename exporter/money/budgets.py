@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from fnmatch import fnmatchcase
+from functools import cache
 from typing import Literal
 
 from exporter.model import DAY, HOUR
@@ -51,9 +52,23 @@ class Standing:
     """When the limit is reached, in the past or the future; None where it is not in this period."""
 
 
-def matches(patterns: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Tell whether labels fit the globs of a selection; a label without a pattern may be anything."""
-    return all(fnmatchcase(labels.get(name, ""), pattern) for name, pattern in patterns.items())
+def matches(globs: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """Tell whether labels fit the globs of a selection; a label without a glob may be anything."""
+    return all(_compiled(glob).fullmatch(labels.get(name, "")) for name, glob in globs.items())
+
+
+def regex(glob: str) -> str:
+    """Return a glob as a regular expression for the whole value; only `*` and `?` are wild: names have brackets."""
+    return "".join(_WILD.get(one) or _SPECIAL.sub(r"\\\g<0>", one) for one in glob)
+
+
+_WILD = {"*": ".*", "?": "."}
+_SPECIAL = re.compile(r"[\\.+()|\[\]{}^$]")
+
+
+@cache
+def _compiled(glob: str) -> re.Pattern[str]:
+    return re.compile(regex(glob), re.DOTALL)
 
 
 def period_of(kind: Period, now: datetime) -> Span:

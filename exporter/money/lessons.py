@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -42,16 +42,19 @@ class Lesson:
     standing: tuple[Standing, ...] = ()
     rounding: int = 1
     """nano-USD to which the bill's rows are rounded, as far as they show it: a power of ten, at most a cent."""
+    called: Mapping[str, str] = field(default_factory=dict)
+    """Meter -> what the bill calls it where it is used without a model, as storage is."""
 
     def plain(self) -> list[Any]:
-        """Return lists of str and int, fit for JSON."""
-        return [[list(one) for one in self.taught], [list(one) for one in self.standing], self.rounding]
+        """Return lists and a mapping of str and int, fit for JSON."""
+        taught, standing = ([list(one) for one in some] for some in (self.taught, self.standing))
+        return [taught, standing, self.rounding, {**self.called}]
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> Lesson:
         """Return the lesson that `plain` told."""
-        taught, standing, rounding = plain
-        return cls(tuple(Taught(*one) for one in taught), tuple(Standing(*one) for one in standing), rounding)
+        taught, standing, rounding, *called = plain
+        return cls(tuple(Taught(*one) for one in taught), tuple(Standing(*one) for one in standing), rounding, *called)
 
 
 NOTHING = Lesson()

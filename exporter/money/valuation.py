@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from exporter.model import COST, TOKEN_METERS, UNIT_METERS, Row
@@ -82,6 +82,7 @@ def _estimate(usage: Mapping[int, Sequence[Row]], rates: Rates, last_hour: int, 
                 hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, _item(row)), row.value)
         return DayValue(dict(hours.nano), billed=False, unpriced={})
     unpriced: defaultdict[str, int] = defaultdict(int)
+    called = {meter: item for lesson in reversed(standing) for meter, item in lesson.called.items()}
     known: dict[Kind, Fraction | None] = {}
     for hour, row in told_rows(usage):
         kind = (row.model, row.meter, row.tier)
@@ -89,8 +90,8 @@ def _estimate(usage: Mapping[int, Sequence[Row]], rates: Rates, last_hour: int, 
             known[kind] = rates.rate(*kind)
         rate = known[kind]
         if rate is not None:
-            labels = (row.workspace, row.model, row.tier, row.api_key, _item(row))
-            hours.add(hour, labels, _rounded(rate, row.value))
+            item = _item(row) if row.model else called.get(row.meter) or _item(row)
+            hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, item), _rounded(rate, row.value))
         elif row.meter in TOKEN_METERS and row.value:
             unpriced[row.model] += row.value
     for one, parts in standing_money(standing, uses_of(usage) if standing else (), rates, last_hour):
@@ -119,6 +120,7 @@ def _allocate(usage: Mapping[int, Sequence[Row]], bill: Sequence[Row], rates: Ra
     hours = _Hours()
     taught = {use[:2]: 0 for use in uses}
     standing: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
+    called: dict[str, str] = {}
     for row in bill:
         if paid := matching.paid_by(row):
             item = _item(row)
@@ -129,12 +131,14 @@ def _allocate(usage: Mapping[int, Sequence[Row]], bill: Sequence[Row], rates: Ra
                 model, _, tier = use.kind
                 hours.add(hour, (use.workspace, model, tier, key, item), nano)
                 taught[use[:2]] += nano
+                if item and not model:
+                    called[use.kind[1]] = min(item, called.get(use.kind[1], item))
             continue
         pace = matching.pace(row.workspace) or dict.fromkeys(range(last_hour + 1), 1)
         for hour, nano in zip(pace, apportion(row.value, list(pace.values())), strict=True):
             hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, row.item), nano)
         standing[row.workspace, row.model, row.tier, row.item] += row.value
-    lesson = _lesson(uses, taught, standing, bill) if bill else NOTHING
+    lesson = replace(_lesson(uses, taught, standing, bill), called=called) if bill else NOTHING
     return DayValue(dict(hours.nano), billed=True, unpriced={}, lesson=lesson)
 
 

@@ -13,7 +13,7 @@ from exporter.simulator.charges import Charge, charges_of
 from exporter.simulator.events import Event, hour_events
 from exporter.simulator.traffic import HOUR_SECONDS, SETTLED, hour_use, salt_of, spent_share, told_share
 
-__all__ = ["Extra", "Member", "PriceChange", "SimAccount", "Stream", "World", "demo_world"]
+__all__ = ["Extra", "Member", "PriceChange", "SimAccount", "Stream", "World", "demo_world", "incident"]
 
 Use = tuple[tuple[Stream, Mapping[str, int]], ...]
 """Units of each meter by stream; streams without use are left out."""
@@ -220,6 +220,13 @@ class World:
 def demo_world(clock: Callable[[], datetime], seed: int = 7) -> World:
     """Return the world of `demo`: two accounts at OpenAI, two at Anthropic and a team at Cursor."""
     return World(cast(), clock, seed)
+
+
+def incident(world: World) -> None:
+    """Let a workspace of the demo's world use eight times as much as usual, for six hours that began two hours ago."""
+    running = world.clock().replace(minute=0, second=0, microsecond=0)
+    for number in range(-2, 4):
+        world.revise("acme-openai", running + number * HOUR, 8.0, "proj_siteSearch")
 
 
 def _summed(use: Iterable[tuple[_Labels, Mapping[str, int]]]) -> Iterator[Row]:

@@ -13,11 +13,13 @@ from statistics import median
 from typing import Literal
 
 import pytest
+import yaml
 
 from exporter.model import DAY, HOUR, NANO, REQUESTS, TOKEN_METERS
 from exporter.settings.config import Budget
 from exporter.simulator.world import World
 from exporter.windows import Span, floor
+from tests.servers import VERSIONS, promtool
 from tests.stage import NOON, Clock, Stage, lone, midnight, stage
 
 COST_SIGNALS = (
@@ -253,3 +255,25 @@ def test_a_renamed_owner_moves_to_the_other_budget(tmp_path: Path) -> None:
         assert nano(it, "ai_budget_spent_usd") == nano(it, "ai_cost_month_usd")
         it.change("openai", lambda account: replace(account, owner="search"))
         assert nano(it, "ai_budget_spent_usd") == 0
+
+
+def test_a_budget_tells_what_it_counts(tmp_path: Path) -> None:
+    """The selector in ai_budget_info is PromQL that finds what the budget counts, whatever stands in its globs."""
+    with played(tmp_path, "openai", days=2) as it:
+        budgeted(it, budget("odd", workspace='We"b\\ (1)*', model="gpt-5.?"), budget("all"))
+        found = {dict(one)["budget"]: dict(one)["selector"] for one in it.samples()["ai_budget_info"]}
+    assert found == {"odd": '{model=~"gpt-5\\\\..",workspace=~"We\\"b\\\\\\\\ \\\\(1\\\\).*"}', "all": "{}"}
+    for version in VERSIONS:
+        for query in found.values():
+            assert (
+                promtool(version, "check", "rules", str(rule(tmp_path, f"sum(ai_cost_today_usd{query})"))).returncode
+                == 0
+            )
+
+
+def rule(folder: Path, expression: str) -> Path:
+    """Write a file with one rule."""
+    path = folder / "rule.yml"
+    rules = [{"record": "a:b:c", "expr": expression}]
+    path.write_text(yaml.safe_dump({"groups": [{"name": "a", "rules": rules}]}))
+    return path

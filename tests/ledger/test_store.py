@@ -7,6 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -41,6 +43,36 @@ def test_two_exporters_cannot_share_a_ledger(tmp_path: Path) -> None:
         Ledger(tmp_path)
     first.close()
     Ledger(tmp_path).close()
+
+
+def test_a_ledger_is_closed_under_those_who_read(tmp_path: Path) -> None:
+    """Closing waits for reads that go on and refuses later ones with a reason; nothing crashes, nothing hangs."""
+    ledger = Ledger(tmp_path)
+    number = ledger.buckets.account("acme", "maker")
+    reading, refused = threading.Barrier(9), list[str]()
+
+    def read() -> None:
+        reading.wait()
+        while True:
+            try:
+                ledger.costs.days(number, Span(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)))
+            except LedgerError as error:
+                refused.append(str(error))
+                return
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    reading.wait()
+    began = time.monotonic()
+    ledger.close()
+    for thread in threads:
+        thread.join(10)
+    assert time.monotonic() - began < 4
+    assert len(refused) == 8
+    assert all("is closed: the process is ending" in reason for reason in refused)
+    with pytest.raises(LedgerError, match="is closed"):
+        ledger.buckets.account("other", "maker")
 
 
 def test_a_file_that_is_no_ledger_is_told(tmp_path: Path) -> None:
@@ -81,6 +113,8 @@ def _hour(hour: int, rows: int) -> Bucket:
 
 _WRITER = """
 import sys
+import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from exporter.ledger import Ledger

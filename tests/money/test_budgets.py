@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import re2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model import DAY, HOUR
 from exporter.money.baselines import Hourly
-from exporter.money.budgets import Period, Standing, matches, part, period_of, standing
+from exporter.money.budgets import Period, Standing, matches, part, period_of, regex, standing
 from exporter.windows import Span
 from tests.money.hourly import MONDAY, hourly
 
@@ -208,8 +209,18 @@ def test_what_is_told_of_a_budget_agrees(values: list[int], kind: Period, late: 
         ({"owner": "?*"}, False),
         ({"model": "Claude-*"}, False),
         ({"workspace": "*"}, True),
+        ({"workspace": "Web (???)"}, True),
+        ({"account": "[a]cme"}, False),
+        ({"account": "a.me"}, False),
     ],
 )
 def test_every_glob_of_a_selection_has_to_fit(patterns: dict[str, str], fits: bool) -> None:
     """Globs match whole values, case and all; a label that is not there is empty."""
     assert matches(patterns, {"account": "acme", "model": "claude-opus-5", "workspace": "Web (123)"}) == fits
+
+
+@given(st.text("ab*?.[]()|^$\\\\+{}-", max_size=8), st.text("ab*?.[]()|^$\\\\+{}-", max_size=8))
+def test_prometheus_reads_a_glob_as_we_do(glob: str, value: str) -> None:
+    """The regular expression that stands for a glob matches the same values in Prometheus's syntax."""
+    assert (re2.fullmatch(regex(glob), value) is not None) == matches({"x": glob}, {"x": value})
+    assert matches({"x": glob}, {"x": glob})

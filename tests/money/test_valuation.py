@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model import TOKEN_METERS, Row
+from exporter.money.lessons import Lesson
 from exporter.money.rates import list_rates
 from exporter.money.valuation import DayValue, Key, apportion, value_day
 from tests.money.days import BILL, CHARGES, ENTRY, NO_RATES, RATES, SOME_RATES, USAGE, Table, Usage, at_any_speed
@@ -67,6 +68,16 @@ def test_priced_units_are_told_as_an_item() -> None:
     usage = {2: [Row("web_searches", 3, "w", "m"), Row("output", 2, "w", "m")]}
     value = value_day(usage, None, SOME_RATES)
     assert value.hours == {(2, Key("w", "m", item="web_searches")): 3 * 10**7, (2, Key("w", "m")): 30_000}
+
+
+def test_what_has_no_model_is_called_as_on_the_newest_bill() -> None:
+    """Storage is one series: an open day's has the words of the bill, not ours, as soon as there has been a bill."""
+    usage, rates = {2: [Row("bytes", 3, "w"), Row("bytes", 3, "w", "m")]}, Table({("", "bytes"): 1, ("m", "bytes"): 1})
+    lessons = [Lesson(called={"bytes": "Vector storage"}), Lesson(called={"bytes": "Files", "sessions": "code"})]
+    assert value_day(usage, None, rates, standing=lessons).hours == {
+        (2, Key("w", item="Vector storage")): 3,
+        (2, Key("w", "m", item="bytes")): 3,
+    }
 
 
 def test_a_day_that_tells_its_money_is_not_priced_again() -> None:
