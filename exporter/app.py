@@ -94,8 +94,11 @@ class App:
         members: dict[str, Member] = {}
         for account in config.accounts:
             old = known.get(account.name)
-            kept = old is not None and not old.stopped and old.account == account
-            members[account.name] = old if old is not None and kept else self._member(account)
+            if old is None or old.account != account:
+                old = self._member(account)
+            elif old.stopped:
+                old.try_again()
+            members[account.name] = old
         self._members = members
         self._board.expect(members.values(), config.budgets)
         self._poller.enrol(list(members.values()))

@@ -60,6 +60,13 @@ class Member:
         refused = set(self.health.refused)
         return tuple(report for report in self.book.reports if report.name not in refused)
 
+    def try_again(self) -> None:
+        """Ask an account again whose key was rejected: somebody may have mended it at the provider.
+
+        Its problem stays until the answer is there: an alert must not resolve because of a reload.
+        """
+        self.key = self.quiet_until = self.wake_at = None
+
     def of(self, report: Report) -> Pending:
         """Return what is in mind about a report."""
         return self.pending.setdefault(report.name, Pending())

@@ -88,11 +88,11 @@ def test_a_corrected_bill_is_told_as_that(tmp_path: Path) -> None:
 
 
 def test_a_day_without_use_is_a_day_like_others(tmp_path: Path) -> None:
-    """Nobody works on Sunday: spend that stops for a day, as on every Sunday, is no news, and neither is Monday."""
-    saturday = datetime(2026, 11, 21, 22, 2, 30, tzinfo=UTC)
+    """Nobody works on Sundays: spend that stops for the day, as on every Sunday, is no news."""
+    saturday = datetime(2026, 11, 21, 23, 2, 30, tzinfo=UTC)
     account = busy(lone("openai", "acme"), weekdays=(1, 1, 1, 1, 1, 1, 0))
     with filmed(tmp_path, saturday, account) as film:
-        film.roll(30 * HOUR)
+        film.roll(9 * HOUR)
     assert film.fired() == []
 
 

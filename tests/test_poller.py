@@ -83,6 +83,25 @@ def test_a_key_of_the_wrong_kind_is_never_sent(tmp_path: Path, provider: Provide
         assert it.value("ai_account_up", account="solo") == 1
 
 
+def test_a_reload_asks_a_rejected_account_again_and_keeps_its_problem_until_then(tmp_path: Path) -> None:
+    """A reload makes no problem vanish that is still there; one that was mended at the provider ends with it."""
+    with play(tmp_path, lone("openai")) as it:
+        it.simulator.fault("solo", "revoked")
+        it.settle()
+        asked = it.calls("solo")
+        it.app.apply(it.config)
+        assert it.problems("solo") == {"key_rejected"}
+        it.settle()
+        assert it.problems("solo") == {"key_rejected"}
+        assert it.calls("solo") > asked
+        it.simulator.clear("solo")
+        it.app.apply(it.config)
+        assert it.problems("solo") == {"key_rejected"}
+        it.settle()
+        assert it.problems("solo") == set()
+        assert it.app.complete
+
+
 def test_a_new_key_in_the_file_is_taken_without_a_restart(tmp_path: Path) -> None:
     """After a rejection the file is looked at once per poll interval, and another key in it ends the problem."""
     with play(tmp_path, lone("openai")) as it:
