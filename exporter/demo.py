@@ -21,6 +21,7 @@ import yaml
 
 from exporter.app import App, Surroundings
 from exporter.errors import ExporterError, LedgerError
+from exporter.files import prometheus_files
 from exporter.notices import notices
 from exporter.providers import PROVIDERS
 from exporter.serve import listen, serve
@@ -161,10 +162,8 @@ def _notices(stack: contextlib.ExitStack, say: Say) -> str:
 
 def _copy_of_files(folder: Path, here: str, alertmanager: int, notified: str) -> Path:
     """Copy prometheus/ and put the demo's addresses in the place of the usual ones."""
-    package = Path(__file__).parent
-    source = next(path for path in (package / "stack" / "prometheus", package.parent / "prometheus") if path.is_dir())
     target = folder / "files"
-    shutil.copytree(source, target)
+    shutil.copytree(prometheus_files(), target)
     usual = {
         "ai-spend-exporter:10042": here,
         "alertmanager:9093": f"127.0.0.1:{alertmanager}",

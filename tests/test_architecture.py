@@ -16,6 +16,7 @@ FLOORS: dict[str, int] = {
     "exporter.errors": 0,
     "exporter.windows": 0,
     "exporter.logs": 0,
+    "exporter.files": 0,
     "exporter.settings": 1,
     "exporter.ledger": 1,
     "exporter.money": 1,
@@ -43,6 +44,7 @@ ON_THE_GROUND_FLOOR = {
     "exporter.errors": 0.1,
     "exporter.windows": 0.1,
     "exporter.logs": 0.1,
+    "exporter.files": 0.1,
 }
 
 

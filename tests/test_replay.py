@@ -198,6 +198,15 @@ def test_what_is_wrong_is_said_plainly(site: Path, change: dict[str, str], compl
     assert run.stdout == ""
 
 
+def test_the_rules_that_come_along_are_the_usual_ones(site: Path) -> None:
+    """Without --rules it is the repository's own rules, from wherever it is called."""
+    day = midnight(datetime.now(UTC)) - DAY
+    given = [flag for flag in flags(site) if not flag.startswith("--rules")]
+    run = ended("replay", *given, f"--from={day:%Y-%m-%d}", f"--to={day:%Y-%m-%d}", cwd="/")
+    assert run.returncode == 0
+    assert "AIRunawaySpend" in run.stdout.rpartition("Silent: ")[2]
+
+
 def test_a_span_that_is_none_is_misuse(site: Path) -> None:
     """Days to come cannot be replayed: status 2."""
     run = ended("replay", *flags(site), "--from=2999-01-01")

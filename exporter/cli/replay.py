@@ -16,6 +16,7 @@ from rich.table import Table
 
 from exporter.cli.command import config_option, main, now, said_plainly, storage_option
 from exporter.expose.history import Teller
+from exporter.files import prometheus_files
 from exporter.ledger import Ledger
 from exporter.model import DAY
 from exporter.offline import newest_hour, past, pasts, tellers, whole_days
@@ -39,21 +40,26 @@ USUAL = 7
     "--rules",
     "place",
     type=click.Path(path_type=Path, exists=True),
-    default="prometheus/rules",
-    show_default=True,
-    help="A file of rules, or a folder of *.yml.",
+    help="A file of rules, or a folder of *.yml.  [default: those that come along]",
 )
 @click.option("--from", "since", type=_DAY, help=f"The first UTC day.  [default: {USUAL} days ago]")
 @click.option("--to", "last", type=_DAY, help="The last UTC day.  [default: up to the newest complete hour]")
 @click.option("--promtool", type=click.Path(path_type=Path), help="The program.  [default: the one in PATH]")
 def replay(
-    *, path: Path, folder: Path, place: Path, since: datetime | None, last: datetime | None, promtool: Path | None
+    *,
+    path: Path,
+    folder: Path,
+    place: Path | None,
+    since: datetime | None,
+    last: datetime | None,
+    promtool: Path | None,
 ) -> None:
     """Tell which alerts these rules would have fired on your own past, when and for how long.
 
     The ledger's past is written as the gauges that would have been scraped, and promtool runs the rules over it. Works
     beside a running exporter. How polls went is not remembered, so alerts about health keep silent.
     """
+    place = place or prometheus_files() / "rules"
     rules = sorted(place.glob("*.yml")) if place.is_dir() else [place]
     with said_plainly():
         providers = load_providers()
