@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test bench check lock golden estimates image clean
+.PHONY: help demo test bench check lock golden estimates dashboards image clean
 
 help: ## Tell what can be made.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -16,8 +16,8 @@ test: .venv/dev ## Install what the tests need, then check and test everything.
 	$(BIN)/pytest
 
 check: .venv/dev ## Lint, types, and whether generated files are current.
-	$(BIN)/ruff check exporter tests
-	$(BIN)/ruff format --check exporter tests
+	$(BIN)/ruff check exporter grafana tests
+	$(BIN)/ruff format --check exporter grafana tests
 	$(BIN)/mypy
 	@.ci/generated
 
@@ -32,6 +32,9 @@ golden: .venv/dev ## Write the golden files anew; look at the difference before 
 
 estimates: .venv/dev ## Measure anew how near estimates are to bills.
 	$(BIN)/pytest -q tests/scenarios --write-estimates
+
+dashboards: .venv/dev ## Write the dashboards anew from grafana/build.py.
+	$(BIN)/python -m grafana.build
 
 image: ## Build the container image.
 	docker build -t ai-spend-exporter .

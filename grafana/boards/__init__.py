@@ -1,0 +1,1 @@
+"""What stands on each dashboard: one file each."""

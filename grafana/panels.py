@@ -1,0 +1,201 @@
+"""Panels as this project makes them: every one has a title, a description, a unit and colours that mean something."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from grafana_foundation_sdk.builders import (
+    barchart,
+    bargauge,
+    common,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
+from grafana_foundation_sdk.builders.dashboard import ThresholdsConfig
+from grafana_foundation_sdk.models import common as c
+from grafana_foundation_sdk.models import dashboard as d
+from grafana_foundation_sdk.models import prometheus as p
+
+SOURCE = d.DataSourceRef(type_val="prometheus", uid="${datasource}")
+USD, TOKENS, REQUESTS, RATIO, SECONDS, TIME = "currencyUSD", "short", "short", "percentunit", "s", "dateTimeFromNow"
+Steps = Sequence[tuple[float | None, str]]
+PLAIN: Steps = ((None, "blue"),)
+"""No meaning in the colour."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A PromQL expression; `{{label}}` in the legend. Instant queries show the end of the time range."""
+
+    expr: str
+    legend: str = "__auto"
+    instant: bool = False
+    table: bool = False
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A panel before it has a place: its width of 24 and its height."""
+
+    panel: Any
+    width: int
+    height: int
+    queries: Sequence[Query] = field(default_factory=tuple)
+
+
+def _target(query: Query, place: int) -> prometheus.Dataquery:
+    one = prometheus.Dataquery().datasource(SOURCE).expr(query.expr).legend_format(query.legend)
+    one = one.ref_id("ABCDEFGHIJ"[place]).editor_mode(p.QueryEditorMode.CODE)
+    one = one.format(p.PromQueryFormat.TABLE if query.table else p.PromQueryFormat.TIME_SERIES)
+    one = one.instant() if query.instant else one.range()
+    return one.interval(query.interval) if query.interval else one
+
+
+def _thresholds(steps: Steps) -> ThresholdsConfig:
+    return (
+        ThresholdsConfig().mode(d.ThresholdsMode.ABSOLUTE).steps([d.Threshold(value, color) for value, color in steps])
+    )
+
+
+def _finished(panel: Any, title: str, text: str, unit: str, queries: Sequence[Query], steps: Steps) -> Any:
+    panel = panel.title(title).description(text).unit(unit).datasource(SOURCE).thresholds(_thresholds(steps))
+    for place, query in enumerate(queries):
+        panel = panel.with_target(_target(query, place))
+    return panel
+
+
+def figure(
+    title: str,
+    text: str,
+    *queries: Query,
+    unit: str = USD,
+    steps: Steps = PLAIN,
+    width: int = 4,
+    decimals: int | None = None,
+) -> Spec:
+    """Return one large figure: the newest value."""
+    shown = common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False)
+    panel = (
+        stat.Panel().reduce_options(shown).color_mode(c.BigValueColorMode.VALUE).graph_mode(c.BigValueGraphMode.NONE)
+    )
+    panel = _finished(panel, title, text, unit, queries, steps).no_value("none")
+    return Spec(panel if decimals is None else panel.decimals(decimals), width, 4, queries)
+
+
+def lines(
+    title: str,
+    text: str,
+    *queries: Query,
+    unit: str = USD,
+    steps: Steps = PLAIN,
+    width: int = 12,
+    height: int = 9,
+    stacked: bool = False,
+    bars: bool = False,
+    interval: str = "",
+) -> Spec:
+    """Return values over time."""
+    panel = timeseries.Panel().draw_style(c.GraphDrawStyle.BARS if bars else c.GraphDrawStyle.LINE)
+    panel = panel.fill_opacity(70 if bars else 10).line_width(1).show_points(c.VisibilityMode.NEVER)
+    panel = panel.legend(
+        common.VizLegendOptions()
+        .display_mode(c.LegendDisplayMode.TABLE)
+        .placement(c.LegendPlacement.BOTTOM)
+        .show_legend(True)
+        .calcs(["sum"] if bars else ["lastNotNull", "max"])
+    )
+    panel = panel.tooltip(common.VizTooltipOptions().mode(c.TooltipDisplayMode.MULTI).sort(c.SortOrder.DESCENDING))
+    if stacked:
+        panel = panel.stacking(common.StackingConfig().group("A").mode(c.StackingMode.NORMAL))
+    if bars:
+        panel = panel.bar_alignment(c.BarAlignment.AFTER).axis_soft_min(0)
+    panel = _finished(panel, title, text, unit, queries, steps)
+    return Spec(panel.interval(interval) if interval else panel, width, height, queries)
+
+
+def columns(title: str, text: str, query: Query, *, x: str, unit: str = USD, width: int = 12, height: int = 9) -> Spec:
+    """Return a column per value of a label, in its order."""
+    panel = barchart.Panel().x_field(x).show_value(c.VisibilityMode.NEVER).x_tick_label_rotation(-45)
+    panel = panel.legend(
+        common.VizLegendOptions()
+        .display_mode(c.LegendDisplayMode.HIDDEN)
+        .show_legend(False)
+        .placement(c.LegendPlacement.BOTTOM)
+        .calcs([])
+    )
+    panel = _finished(panel, title, text, unit, (query,), PLAIN)
+    panel = panel.with_transformation(
+        d.DataTransformerConfig(id_val="organize", options={"excludeByName": {"Time": True}})
+    )
+    panel = panel.with_transformation(d.DataTransformerConfig(id_val="sortBy", options={"sort": [{"field": x}]}))
+    return Spec(panel, width, height, (query,))
+
+
+def gauges(
+    title: str,
+    text: str,
+    *queries: Query,
+    unit: str = RATIO,
+    steps: Steps = PLAIN,
+    width: int = 12,
+    height: int = 9,
+    most: float | None = None,
+) -> Spec:
+    """Return a bar per series: the newest values."""
+    shown = common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False)
+    panel = bargauge.Panel().reduce_options(shown).orientation(c.VizOrientation.HORIZONTAL).min(0)
+    panel = panel.display_mode(c.BarGaugeDisplayMode.BASIC).value_mode(c.BarGaugeValueMode.TEXT)
+    panel = _finished(panel, title, text, unit, queries, steps).no_value("none")
+    return Spec(panel if most is None else panel.max(most), width, height, queries)
+
+
+def rows(
+    title: str,
+    text: str,
+    queries: Sequence[tuple[str, Query, str]],
+    *,
+    hidden: Sequence[str] = (),
+    sort: str = "",
+    width: int = 12,
+    height: int = 9,
+) -> Spec:
+    """Return a table: of each query (heading, query, unit) a column, joined by labels."""
+    told = tuple(query for _, query, _ in queries)
+    panel = _finished(table.Panel(), title, text, "short", told, PLAIN).no_value("none")
+    named = {f"Value #{'ABCDEFGHIJ'[place]}" if len(told) > 1 else "Value": one[0] for place, one in enumerate(queries)}
+    for heading, _, unit in queries:
+        panel = panel.override_by_name(heading, [d.DynamicConfigValue("unit", unit)])
+    gone = {"Time": True} | dict.fromkeys(hidden, True)
+    if len(told) > 1:
+        panel = panel.with_transformation(d.DataTransformerConfig(id_val="merge", options={}))
+    panel = panel.with_transformation(
+        d.DataTransformerConfig(id_val="organize", options={"excludeByName": gone, "renameByName": named})
+    )
+    if sort:
+        panel = panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
+    return Spec(panel, width, height, told)
+
+
+def states(
+    title: str, text: str, *queries: Query, mappings: Sequence[tuple[str, str, str]], width: int = 24, height: int = 8
+) -> Spec:
+    """Return a line of coloured states per series; mappings: value, words, colour."""
+    told = {
+        value: d.ValueMappingResult(text=words, color=color, index=place)
+        for place, (value, words, color) in enumerate(mappings)
+    }
+    panel = statetimeline.Panel().mappings([d.ValueMap(options=told)]).show_value(c.VisibilityMode.AUTO).row_height(0.8)
+    panel = panel.legend(
+        common.VizLegendOptions()
+        .display_mode(c.LegendDisplayMode.LIST)
+        .show_legend(True)
+        .placement(c.LegendPlacement.BOTTOM)
+        .calcs([])
+    )
+    return Spec(_finished(panel, title, text, "short", queries, PLAIN).no_value("none"), width, height, queries)
