@@ -140,7 +140,9 @@ class App:
         return Views(
             page=lambda: self._board.page,
             tail=lambda openmetrics: self._own.tail(openmetrics=openmetrics),
-            landing=lambda: landing_page(list(self._members.values()), self._ledger, self._with.clock()),
+            landing=lambda: landing_page(
+                list(self._members.values()), self._ledger, self._board.places, self._board.budgets, self._with.clock()
+            ),
             ready=lambda: str(self.fatal or ""),
             read=self._reader.answer,
             reload=reload,

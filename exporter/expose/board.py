@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from exporter.expose.budgets import Parts, budget_chunks, parts_of
+from exporter.expose.budgets import Parts, Told, budget_chunks, parts_of, standings
 from exporter.expose.exposition import Chunks, Page, Section, assemble
 from exporter.expose.metrics import ACCOUNT_FAMILIES, SPEND_FAMILIES
 from exporter.expose.series import Places
@@ -59,6 +59,8 @@ class Board:
         self._not_before = 0.0
         self._hour: datetime | None = None
         self.page = _page(Section.of(b""), [])
+        self.budgets: tuple[Told, ...] = ()
+        """How the budgets stand on the page."""
 
     @property
     def current(self) -> bool:
@@ -128,8 +130,9 @@ class Board:
             began = self._monotonic()
             spend, accounts = self.page.spend, [one.lines for one in hung]
             if spend_changed:
-                told = budget_chunks(budgets, [one.parts for one in hung], self._clock())
-                spend = Section.of(assemble(SPEND_FAMILIES, [*accounts, told], openmetrics=False))
+                self.budgets = standings(budgets, [one.parts for one in hung], self._clock())
+                lines = [*accounts, budget_chunks(self.budgets)]
+                spend = Section.of(assemble(SPEND_FAMILIES, lines, openmetrics=False))
             self.page = _page(spend, accounts)
             self._not_before = self._monotonic() + SHARE * (self._monotonic() - began)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from exporter.expose.exposition import dollars, escape, labelled, render
@@ -18,8 +19,9 @@ from exporter.expose.metrics import (
 )
 from exporter.expose.trail import Trail
 from exporter.model import NANO
-from exporter.money.budgets import Part, Standing, part, regex, standing
+from exporter.money.budgets import Part, Standing, part, period_of, regex, standing
 from exporter.settings.config import Budget
+from exporter.windows import Span
 
 Parts = Mapping[str, Part]
 """Budget -> an account's part of it."""
@@ -32,22 +34,47 @@ def parts_of(trail: Trail, budgets: Iterable[Budget], now: datetime, until: date
     }
 
 
-def budget_chunks(budgets: Sequence[Budget], accounts: Sequence[Parts], now: datetime) -> dict[Family, bytes]:
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is told of a budget, and of which day, week or month."""
+
+    budget: Budget
+    period: Span
+    standing: Standing
+
+
+def standings(budgets: Iterable[Budget], accounts: Sequence[Parts], now: datetime) -> tuple[Told, ...]:
+    """Return how every budget stands, by name."""
+    return tuple(
+        _told(budget, [parts[budget.name] for parts in accounts if budget.name in parts], now)
+        for budget in sorted(budgets, key=lambda one: one.name)
+    )
+
+
+def budget_chunks(told: Iterable[Told]) -> dict[Family, bytes]:
     """Return the lines of every family about budgets."""
     lines: dict[Family, list[tuple[str, str]]] = {family: [] for family in BUDGET_FAMILIES}
-    for budget in sorted(budgets, key=lambda one: one.name):
-        parts = [parts[budget.name] for parts in accounts if budget.name in parts]
-        for family, labels, value in budget_samples(budget, parts, now):
+    for one in told:
+        for family, labels, value in _lines(one):
             lines[family].append((labels, value))
     return {family: render(family, samples) for family, samples in lines.items()}
 
 
 def budget_samples(budget: Budget, parts: Sequence[Part], now: datetime) -> Iterator[tuple[Family, str, str]]:
     """Yield family, labels and value of everything that is told of a budget."""
-    told = standing(int(budget.limit_usd * NANO), budget.period, parts, now)
+    yield from _lines(_told(budget, parts, now))
+
+
+def _told(budget: Budget, parts: Sequence[Part], now: datetime) -> Told:
+    limit = int(budget.limit_usd * NANO)
+    return Told(budget, period_of(budget.period, now), standing(limit, budget.period, parts, now))
+
+
+def _lines(told: Told) -> Iterator[tuple[Family, str, str]]:
+    budget = told.budget
     own = (budget.name, budget.owner, budget.period)
     yield BUDGET_INFO, labelled(BUDGET_INFO.labels, (*own, selector(budget.match))), "1"
-    for family, further, value in _samples(told):
+    for family, further, value in _samples(told.standing):
         yield family, labelled(family.labels, (*own, *further)), value
 
 

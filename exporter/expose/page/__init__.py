@@ -1,0 +1,49 @@
+"""The landing page: first of all what someone has to do, then every account's money. No scripts, nothing from outside.
+
+It is written anew for each request from the ledger, which is only read: nobody who polls waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from html import escape
+
+from exporter import __version__
+from exporter.expose.budgets import Told
+from exporter.expose.page.budgets import budgets as budget_bars
+from exporter.expose.page.chart import chart
+from exporter.expose.page.facts import Facts, facts
+from exporter.expose.page.style import HATCH, STYLE
+from exporter.expose.page.tables import accounts, models
+from exporter.expose.page.top import figures, health, notices, problems
+from exporter.expose.series import Places
+from exporter.ledger import Ledger
+from exporter.members import Member
+
+
+def landing_page(
+    members: Iterable[Member],
+    ledger: Ledger,
+    places: Callable[[str], Places | None],
+    budgets: Sequence[Told],
+    now: datetime,
+) -> str:
+    """Return the page as HTML; `places` and `budgets` are those that /metrics shows."""
+    return html(facts(members, ledger, places, budgets, now))
+
+
+def html(shown: Facts) -> str:
+    """Return what is shown as HTML."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>AI spend exporter</title><style>{STYLE}</style></head><body>
+{HATCH}<header><h1>AI spend exporter</h1>
+<p class="top"><a href="metrics">Metrics</a> · version {escape(__version__)} · {shown.now:%Y-%m-%d %H:%M} UTC</p>
+{health(shown)}</header><main>
+{problems(shown)}{notices(shown)}{figures(shown)}{chart(shown.bars())}{budget_bars(shown.budgets, shown.now)}
+{accounts(shown)}{models(shown)}</main>
+<footer><small>Money in USD, days in UTC. ≈ estimated until the provider has billed the day;
+* corrected since it was first billed.</small></footer>
+</body></html>
+"""
