@@ -49,7 +49,7 @@ BOARDS = (
         "Every budget: spent, pace, forecast, and when it runs out.",
         ("owner", "budget"),
         budgets(),
-        "now-7d",
+        "now-24h",
     ),
     Board(
         "ai-spend-signals",
@@ -57,7 +57,7 @@ BOARDS = (
         "What was expected, what came, who moved, and which alerts fire.",
         ("provider", "owner", "account", "workspace"),
         signals(),
-        "now-7d",
+        "now-24h",
     ),
     Board(
         "ai-spend-account",
@@ -72,7 +72,7 @@ BOARDS = (
         "Whether the numbers can be trusted: polls, watermarks, problems, ourselves.",
         ("provider", "owner", "account"),
         telemetry(),
-        "now-24h",
+        "now-6h",
     ),
 )
 

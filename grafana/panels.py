@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grafana_foundation_sdk.builders import (
@@ -84,6 +84,8 @@ def figure(
     panel = (
         stat.Panel().reduce_options(shown).color_mode(c.BigValueColorMode.VALUE).graph_mode(c.BigValueGraphMode.NONE)
     )
+    # At the end of the time range: the last step of a long range may be an hour old.
+    queries = tuple(replace(query, instant=True) for query in queries)
     panel = _finished(panel, title, text, unit, queries, steps).no_value("none")
     return Spec(panel if decimals is None else panel.decimals(decimals), width, 4, queries)
 
@@ -99,10 +101,11 @@ def lines(
     stacked: bool = False,
     bars: bool = False,
     interval: str = "",
+    last: str = "",
 ) -> Spec:
-    """Return values over time."""
+    """Return values over time; `last`: of the last such time, whatever the dashboard shows."""
     panel = timeseries.Panel().draw_style(c.GraphDrawStyle.BARS if bars else c.GraphDrawStyle.LINE)
-    panel = panel.fill_opacity(70 if bars else 10).line_width(1).show_points(c.VisibilityMode.NEVER)
+    panel = panel.fill_opacity(70 if bars else 30 if stacked else 0).line_width(1).show_points(c.VisibilityMode.NEVER)
     panel = panel.legend(
         common.VizLegendOptions()
         .display_mode(c.LegendDisplayMode.TABLE)
@@ -116,6 +119,7 @@ def lines(
     if bars:
         panel = panel.bar_alignment(c.BarAlignment.AFTER).axis_soft_min(0)
     panel = _finished(panel, title, text, unit, queries, steps)
+    panel = panel.time_from(last) if last else panel
     return Spec(panel.interval(interval) if interval else panel, width, height, queries)
 
 
@@ -151,6 +155,7 @@ def gauges(
     shown = common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False)
     panel = bargauge.Panel().reduce_options(shown).orientation(c.VizOrientation.HORIZONTAL).min(0)
     panel = panel.display_mode(c.BarGaugeDisplayMode.BASIC).value_mode(c.BarGaugeValueMode.TEXT)
+    queries = tuple(replace(query, instant=True) for query in queries)
     panel = _finished(panel, title, text, unit, queries, steps).no_value("none")
     return Spec(panel if most is None else panel.max(most), width, height, queries)
 
@@ -171,11 +176,16 @@ def rows(
     named = {f"Value #{'ABCDEFGHIJ'[place]}" if len(told) > 1 else "Value": one[0] for place, one in enumerate(queries)}
     for heading, _, unit in queries:
         panel = panel.override_by_name(heading, [d.DynamicConfigValue("unit", unit)])
+    for label in ("model", "alertname", "workspace"):
+        panel = panel.override_by_name(label, [d.DynamicConfigValue("custom.width", 190)])
     gone = {"Time": True} | dict.fromkeys(hidden, True)
+    order = {name: place for place, name in enumerate(("alertname", "budget", "account", "workspace", "model"))}
     if len(told) > 1:
         panel = panel.with_transformation(d.DataTransformerConfig(id_val="merge", options={}))
     panel = panel.with_transformation(
-        d.DataTransformerConfig(id_val="organize", options={"excludeByName": gone, "renameByName": named})
+        d.DataTransformerConfig(
+            id_val="organize", options={"excludeByName": gone, "renameByName": named, "indexByName": order}
+        )
     )
     if sort:
         panel = panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])

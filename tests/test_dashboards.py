@@ -33,6 +33,7 @@ each_panel = pytest.mark.parametrize(("uid", "panel"), PANELS, ids=[f"{uid}-{pan
 GROUPS = ("provider", "account", "workspace", "model")
 NOT_OURS = {"ALERTS", "ALERTS_FOR_STATE", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 NOT_OURS |= {"scrape_duration_seconds", "scrape_samples_scraped"}
+FIRING = 'ALERTS{alertname="AIBudgetExceeded",alertstate="firing"}'
 SELDOM = {"New models"}
 """Empty in the demo: nothing new is used there."""
 
@@ -108,7 +109,6 @@ class Asked:
 
     server: Prometheus
     accounts: str
-    now: datetime
 
     def filled(self, expr: str, group: str = "provider") -> str:
         """Return an expression with every variable filled in."""
@@ -133,10 +133,10 @@ class Asked:
         return series
 
 
-@pytest.fixture(name="asked", scope="module", params=VERSIONS)
-def _asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
-    folder = tmp_path_factory.mktemp("dashboards")
-    clock = Clock(datetime.now(UTC))
+@pytest.fixture(name="servers", scope="module")
+def _servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Asked]]:
+    """Every version of Prometheus on the demo's accounts, with a spike and budgets in every state."""
+    folder, clock = tmp_path_factory.mktemp("dashboards"), Clock(datetime.now(UTC))
     world = demo_world(clock)
     incident(world)
     with ExitStack() as stack:
@@ -147,11 +147,20 @@ def _asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         soon = Budget("soon", "platform", "month", Decimal(round((it.value("ai_cost_month_usd") or 0) * 1.01)), {})
         it.config = replace(it.config, budgets=(soon, tight))
         it.app.apply(it.config)
-        config = configuration(folder, it.url.removeprefix("http://"), rules=True)
-        server = stack.enter_context(prometheus(request.param, folder, config))
-        firing = 'ALERTS{alertname="AIBudgetExceeded",alertstate="firing"}'
-        until("an alert", lambda: server.query(firing, datetime.now(UTC)), 40)
-        yield Asked(server, "|".join(it.world.accounts), clock.now)
+        found: dict[str, Asked] = {}
+        for version in VERSIONS:
+            (folder / version).mkdir()
+            config = configuration(folder / version, it.url.removeprefix("http://"), rules=True)
+            server = stack.enter_context(prometheus(version, folder / version, config))
+            found[version] = Asked(server, "|".join(it.world.accounts))
+        for one in found.values():
+            until("an alert", lambda one=one: one.server.query(FIRING, datetime.now(UTC)), 40)  # type: ignore[misc]
+        yield found
+
+
+@pytest.fixture(name="asked", params=VERSIONS)
+def _asked(request: pytest.FixtureRequest, servers: dict[str, Asked]) -> Asked:
+    return servers[request.param]
 
 
 @each_panel

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from grafana.boards.words import Rows, W
-from grafana.panels import RATIO, TOKENS, USD, Query, gauges, lines, rows, states
+from grafana.panels import RATIO, TOKENS, USD, Query, lines, rows, states
 
 
 def signals() -> Rows:
@@ -65,13 +65,17 @@ def signals() -> Rows:
                     steps=((None, "green"), (1.0, "red")),
                     width=12,
                 ),
-                gauges(
+                rows(
                     "Excess of 24 hours",
-                    "By how much the 24 newest complete hours were above their high values. Red from $20, when it is told.",
-                    Query(f"sum by ({by}) (ai_cost_excess_24h_usd{{{W}}}) > 0", "{{account}} / {{workspace}}"),
-                    unit=USD,
-                    steps=((None, "green"), (0.01, "orange"), (20.0, "red")),
-                    width=12,
+                    "By how much the 24 newest complete hours were above their high values, each by its own; told from $20 on.",
+                    [
+                        (
+                            "Above high",
+                            Query(f"sum by ({by}) (ai_cost_excess_24h_usd{{{W}}}) > 0", instant=True, table=True),
+                            USD,
+                        )
+                    ],
+                    sort="Above high",
                 ),
                 lines(
                     "Requests of their high value",
