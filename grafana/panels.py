@@ -179,7 +179,8 @@ def rows(
     for label in ("model", "alertname", "workspace"):
         panel = panel.override_by_name(label, [d.DynamicConfigValue("custom.width", 190)])
     gone = {"Time": True} | dict.fromkeys(hidden, True)
-    order = {name: place for place, name in enumerate(("alertname", "budget", "account", "workspace", "model"))}
+    first = ("Value",) if len(queries) == 1 and queries[0][2] == TIME else ()
+    order = {name: place for place, name in enumerate((*first, "alertname", "budget", "account", "workspace", "model"))}
     if len(told) > 1:
         panel = panel.with_transformation(d.DataTransformerConfig(id_val="merge", options={}))
     panel = panel.with_transformation(

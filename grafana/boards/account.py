@@ -102,11 +102,13 @@ def account() -> Rows:
                     "The gap between the two is estimated.",
                     Query(f"sum(ai_cost_month_usd{{{one}}})", "known"),
                     Query(f"sum(ai_cost_month_billed_usd{{{one}}})", "billed"),
+                    last="24h",
                 ),
                 lines(
                     "Corrections",
                     "USD by which billed days were corrected, up and down added, since the ledger began.",
                     Query(f"sum by (account) (ai_account_restated_usd_total{{{one}}})", "{{account}}"),
+                    last="24h",
                 ),
             ),
         ),

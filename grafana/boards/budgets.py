@@ -20,6 +20,15 @@ def budgets() -> Rows:
         return f"sum by (budget, owner, period) ({metric}{{{chosen}}})"
 
     limit = f"max by (budget, owner, period) (ai_budget_limit_usd{{{chosen}}})"
+    passed = {
+        "day": "hour() / 24 + minute() / 1440",
+        "week": "((day_of_week() + 6) % 7 + hour() / 24) / 7",
+        "month": "(day_of_month() - 1 + hour() / 24) / days_in_month()",
+    }
+    pace = " or ".join(
+        f'max by (budget, owner, period) (ai_budget_limit_usd{{{chosen},period="{period}"}}) * scalar({share})'
+        for period, share in passed.items()
+    )
     return (
         (
             "Every budget",
@@ -70,9 +79,10 @@ def budgets() -> Rows:
             (
                 lines(
                     "Spent and limit",
-                    "Spent in the running period, and its limit; a new period begins at 0.",
+                    "Spent in the running period, and its limit; a new period begins at 0. Pace is what an even spend would have come to by then.",
                     Query(whole("ai_budget_spent_usd"), "{{budget}} spent"),
                     Query(limit, "{{budget}} limit"),
+                    Query(pace, "{{budget}} pace"),
                 ),
                 lines(
                     "Forecast",

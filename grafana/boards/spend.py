@@ -60,9 +60,12 @@ def spend() -> Rows:
                     "This month", "Since the first of the month, UTC.", Query(f"sum(ai_cost_month_usd{{{M}}})", "month")
                 ),
                 figure(
-                    "Budgets' forecast",
-                    "What the running periods of all monthly budgets are expected to come to. Budgets may count the same spend twice.",
-                    Query('sum(ai_budget_forecast_usd{period="month"})', "forecast"),
+                    "Month's forecast",
+                    "This month so far, and for the days that are left the mean of the 29 days before today.",
+                    Query(
+                        f"sum(ai_cost_month_usd{{{M}}}) + (sum(ai_cost_30d_usd{{{M}}}) - sum(ai_cost_today_usd{{{M}}})) / 29 * scalar(days_in_month() - day_of_month() + 1 - (hour() + minute() / 60) / 24)",
+                        "forecast",
+                    ),
                 ),
                 figure("30 days", "Today and the 29 days before.", Query(f"sum(ai_cost_30d_usd{{{M}}})", "30 days")),
                 figure(
