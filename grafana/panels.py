@@ -123,22 +123,25 @@ def lines(
     return Spec(panel.interval(interval) if interval else panel, width, height, queries)
 
 
-def columns(title: str, text: str, query: Query, *, x: str, unit: str = USD, width: int = 12, height: int = 9) -> Spec:
-    """Return a column per value of a label, in its order."""
+def columns(
+    title: str, text: str, *queries: tuple[str, Query], x: str, unit: str = USD, width: int = 12, height: int = 9
+) -> Spec:
+    """Return a column per value of a label, in its order; of each query (name, query) one."""
+    told = tuple(query for _, query in queries)
+    several = len(told) > 1
     panel = barchart.Panel().x_field(x).show_value(c.VisibilityMode.NEVER).x_tick_label_rotation(-45)
-    panel = panel.legend(
-        common.VizLegendOptions()
-        .display_mode(c.LegendDisplayMode.HIDDEN)
-        .show_legend(False)
-        .placement(c.LegendPlacement.BOTTOM)
-        .calcs([])
-    )
-    panel = _finished(panel, title, text, unit, (query,), PLAIN)
-    panel = panel.with_transformation(
-        d.DataTransformerConfig(id_val="organize", options={"excludeByName": {"Time": True}})
-    )
-    panel = panel.with_transformation(d.DataTransformerConfig(id_val="sortBy", options={"sort": [{"field": x}]}))
-    return Spec(panel, width, height, (query,))
+    legend = common.VizLegendOptions().placement(c.LegendPlacement.BOTTOM).calcs([]).show_legend(several)
+    panel = panel.legend(legend.display_mode(c.LegendDisplayMode.LIST if several else c.LegendDisplayMode.HIDDEN))
+    panel = _finished(panel, title, text, unit, told, PLAIN)
+    named = {f"Value #{'ABCDEFGHIJ'[place]}" if several else "Value": one[0] for place, one in enumerate(queries)}
+    if several:
+        panel = panel.with_transformation(d.DataTransformerConfig(id_val="merge", options={}))
+    for kind, options in (
+        ("organize", {"excludeByName": {"Time": True}, "renameByName": named}),
+        ("sortBy", {"sort": [{"field": x}]}),
+    ):
+        panel = panel.with_transformation(d.DataTransformerConfig(id_val=kind, options=options))
+    return Spec(panel, width, height, told)
 
 
 def gauges(

@@ -64,6 +64,12 @@ COST_DAILY = _gauge(
     (*ACCOUNT, "date"),
     f"USD of each of the last 35 UTC days, restated until it leaves. {_SOURCE}",
 )
+COST_DAILY_ESTIMATE = _gauge(
+    "ai_cost_daily_estimate_usd",
+    (*ACCOUNT, "date"),
+    "USD that a billed day of the last 35 (UTC) had been estimated at before its bill came; absent where nobody had "
+    "estimated it.",
+)
 MONTH_BILLED = _gauge(
     "ai_cost_month_billed_usd",
     ACCOUNT,
@@ -202,6 +208,7 @@ SPEND_FAMILIES = (
     *REQUESTS.values(),
     *UNITS.values(),
     COST_DAILY,
+    COST_DAILY_ESTIMATE,
     MONTH_BILLED,
     *SIGNAL_FAMILIES,
     *BUDGET_FAMILIES,

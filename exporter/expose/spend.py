@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 
 from exporter.books import Book
@@ -11,6 +11,7 @@ from exporter.expose.metrics import (
     ACCOUNT,
     COST,
     COST_DAILY,
+    COST_DAILY_ESTIMATE,
     ESTIMATE_ERROR,
     FOLDED,
     MONTH_BILLED,
@@ -137,19 +138,22 @@ def _daily(member: Member, ledger: Ledger, now: datetime, month: Span) -> dict[F
     cost = dict.fromkeys(slots(max(shown.start, told.start), told.end, DAY), 0) if told is not None else {}
     cost |= {day.start: day.cost for day in days}
     values = (member.account.provider, member.account.name)
-    daily = [
-        (labelled(COST_DAILY.labels, (*values, day.strftime("%Y-%m-%d"))), dollars(nano))
-        for day, nano in sorted(cost.items())
-    ]
+    estimated = {day.start: day.estimate for day in days if day.billed and day.estimate is not None}
     billed = sum(day.cost for day in days if day.billed and day.start >= month.start)
     account = labelled(ACCOUNT, values)
     errors = [f"{(day.estimate - day.first) / day.first:.6f}" for day in days if day.estimate is not None and day.first]
     return {
-        COST_DAILY: render(COST_DAILY, daily),
+        COST_DAILY: render(COST_DAILY, _dated(COST_DAILY, values, cost)),
+        COST_DAILY_ESTIMATE: render(COST_DAILY_ESTIMATE, _dated(COST_DAILY_ESTIMATE, values, estimated)),
         MONTH_BILLED: render(MONTH_BILLED, [(account, dollars(billed))]),
         ESTIMATE_ERROR: render(ESTIMATE_ERROR, [(account, error) for error in errors[-1:]]),
         RESTATED: render(RESTATED, [(account, dollars(ledger.costs.restated(member.book.number)))]),
     }
+
+
+def _dated(family: Family, values: tuple[str, str], cost: Mapping[datetime, int]) -> Iterator[tuple[str, str]]:
+    for day, nano in sorted(cost.items()):
+        yield labelled(family.labels, (*values, day.strftime("%Y-%m-%d"))), dollars(nano)
 
 
 def _unpriced(member: Member, ledger: Ledger, now: datetime) -> dict[Family, bytes]:

@@ -59,9 +59,13 @@ def account() -> Rows:
             "By day",
             (
                 columns(
-                    "35 days",
-                    "Each day as known now: billed where billed.",
-                    Query(f"sum by (date) (ai_cost_daily_usd{{{one}}})", instant=True, table=True),
+                    "35 days, billed beside estimated",
+                    "Each day as known now: billed where billed. Beside it what the day had been estimated at before its bill came, where it was.",
+                    ("cost", Query(f"sum by (date) (ai_cost_daily_usd{{{one}}})", instant=True, table=True)),
+                    (
+                        "estimated",
+                        Query(f"sum by (date) (ai_cost_daily_estimate_usd{{{one}}})", instant=True, table=True),
+                    ),
                     x="date",
                     width=24,
                 ),

@@ -9,6 +9,25 @@ from grafana.boards.words import Rows, W
 from grafana.panels import RATIO, TOKENS, USD, Query, lines, rows, states
 
 
+def _moved() -> list[tuple[str, Query, str]]:
+    def week(metric: str, offset: str = "") -> str:
+        return f"sum by (account, model) (sum_over_time({metric}{{{W}}}[7d]{offset}))"
+
+    cost, before = week("ai_hourly_cost_usd"), week("ai_hourly_cost_usd", " offset 7d")
+    tokens, fewer = week("ai_hourly_tokens"), week("ai_hourly_tokens", " offset 7d")
+    volume = f"({tokens} - {fewer}) * {before} / ({fewer} > 0)"
+    change = f"({cost} - {before} or {cost})"
+    most = f"and on (account, model) topk(15, abs({change}))"
+    return [
+        (heading, Query(f"{expr} {most}", instant=True, table=True), USD)
+        for heading, expr in (
+            ("Change", change),
+            ("By volume", f"({volume})"),
+            ("By price and mix", f"({cost} - {before} - {volume})"),
+        )
+    ]
+
+
 def signals() -> Rows:
     """Return what was expected, what came, and who moved."""
     by = "account, workspace"
@@ -98,6 +117,13 @@ def signals() -> Rows:
                     "Models of workspaces whose newest complete hour was furthest above the mean hour of thirty days.",
                     [("Above the mean", Query(f"topk(15, {rise})", instant=True, table=True), USD)],
                     sort="Above the mean",
+                ),
+                rows(
+                    "What rose in seven days",
+                    "The last seven days of complete hours beside the seven before, by model: in all, by more or fewer tokens at the old price, and by another price of a token (its mix of types and tiers included). A model that is new has no old price.",
+                    _moved(),
+                    sort="Change",
+                    width=24,
                 ),
                 rows(
                     "New models",

@@ -103,8 +103,8 @@ def spend() -> Rows:
                 ),
                 columns(
                     "35 days, right on any engine",
-                    "Each of the last 35 UTC days as known now, by account. Needs neither history nor a time zone.",
-                    Query(f"sum by (date) (ai_cost_daily_usd{{{A}}})", instant=True, table=True),
+                    "Each of the last 35 UTC days as known now. Needs neither history nor a time zone.",
+                    ("cost", Query(f"sum by (date) (ai_cost_daily_usd{{{A}}})", instant=True, table=True)),
                     x="date",
                     width=8,
                     height=11,
