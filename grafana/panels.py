@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -129,7 +129,13 @@ def columns(
     """Return a column per value of a label, in its order; of each query (name, query) one."""
     told = tuple(query for _, query in queries)
     several = len(told) > 1
-    panel = barchart.Panel().x_field(x).show_value(c.VisibilityMode.NEVER).x_tick_label_rotation(-45)
+    panel = (
+        barchart.Panel()
+        .x_field(x)
+        .show_value(c.VisibilityMode.NEVER)
+        .x_tick_label_rotation(-45)
+        .x_tick_label_spacing(100)
+    )
     legend = common.VizLegendOptions().placement(c.LegendPlacement.BOTTOM).calcs([]).show_legend(several)
     panel = panel.legend(legend.display_mode(c.LegendDisplayMode.LIST if several else c.LegendDisplayMode.HIDDEN))
     panel = _finished(panel, title, text, unit, told, PLAIN)
@@ -170,17 +176,24 @@ def rows(
     *,
     hidden: Sequence[str] = (),
     sort: str = "",
+    words: Mapping[str, Mapping[str, tuple[str, str]]] | None = None,
     width: int = 12,
     height: int = 9,
 ) -> Spec:
-    """Return a table: of each query (heading, query, unit) a column, joined by labels."""
+    """Return a table: of each query (heading, query, unit) a column, joined by labels.
+
+    `words`: column -> value -> what is shown for it, and its colour.
+    """
     told = tuple(query for _, query, _ in queries)
     panel = _finished(table.Panel(), title, text, "short", told, PLAIN).no_value("none")
     named = {f"Value #{'ABCDEFGHIJ'[place]}" if len(told) > 1 else "Value": one[0] for place, one in enumerate(queries)}
     for heading, _, unit in queries:
         panel = panel.override_by_name(heading, [d.DynamicConfigValue("unit", unit)])
-    for label in ("model", "alertname", "workspace"):
+    for label in ("model", "alertname", "workspace", "reason"):
         panel = panel.override_by_name(label, [d.DynamicConfigValue("custom.width", 190)])
+    for label, meanings in (words or {}).items():
+        named[label] = label.replace("_", " ")
+        panel = panel.override_by_name(named[label], _in_words(meanings))
     gone = {"Time": True} | dict.fromkeys(hidden, True)
     first = ("Value",) if len(queries) == 1 and queries[0][2] == TIME else ()
     order = {name: place for place, name in enumerate((*first, "alertname", "budget", "account", "workspace", "model"))}
@@ -194,6 +207,18 @@ def rows(
     if sort:
         panel = panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
     return Spec(panel, width, height, told)
+
+
+def _in_words(meanings: Mapping[str, tuple[str, str]]) -> list[d.DynamicConfigValue]:
+    shown = {
+        value: {"text": told, "color": color, "index": place}
+        for place, (value, (told, color)) in enumerate(meanings.items())
+    }
+    return [
+        d.DynamicConfigValue("mappings", [{"type": "value", "options": shown}]),
+        d.DynamicConfigValue("custom.displayMode", "color-text"),
+        d.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
+    ]
 
 
 def states(

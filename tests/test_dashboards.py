@@ -34,7 +34,7 @@ GROUPS = ("provider", "account", "workspace", "model")
 NOT_OURS = {"ALERTS", "ALERTS_FOR_STATE", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 NOT_OURS |= {"scrape_duration_seconds", "scrape_samples_scraped"}
 FIRING = 'ALERTS{alertname="AIBudgetExceeded",alertstate="firing"}'
-FUNCTIONS = {"sum_over_time", "last_over_time", "days_in_month", "day_of_month", "day_of_week"}
+FUNCTIONS = {"label_replace", "sum_over_time", "last_over_time", "days_in_month", "day_of_month", "day_of_week"}
 SELDOM = {"New models"}
 """Empty in the demo: nothing new is used there."""
 

@@ -16,7 +16,8 @@ def account() -> Rows:
     fallback = f"last_over_time(ai_cost_today_usd{{{one}}}[1d] offset -1d)"
 
     def daily(label: str) -> Query:
-        return Query(f"sum by ({label}) ({day}) or sum by ({label}) ({fallback})", f"{{{{{label}}}}}", interval="1d")
+        told = f"sum by ({label}) ({day}) or sum by ({label}) ({fallback})"
+        return Query(f'label_replace({told}, "{label}", "not told", "{label}", "")', f"{{{{{label}}}}}", interval="1d")
 
     return (
         (

@@ -119,13 +119,6 @@ def signals() -> Rows:
                     sort="Above the mean",
                 ),
                 rows(
-                    "What rose in seven days",
-                    "The last seven days of complete hours beside the seven before, by model: in all, by more or fewer tokens at the old price, and by another price of a token (its mix of types and tiers included). A model that is new has no old price.",
-                    _moved(),
-                    sort="Change",
-                    width=24,
-                ),
-                rows(
                     "New models",
                     "Models with cost today that had none in the 29 days before.",
                     [
@@ -140,6 +133,13 @@ def signals() -> Rows:
                         )
                     ],
                     sort="Today",
+                ),
+                rows(
+                    "What rose in seven days",
+                    "The last seven days of complete hours beside the seven before, by model: in all, by more or fewer tokens at the old price, and by another price of a token (its mix of types and tiers included). A model that is new has no old price.",
+                    _moved(),
+                    sort="Change",
+                    width=24,
                 ),
                 lines(
                     "Tokens per request",

@@ -6,7 +6,33 @@
 from __future__ import annotations
 
 from grafana.boards.words import LATE, A, Rows
-from grafana.panels import SECONDS, TOKENS, Query, figure, lines, states
+from grafana.panels import SECONDS, TOKENS, Query, figure, lines, rows, states
+
+_ADVICE = {
+    "well": ("Nothing.", "text"),
+    "wrong_key_kind": (
+        "A personal, project or member key cannot read usage: make an admin key and put it in the place of this one.",
+        "text",
+    ),
+    "key_rejected": (
+        "The key is revoked, expired, unknown or cannot be read: make a new admin key and put it in the place of this one.",
+        "text",
+    ),
+    "missing_scope": (
+        "The key may not read something that is asked for: give it the scope or role that `check keys` names.",
+        "text",
+    ),
+    "rate_limited": ("Wait, nothing is lost. If it lasts: who else uses this key? Else raise poll_interval.", "text"),
+    "unavailable": (
+        "See the provider's status page, then base_url, network, firewall and proxy. What is missed is read later.",
+        "text",
+    ),
+    "malformed": (
+        "Check base_url and the proxy behind it. If they are right, the provider's API has changed: update the exporter.",
+        "text",
+    ),
+}
+"""By the reason of a problem; the landing page and `check keys` give the provider's own words beside it."""
 
 
 def telemetry() -> Rows:
@@ -16,9 +42,28 @@ def telemetry() -> Rows:
         (
             "Accounts",
             (
+                rows(
+                    "What to do",
+                    "Every account, and what to do where its polls fail; the landing page and `check keys` have the provider's own words.",
+                    (
+                        (
+                            "Value",
+                            Query(
+                                f'label_replace(max by (account, reason) (ai_account_problem{{{A}}} == 1) or on (account) label_replace(0 * max by (account) (ai_account_up{{{A}}}), "reason", "well", "", ""), "to_do", "$1", "reason", "(.*)")',
+                                instant=True,
+                                table=True,
+                            ),
+                            "short",
+                        ),
+                    ),
+                    hidden=("Value",),
+                    words={"reason": {"well": ("well", "green")}, "to_do": _ADVICE},
+                    width=24,
+                    height=7,
+                ),
                 states(
                     "Problems",
-                    "Red while polls of an account fail for a reason; the landing page and `check keys` say what to do.",
+                    "Red while polls of an account fail for a reason.",
                     Query(
                         f"max by (account, reason) (ai_account_problem{{{A}}}) > 0 or 0 * max by (account) (ai_account_up{{{A}}})",
                         "{{account}} {{reason}}",
@@ -69,6 +114,7 @@ def telemetry() -> Rows:
                     Query(
                         f"max by (account, report) (ai_account_poll_duration_seconds{{{A}}})", "{{account}} {{report}}"
                     ),
+                    width=8,
                     unit=SECONDS,
                 ),
                 lines(
@@ -78,12 +124,14 @@ def telemetry() -> Rows:
                         f"sum by (account, model) (ai_account_unpriced_tokens{{{A}}}) or 0 * sum by (account) (ai_account_up{{{A}}})",
                         "{{account}} {{model}}",
                     ),
+                    width=8,
                     unit=TOKENS,
                 ),
                 lines(
                     "Folded series",
                     "Combinations above max_series, shown together under other.",
                     Query(f"sum by (account) (ai_account_folded_series{{{A}}})", "{{account}}"),
+                    width=8,
                     unit="short",
                 ),
             ),
