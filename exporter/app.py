@@ -82,29 +82,33 @@ class App:
         self._own = Own(self._own_values)
         self._members: dict[str, Member] = {}
         self._reloads = _Reloads()
+        self._jobs = schedule.Scheduler()
         self._stop = threading.Event()
         self._timer = threading.Thread(target=self._run_timer, name="timer", daemon=True)
         self.fatal: LedgerError | None = None
         self.ended: Callable[[], None] = lambda: None
         """Called when the process has to end because of `fatal`."""
+        self.web_in_order: Callable[[], bool] = lambda: True
+        """Tells whether the web configuration could be used when it was read last."""
 
     def apply(self, config: Config) -> None:
-        """Take over a configuration: unchanged accounts go on undisturbed, removed ones leave the page."""
-        known = self._members
-        members: dict[str, Member] = {}
+        """Take over a configuration: who is asked as before goes on undisturbed, who is removed leaves the page."""
+        members, changed = dict[str, Member](), list[Member]()
         for account in config.accounts:
-            old = known.get(account.name)
-            if old is None or old.account != account:
-                old = self._member(account)
-            elif old.stopped:
-                old.try_again()
-            members[account.name] = old
+            member = self._members.get(account.name)
+            if member is None or not account.asks_like(member.account):
+                member = self._member(account)
+                changed.append(member)
+            elif member.account != account:
+                member.renew(self._member(account))
+                changed.append(member)
+            member.try_again()
+            members[account.name] = member
         self._members = members
         self._board.expect(members.values(), config.budgets)
         self._poller.enrol(list(members.values()))
-        for name, member in members.items():
-            if known.get(name) is not member:
-                self._publish(member)
+        for member in changed:
+            self._publish(member)
         self._board.refresh(at_once=True)
         self._reloads.succeeded, self._reloads.at = True, self._with.clock().timestamp()
 
@@ -122,6 +126,10 @@ class App:
                 return str(error)
             say(logger, "info", "Configuration reloaded", accounts=len(self._members))
             return ""
+
+    def every(self, interval: timedelta, job: Callable[[], object]) -> None:
+        """Have something done regularly, once it has started."""
+        self._jobs.every(int(interval.total_seconds())).seconds.do(job)
 
     def start(self) -> None:
         """Begin to poll."""
@@ -207,17 +215,16 @@ class App:
 
     def _own_values(self) -> dict[Family, float]:
         return {
-            RELOAD_SUCCESSFUL: float(self._reloads.succeeded),
+            RELOAD_SUCCESSFUL: float(self._reloads.succeeded and self.web_in_order()),
             RELOAD_TIME: self._reloads.at,
             LEDGER_BYTES: float(self._ledger.size()),
             DEFECTS: float(self._poller.defects),
         }
 
     def _run_timer(self) -> None:
-        jobs = schedule.Scheduler()
-        jobs.every(1).seconds.do(self.tick)
-        jobs.every(1).hours.do(self._retain)
-        due: Callable[[], object] = jobs.run_all
+        self._jobs.every(1).seconds.do(self.tick)
+        self._jobs.every(1).hours.do(self._retain)
+        due: Callable[[], object] = self._jobs.run_all
         while self.fatal is None:
             try:
                 due()
@@ -226,7 +233,7 @@ class App:
             except Exception as error:  # noqa: BLE001 - a thread's top: the clock must go on ticking
                 self._poller.defects += 1
                 say(logger, "error", "A timed job broke off", error=error)
-            due = jobs.run_pending
+            due = self._jobs.run_pending
             if self._stop.wait(0.2):
                 break
 

@@ -8,6 +8,7 @@ ExporterError
 │  ├─ Unavailable(reached)        timeout, 5xx, 529, network: back off
 │  ├─ Unsupported                 this plan or host has no such report: noted once where the report is optional
 │  └─ Malformed(field)            an answer that is not what is known: keep the old buckets, raise the alarm
+├─ IngestError(status, reason)    what was pushed is refused as a whole
 ├─ QueryRefused                   a remote read that is not understood, or asks for too much
 └─ LedgerError                    the disk is wrong: this one ends the process
 """
@@ -89,6 +90,14 @@ class Malformed(ProviderError):
     def __init__(self, message: str, field: str = "") -> None:
         self.field = field
         super().__init__(message)
+
+
+class IngestError(ExporterError):
+    """A request that nothing is taken from; `status` is that of the HTTP answer."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        self.status = status
+        super().__init__(reason)
 
 
 class QueryRefused(ExporterError):

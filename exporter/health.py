@@ -22,6 +22,8 @@ class Health:
     """How long the newest poll of each report took."""
     problems: dict[str, ProviderError] = field(default_factory=dict)
     """By report: why its newest poll failed."""
+    spare: ProviderError | None = None
+    """Why a key that was put in the place of the working one is not used; the working one still is."""
     refused: dict[str, ProviderError] = field(default_factory=dict)
     """By optional report: why this account does not have it. Not a problem."""
 
@@ -42,6 +44,7 @@ class Health:
 
     def forget(self) -> None:
         """Forget what was wrong and what was refused: somebody else is asking now."""
+        self.spare = None
         self.problems = {}
         self.refused = {}
 

@@ -40,6 +40,8 @@ class Member:
     pending: dict[str, Pending] = field(default_factory=dict)
     key: Secret | None = None
     provider: Provider | None = None
+    spare: Secret | None = None
+    """A key that was put in the place of the working one and was rejected: it is not tried again."""
     stopped: bool = False
     """The key was rejected: nothing is asked until it changes."""
     quiet_until: datetime | None = None
@@ -61,11 +63,18 @@ class Member:
         return tuple(report for report in self.book.reports if report.name not in refused)
 
     def try_again(self) -> None:
-        """Ask an account again whose key was rejected: somebody may have mended it at the provider.
+        """Try again what was rejected: somebody may have mended it at the provider.
 
         Its problem stays until the answer is there: an alert must not resolve because of a reload.
         """
-        self.key = self.quiet_until = self.wake_at = None
+        self.spare = None
+        if self.stopped:
+            self.key = self.quiet_until = self.wake_at = None
+
+    def renew(self, other: Member) -> None:
+        """Take over what another configuration says of this account and go on as before, with all that is in mind."""
+        self.account, self.book, self.pace, self.read_key = other.account, other.book, other.pace, other.read_key
+        self.wake_at = None
 
     def of(self, report: Report) -> Pending:
         """Return what is in mind about a report."""

@@ -62,6 +62,21 @@ class Bucket:
     rows: tuple[Row, ...]
 
 
+PAID = "paid"
+"""The item of a pushed row whose money was pushed with it: a COST row, or tokens that are not to be priced again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something used at one moment, as a source pushed it."""
+
+    provider: str
+    moment: datetime
+    rows: tuple[Row, ...]
+    id: str = ""
+    """The source's own name for it, which it never gives to another one; empty where it has none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """One thing that a provider can be asked, as data."""
@@ -129,6 +144,15 @@ class Refusal:
     """Searched in the answer's text without regard to case; empty matches any text."""
     reason: Literal["wrong_key_kind", "key_rejected", "missing_scope"]
     advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """Where a provider shows people the same figures, and what of the spend its API leaves out."""
+
+    url: str
+    left_out: str = ""
+    """A sentence for whoever compares; empty where nothing is known to be missing."""
 
 
 class Secret:

@@ -24,7 +24,7 @@ from exporter.errors import (
 from exporter.ledger import Coverage, Ledger
 from exporter.logs import say
 from exporter.members import Member, Pending
-from exporter.model import DAY, HOUR, Report
+from exporter.model import DAY, HOUR, Provider, Report, Secret
 from exporter.windows import Span
 
 logger = logging.getLogger(__name__)
@@ -156,25 +156,61 @@ class Poller:
                 _disconnect(member)
 
     def _connect(self, member: Member) -> bool:
-        """Read the key again, which may have been changed in its file; tell whether there is someone to ask."""
+        """Read the key again, which may have been changed; tell whether there is someone to ask."""
+        working = member.provider is not None and not member.stopped
         try:
             key = member.read_key()
             if key == member.key:
+                member.spare = member.health.spare = None
                 self._look_again_later(member)
                 return not member.stopped
-            _disconnect(member)
-            member.key, member.stopped, member.provider = key, False, None
-            member.provider = member.connect(key, member.health)
+            if working:
+                self._change(member, key)
+            else:
+                _disconnect(member)
+                member.key, member.stopped, member.provider = key, False, None
+                self._begin(member, key, member.connect(key, member.health))
         except ConfigError as error:
-            member.key = None
-            self._stop(member, KeyRejected("key_rejected", str(error), "Make the key readable; no restart is needed."))
-            return False
+            unreadable = KeyRejected("key_rejected", str(error), "Make the key readable; no restart is needed.")
+            if not working:
+                member.key = None
+                self._stop(member, unreadable)
+                return False
+            self._keep_old(member, unreadable)
         except KeyRejected as error:
             self._stop(member, error)
             return False
+        return True
+
+    def _change(self, member: Member, key: Secret) -> None:
+        """Put a new key in the place of the working one once the provider has accepted it."""
+        if key == member.spare:
+            return
+        provider = None
+        try:
+            provider = member.connect(key, member.health)
+            provider.verify()
+        except ProviderError as error:
+            if provider is not None:
+                provider.close()
+            # Only a rejection is the key's own; after anything else it is tried again on the next visit.
+            member.spare = key if isinstance(error, KeyRejected) else None
+            self._keep_old(member, error)
+            return
+        _disconnect(member)
+        self._begin(member, key, provider)
+        say(logger, "info", "Key changed", account=member.account.name)
+
+    def _begin(self, member: Member, key: Secret, provider: Provider) -> None:
+        member.key, member.provider, member.spare = key, provider, None
         member.pending.clear()
         member.health.forget()
-        return True
+
+    def _keep_old(self, member: Member, error: ProviderError) -> None:
+        if str(member.health.spare) != str(error):
+            fields = {"account": member.account.name, "reason": error.reason, "error": error}
+            say(logger, "error", "New key not used; the one before it still is", **fields)
+        member.health.spare = error
 
     def _look_again_later(self, member: Member) -> None:
         if member.stopped:

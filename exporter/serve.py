@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import re
@@ -14,7 +15,8 @@ import uvicorn
 
 from exporter.app import App
 from exporter.errors import ExporterError
-from exporter.web import Views, build
+from exporter.web import Entrance, Loop, Patient, Views, build
+from exporter.web.limits import LONGEST_HEAD
 
 
 class AddressError(ExporterError):
@@ -78,19 +80,25 @@ def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """A server whose signals are ours: SIGTERM is a clean end with status 0, not an end by signal."""
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        with asyncio.Runner(loop_factory=Loop) as runner:
+            runner.run(self.serve(sockets))
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def serve(app: App, views: Views, opened: socket.socket, on_hangup: Callable[[], object]) -> None:
-    """Poll and answer until SIGTERM, SIGINT or a broken ledger; SIGHUP calls `on_hangup`. Ends what it began.
-
-    Raises LedgerError where the ledger broke.
-    """
-    server = _Server(
+def http_server(views: Views, entrance: Entrance | None = None) -> uvicorn.Server:
+    """Return a server that runs until its `should_exit` is set."""
+    terms, context = (entrance.terms, entrance.context) if entrance else (None, None)
+    return _Server(
         uvicorn.Config(
-            build(views),
+            build(views, terms),
+            http=Patient,
+            ws="none",
+            ssl_context_factory=(lambda *_: context) if context else None,
+            h11_max_incomplete_event_size=LONGEST_HEAD,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -99,6 +107,18 @@ def serve(app: App, views: Views, opened: socket.socket, on_hangup: Callable[[],
             timeout_graceful_shutdown=3,
         )
     )
+
+
+def serve(
+    app: App, views: Views, opened: socket.socket, on_hangup: Callable[[], object], entrance: Entrance | None = None
+) -> None:
+    """Poll and answer until SIGTERM, SIGINT or a broken ledger; SIGHUP calls `on_hangup`. Ends what it began.
+
+    `entrance` says who may come in, and how; None: everybody, by plain HTTP. Raises LedgerError where the ledger broke.
+    """
+    server = http_server(views, entrance)
+    if entrance is not None:
+        app.web_in_order = lambda: entrance.in_order
 
     def end(*_: object) -> None:
         server.should_exit = True

@@ -132,26 +132,6 @@ def test_a_new_key_is_asked_what_the_old_one_was_refused(tmp_path: Path) -> None
         assert it.value("ai_tokens_today", workspace="Web") is not None
 
 
-def test_a_key_file_that_is_gone_is_told_and_missed_until_it_is_back(it: Stage) -> None:
-    """Without its key's file an account is not asked; its page stays, and it recovers when the file is back."""
-    key = it.key_file("solo").read_text()
-    before = it.spend()
-    it.key_file("solo").unlink()
-    it.simulator.requests.clear()
-    it.later(5 * MINUTE)
-    it.later(20 * MINUTE)
-    assert it.simulator.requests == []
-    assert it.problems("solo") == {"key_rejected"}
-    assert it.value("ai_account_up", account="solo") == 0
-    assert it.spend() == before
-
-    it.key_file("solo").write_text(key)
-    it.later(5 * MINUTE)
-    assert it.problems("solo") == set()
-    assert it.value("ai_account_up", account="solo") == 1
-    assert it.calls("solo", "usage_report") > 0
-
-
 def test_a_rate_limit_is_waited_for_as_told(it: Stage) -> None:
     """After 429 with Retry-After nothing of the account is asked until that has passed, and then at once."""
     it.simulator.fault("solo", "rate_limited", times=1, retry_after=3900)

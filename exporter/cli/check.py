@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from exporter.cli.command import config_option, main, said_plainly
-from exporter.errors import ConfigError, KeyRejected, ProviderError, RateLimited, Unavailable
+from exporter.cli.command import config_option, main, now, said_plainly
+from exporter.errors import ConfigError, KeyRejected, ProviderError, RateLimited, Unavailable, Unsupported
+from exporter.model import Provider, Report
 from exporter.providers import load_providers
 from exporter.providers.http import Access
 from exporter.settings import config as settings
 from exporter.settings import keys
+from exporter.windows import floor
 
 MOST_AT_ONCE = 64
 """How many accounts `check keys` asks at the same time."""
@@ -32,25 +36,32 @@ def check() -> None:
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--syntax-only", is_flag=True, help="Do not look for the files and variables that hold the keys.")
 def check_config(*, path: Path, syntax_only: bool) -> None:
-    """Tell every problem of a configuration at once, with file and line; exit 1 if there is any."""
+    """Tell every problem of a configuration at once, with file and line; exit 1 if there is any.
+
+    A key that cannot be read here is a warning: a configuration is checked where its secrets are not.
+    """
     with said_plainly():
         config = settings.load(path, load_providers())
-        if not syntax_only and (problems := keys.check(config, os.environ)):
-            raise ConfigError(problems)
-    for warning in keys.warnings(config, os.environ):
+    unread = [] if syntax_only else keys.check(config, os.environ)
+    for warning in (*unread, *([] if syntax_only else keys.warnings(config, os.environ))):
         click.echo(f"warning: {warning}", err=True)
     count = len(config.accounts)
-    click.echo(f"{path}: good, {count} account{'s' * (count > 1)}")
+    rest = f"; {len(unread)} of the keys cannot be read here, and `run` needs them all" if unread else ""
+    click.echo(f"{path}: good, {count} account{'s' * (count > 1)}{rest}")
 
 
 @check.command("keys")
 @config_option
 def check_keys(path: Path) -> None:
-    """Make one cheap call per account and tell whose key it is, or what to do; exit 1 if any fails."""
+    """Tell whose key each account has and what it may read, or what to do; exit 1 if any fails.
+
+    Each report is asked for its newest whole hour or day, and nothing is stored.
+    """
     with said_plainly():
         config = settings.load(path, load_providers())
+    moment = now()
     with ThreadPoolExecutor(min(len(config.accounts), MOST_AT_ONCE)) as pool:
-        verdicts = list(pool.map(_verdict, config.accounts))
+        verdicts = list(pool.map(lambda account: _verdict(account, moment), config.accounts))
     table = Table(box=None, pad_edge=False)
     for heading in ("Account", "Provider", "Key", "What the provider says, and what to do"):
         table.add_column(heading, overflow="fold")
@@ -60,7 +71,7 @@ def check_keys(path: Path) -> None:
     sys.exit(0 if all(good for good, _ in verdicts) else 1)
 
 
-def _verdict(account: settings.Account) -> tuple[bool, str]:
+def _verdict(account: settings.Account, moment: datetime) -> tuple[bool, str]:
     kind = load_providers()[account.provider]
     try:
         key = account.api_key.read(os.environ)
@@ -68,14 +79,38 @@ def _verdict(account: settings.Account) -> tuple[bool, str]:
             raise rejected
         timeout = account.timeout.total_seconds()
         with closing(kind(Access(key, account.base_url or kind.base_url, timeout=timeout))) as provider:
-            return True, provider.verify()
+            said = provider.verify()
+            named = keys.kind_of(key, kind.key_kinds)
+            return True, f"{said}\n{named.name + '; ' if named else ''}{_readable(provider, kind.reports, moment)}"
     except ConfigError as error:
         return False, str(error)
     except ProviderError as error:
-        return False, f"{str(error).rstrip('.')}.\n-> {_advice(error)}"
+        return False, f"{str(error).rstrip('.')}.\n-> {advice(error)}"
 
 
-def _advice(error: ProviderError) -> str:
+def _readable(provider: Provider, reports: Sequence[Report], moment: datetime) -> str:
+    """Return which reports answer. Raises ProviderError where one fails that an account has to have."""
+    readable, refused = [], []
+    for report in reports:
+        newest = floor(moment, report.width)
+        try:
+            for _ in provider.fetch(report, newest - report.width, newest):
+                pass
+            readable.append(report.name)
+        except (KeyRejected, Unsupported):
+            if not report.optional:
+                raise
+            refused.append(report.name)
+    try:
+        provider.names()
+        readable.append("names")
+    except (KeyRejected, Unsupported):
+        refused.append("names")
+    return f"reads {', '.join(readable)}" + (f"; not {', '.join(refused)}" if refused else "")
+
+
+def advice(error: ProviderError) -> str:
+    """Return what to do about a key or a report that could not be tried."""
     match error:
         case KeyRejected():
             return error.advice

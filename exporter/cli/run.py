@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import re
 import signal
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import click
 
 from exporter import __version__, logs
 from exporter.app import MOST_SAMPLES, App, Surroundings
+from exporter.cli import values
 from exporter.cli.command import config_option, listen_option, log_options, main, now, said_plainly, storage_option
 from exporter.demo import demo as run_demo
 from exporter.errors import ConfigError, LedgerError
@@ -27,12 +26,12 @@ from exporter.model import DAY
 from exporter.providers import ProviderType, load_providers
 from exporter.serve import listen, serve, told_address
 from exporter.settings import config as settings
-from exporter.settings import keys
+from exporter.settings import keys, web_config
+from exporter.settings.watch import Watch
+from exporter.web import Entrance
 from exporter.windows import DAYS_SHOWN
 
 logger = logging.getLogger("exporter")
-
-LONGEST_KEPT = timedelta(days=100 * 365)
 
 SHORTEST = (DAYS_SHOWN + 1) * DAY
 """Hours have to be kept this long at least."""
@@ -41,8 +40,28 @@ SHORTEST = (DAYS_SHOWN + 1) * DAY
 @main.command()
 @config_option
 @storage_option
-@click.option("--storage.retention.hours", "hours", default="93d", show_default=True, help="Keep hours this long.")
-@click.option("--storage.retention.days", "days", default="3y", show_default=True, help="Keep days this long.")
+@click.option(
+    "--config.auto-reload-interval",
+    "interval",
+    callback=values.interval,
+    help="Look this often whether a file of the configuration has changed, and reload then.  [default: never]",
+)
+@click.option(
+    "--storage.retention.hours",
+    "hours",
+    callback=values.kept,
+    default="93d",
+    show_default=True,
+    help="Keep hours this long.",
+)
+@click.option(
+    "--storage.retention.days",
+    "days",
+    callback=values.kept,
+    default="3y",
+    show_default=True,
+    help="Keep days this long.",
+)
 @click.option(
     "--storage.remote.read-sample-limit",
     "most_samples",
@@ -52,19 +71,33 @@ SHORTEST = (DAYS_SHOWN + 1) * DAY
     help="Answer a remote read with this many samples at most.",
 )
 @listen_option
+@click.option(
+    "--web.config.file",
+    "web",
+    type=click.Path(path_type=Path),
+    help="TLS, users and passwords, as the exporters of Prometheus take them.  [default: plain HTTP for everybody]",
+)
 @click.option("--web.enable-lifecycle", "lifecycle", is_flag=True, help="Allow POST /-/reload.")
-@click.option("--shard", default="1/1", show_default=True, help="Serve the I-th of N equal parts of the accounts.")
+@click.option(
+    "--shard",
+    callback=values.shard,
+    default="1/1",
+    show_default=True,
+    help="Serve the I-th of N equal parts of the accounts.",
+)
 @log_options
 def run(
     *,
     path: Path,
     folder: Path,
-    hours: str,
-    days: str,
+    interval: timedelta | None,
+    hours: timedelta,
+    days: timedelta,
     most_samples: int,
     address: str,
+    web: Path | None,
     lifecycle: bool,
-    shard: str,
+    shard: values.Shard,
     level: str,
     form: Any,
 ) -> None:
@@ -73,19 +106,20 @@ def run(
     # Until the server has its own: a reload that comes too early must not kill, and process 1 has to end when told.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    part = _shard(shard)
-    keep_hours, keep_days = _kept(hours, days)
+    _check_kept(hours, days)
+    watch = Watch()
     with said_plainly():
         providers = load_providers()
-    around = Surroundings(now, time.monotonic, os.environ, providers)
-    around = replace(around, keep_hours=keep_hours, keep_days=keep_days, most_samples=most_samples)
+    around = Surroundings(
+        now, time.monotonic, os.environ, providers, keep_hours=hours, keep_days=days, most_samples=most_samples
+    )
 
     def load() -> settings.Config:
-        return _load(path, providers, part)
+        return _load(path, providers, shard, watch)
 
     with said_plainly():
         config = load()
-        opened = listen(address)
+        entrance, opened = _entrance(web), listen(address)
         app = App(folder, around)
         app.apply(config)
         _announce(config, told_address(opened))
@@ -93,19 +127,34 @@ def run(
         def reload() -> str:
             return app.reload(load)
 
+        if interval is not None:
+            app.every(interval, lambda: watch.changed() and reload())
+
     try:
-        serve(app, app.views(reload if lifecycle else None), opened, reload)
+        serve(app, app.views(reload if lifecycle else None), opened, reload, entrance)
     except LedgerError as error:
         logs.say(logger, "error", "Stopped: the ledger cannot be used", error=error)
         sys.exit(1)
     logs.say(logger, "info", "Stopped")
 
 
-def _load(path: Path, providers: Mapping[str, ProviderType], part: tuple[int, int]) -> settings.Config:
+def _load(path: Path, providers: Mapping[str, ProviderType], part: values.Shard, watch: Watch) -> settings.Config:
+    watch.changed()
     config = settings.load(path, providers)
+    watch.follow(config)
     if problems := keys.check(config, os.environ):
         raise ConfigError(problems)
-    return replace(config, accounts=tuple(one for one in config.accounts if _in_part(one.name, part)))
+    return replace(config, accounts=tuple(one for one in config.accounts if one.name in part))
+
+
+def _entrance(web: Path | None) -> Entrance | None:
+    if web is None:
+        return None
+    entrance = Entrance(web, time.monotonic)
+    logs.say(logger, "info", "Web configuration loaded", file=str(web), tls=entrance.config.tls is not None)
+    for warning in web_config.warnings(entrance.config):
+        logs.say(logger, "warn", "A file with secrets is unsafe", warning=warning)
+    return entrance
 
 
 def _announce(config: settings.Config, address: str) -> None:
@@ -132,39 +181,14 @@ def demo(address: str, prometheus: int, alertmanager: int, level: str, form: Any
         run_demo(address, prometheus, alertmanager, now, click.echo)
 
 
-def _kept(hours: str, days: str) -> tuple[timedelta, timedelta]:
-    keep_hours, keep_days = _keep(hours, "hours"), _keep(days, "days")
-    if keep_hours < SHORTEST:
+def _check_kept(hours: timedelta, days: timedelta) -> None:
+    if hours < SHORTEST:
         raise click.BadParameter(
-            f"{hours} is shorter than {SHORTEST.days}d: bills are corrected and days are shown that far back",
+            f"{hours.days}d is shorter than {SHORTEST.days}d: bills are corrected and days are shown that far back",
             param_hint="--storage.retention.hours",
         )
-    if keep_days < keep_hours:
+    if days < hours:
         raise click.BadParameter(
-            f"{days} is shorter than --storage.retention.hours={hours}", param_hint="--storage.retention.days"
+            f"{days.days}d is shorter than --storage.retention.hours={hours.days}d",
+            param_hint="--storage.retention.days",
         )
-    return keep_hours, keep_days
-
-
-def _keep(text: str, what: str) -> timedelta:
-    found = re.fullmatch(r"([1-9]\d{0,4})([dwy])", text)
-    if found is None:
-        raise click.BadParameter(
-            f"{text!r} is not a duration such as 93d, 12w or 3y", param_hint=f"--storage.retention.{what}"
-        )
-    kept = int(found[1]) * {"d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}[found[2]]
-    if kept > LONGEST_KEPT:
-        raise click.BadParameter(f"{text} is more than 100y", param_hint=f"--storage.retention.{what}")
-    return kept
-
-
-def _shard(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", text)
-    if found is None or int(found[1]) > int(found[2]):
-        raise click.BadParameter(f"{text!r} is not I/N with I from 1 to N, such as 2/8", param_hint="--shard")
-    return int(found[1]), int(found[2])
-
-
-def _in_part(name: str, part: tuple[int, int]) -> bool:
-    number, parts = part
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest()) % parts == number - 1

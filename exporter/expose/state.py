@@ -36,7 +36,7 @@ def state_chunks(member: Member, ledger: Ledger) -> dict[Family, bytes]:
         return render(family, ((labelled(family.labels, (*owner, key)), value) for key, value in samples))
 
     covered = member.covered(ledger)
-    reasons = {error.reason for error in health.reasons()}
+    reasons = {error.reason for error in (*health.reasons(), health.spare) if error is not None}
     failures = dict.fromkeys(PROBLEM_REASONS, 0)
     for (_, reason), count in health.failures.copy().items():
         failures[reason] = failures.get(reason, 0) + count

@@ -7,6 +7,7 @@ from pathlib import Path
 from exporter.ledger.buckets import Buckets, Coverage
 from exporter.ledger.changes import Changes
 from exporter.ledger.costs import Costs, Day, Worth
+from exporter.ledger.events import Events
 from exporter.ledger.hours import Hourly, Hours
 from exporter.ledger.names import Names
 from exporter.ledger.retention import Retention
@@ -17,7 +18,7 @@ __all__ = ["Coverage", "Day", "Hourly", "Ledger", "Worth"]
 
 
 class Ledger:
-    """What was told (`buckets`), what it costs (`costs`), both by the hour (`hours`), how ids are called (`names`)."""
+    """What was told (`buckets`) or pushed (`events`), what it costs (`costs`), both by the hour (`hours`), `names`."""
 
     def __init__(self, folder: Path, *, reading: bool = False) -> None:
         """Open or create the ledger in a folder of its own. Raises LedgerError with what to do about it.
@@ -27,6 +28,7 @@ class Ledger:
         self._store = Store(folder, reading=reading)
         series, changes = Series(self._store), Changes()
         self.buckets = Buckets(self._store, series, changes)
+        self.events = Events(self._store, self.buckets)
         self.costs = Costs(self._store, series, changes)
         self.hours = Hours(self._store, series, changes)
         self.names = Names(self._store)

@@ -28,6 +28,16 @@ class Coverage:
     settled: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a transaction that has not ended yet changes: to be noted when it has."""
+
+    account: int
+    report: str
+    days: frozenset[int]
+    coverage: Coverage
+
+
 class Buckets:
     """The newest telling of every bucket of every account's reports."""
 
@@ -64,17 +74,42 @@ class Buckets:
             digests = {start: _digest(told) for start, told in points.items() if told}
             changed = _changed(db, account, report, list(points), digests)
             _replace(db, account, report, {start: points[start] for start in changed}, digests)
-            days = set(map(_day, changed))
-            # In the same transaction: a kill before the days are valued anew cannot leave an old cost standing.
-            db.execute(
-                "INSERT INTO day (account, start, told, method) SELECT ?, value, 1, '' FROM json_each(?) WHERE true"
-                " ON CONFLICT (account, start) DO UPDATE SET told = told + 1, method = ''",
-                (account, array(sorted(days))),
-            )
+            days = _mark(db, account, changed)
             coverage = _widen(db, account, report, span, settled=settled)
-        self._changes.note(account, days)
-        self._coverage[account, report] = coverage
+        self.note(Added(account, report, days, coverage))
         return frozenset(map(utc, days))
+
+    def add(
+        self,
+        db: sqlite3.Connection,
+        account: int,
+        report: str,
+        sums: Mapping[datetime, Mapping[Labels, int]],
+        span: Span,
+    ) -> Added:
+        """Add to buckets and widen the coverage, in the caller's transaction; `note` what is returned after its end."""
+        number = self._series.number(db, account, report, {one for told in sums.values() for one in told})
+        starts = list(map(_stamp, sums))
+        db.execute(
+            "INSERT INTO point SELECT ?, ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true"
+            " ON CONFLICT (account, report, start, series) DO UPDATE SET value = value + excluded.value",
+            (
+                account,
+                report,
+                array(
+                    [(_stamp(start), number[one], value) for start, told in sums.items() for one, value in told.items()]
+                ),
+            ),
+        )
+        db.execute(
+            "INSERT OR REPLACE INTO bucket SELECT ?, ?, value, '' FROM json_each(?)", (account, report, array(starts))
+        )
+        return Added(account, report, _mark(db, account, starts), _widen(db, account, report, span, settled=False))
+
+    def note(self, added: Added) -> None:
+        """Let readers know of a change that can be read by now."""
+        self._changes.note(added.account, added.days)
+        self._coverage[added.account, added.report] = added.coverage
 
     def coverage(self, account: int, report: str) -> Coverage | None:
         """Return what a report's tellings cover; None before the first."""
@@ -198,6 +233,20 @@ def _replace(
         "INSERT INTO point SELECT ?, ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
         (account, report, array([(start, *point) for start, points in told.items() for point in points])),
     )
+
+
+def _mark(db: sqlite3.Connection, account: int, starts: Iterable[int]) -> frozenset[int]:
+    """Mark the UTC days of changed buckets as not valued, and return them.
+
+    In the same transaction: a kill before the days are valued anew cannot leave an old cost standing.
+    """
+    days = frozenset(map(_day, starts))
+    db.execute(
+        "INSERT INTO day (account, start, told, method) SELECT ?, value, 1, '' FROM json_each(?) WHERE true"
+        " ON CONFLICT (account, start) DO UPDATE SET told = told + 1, method = ''",
+        (account, array(sorted(days))),
+    )
+    return days
 
 
 def _widen(db: sqlite3.Connection, account: int, report: str, span: Span, *, settled: bool) -> Coverage:

@@ -50,7 +50,17 @@ def _m001_first(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_m001_first,)
+def _m002_pushed(db: sqlite3.Connection) -> None:
+    # What has been counted already, by the digests of its source's id and of its content.
+    db.execute(
+        """CREATE TABLE event (
+            source TEXT NOT NULL, id TEXT NOT NULL, content TEXT NOT NULL, start INTEGER NOT NULL,
+            PRIMARY KEY (source, id)) WITHOUT ROWID"""
+    )
+    db.execute("CREATE INDEX event_start ON event (start)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_m001_first, _m002_pushed)
 
 
 def migrate(db: sqlite3.Connection, place: str) -> None:

@@ -150,7 +150,7 @@ def rows(db: sqlite3.Connection, query: str, parameters: Sequence[object]) -> An
 
 def _claim(folder: Path) -> _Guard:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return _Guard(folder / "lock")
     except BlockingIOError as error:
         raise LedgerError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from exporter.model import COST, TOKEN_METERS, UNIT_METERS, Row
+from exporter.model import COST, PAID, TOKEN_METERS, UNIT_METERS, Row
 from exporter.money.lessons import NOTHING, Lesson, Standing, Taught, rounding_of
 from exporter.money.matching import Matching
 from exporter.money.rates import Rates
@@ -51,7 +51,8 @@ def value_day(
     """Price a day from its usage (hour 0..23 -> rows) and its bill; None: the day is open.
 
     A row of usage whose meter is `cost` is money (nano-USD). A day that has such rows tells its money itself: its
-    tokens are not priced a second time. A bill's rows hold nano-USD, and as meter what they pay for, `cost` where
+    tokens are not priced a second time. Rows whose item is PAID say so for themselves only: the rest of the day is
+    priced. A bill's rows hold nano-USD, and as meter what they pay for, `cost` where
     unknown; all of it reaches the hours, and nothing else does. `last_hour` is the newest hour that has begun: it
     ends the hours that share what no usage explains. An open day is given that money as the lessons of `standing`,
     newest first, had it. The order of rows does not matter.
@@ -76,15 +77,13 @@ class _Hours:
 
 def _estimate(usage: Mapping[int, Sequence[Row]], rates: Rates, last_hour: int, standing: Sequence[Lesson]) -> DayValue:
     hours = _Hours()
-    if any(row.meter == COST for _, row in told_rows(usage)):
-        for hour, row in told_rows(usage):
-            if row.meter == COST:
-                hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, _item(row)), row.value)
+    to_price = list(_without_money(usage, hours))
+    if any(row.meter == COST and row.item != PAID for _, row in told_rows(usage)):
         return DayValue(dict(hours.nano), billed=False, unpriced={})
     unpriced: defaultdict[str, int] = defaultdict(int)
     called = {meter: item for lesson in reversed(standing) for meter, item in lesson.called.items()}
     known: dict[Kind, Fraction | None] = {}
-    for hour, row in told_rows(usage):
+    for hour, row in to_price:
         kind = (row.model, row.meter, row.tier)
         if kind not in known:
             known[kind] = rates.rate(*kind)
@@ -98,6 +97,16 @@ def _estimate(usage: Mapping[int, Sequence[Row]], rates: Rates, last_hour: int, 
         for hour, nano in parts.items():
             hours.add(hour, (one.workspace, one.model, one.tier, "", one.item), nano)
     return DayValue(dict(hours.nano), billed=False, unpriced=dict(unpriced))
+
+
+def _without_money(usage: Mapping[int, Sequence[Row]], hours: _Hours) -> Iterator[tuple[int, Row]]:
+    """Add the money that use tells itself, and yield what came without."""
+    for hour, row in told_rows(usage):
+        if row.meter == COST:
+            item = "" if row.item == PAID else _item(row)
+            hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, item), row.value)
+        elif row.item != PAID:
+            yield hour, row
 
 
 def _rounded(rate: Fraction, units: int) -> int:

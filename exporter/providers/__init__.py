@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast
 
 from exporter.errors import ConfigError, Problem
-from exporter.model import KeyKind, Provider, Report
+from exporter.model import Console, KeyKind, Provider, Report
 from exporter.providers.anthropic import Anthropic
 from exporter.providers.cursor import Cursor
 from exporter.providers.http import Access
@@ -56,6 +56,11 @@ def load_providers() -> Mapping[str, ProviderType]:
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def console_of(kind: ProviderType) -> Console | None:
+    """Return where the provider's own pages show the same figures; None where a plug-in has no `console`."""
+    return getattr(kind, "console", None)
 
 
 def _added(found: dict[str, ProviderType], entry: EntryPoint) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from exporter.errors import Malformed
-from exporter.model import COST, DAY, HOUR, NANO, Bucket, KeyKind, Refusal, Report, Row
+from exporter.model import COST, DAY, HOUR, NANO, Bucket, Console, KeyKind, Refusal, Report, Row
 from exporter.providers.answers import Told, buckets, items, moment, money, part, text, whole
 from exporter.providers.http import Access, Client, Json
 
@@ -31,6 +31,9 @@ class Anthropic:
 
     reports: ClassVar[tuple[Report, ...]] = (_MESSAGES, _COSTS)
     base_url: ClassVar[str] = "https://api.anthropic.com"
+    console: ClassVar[Console] = Console(
+        "https://platform.claude.com/cost", "The priority tier is never in the cost report: its tokens show no cost."
+    )
     key_kinds: ClassVar[tuple[KeyKind, ...]] = (
         KeyKind("sk-ant-admin", "admin key"),
         KeyKind("sk-ant-oat01-", "OAuth access token"),

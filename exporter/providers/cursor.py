@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import ClassVar
 
 from exporter.errors import KeyRejected, Malformed, Unsupported
-from exporter.model import COST, DAY, HOUR, NANO, REQUESTS, Bucket, KeyKind, Refusal, Report, Row
+from exporter.model import COST, DAY, HOUR, NANO, REQUESTS, Bucket, Console, KeyKind, Refusal, Report, Row
 from exporter.providers.answers import Told, buckets, field, flag, items, moment, money, part, text, whole
 from exporter.providers.http import Access, Client, Json, walk
 from exporter.windows import floor
@@ -28,6 +28,7 @@ class Cursor:
 
     reports: ClassVar[tuple[Report, ...]] = (_EVENTS,)
     base_url: ClassVar[str] = "https://api.cursor.com"
+    console: ClassVar[Console] = Console("https://cursor.com/dashboard?tab=usage", "Seat fees are in no API.")
     key_kinds: ClassVar[tuple[KeyKind, ...]] = (
         KeyKind("crsr_", "team key"),
         KeyKind("key_", "team key"),

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 from urllib.parse import quote
 
-from exporter.model import DAY, HOUR, Bucket, KeyKind, Refusal, Report, Row
+from exporter.model import DAY, HOUR, Bucket, Console, KeyKind, Refusal, Report, Row
 from exporter.providers.answers import Told, buckets, flag, items, moment, text, whole
 from exporter.providers.http import Access, Client, Json
 from exporter.providers.openai_bill import CACHED, INPUT, OUTPUT, bill_row
@@ -44,6 +44,7 @@ class OpenAI:
 
     reports: ClassVar[tuple[Report, ...]] = (_MAIN, _COSTS, *_RARER)
     base_url: ClassVar[str] = "https://api.openai.com/v1"
+    console: ClassVar[Console] = Console("https://platform.openai.com/usage")
     key_kinds: ClassVar[tuple[KeyKind, ...]] = (
         KeyKind("sk-admin-", "organization admin key"),
         KeyKind("sk-proj-", "project key", f"A project key cannot read usage. {_ADMIN_KEY}"),

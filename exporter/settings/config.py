@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import os
@@ -16,8 +17,17 @@ from exporter.errors import ConfigError, Problem
 from exporter.settings import document
 from exporter.settings.document import Document
 from exporter.settings.keys import KeySource
-from exporter.settings.shapes import AccountsFile, AccountShape, BudgetShape, MainFile, Pace, fit
-from exporter.settings.words import nearest, shown, unreadable
+from exporter.settings.shapes import (
+    AccountsFile,
+    AccountShape,
+    BudgetShape,
+    MainFile,
+    Pace,
+    PriceShape,
+    SourceShape,
+    fit,
+)
+from exporter.settings.words import Steps, nearest, shown, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,10 @@ class Account:
     prices: tuple[Price, ...] = ()
     """The first that fits counts."""
 
+    def asks_like(self, other: Account) -> bool:
+        """Tell whether two accounts of one name are asked for the same things at the same place; keys aside."""
+        return all(getattr(self, one) == getattr(other, one) for one in ("provider", "base_url", "labels", "timeout"))
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -66,6 +80,21 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Somebody who pushes usage events; each provider that they name is an account of this name."""
+
+    name: str
+    token: KeySource
+    place: str = field(compare=False)
+    owner: str = ""
+    max_series: int = 2000
+    labels: frozenset[str] = frozenset()
+    prices: tuple[Price, ...] = ()
+    witness_of: str = ""
+    """The account that it is compared with instead of being added to spend; empty for none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """What the user wrote, checked."""
 
@@ -74,8 +103,12 @@ class Config:
     path: Path
     files: tuple[Path, ...]
     """Every file that was read, `path` first."""
+    patterns: tuple[str, ...] = ()
+    """What `account_files` says."""
     budgets: tuple[Budget, ...] = ()
     """Names are unique; several may count the same spend."""
+    sources: tuple[Source, ...] = ()
+    """Names are unique, among accounts too."""
 
 
 def load(path: Path, providers: Collection[str]) -> Config:
@@ -92,7 +125,11 @@ def load(path: Path, providers: Collection[str]) -> Config:
         problems += more
     problems += _names_given_twice([part for part, _ in parts], "account")
     problems += _names_given_twice([main], "budget")
-    problems += _budgets_of_nobody(main, {name for part, _ in parts for _, name in _told(part, "account", "name")})
+    names = {
+        name: part.place(("accounts", index)) for part, _ in parts for index, name in _told(part, "account", "name")
+    }
+    problems += _sources_in_the_way(main, names)
+    problems += _budgets_of_nobody(main, {*names, *(str(one.get("name")) for _, one in _told_sources(main))})
     if problems or shape is None:
         raise ConfigError(sorted(problems, key=_file_and_line))
     accounts = [
@@ -100,10 +137,22 @@ def load(path: Path, providers: Collection[str]) -> Config:
         for part, accounts in parts
         for index, account in enumerate(accounts)
     ]
-    if not accounts:
+    sources = tuple(_source(main, index, source) for index, source in enumerate(shape.ingest.sources))
+    if not accounts and not sources:
         complaint = "there is no account; add one here or in a file that account_files finds"
         raise ConfigError([main.problem(("accounts",), complaint)])
-    return Config(tuple(accounts), path, tuple(part.path for part, _ in parts), tuple(map(_budget, shape.budgets)))
+    files = tuple(part.path for part, _ in parts)
+    budgets = tuple(map(_budget, shape.budgets))
+    return Config(tuple(accounts), path, files, tuple(shape.account_files), budgets, sources)
+
+
+def files_now(config: Config) -> tuple[Path, ...]:
+    """Return the files that were read, and those that `account_files` finds by now."""
+    files = dict.fromkeys(config.files)
+    for pattern in config.patterns:
+        with contextlib.suppress(OSError):
+            files |= dict.fromkeys(_matching(config.path, pattern))
+    return tuple(files)
 
 
 def _account_files(main: Document, problems: list[Problem]) -> list[Document]:
@@ -158,6 +207,28 @@ def _budgets_of_nobody(main: Document, accounts: Collection[str]) -> Iterator[Pr
             yield main.problem(("budgets", index, "match", "account"), f"there is no account {shown(name)}; {hint}")
 
 
+def _sources_in_the_way(main: Document, accounts: Mapping[str, str]) -> Iterator[Problem]:
+    """A source has a name of its own, and is a witness of an account that there is."""
+    known = dict(accounts)
+    for index, source in _told_sources(main):
+        steps, name, of = ("ingest", "sources", index), source.get("name"), source.get("witness_of")
+        if isinstance(name, str) and name in known:
+            yield main.problem((*steps, "name"), f"{shown(name)} is taken at {known[name]}; give each its own name")
+        if isinstance(name, str):
+            known.setdefault(name, main.place((*steps, "name")))
+        if isinstance(of, str) and of and of not in accounts:
+            hint = nearest(of, accounts) or "name one that is polled"
+            yield main.problem((*steps, "witness_of"), f"there is no account {shown(of)}; {hint}")
+
+
+def _told_sources(main: Document) -> Iterator[tuple[int, Mapping[str, object]]]:
+    ingest = main.value.get("ingest") if isinstance(main.value, dict) else None
+    sources = ingest.get("sources") if isinstance(ingest, dict) else None
+    for index, source in enumerate(sources if isinstance(sources, list) else []):
+        if isinstance(source, dict):
+            yield index, source
+
+
 def _told(part: Document, what: str, *steps: str) -> Iterator[tuple[int, str]]:
     """Yield a text of every account or budget that has it, whatever else may be wrong with them."""
     items = part.value.get(f"{what}s") if isinstance(part.value, dict) else None
@@ -176,25 +247,47 @@ def _budget(shape: BudgetShape) -> Budget:
 
 def _account(part: Document, index: int, shape: AccountShape, defaults: Pace) -> Account:
     steps = ("accounts", index)
-    if shape.api_key_file:
-        file = part.path.parent / shape.api_key_file
-        key = KeySource(part.place((*steps, "api_key_file")), file=file)
-    else:
-        key = KeySource(part.place((*steps, "api_key_env")), env=shape.api_key_env)
     pace = {
         field: getattr(shape if field in shape.model_fields_set else defaults, field) for field in Pace.model_fields
     }
     return Account(
         name=shape.name,
         provider=shape.provider,
-        api_key=key,
+        api_key=_key(part, steps, shape),
         place=part.place(steps),
         owner=shape.owner,
         base_url=shape.base_url or None,
         labels=frozenset(shape.labels),
-        prices=tuple(Price(one.model, one.meter, one.tier, one.usd_per_million) for one in shape.prices),
+        prices=_prices(shape.prices),
         **pace,
     )
+
+
+def _source(main: Document, index: int, shape: SourceShape) -> Source:
+    steps = ("ingest", "sources", index)
+    token = KeySource(main.place((*steps, "token_file")), file=main.path.parent / shape.token_file, what="token")
+    return Source(
+        name=shape.name,
+        token=token,
+        place=main.place(steps),
+        owner=shape.owner,
+        max_series=shape.max_series,
+        labels=frozenset(shape.labels),
+        prices=_prices(shape.prices),
+        witness_of=shape.witness_of,
+    )
+
+
+def _prices(shapes: Sequence[PriceShape]) -> tuple[Price, ...]:
+    return tuple(Price(one.model, one.meter, one.tier, one.usd_per_million) for one in shapes)
+
+
+def _key(part: Document, steps: Steps, shape: AccountShape) -> KeySource:
+    if shape.api_key_file:
+        return KeySource(part.place((*steps, "api_key_file")), file=part.path.parent / shape.api_key_file)
+    if shape.api_key_encrypted:
+        return KeySource(part.place((*steps, "api_key_encrypted")), encrypted=shape.api_key_encrypted)
+    return KeySource(part.place((*steps, "api_key_env")), env=shape.api_key_env)
 
 
 def _file_and_line(problem: Problem) -> tuple[str, int, str]:

@@ -18,6 +18,8 @@ _CORE = "tag:yaml.org,2002:"
 _KINDS = ("null", "bool", "int", "float", "str", "timestamp", "merge", "value", "seq", "map")
 _TAGS = frozenset(_CORE + kind for kind in _KINDS)
 
+_VARIABLE = re.compile(r"\$\{[A-Za-z_]\w{0,63}\}|\$\([A-Za-z_]\w{0,63}\)")
+
 _PLAIN_WORDS = {
     "scanning a quoted scalar found unexpected end": "a quote is opened here and never closed",
     "scanning a quoted scalar found unexpected document": "a quote is opened here and never closed",
@@ -130,6 +132,8 @@ class _Walk:
             return self._mapping(node, steps)
         if isinstance(node, yaml.SequenceNode):
             return [self._inner(item, item, (*steps, index)) for index, item in enumerate(node.value)]
+        if variable := _VARIABLE.search(node.value):
+            self._complain(node, steps, f"{variable[0]} is not filled in here; write what it stands for")
         return _scalar(node.tag, node.value)
 
     def _mapping(self, node: yaml.MappingNode, steps: Steps) -> dict[str, object]:

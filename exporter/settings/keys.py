@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import ConfigError, KeyRejected, Problem
 from exporter.model import KeyKind, Secret
+from exporter.settings.encryption import master_file, master_keys
 from exporter.settings.words import unreadable
 
 if TYPE_CHECKING:
@@ -20,30 +21,56 @@ _LONGEST_KEY = 4096
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """The file or the environment variable that holds a key, and the `file:line` that says so."""
+    """The file or environment variable that holds a key, or the key encrypted; and the `file:line` that says so."""
 
     place: str = field(compare=False)
     file: Path | None = None
     env: str | None = None
+    encrypted: str | None = field(default=None, repr=False)
+    what: str = "api_key"
+    """What the configuration calls it."""
 
     def __str__(self) -> str:
-        return f"api_key_env {self.env}" if self.file is None else f"api_key_file {self.file}"
+        if self.encrypted is not None:
+            return f"{self.what}_encrypted"
+        return f"{self.what}_env {self.env}" if self.file is None else f"{self.what}_file {self.file}"
 
     def read(self, environ: Mapping[str, str]) -> Secret:
-        """Return the key as it is now, without the white space around it. Raises ConfigError."""
-        text = self._from_environment(environ) if self.file is None else self._from_file(self.file)
-        key = text.strip()
-        if fault := _fault(text, key):
-            raise self._refusal(fault)
-        return Secret(key)
+        """Return the key as it is now, without the white space around it. Raises ConfigError.
 
-    def warning(self) -> str | None:
-        """Return what is unsafe about the key's file, if anything: that everyone may read it."""
+        An encrypted one is opened with the master keys that `environ` holds or names.
+        """
+        if self.encrypted is not None:
+            text = self._opened(self.encrypted, environ)
+        elif self.file is not None:
+            text = self._from_file(self.file)
+        else:
+            text = self._from_environment(environ)
         try:
-            exposed = self.file is not None and self.file.stat().st_mode & stat.S_IROTH
-        except OSError:
-            return None
-        return f"{self.place}: {self}: everyone on this machine may read it; give it mode 0400" if exposed else None
+            return stripped(text)
+        except ValueError as error:
+            raise self._refusal(str(error)) from None
+
+    def warning(self, environ: Mapping[str, str]) -> str | None:
+        """Return what is unsafe but works, if anything: a file for everyone, a master key that is not the newest."""
+        if self.encrypted is not None and self._is_old(self.encrypted, environ):
+            return f"{self.place}: {self}: an older master key opens it; run `ai-spend-exporter encrypt --rotate`"
+        return f"{self.place}: {self}: {_EXPOSED}" if self.file is not None and is_exposed(self.file) else None
+
+    def _opened(self, token: str, environ: Mapping[str, str]) -> str:
+        try:
+            return master_keys(environ).opened(token).reveal()
+        except ConfigError as error:
+            (problem,) = error.problems
+            raise self._refusal(str(problem)) from None
+        except ValueError as error:
+            raise self._refusal(f"{error}; encrypt the key again, or add the master key of then") from None
+
+    def _is_old(self, token: str, environ: Mapping[str, str]) -> bool:
+        try:
+            return not master_keys(environ).is_newest(token)
+        except ConfigError:
+            return False
 
     def _from_environment(self, environ: Mapping[str, str]) -> str:
         try:
@@ -64,6 +91,25 @@ class KeySource:
         return ConfigError([Problem(self.place, f"{self}: {complaint}")])
 
 
+_EXPOSED = "everyone on this machine may read it; give it mode 0400"
+
+
+def is_exposed(file: Path) -> bool:
+    """Tell whether everyone on this machine may read a file; not where it cannot be looked at."""
+    try:
+        return bool(file.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
+
+
+def stripped(text: str) -> Secret:
+    """Return a key without the white space around it. Raises ValueError with the reason where it cannot be one."""
+    key = text.strip()
+    if fault := _fault(text, key):
+        raise ValueError(fault)
+    return Secret(key)
+
+
 def _fault(text: str, key: str) -> str:
     if not key:
         return "it is empty; put the key there"
@@ -76,10 +122,15 @@ def _fault(text: str, key: str) -> str:
     return ""
 
 
-def diagnose(secret: Secret, kinds: Sequence[KeyKind]) -> KeyRejected | None:
-    """Say why a key cannot work, judged by its longest known prefix; None where it may, or where none is known."""
+def kind_of(secret: Secret, kinds: Sequence[KeyKind]) -> KeyKind | None:
+    """Return what a key's longest known prefix says about it; None where none is known."""
     known = [kind for kind in kinds if secret.reveal().startswith(kind.prefix)]
-    kind = max(known, key=lambda kind: len(kind.prefix), default=None)
+    return max(known, key=lambda kind: len(kind.prefix), default=None)
+
+
+def diagnose(secret: Secret, kinds: Sequence[KeyKind]) -> KeyRejected | None:
+    """Say why a key cannot work, judged by its prefix; None where it may, or where none is known."""
+    kind = kind_of(secret, kinds)
     if kind is None or not kind.advice:
         return None
     return KeyRejected("wrong_key_kind", f"the key starts with {kind.prefix}: {kind.name}", kind.advice)
@@ -97,8 +148,11 @@ def check(config: Config, environ: Mapping[str, str]) -> list[Problem]:
 
 
 def warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
-    """Return what is unsafe but works: key files that everyone may read, and keys that two accounts share."""
-    found = [warning for account in config.accounts if (warning := account.api_key.warning())]
+    """Return what is unsafe but works: files that everyone may read, old master keys, keys that two accounts share."""
+    found = [warning for account in config.accounts if (warning := account.api_key.warning(environ))]
+    master = master_file(environ)
+    if master is not None and is_exposed(master):
+        found.append(f"{master}: {_EXPOSED}")
     first: dict[tuple[str, Secret], str] = {}
     for account in config.accounts:
         try:

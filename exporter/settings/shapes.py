@@ -26,48 +26,69 @@ from exporter.settings.values import (
     Period,
     Positive,
     Timeout,
+    Token,
     Variable,
     told,
 )
 from exporter.settings.words import Steps, nearest, quoted, shown
 
 _EXPECTED = {"string_type": "text", "int_type": "a whole number", "list_type": "a list", "model_type": "a mapping"}
+KEY_FIELDS = ("api_key_file", "api_key_env", "api_key_encrypted")
+"""An account has exactly one of them."""
 _KEYS_THEMSELVES = ("api_key", "api-key", "apikey", "key", "secret", "token")
 
 
 class _Shape(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Pace(_Shape):
     """What `defaults` may set for every account, and an account for itself."""
 
     poll_interval: Interval = timedelta(minutes=5)
+    """How often the provider is asked, 1s to 1d."""
     history: History = timedelta(days=30)
+    """How far back the first poll reaches, 1d to 365d."""
     max_series: Positive = 2000
+    """Beyond it, the account's smallest series are folded into model="other"."""
     timeout: Timeout = timedelta(seconds=30)
+    """For one answer of the provider, 1s to 10m."""
 
 
 class PriceShape(_Shape):
-    """One item of an account's `prices`: what was negotiated, whatever the list says."""
+    """A price that was agreed on, for days that are not billed yet."""
 
     model: Line
+    """A glob, such as claude-*."""
     meter: Meter
+    """A type of tokens, or another unit."""
     tier: Line = ""
+    """Every tier unless said."""
     usd_per_million: Dollars
+    """USD for a million of the units."""
 
 
 class AccountShape(Pace):
-    """One item of `accounts`."""
+    """One admin key at one provider."""
 
     name: AccountName
+    """The label `account`; unique."""
     provider: str
+    """Who is asked."""
     owner: Line = ""
+    """The team that pays and is told."""
     api_key_file: FileName = ""
+    """The file that holds the key alone; relative to this one."""
     api_key_env: Variable = ""
+    """The environment variable that holds the key."""
+    api_key_encrypted: Token = ""
+    """The key as `ai-spend-exporter encrypt` prints it."""
     base_url: BaseUrl = ""
+    """Only for a proxy or a regional host: the provider's published address is known."""
     labels: list[Label] = []
+    """Labels beyond the usual ones."""
     prices: list[PriceShape] = []
+    """Agreed prices; the first that fits counts."""
 
     @field_validator("provider")
     @classmethod
@@ -80,23 +101,59 @@ class AccountShape(Pace):
 
 
 class MatchShape(_Shape):
-    """What a budget counts: globs, all of which have to fit."""
+    """What a budget counts: globs (wild: * ?), all of which have to fit."""
 
     account: Glob = "*"
+    """The account's name."""
     provider: Glob = "*"
+    """Who is asked."""
     workspace: Glob = "*"
+    """The workspace's name."""
     model: Glob = "*"
+    """The model, as the provider writes it."""
     owner: Glob = "*"
+    """The account's owner."""
 
 
 class BudgetShape(_Shape):
-    """One item of `budgets`."""
+    """A limit to be warned about; several may count the same spend."""
 
     name: AccountName
+    """The label `budget`; unique."""
     owner: Line = ""
+    """Who is told."""
     period: Period
+    """UTC; weeks begin on Monday."""
     limit_usd: Limit
+    """USD per period."""
     match: MatchShape = MatchShape()
+    """What counts; everything unless said."""
+
+
+class SourceShape(_Shape):
+    """Somebody who pushes what was used: a gateway, or a system of your own."""
+
+    name: AccountName
+    """The label `account`; unique, among accounts too."""
+    token_file: FileName
+    """The file that holds the bearer token alone; relative to this one."""
+    owner: Line = ""
+    """The team that pays and is told."""
+    max_series: Positive = 2000
+    """Beyond it, the smallest series are folded into model="other"."""
+    labels: list[Label] = []
+    """Labels beyond the usual ones."""
+    prices: list[PriceShape] = []
+    """Agreed prices, for events that come without their cost; the first that fits counts."""
+    witness_of: Glob = ""
+    """The account whose use this source sees too: it is compared with it, and not added to spend."""
+
+
+class IngestShape(_Shape):
+    """Who may push usage events."""
+
+    sources: list[SourceShape] = []
+    """Each with a token of its own."""
 
 
 class AccountsFile(_Shape):
@@ -106,12 +163,18 @@ class AccountsFile(_Shape):
 
 
 class MainFile(_Shape):
-    """The file that is named on the command line."""
+    """The configuration of ai-spend-exporter: the file that is named on the command line."""
 
     defaults: Pace = Pace()
+    """For every account that does not say otherwise."""
     account_files: list[FileName] = []
+    """Globs of files that hold more `accounts:`; relative to this one."""
     budgets: list[BudgetShape] = []
+    """Limits to be warned about."""
+    ingest: IngestShape = IngestShape()
+    """Who may push usage events."""
     accounts: list[AccountShape] = []
+    """Whose spend is told."""
 
 
 Shape = TypeVar("Shape", AccountsFile, MainFile)
@@ -138,8 +201,10 @@ def _key_problems(document: Document, accounts: object) -> Iterator[Problem]:
     for index, account in enumerate(accounts if isinstance(accounts, list) else []):
         if not isinstance(account, dict):
             continue
-        if "api_key_file" in account and "api_key_env" in account:
-            yield document.problem(("accounts", index), "api_key_file and api_key_env are both given; keep one")
+        given = [name for name in KEY_FIELDS if name in account]
+        if len(given) > 1:
+            both = "both" if len(given) == 2 else "all"
+            yield document.problem(("accounts", index), f"{' and '.join(given)} are {both} given; keep one")
         if not any(key.startswith("api_key") or key in _KEYS_THEMSELVES for key in account):
             complaint = "there is no key; name its file with api_key_file, or a variable with api_key_env"
             yield document.problem(("accounts", index), complaint)
@@ -152,7 +217,8 @@ def _in_plain_words(error: ErrorDetails, shape: type[_Shape]) -> str:
         case "missing":
             return "is missing; add it"
         case "extra_forbidden" if error["loc"][-1] in _KEYS_THEMSELVES:
-            return "a key never stands in this file; put it into a file and name it with api_key_file"
+            name = "token_file" if error["loc"][0] == "ingest" else "api_key_file"
+            return f"a key never stands in this file; put it into a file and name it with {name}"
         case "extra_forbidden":
             known = tuple(_shape_around(error["loc"], shape).model_fields)
             hint = nearest(str(error["loc"][-1]), known) or f"known here: {', '.join(known)}"
@@ -175,5 +241,9 @@ def _shape_around(steps: Steps, shape: type[_Shape]) -> type[_Shape]:
             return MatchShape
         case ("budgets", int(), _):
             return BudgetShape
+        case ("ingest", _):
+            return IngestShape
+        case ("ingest", "sources", int(), _):
+            return SourceShape
         case _:
             return AccountShape

@@ -8,7 +8,7 @@ from decimal import Decimal
 from ipaddress import ip_address
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, PlainValidator
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from exporter.model import TOKEN_METERS, UNIT_METERS
@@ -26,6 +26,7 @@ _MILLISECONDS = {
 _DURATION = re.compile("".join(f"(?:([0-9]{{1,9}}){unit})?" for unit in _MILLISECONDS))
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TOKEN = re.compile("gAAAAA[A-Za-z0-9_-]{90,8000}={0,2}")
 _URL = re.compile(r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:/[A-Za-z0-9._~%/-]*)?")
 _LABELS = ("api_key",)
 _PERIODS = ("day", "week", "month")
@@ -35,6 +36,12 @@ _AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 def told(complaint: str) -> PydanticCustomError:
     """Return an objection whose words reach the user as they are."""
     return PydanticCustomError("told", "{complaint}", {"complaint": complaint})
+
+
+def duration(text: str) -> timedelta | None:
+    """Return a duration as Prometheus writes it, such as 1h30m; None where it is none."""
+    span = _milliseconds(text)
+    return None if span is None else timedelta(milliseconds=span)
 
 
 def _milliseconds(text: str) -> int | None:
@@ -56,15 +63,20 @@ def _duration(least: str, most: str) -> PlainValidator:
     return PlainValidator(parse)
 
 
+def written(span: timedelta) -> str:
+    """Return a duration of whole seconds as it is written in a configuration."""
+    rest, text = int(span.total_seconds() * 1000), ""
+    for unit in ("d", "h", "m", "s"):
+        count, rest = divmod(rest, _MILLISECONDS[unit])
+        text += f"{count}{unit}" if count else ""
+    return text
+
+
 def _with_units(value: object) -> str:
     """Say how a bare number of seconds is written as a duration."""
     if isinstance(value, bool) or not re.fullmatch("[1-9][0-9]{0,8}", str(value)):
         return ""
-    rest, compact = int(str(value)) * 1000, ""
-    for unit in ("d", "h", "m", "s"):
-        count, rest = divmod(rest, _MILLISECONDS[unit])
-        compact += f"{count}{unit}" if count else ""
-    spellings = dict.fromkeys((compact, f"{value}s"))
+    spellings = dict.fromkeys((written(timedelta(seconds=int(str(value)))), f"{value}s"))
     return f" (write {' or '.join(spellings)})"
 
 
@@ -91,6 +103,12 @@ def _file_name(value: str) -> str:
 def _variable(value: str) -> str:
     if not _VARIABLE.fullmatch(value) or looks_like_key(value):
         raise told("expected the name of an environment variable such as ACME_ADMIN_KEY, never the key itself")
+    return value
+
+
+def _token(value: str) -> str:
+    if not _TOKEN.fullmatch(value):
+        raise told("expected what `ai-spend-exporter encrypt` prints, on one line, never the key itself")
     return value
 
 
@@ -159,18 +177,29 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-Interval = Annotated[timedelta, _duration("1s", "1d")]
-History = Annotated[timedelta, _duration("1d", "365d")]
-Timeout = Annotated[timedelta, _duration("1s", "10m")]
-Positive = Annotated[int, AfterValidator(_positive)]
+def _told_as(pattern: re.Pattern[str], **more: object) -> WithJsonSchema:
+    """Say in the schema for editors which texts are good."""
+    return WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern.pattern})$", **more})
+
+
+_SOME_DURATION = _told_as(_DURATION, minLength=2)
+_SOME_AMOUNT = WithJsonSchema(
+    {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": f"^(?:{_AMOUNT.pattern})$"}]}
+)
+
+Interval = Annotated[timedelta, _duration("1s", "1d"), _SOME_DURATION]
+History = Annotated[timedelta, _duration("1d", "365d"), _SOME_DURATION]
+Timeout = Annotated[timedelta, _duration("1s", "10m"), _SOME_DURATION]
+Positive = Annotated[int, AfterValidator(_positive), WithJsonSchema({"type": "integer", "minimum": 1})]
 Line = Annotated[str, AfterValidator(_printable)]
-FileName = Annotated[str, AfterValidator(_file_name)]
-Variable = Annotated[str, AfterValidator(_variable)]
-Glob = Annotated[str, AfterValidator(_glob)]
+FileName = Annotated[str, AfterValidator(_file_name), WithJsonSchema({"type": "string", "minLength": 1})]
+Variable = Annotated[str, AfterValidator(_variable), _told_as(_VARIABLE)]
+Token = Annotated[str, AfterValidator(_token), _told_as(_TOKEN)]
+Glob = Annotated[str, AfterValidator(_glob), WithJsonSchema({"type": "string", "minLength": 1})]
 Period = Annotated[Literal["day", "week", "month"], BeforeValidator(_period)]
-AccountName = Annotated[str, AfterValidator(_account_name)]
-Label = Annotated[str, AfterValidator(_label)]
-Meter = Annotated[str, AfterValidator(_meter)]
-Dollars = Annotated[Decimal, PlainValidator(_dollars)]
-BaseUrl = Annotated[str, AfterValidator(_base_url)]
+AccountName = Annotated[str, AfterValidator(_account_name), _told_as(_NAME)]
+Label = Annotated[str, AfterValidator(_label), WithJsonSchema({"enum": list(_LABELS)})]
+Meter = Annotated[str, AfterValidator(_meter), WithJsonSchema({"enum": sorted(TOKEN_METERS | UNIT_METERS)})]
+Dollars = Annotated[Decimal, PlainValidator(_dollars), _SOME_AMOUNT]
+BaseUrl = Annotated[str, AfterValidator(_base_url), _told_as(_URL)]
 Limit = Annotated[Dollars, AfterValidator(_limit)]

@@ -12,7 +12,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.model import TOKEN_METERS, Row
+from exporter.model import COST, PAID, TOKEN_METERS, Row
 from exporter.money.lessons import Lesson
 from exporter.money.rates import list_rates
 from exporter.money.valuation import DayValue, Key, apportion, value_day
@@ -88,6 +88,22 @@ def test_a_day_that_tells_its_money_is_not_priced_again() -> None:
     }
     value = value_day(usage, None, SOME_RATES)
     assert value == DayValue({(1, Key("w", "m", "on_demand", "k", "i")): 70}, billed=False, unpriced={})
+
+
+def test_money_that_came_with_its_use_leaves_the_rest_of_the_day_to_be_priced() -> None:
+    """Of two uses of one model the one with money costs that, the other its tokens at rates; nothing counts twice."""
+    rates = list_rates("anthropic", datetime(2026, 11, 20, tzinfo=UTC))
+    paid = (
+        Row("output", 9_000_000, "w", "claude-sonnet-4-5", item=PAID),
+        Row(COST, 7, "w", "claude-sonnet-4-5", item=PAID),
+    )
+    priced = Row("output", 1_000_000, "w", "claude-sonnet-4-5")
+    value = value_day({3: [*paid, priced], 4: list(paid)}, None, rates)
+    assert value.hours == {
+        (3, Key("w", "claude-sonnet-4-5")): 15_000_000_007,
+        (4, Key("w", "claude-sonnet-4-5")): 7,
+    }
+    assert value.unpriced == {}
 
 
 def test_what_is_used_for_nothing_is_told_as_zero() -> None:

@@ -72,7 +72,7 @@ def test_traceback_shows_no_key(tmp_path: Path) -> None:
 
 def test_example() -> None:
     """The example configuration is valid and its comments' promises hold."""
-    openai, anthropic, cursor = load(EXAMPLE, PROVIDERS).accounts
+    openai, anthropic, cursor, encrypted = load(EXAMPLE, PROVIDERS).accounts
     assert (openai.name, openai.provider, openai.owner) == ("acme-openai", "openai", "platform")
     assert openai.api_key.file == Path("/run/secrets/openai")
     assert openai.base_url == "https://api.openai.com/v1"
@@ -81,6 +81,7 @@ def test_example() -> None:
     assert (anthropic.poll_interval, anthropic.history) == (timedelta(minutes=10), timedelta(days=90))
     assert (anthropic.max_series, anthropic.timeout) == (500, timedelta(minutes=1))
     assert cursor.api_key.env == "CURSOR_ADMIN_KEY"
+    assert str(encrypted.api_key) == "api_key_encrypted"
 
 
 def test_what_is_not_said(tmp_path: Path) -> None:

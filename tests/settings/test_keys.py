@@ -133,14 +133,14 @@ def test_warning(tmp_path: Path) -> None:
     """A key file that everyone may read is warned of; one for its owner or group is not."""
     source = key_file(tmp_path, b"sk-admin-1", 0o444)
     expected = f"{PLACE}: api_key_file {source.file}: everyone on this machine may read it; give it mode 0400"
-    assert source.warning() == expected
-    assert key_file(tmp_path, b"sk-admin-1", 0o440).warning() is None
+    assert source.warning({}) == expected
+    assert key_file(tmp_path, b"sk-admin-1", 0o440).warning({}) is None
 
 
 def test_no_warning(tmp_path: Path) -> None:
     """A variable and a missing file are no matter of modes."""
-    assert KeySource(PLACE, env="ACME").warning() is None
-    assert KeySource(PLACE, file=tmp_path / "none").warning() is None
+    assert KeySource(PLACE, env="ACME").warning({}) is None
+    assert KeySource(PLACE, file=tmp_path / "none").warning({}) is None
 
 
 def test_diagnosis() -> None:

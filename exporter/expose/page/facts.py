@@ -63,6 +63,8 @@ class Account:
     """How many series are shown as `other`."""
     late: bool
     troubles: tuple[Trouble, ...] = ()
+    spare: str = ""
+    """Why a new key is not used, and what to do; empty where none waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ def _account(member: Member, ledger: Ledger, places: Places | None, now: datetim
         folded=0 if places is None else places.folded,
         late=_late(until, now),
         troubles=troubles,
+        spare=_spare(member.health.spare),
     )
 
 
@@ -193,6 +196,10 @@ def _troubles(member: Member, ledger: Ledger) -> Iterator[Trouble]:
         read = [covered[one] for one in known or covered]
         since: datetime | None = max((one.until for one in read if one is not None), default=None)
         yield Trouble(member.account.name, member.account.owner, words, advice, known, since)
+
+
+def _spare(error: ProviderError | None) -> str:
+    return "" if error is None else f"{str(error).rstrip('.')}. {_advice(error)}".rstrip()
 
 
 _ADVICE = {

@@ -67,7 +67,9 @@ def notices(facts: Facts) -> str:
         for model, tokens in sorted(one.unpriced.items(), key=lambda told: -told[1])
     ]
     folded = [f"{text(one.name)} ({one.folded:,} series)" for one in every if one.folded]
+    spare = [f"{text(one.name)} ({text(one.spare)})" for one in every if one.spare]
     kinds = (
+        ("New key not used", spare, "The key before it still works here."),
         ("First poll under way", [text(one.name) for one in every if one.words == FIRST], "Numbers are not whole yet."),
         ("Data is late", late, "What was used since is not in the numbers yet."),
         ("No price known today", unpriced, "They cost nothing here: give the price in <code>prices:</code>."),

@@ -1,4 +1,4 @@
-"""HTTP routes. /metrics hands over bytes that were rendered when the data changed."""
+"""The routes. /metrics hands over bytes that were rendered when the data changed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exporter.errors import QueryRefused
 from exporter.expose.exposition import OPENMETRICS, TEXT, Page
 from exporter.expose.protocol import LONGEST_REQUEST
+from exporter.web.gate import Gate, Terms
+from exporter.web.limits import Bodies
+
+READ = "/api/v1/read"
 
 AT_ONCE = 1 << 18
 """Bytes handed to the server at once: for a slow client it holds a few of these, not a copy of the whole page."""
-
 
 READS_AT_ONCE = 2
 """Remote reads answered at the same time; each may hold as many samples as its limit allows."""
@@ -41,8 +44,8 @@ class Views:
     """Load the configuration again; empty when it was taken over, else every problem. None: not allowed over HTTP."""
 
 
-def build(views: Views) -> Starlette:
-    """Return the ASGI application."""
+def build(views: Views, terms: Callable[[], Terms] | None = None) -> ASGIApp:
+    """Return the ASGI application; `terms` are asked at every request on which terms it may come in, None: on any."""
 
     async def metrics(request: Request) -> Response:
         openmetrics = prefers_openmetrics(request.headers.get("accept", ""))
@@ -68,7 +71,7 @@ def build(views: Views) -> Starlette:
 
     async def read(request: Request) -> Response:
         try:
-            body = await to_thread.run_sync(views.read, await _body(request), limiter=reads)
+            body = await to_thread.run_sync(views.read, await request.body(), limiter=reads)
         except QueryRefused as error:
             return PlainTextResponse(f"Remote read refused: {error}.\n", status_code=400)
         return Pieces([body], {"content-type": "application/x-protobuf", "content-encoding": "snappy"})
@@ -79,26 +82,18 @@ def build(views: Views) -> Starlette:
         problems = await run_in_threadpool(views.reload)
         return PlainTextResponse(f"{problems or 'Configuration reloaded.'}\n", status_code=500 if problems else 200)
 
-    return Starlette(
+    routes = Starlette(
         routes=[
             Route("/", landing),
             Route("/metrics", metrics),
-            Route("/api/v1/read", read, methods=["POST"]),
+            Route(READ, read, methods=["POST"]),
             Route("/-/healthy", healthy),
             Route("/-/ready", ready),
             Route("/-/reload", reload, methods=["POST", "PUT"]),
         ]
     )
-
-
-async def _body(request: Request) -> bytes:
-    """Return a request's body, or as much of it as shows that it is too long."""
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > LONGEST_REQUEST:
-            break
-    return body
+    limited = Bodies(routes, {READ: LONGEST_REQUEST})
+    return limited if terms is None else Gate(limited, terms)
 
 
 class Pieces(Response):

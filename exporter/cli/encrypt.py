@@ -1,0 +1,96 @@
+"""`encrypt`: keys that may stand in the YAML."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+from exporter.cli.command import config_option, main, said_plainly
+from exporter.errors import ConfigError, ExporterError, Problem
+from exporter.model import Secret
+from exporter.providers import load_providers
+from exporter.settings import config as settings
+from exporter.settings.encryption import MasterKeys, master_keys, new_master_key
+from exporter.settings.keys import stripped
+
+_LONGEST = 8192
+
+
+@main.command()
+@click.option("--new-master-key", "new", is_flag=True, help="Print a new master key instead.")
+@click.option("--rotate", is_flag=True, help="Encrypt every key of the configuration anew with the first master key.")
+@config_option
+def encrypt(*, new: bool, rotate: bool, path: Path) -> None:
+    """Read a key from a prompt or from stdin, and print the line for the YAML that holds it encrypted.
+
+    The master keys stand in the file that AI_SPEND_MASTER_KEY_FILE names, one per line, or in AI_SPEND_MASTER_KEY: the
+    first one encrypts, each of them decrypts. So one follows another: put a new one first, run encrypt --rotate, let
+    the exporter reload, remove the old one.
+    """
+    if new and rotate:
+        raise click.UsageError("--new-master-key and --rotate are two things; do one after the other")
+    if new:
+        click.echo(new_master_key())
+        return
+    with said_plainly():
+        keys = master_keys(os.environ)
+        if rotate:
+            _rotate(path, keys)
+        else:
+            click.echo(f"api_key_encrypted: {keys.encrypted(_asked())}")
+
+
+def _asked() -> Secret:
+    text = click.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.read(_LONGEST)
+    try:
+        return stripped(text)
+    except ValueError as error:
+        raise ExporterError(f"This is no key: {error}.") from None
+
+
+def _rotate(path: Path, keys: MasterKeys) -> None:
+    """Replace every token in the configuration's files; where one cannot be replaced, none is."""
+    config = settings.load(path, load_providers())
+    texts = {file: file.read_bytes() for file in config.files}
+    counts, problems = Counter[Path](), list[Problem]()
+    for account in config.accounts:
+        token, place = account.api_key.encrypted, account.api_key.place
+        if token is None or keys.is_newest(token):
+            continue
+        try:
+            new = keys.rotated(token).encode()
+        except ValueError as error:
+            problems.append(Problem(place, f"api_key_encrypted: {error}"))
+            continue
+        for file in config.files:
+            counts[file] += texts[file].count(token.encode())
+            texts[file] = texts[file].replace(token.encode(), new)
+    if problems:
+        raise ConfigError(problems)
+    for file, count in counts.items():
+        if count:
+            _write(file, texts[file])
+            click.echo(f"{file}: {count} encrypted anew")
+    click.echo("Every key is encrypted with the first master key; no other one is needed any more.")
+
+
+def _write(file: Path, text: bytes) -> None:
+    """Replace a file's text; at every moment it is whole, with its own mode and owner."""
+    target = file.resolve()
+    draft = target.with_name(f"{target.name}.part")
+    try:
+        shutil.copy2(target, draft)
+        with suppress(PermissionError):
+            shutil.chown(draft, target.stat().st_uid, target.stat().st_gid)
+        draft.write_bytes(text)
+        draft.replace(target)
+    except OSError as error:
+        raise ExporterError(f"{file} cannot be written: {error.strerror}.") from error
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Takes what is pushed: JSON -> events -> the ledger. No HTTP, no SQL."""

@@ -1,0 +1,106 @@
+"""Pushed events: each is counted once, in its own hour, however often and however late it is told."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from base64 import urlsafe_b64encode
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from hashlib import blake2b
+from typing import Literal
+
+from exporter.ledger.buckets import Buckets
+from exporter.ledger.series import Labels, labels
+from exporter.ledger.store import Store, array
+from exporter.model import HOUR, Event
+from exporter.windows import Span, floor
+
+REPORT = "events"
+"""Under this name the sums stand among the buckets."""
+
+Outcome = Literal["accepted", "repeated", "conflict"]
+"""Counted now; counted before, in the same words; not counted: its id was given to something else before."""
+
+_Sums = dict[datetime, dict[Labels, int]]
+
+
+class Events:
+    """Counts what sources push. Hours of sums are all that is kept, and of every id that it was there."""
+
+    def __init__(self, store: Store, buckets: Buckets) -> None:
+        self._store = store
+        self._buckets = buckets
+
+    def take(self, source: str, told: Sequence[Event], now: datetime) -> list[Outcome]:
+        """Count events, all or none of the new ones, and return what became of each; durable when it returns.
+
+        A source has an account per provider that its events name. Raises LedgerError; then nothing is counted.
+        """
+        numbers = {provider: self._buckets.account(source, provider) for provider in {one.provider for one in told}}
+        with self._store.write() as db:
+            outcomes = _outcomes(db, source, told)
+            added = [
+                self._buckets.add(db, numbers[provider], REPORT, sums, Span(min(sums), now))
+                for provider, sums in _sums(_of(told, outcomes, "accepted")).items()
+            ]
+        for one in added:
+            self._buckets.note(one)
+        return outcomes
+
+    def forget(self, before: datetime) -> None:
+        """Forget the ids of events that happened before this: nobody may tell them again."""
+        with self._store.write() as db:
+            db.execute("DELETE FROM event WHERE start < ?", (int(before.timestamp()),))
+
+
+def _of(told: Sequence[Event], outcomes: Sequence[Outcome], wanted: Outcome) -> Iterator[Event]:
+    return (event for event, outcome in zip(told, outcomes, strict=True) if outcome == wanted)
+
+
+def _outcomes(db: sqlite3.Connection, source: str, told: Sequence[Event]) -> list[Outcome]:
+    """Compare ids with those that are known and with those before them, and keep the new ones."""
+    digests = [(_digest(event.id, 16), _content(event)) if event.id else None for event in told]
+    asked = array([one[0] for one in digests if one])
+    known = dict(
+        db.execute(
+            "SELECT id, content FROM event WHERE source = ? AND id IN (SELECT value FROM json_each(?))",
+            (source, asked),
+        )
+    )
+    outcomes, new = list[Outcome](), []
+    for event, one in zip(told, digests, strict=True):
+        if one is None:
+            outcomes.append("accepted")
+        elif one[0] in known:
+            outcomes.append("repeated" if known[one[0]] == one[1] else "conflict")
+        else:
+            outcomes.append("accepted")
+            known[one[0]] = one[1]
+            new.append((*one, int(event.moment.timestamp())))
+    db.execute(
+        "INSERT INTO event SELECT ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
+        (source, array(new)),
+    )
+    return outcomes
+
+
+def _sums(events: Iterable[Event]) -> dict[str, _Sums]:
+    """Provider -> hour -> labels -> sum."""
+    sums: defaultdict[str, _Sums] = defaultdict(dict)
+    for event in events:
+        hour = sums[event.provider].setdefault(floor(event.moment, HOUR), {})
+        for row in event.rows:
+            one = labels(row)
+            hour[one] = hour.get(one, 0) + row.value
+    return sums
+
+
+def _digest(text: str, size: int) -> str:
+    return urlsafe_b64encode(blake2b(text.encode(), digest_size=size).digest()).decode().rstrip("=")
+
+
+def _content(event: Event) -> str:
+    rows = sorted((*labels(row), row.value) for row in event.rows)
+    return _digest(json.dumps([event.provider, event.moment.timestamp(), rows]), 9)

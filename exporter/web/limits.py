@@ -1,0 +1,71 @@
+"""Limits of what a request may bring: the length of its body, and how many requests come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LONGEST_HEAD = 16 << 10
+"""Bytes of a request's line and headers."""
+
+LONGEST_BODY = 4 << 10
+"""Bytes of a body that nobody reads."""
+
+
+class Bodies:
+    """Middleware that refuses with 413 what is too long: at once where its length is told, else while it comes."""
+
+    def __init__(self, app: ASGIApp, longest: Mapping[str, int]) -> None:
+        """`longest` says for paths how many bytes they take; the others take LONGEST_BODY."""
+        self._app = app
+        self._longest = longest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
+        told = dict[bytes, bytes](scope["headers"])
+        if b"content-length" in told or b"transfer-encoding" in told:
+            longest = self._longest.get(scope["path"], LONGEST_BODY)
+            complaint = f"The body of a request to this path may have {longest} bytes at most.\n"
+            if int(told.get(b"content-length", 0)) > longest:
+                await PlainTextResponse(complaint, 413)(scope, receive, send)
+                return
+            receive = _counted(receive, longest, complaint)
+        await self._app(scope, receive, send)
+
+
+def _counted(receive: Receive, longest: int, complaint: str) -> Receive:
+    had = 0
+
+    async def counted() -> Message:
+        nonlocal had
+        message = await receive()
+        had += len(message.get("body", b""))
+        if had > longest:
+            raise HTTPException(413, complaint)
+        return message
+
+    return counted
+
+
+class Bucket:
+    """A bucket of tokens, full at first, that gets a new one per interval; a request takes one."""
+
+    def __init__(self, interval: float, size: int, monotonic: Callable[[], float]) -> None:
+        """`interval` is in seconds."""
+        self.interval = interval
+        self._size = size
+        self._monotonic = monotonic
+        self._tokens, self._at = float(size), monotonic()
+
+    def take(self) -> bool:
+        """Take a token; tell whether there was one."""
+        now = self._monotonic()
+        self._tokens = min(float(self._size), self._tokens + (now - self._at) / self.interval)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

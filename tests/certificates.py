@@ -1,0 +1,61 @@
+"""Authorities, servers and clients with certificates of their own, made when a test needs them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+_USUAL = ec.SECP256R1()
+
+
+class Authority:
+    """One that signs certificates, which are valid for a day."""
+
+    def __init__(self, folder: Path, name: str = "authority") -> None:
+        """Make one; its own certificate is in `file`."""
+        self._folder = folder
+        self._key = ec.generate_private_key(_USUAL)
+        self._name = _called(name)
+        basics = x509.BasicConstraints(ca=True, path_length=0)
+        own = _draft(self._name, self._name, self._key.public_key()).add_extension(basics, critical=True)
+        self.file = folder / f"{name}.crt"
+        self.file.write_bytes(_pem(own.sign(self._key, hashes.SHA256())))
+
+    def sign(self, name: str, *sans: x509.GeneralName, curve: ec.EllipticCurve = _USUAL) -> int:
+        """Write a certificate and its key as NAME.crt and NAME.key, for servers and clients; return its number."""
+        key = ec.generate_private_key(curve)
+        names = x509.SubjectAlternativeName(sans or [x509.IPAddress(ip_address("127.0.0.1"))])
+        uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        draft = _draft(_called(name), self._name, key.public_key()).add_extension(names, critical=False)
+        signed = draft.add_extension(uses, critical=False).sign(self._key, hashes.SHA256())
+        secret = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        for ending, content in (("key", secret), ("crt", _pem(signed))):
+            # Whole at once, as a renewal should.
+            fresh = self._folder / f"{name}.{ending}.new"
+            fresh.touch(mode=0o600)
+            fresh.write_bytes(content)
+            fresh.replace(self._folder / f"{name}.{ending}")
+        return signed.serial_number
+
+
+def _called(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _draft(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    draft = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
+    draft = draft.serial_number(x509.random_serial_number())
+    return draft.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=1))
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
