@@ -9,31 +9,47 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import schedule
 
+from exporter import __version__
 from exporter.agenda import Pace
 from exporter.books import Book, Books, PriceList
-from exporter.errors import ConfigError, LedgerError
+from exporter.errors import ConfigError, IngestError, LedgerError
 from exporter.expose.board import Board
 from exporter.expose.history import Teller
-from exporter.expose.metrics import DEFECTS, LEDGER_BYTES, RELOAD_SUCCESSFUL, RELOAD_TIME, Family
-from exporter.expose.own import Own
+from exporter.expose.metrics import (
+    CHANGE_TIME,
+    DEFECTS,
+    INGEST_EVENTS,
+    LEDGER_BYTES,
+    RELOAD_SUCCESSFUL,
+    RELOAD_TIME,
+    Family,
+)
+from exporter.expose.own import Own, Samples
 from exporter.expose.page import landing_page
 from exporter.expose.remote import Reader
+from exporter.expose.summary import days_asked, summary
 from exporter.health import Health
+from exporter.ingest.reading import OLDEST, deed_of
 from exporter.ledger import Ledger
 from exporter.logs import say
-from exporter.members import Member
+from exporter.members import Member, Polled
 from exporter.model import DAY, Provider, Secret
 from exporter.money.learned import Agreed
 from exporter.money.rates import list_rates
 from exporter.poller import Poller
 from exporter.providers import ProviderType
 from exporter.providers.http import Access
-from exporter.settings.config import Account, Config
+from exporter.settings.config import Account, Budget, Config
 from exporter.settings.keys import diagnose
+from exporter.settings.keys import tokens as bearer_tokens
+from exporter.sources import Sources, Taken
 from exporter.web import Views
+from exporter.web.openapi import document
+from exporter.web.push import Desk
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +94,14 @@ class App:
         self._poller = Poller(
             self._ledger, self._books, surroundings.clock, surroundings.monotonic, publish=self._publish
         )
+        self._sources = Sources(
+            self._ledger, self._books, surroundings.clock, surroundings.monotonic, publish=self._board.hang
+        )
+        self._sources.appeared = self._expect
+        self._budgets: tuple[Budget, ...] = ()
         self._reader = Reader(self._ledger, self._tellers, surroundings.most_samples)
         self._own = Own(self._own_values)
-        self._members: dict[str, Member] = {}
+        self._members: dict[str, Polled] = {}
         self._reloads = _Reloads()
         self._jobs = schedule.Scheduler()
         self._stop = threading.Event()
@@ -92,8 +113,12 @@ class App:
         """Tells whether the web configuration could be used when it was read last."""
 
     def apply(self, config: Config) -> None:
-        """Take over a configuration: who is asked as before goes on undisturbed, who is removed leaves the page."""
-        members, changed = dict[str, Member](), list[Member]()
+        """Take over a configuration: who is asked as before goes on undisturbed, who is removed leaves the page.
+
+        Raises ConfigError where a source's token cannot be read; then nothing has changed.
+        """
+        tokens = bearer_tokens(config, self._with.environ)
+        members, changed = dict[str, Polled](), list[Polled]()
         for account in config.accounts:
             member = self._members.get(account.name)
             if member is None or not account.asks_like(member.account):
@@ -104,13 +129,22 @@ class App:
                 changed.append(member)
             member.try_again()
             members[account.name] = member
-        self._members = members
-        self._board.expect(members.values(), config.budgets)
+        self._members, self._budgets = members, config.budgets
+        self._sources.apply(config.sources, tokens)
+        self._expect()
         self._poller.enrol(list(members.values()))
         for member in changed:
             self._publish(member)
         self._board.refresh(at_once=True)
         self._reloads.succeeded, self._reloads.at = True, self._with.clock().timestamp()
+
+    def _expect(self) -> None:
+        for name, member in self._members.items():
+            member.witnesses = self._sources.witnesses(name)
+        self._board.expect(self._shown(), self._budgets)
+
+    def _shown(self) -> list[Member]:
+        return [*self._members.values(), *self._sources.members]
 
     def reload(self, load: Callable[[], Config]) -> str:
         """Load and apply anew, all or nothing; return every problem, and then the old configuration stays."""
@@ -141,6 +175,7 @@ class App:
         if self._timer.ident is not None:
             self._timer.join()
         self._poller.close()
+        self._sources.close()
         self._ledger.close()
 
     def views(self, reload: Callable[[], str] | None = None) -> Views:
@@ -149,10 +184,17 @@ class App:
             page=lambda: self._board.page,
             tail=lambda openmetrics: self._own.tail(openmetrics=openmetrics),
             landing=lambda: landing_page(
-                list(self._members.values()), self._ledger, self._board.places, self._board.budgets, self._with.clock()
+                self._shown(), self._ledger, self._board.places, self._board.budgets, self._with.clock()
             ),
             ready=lambda: str(self.fatal or ""),
             read=self._reader.answer,
+            desk=Desk(
+                owner=self._sources.owner,
+                take=self._take,
+                note=self._note,
+                summary=self._summary,
+                document=lambda: document(__version__),
+            ),
             reload=reload,
         )
 
@@ -160,7 +202,9 @@ class App:
         """Do what is due now: visits, the turn of the hour, the page."""
         if self._board.turned():
             self._poller.turn()
+            self._sources.turn()
         self._poller.tick()
+        self._sources.tick()
         self._board.refresh()
         if self._poller.fatal is not None:
             raise self._poller.fatal
@@ -175,7 +219,7 @@ class App:
         """Whether the newest poll of every report of every account succeeded and is on the page."""
         return self.idle and all(member.up(self._ledger) for member in self._members.values()) and self._board.current
 
-    def _member(self, account: Account) -> Member:
+    def _member(self, account: Account) -> Polled:
         kind = self._with.providers[account.provider]
         number = self._ledger.buckets.account(account.name, account.provider)
         agreed = tuple(Agreed(one.model, one.meter, one.tier, one.usd_per_million) for one in account.prices)
@@ -195,7 +239,7 @@ class App:
                 )
             )
 
-        return Member(
+        return Polled(
             account=account,
             book=Book(number, account.provider, kind.reports, agreed),
             pace=Pace(account.poll_interval, account.history, timedelta(seconds=offset)),
@@ -208,18 +252,48 @@ class App:
             self._board.hang(member)
 
     def _tellers(self) -> Iterator[Teller]:
-        for name, member in self._members.items():
-            places, until = self._board.places(name), member.complete_until(self._ledger)
+        for member in self._shown():
+            places, until = self._board.places(member.account.key), member.complete_until(self._ledger)
             if places is not None and until is not None:
-                yield Teller(name, member.book, places, until)
+                yield Teller(member.account.name, member.book, places, until)
 
-    def _own_values(self) -> dict[Family, float]:
+    def _own_values(self) -> dict[Family, float | Samples]:
         return {
             RELOAD_SUCCESSFUL: float(self._reloads.succeeded and self.web_in_order()),
             RELOAD_TIME: self._reloads.at,
             LEDGER_BYTES: float(self._ledger.size()),
             DEFECTS: float(self._poller.defects),
+            INGEST_EVENTS: self._sources.counts,
+            CHANGE_TIME: self._changes(),
         }
+
+    def _changes(self) -> dict[tuple[str, ...], float]:
+        told = self._ledger.timeline.newest(self._with.clock())
+        # Of one thing done twice the newest time.
+        return {(one.title, one.service, one.account, one.link): one.moment.timestamp() for one in reversed(told)}
+
+    def _take(self, source: str, body: bytes, key: str, batch: bool) -> Taken:  # noqa: FBT001
+        try:
+            return self._sources.take(source, body, key, batch=batch)
+        except LedgerError as error:
+            raise self._broken(error) from error
+
+    def _note(self, body: bytes) -> None:
+        now = self._with.clock()
+        deed = deed_of(body, now)
+        try:
+            self._ledger.timeline.put(deed, now)
+        except LedgerError as error:
+            raise self._broken(error) from error
+
+    def _summary(self, days: str) -> Mapping[str, Any]:
+        now, board = self._with.clock(), self._board
+        deeds = self._ledger.timeline.newest(now)
+        return summary(self._shown(), self._ledger, board.places, board.signals, deeds, days_asked(days), now)
+
+    def _broken(self, error: LedgerError) -> IngestError:
+        self._break(error)
+        return IngestError(503, "the ledger cannot be written; nothing of this was kept")
 
     def _run_timer(self) -> None:
         self._jobs.every(1).seconds.do(self.tick)
@@ -246,3 +320,4 @@ class App:
 
     def _retain(self) -> None:
         self._ledger.retention.apply(self._with.clock(), self._with.keep_hours, self._with.keep_days)
+        self._ledger.events.forget(self._with.clock() - OLDEST - DAY)

@@ -35,6 +35,8 @@ class Book:
     provider: str
     reports: tuple[Report, ...]
     agreed: tuple[Agreed, ...] = ()
+    closes: bool = True
+    """Whether its days become final; those of a source may be told more at any time."""
 
     @property
     def usage(self) -> tuple[Report, ...]:
@@ -141,5 +143,5 @@ def _by_hour(worth: DayValue) -> dict[int, list[Row]]:
 
 
 def _final(book: Book, day: datetime, now: datetime) -> bool:
-    """Tell whether a day is closed and every report that bills it has had its lag."""
-    return all(day + DAY + report.lag <= now for report in book.bills or book.usage)
+    """Tell whether a day is closed for good and every report that bills it has had its lag."""
+    return book.closes and all(day + DAY + report.lag <= now for report in book.bills or book.usage)

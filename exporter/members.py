@@ -1,4 +1,4 @@
-"""Accounts at work: what the poller keeps in mind about each, and what is shown of it."""
+"""Accounts at work: what is shown of each, and what the poller keeps in mind about those that it asks."""
 
 from __future__ import annotations
 
@@ -25,36 +25,25 @@ class Pending:
     walk: Walk | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A source that sees an account's use too: its own accounts in the ledger, and their report."""
+
+    source: str
+    numbers: tuple[int, ...]
+    report: str
+
+
 @dataclass(slots=True, eq=False)
 class Member:
-    """One account at work."""
+    """One account: what the configuration says of it, its book, and how it fares."""
 
     account: Account
     book: Book
-    pace: Pace
-    read_key: Callable[[], Secret]
-    """Raises ConfigError where the key cannot be read."""
-    connect: Callable[[Secret, Health], Provider]
-    """Build the provider for a key; raises KeyRejected where its prefix already tells that it is of the wrong kind."""
     health: Health = field(default_factory=Health)
-    pending: dict[str, Pending] = field(default_factory=dict)
-    key: Secret | None = None
-    provider: Provider | None = None
-    spare: Secret | None = None
-    """A key that was put in the place of the working one and was rejected: it is not tried again."""
     stopped: bool = False
     """The key was rejected: nothing is asked until it changes."""
-    quiet_until: datetime | None = None
-    """Set by what concerns the whole account: a rate limit, a network that is down, a rejected key."""
-    wake_at: datetime | None = None
-    """When the next report is due; None before the first visit."""
-    turned: bool = False
-    """An hour has turned since the account was last put on the page."""
-
-    @property
-    def agenda(self) -> tuple[Report, ...]:
-        """What is asked on a visit, in this order."""
-        return (NAMES, *self.book.reports)
+    witnesses: tuple[Witness, ...] = ()
 
     @property
     def told(self) -> tuple[Report, ...]:
@@ -62,23 +51,10 @@ class Member:
         refused = set(self.health.refused)
         return tuple(report for report in self.book.reports if report.name not in refused)
 
-    def try_again(self) -> None:
-        """Try again what was rejected: somebody may have mended it at the provider.
-
-        Its problem stays until the answer is there: an alert must not resolve because of a reload.
-        """
-        self.spare = None
-        if self.stopped:
-            self.key = self.quiet_until = self.wake_at = None
-
-    def renew(self, other: Member) -> None:
-        """Take over what another configuration says of this account and go on as before, with all that is in mind."""
-        self.account, self.book, self.pace, self.read_key = other.account, other.book, other.pace, other.read_key
-        self.wake_at = None
-
-    def of(self, report: Report) -> Pending:
-        """Return what is in mind about a report."""
-        return self.pending.setdefault(report.name, Pending())
+    @property
+    def asked(self) -> tuple[Report, ...]:
+        """What is polled; nothing where everything is pushed."""
+        return ()
 
     def covered(self, ledger: Ledger) -> dict[Report, Coverage | None]:
         """Return what the tellings of each report that this account has cover."""
@@ -109,3 +85,53 @@ class Member:
     def up(self, ledger: Ledger) -> bool:
         """Tell whether the newest poll of every report succeeded."""
         return not self.health.problems and None not in self.covered(ledger).values()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Polled(Member):
+    """An account whose provider is asked."""
+
+    pace: Pace
+    read_key: Callable[[], Secret]
+    """Raises ConfigError where the key cannot be read."""
+    connect: Callable[[Secret, Health], Provider]
+    """Build the provider for a key; raises KeyRejected where its prefix already tells that it is of the wrong kind."""
+    pending: dict[str, Pending] = field(default_factory=dict)
+    key: Secret | None = None
+    provider: Provider | None = None
+    spare: Secret | None = None
+    """A key that was put in the place of the working one and was rejected: it is not tried again."""
+    quiet_until: datetime | None = None
+    """Set by what concerns the whole account: a rate limit, a network that is down, a rejected key."""
+    wake_at: datetime | None = None
+    """When the next report is due; None before the first visit."""
+    turned: bool = False
+    """An hour has turned since the account was last put on the page."""
+
+    @property
+    def agenda(self) -> tuple[Report, ...]:
+        """What is asked on a visit, in this order."""
+        return (NAMES, *self.book.reports)
+
+    @property
+    def asked(self) -> tuple[Report, ...]:
+        """Names are asked for like a report."""
+        return (NAMES, *self.told)
+
+    def try_again(self) -> None:
+        """Try again what was rejected: somebody may have mended it at the provider.
+
+        Its problem stays until the answer is there: an alert must not resolve because of a reload.
+        """
+        self.spare = None
+        if self.stopped:
+            self.key = self.quiet_until = self.wake_at = None
+
+    def renew(self, other: Polled) -> None:
+        """Take over what another configuration says of this account and go on as before, with all that is in mind."""
+        self.account, self.book, self.pace, self.read_key = other.account, other.book, other.pace, other.read_key
+        self.wake_at = None
+
+    def of(self, report: Report) -> Pending:
+        """Return what is in mind about a report."""
+        return self.pending.setdefault(report.name, Pending())

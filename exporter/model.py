@@ -78,6 +78,17 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Deed:
+    """Something that was done to a system, such as a deployment, and may change what is spent."""
+
+    title: str
+    moment: datetime
+    service: str = ""
+    account: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """One thing that a provider can be asked, as data."""
 

@@ -23,7 +23,7 @@ from exporter.errors import (
 )
 from exporter.ledger import Coverage, Ledger
 from exporter.logs import say
-from exporter.members import Member, Pending
+from exporter.members import Pending, Polled
 from exporter.model import DAY, HOUR, Provider, Report, Secret
 from exporter.windows import Span
 
@@ -47,7 +47,7 @@ class Poller:
         books: Books,
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
-        publish: Callable[[Member], None],
+        publish: Callable[[Polled], None],
         workers: int = 16,
     ) -> None:
         self._ledger = ledger
@@ -57,7 +57,7 @@ class Poller:
         self._publish = publish
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="poll")
-        self._members: tuple[Member, ...] = ()
+        self._members: tuple[Polled, ...] = ()
         self._busy: dict[str, bool] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -65,7 +65,7 @@ class Poller:
         """Set when the disk is wrong: the process has to end."""
         self.defects = 0
 
-    def enrol(self, members: Sequence[Member]) -> None:
+    def enrol(self, members: Sequence[Polled]) -> None:
         """Replace the accounts that are visited."""
         with self._lock:
             gone = [
@@ -110,25 +110,25 @@ class Poller:
             _disconnect(member)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _due(self, member: Member, now: datetime) -> bool:
+    def _due(self, member: Polled, now: datetime) -> bool:
         return all(moment is None or moment <= now for moment in (member.quiet_until, member.wake_at))
 
-    def _coverage(self, member: Member, report: Report) -> Coverage | None:
+    def _coverage(self, member: Polled, report: Report) -> Coverage | None:
         return self._ledger.buckets.coverage(member.book.number, report.name)
 
-    def _span(self, member: Member, report: Report, now: datetime) -> Span | None:
+    def _span(self, member: Polled, report: Report, now: datetime) -> Span | None:
         pending = member.of(report)
         if pending.not_before is not None and now < pending.not_before:
             return None
         return next_span(report, self._coverage(member, report), member.pace, now, pending.at_most, pending.walk)
 
-    def _next_visit(self, member: Member, now: datetime) -> datetime:
+    def _next_visit(self, member: Polled, now: datetime) -> datetime:
         return min(
             max(next_due(report, self._coverage(member, report), member.pace, now), member.of(report).not_before or now)
             for report in member.agenda
         )
 
-    def _visit(self, member: Member) -> None:
+    def _visit(self, member: Polled) -> None:
         turned, member.turned = member.turned, False
         try:
             if self._due(member, self._clock()) and self._connect(member):
@@ -155,7 +155,7 @@ class Poller:
             if gone:
                 _disconnect(member)
 
-    def _connect(self, member: Member) -> bool:
+    def _connect(self, member: Polled) -> bool:
         """Read the key again, which may have been changed; tell whether there is someone to ask."""
         working = member.provider is not None and not member.stopped
         try:
@@ -182,7 +182,7 @@ class Poller:
             return False
         return True
 
-    def _change(self, member: Member, key: Secret) -> None:
+    def _change(self, member: Polled, key: Secret) -> None:
         """Put a new key in the place of the working one once the provider has accepted it."""
         if key == member.spare:
             return
@@ -201,22 +201,22 @@ class Poller:
         self._begin(member, key, provider)
         say(logger, "info", "Key changed", account=member.account.name)
 
-    def _begin(self, member: Member, key: Secret, provider: Provider) -> None:
+    def _begin(self, member: Polled, key: Secret, provider: Provider) -> None:
         member.key, member.provider, member.spare = key, provider, None
         member.pending.clear()
         member.health.forget()
 
-    def _keep_old(self, member: Member, error: ProviderError) -> None:
+    def _keep_old(self, member: Polled, error: ProviderError) -> None:
         if str(member.health.spare) != str(error):
             fields = {"account": member.account.name, "reason": error.reason, "error": error}
             say(logger, "error", "New key not used; the one before it still is", **fields)
         member.health.spare = error
 
-    def _look_again_later(self, member: Member) -> None:
+    def _look_again_later(self, member: Polled) -> None:
         if member.stopped:
             member.quiet_until = self._clock() + member.pace.poll_interval
 
-    def _ask_all(self, member: Member) -> None:
+    def _ask_all(self, member: Polled) -> None:
         for report in member.agenda:
             while not self._closing.is_set():
                 now = self._clock()
@@ -226,7 +226,7 @@ class Poller:
                 if not self._ask(member, report, span, now):
                     return
 
-    def _ask(self, member: Member, report: Report, span: Span, now: datetime) -> bool:
+    def _ask(self, member: Polled, report: Report, span: Span, now: datetime) -> bool:
         """Ask for one span; tell whether the visit may go on."""
         health, before = member.health, member.health.requests.total()
         started = self._monotonic()
@@ -252,7 +252,7 @@ class Poller:
             health.seconds[report.name] = self._monotonic() - started
         return True
 
-    def _take(self, member: Member, report: Report, span: Span, now: datetime) -> None:
+    def _take(self, member: Polled, report: Report, span: Span, now: datetime) -> None:
         assert member.provider is not None  # noqa: S101 - _connect came first
         number, pending, covered = member.book.number, member.of(report), self._coverage(member, report)
         if report is NAMES:
@@ -268,7 +268,7 @@ class Poller:
             say(logger, "info", "Poll succeeded again", account=member.account.name, report=report.name)
         member.health.succeeded(report.name)
 
-    def _refused(self, member: Member, report: Report, error: KeyRejected | Unsupported) -> bool:
+    def _refused(self, member: Polled, report: Report, error: KeyRejected | Unsupported) -> bool:
         # Only a missing scope can be a matter of this report: a key that is refused is refused for everything.
         if report.optional and (isinstance(error, Unsupported) or error.reason == "missing_scope"):
             member.of(report).not_before = self._clock() + REFUSED_PAUSE
@@ -283,7 +283,7 @@ class Poller:
         self._fail(member, report, error)
         return True
 
-    def _stop(self, member: Member, error: KeyRejected) -> None:
+    def _stop(self, member: Polled, error: KeyRejected) -> None:
         if not member.stopped:
             fields = {"account": member.account.name, "reason": error.reason, "error": error, "advice": error.advice}
             say(logger, "error", "Key rejected; not asking until the key changes", **fields)
@@ -291,7 +291,7 @@ class Poller:
         member.health.problems = {"key": error}
         self._look_again_later(member)
 
-    def _fail(self, member: Member, report: Report, error: ProviderError, told: float | None = None) -> datetime:
+    def _fail(self, member: Polled, report: Report, error: ProviderError, told: float | None = None) -> datetime:
         """Tell of a poll that failed, unless it was cut by us, and return when the report may be asked again."""
         if not self._closing.is_set():
             member.health.failed(report.name, error)
@@ -301,7 +301,7 @@ class Poller:
         pending.not_before = self._pause(pending, told)
         return pending.not_before
 
-    def _shorten(self, member: Member, report: Report, span: Span, requests: int) -> None:
+    def _shorten(self, member: Polled, report: Report, span: Span, requests: int) -> None:
         if requests >= LONG_WALK:
             member.of(report).at_most = max(HOUR, (span.end - span.start) / 2)
 
@@ -314,6 +314,6 @@ class Poller:
         return self._clock() + grown * _chance.uniform(0.75, 1.25)
 
 
-def _disconnect(member: Member) -> None:
+def _disconnect(member: Polled) -> None:
     if member.provider is not None:
         member.provider.close()

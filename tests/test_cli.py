@@ -123,7 +123,9 @@ def test_a_key_file_that_holds_no_key_is_told(tmp_path: Path, content: str | Non
     checked = ended("check", "config", str(path), prefix=prefix)
     assert checked.returncode == 0
     assert f"warning: {path}:2: api_key_file {key}: {complaint}" in checked.stderr
-    assert checked.stdout.endswith("1 account; 1 of the keys cannot be read here, and `run` needs them all\n")
+    assert checked.stdout.endswith(
+        "1 account; 1 of the keys and tokens cannot be read here, and `run` needs them all\n"
+    )
 
 
 def test_a_variable_without_a_key_is_told(tmp_path: Path) -> None:
@@ -300,7 +302,9 @@ def test_the_example_passes_where_its_keys_are_not() -> None:
     example = str(ROOT / "config.example.yaml")
     told = ended("check", "config", example)
     assert told.returncode == 0
-    assert told.stdout.endswith(": good, 4 accounts; 4 of the keys cannot be read here, and `run` needs them all\n")
+    assert told.stdout.endswith(
+        ": good, 4 accounts; 6 of the keys and tokens cannot be read here, and `run` needs them all\n"
+    )
     assert "CURSOR_ADMIN_KEY" in told.stderr
     quiet = ended("check", "config", "--syntax-only", example)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, f"{example}: good, 4 accounts\n", "")

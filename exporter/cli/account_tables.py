@@ -40,7 +40,7 @@ def sentences(figures: Figures, *, bills: bool) -> Iterator[str]:
     if not bills:
         yield f"Use carries its price here, so there is no bill to wait for. {today:%Y-%m-%d} still grows."
     else:
-        yield from _billed(figures.days)
+        yield from _billed(figures)
         yield from _nearness([day for day in figures.days if day.error is not None])
     if figures.unpriced:
         models = ", ".join(f"{plain(model)} ({number:,})" for model, number in figures.unpriced.items())
@@ -66,11 +66,9 @@ class _Line:
 
 
 def _by_day(figures: Figures, *, bills: bool) -> Table:
-    lines = [_line(day) for day in figures.days]
-    if bills:
-        lines += [*_subtotals(figures.days), _Line("Total", figures.total)]
-    else:
-        lines.append(_Line("Total", figures.total))
+    unbilled = figures.unbilled
+    lines = [_line(day, "not yet" if day in unbilled else "-") for day in figures.days]
+    lines += [*(_subtotals(figures) if bills else ()), _Line("Total", figures.total)]
     columns: dict[str, list[str]] = {"Day (UTC)": [line.label for line in lines]}
     columns |= _used([line.total for line in lines])
     if not bills:
@@ -81,19 +79,17 @@ def _by_day(figures: Figures, *, bills: bool) -> Table:
     return _table(columns, totals=len(lines) - len(figures.days))
 
 
-def _line(day: Day) -> _Line:
+def _line(day: Day, unbilled: str) -> _Line:
     billed = day.total.cost if day.billed else None
-    return _Line(f"{day.start:%Y-%m-%d}", day.total, day.estimate, billed, day.difference, "not yet")
+    return _Line(f"{day.start:%Y-%m-%d}", day.total, day.estimate, billed, day.difference, unbilled)
 
 
-def _subtotals(days: Sequence[Day]) -> Iterator[_Line]:
-    billed, rest = [day for day in days if day.billed], [day for day in days if not day.billed]
-    if billed:
-        differences = [day.difference for day in billed if day.difference is not None]
-        total = _sum(billed)
+def _subtotals(figures: Figures) -> Iterator[_Line]:
+    if billed := figures.billed:
+        differences, total = [day.difference or 0 for day in billed], _sum(billed)
         yield _Line(f"{len(billed)} billed", total, _estimated(billed), total.cost, sum(differences))
-    if rest:
-        yield _Line(f"{len(rest)} unbilled", _sum(rest), _estimated(rest))
+    unbilled = figures.unbilled
+    yield _Line(f"{len(unbilled)} unbilled", _sum(unbilled), _estimated(unbilled))
 
 
 def _sum(days: Iterable[Day]) -> Total:
@@ -147,13 +143,10 @@ def _table(columns: Mapping[str, Sequence[str]], totals: int = 0) -> Table:
     return table
 
 
-def _billed(days: Sequence[Day]) -> Iterator[str]:
-    billed, rest = [day for day in days if day.billed], [day for day in days if not day.billed]
-    cost, open_cost = _sum(billed).cost, _sum(rest).cost
-    yield f"Cost: {_usd(cost + open_cost)}, of which {_usd(cost)} is billed and {_usd(open_cost)} estimated."
-    unbilled = [f"{day.start:%Y-%m-%d}" for day in rest if day.total != Total()]
-    if unbilled:
-        yield f"Not billed yet by the provider: {', '.join(unbilled)}."
+def _billed(figures: Figures) -> Iterator[str]:
+    billed, estimated = _sum(figures.billed).cost, _sum(figures.unbilled).cost
+    yield f"Cost: {_usd(billed + estimated)}, of which {_usd(billed)} is billed and {_usd(estimated)} estimated."
+    yield f"Not billed yet by the provider: {', '.join(f'{day.start:%Y-%m-%d}' for day in figures.unbilled)}."
 
 
 def _nearness(judged: Sequence[Day]) -> Iterator[str]:
@@ -166,7 +159,7 @@ def _nearness(judged: Sequence[Day]) -> Iterator[str]:
         f"Before their bills, {counted(len(judged), 'day')} would have been estimated at {_usd(_estimated(judged))}; "
         f"they were billed at {_usd(_sum(judged).cost)}."
     )
-    yield f"Farthest off: {farthest.start:%Y-%m-%d}, {_off(farthest)}."
+    yield f"Farthest: {farthest.start:%Y-%m-%d}, {_off(farthest)}."
     yield f"Newest: {newest.start:%Y-%m-%d}, {_off(newest)}; {ESTIMATE_ERROR.name} shows that one."
 
 

@@ -46,7 +46,7 @@ def check_config(*, path: Path, syntax_only: bool) -> None:
     for warning in (*unread, *([] if syntax_only else keys.warnings(config, os.environ))):
         click.echo(f"warning: {warning}", err=True)
     count = len(config.accounts)
-    rest = f"; {len(unread)} of the keys cannot be read here, and `run` needs them all" if unread else ""
+    rest = f"; {len(unread)} of the keys and tokens cannot be read here, and `run` needs them all" if unread else ""
     click.echo(f"{path}: good, {count} account{'s' * (count > 1)}{rest}")
 
 

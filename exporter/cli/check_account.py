@@ -108,10 +108,16 @@ def _try(account: Account, kind: ProviderType, provider: Provider, days: int) ->
     span = Span(days_back(moment, days - 1), moment)
     agreed = tuple(Agreed(one.model, one.meter, one.tier, one.usd_per_million) for one in account.prices)
     bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+    def wait(seconds: float, error: RateLimited) -> None:
+        said = f"{str(error).rstrip('.')}. Going on in {seconds:.0f} s."
+        bar.console.print(said, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        time.sleep(seconds)
+
     with _passing_ledger() as ledger, bar:
         number = ledger.buckets.account(account.name, account.provider)
         book = Book(number, account.provider, kind.reports, agreed)
-        pull, spans = Pull(provider, book, ledger, _wait), strides(book, days, moment)
+        pull, spans = Pull(provider, book, ledger, wait), strides(book, days, moment)
         said = pull.verify()
         task = bar.add_task(f"Reading {account.name}", total=len(spans) * len(book.reports))
         pull.read(spans, lambda: bar.advance(task))
@@ -129,11 +135,6 @@ def _passing_ledger() -> Iterator[Ledger]:
         ) from error
     with folder as place, closing(Ledger(Path(place))) as ledger:
         yield ledger
-
-
-def _wait(seconds: float, error: RateLimited) -> None:
-    click.echo(f"{str(error).rstrip('.')}. Going on in {seconds:.0f} s.", err=True)
-    time.sleep(seconds)
 
 
 def _print(account: Account, kind: ProviderType, tried: _Tried) -> None:

@@ -11,10 +11,11 @@ from exporter.expose.budgets import Parts, Told, budget_chunks, parts_of, standi
 from exporter.expose.exposition import Chunks, Page, Section, assemble
 from exporter.expose.metrics import ACCOUNT_FAMILIES, SPEND_FAMILIES
 from exporter.expose.series import Places
-from exporter.expose.signals import signal_chunks
+from exporter.expose.signals import Signal, signal_chunks
 from exporter.expose.spend import spend_chunks
 from exporter.expose.state import state_chunks
 from exporter.expose.trail import Trails, counting
+from exporter.expose.witness import witness_chunks
 from exporter.ledger import Ledger
 from exporter.members import Member
 from exporter.model import HOUR
@@ -25,6 +26,10 @@ SHARE = 10
 """Putting the page together may take one part in so many of the time: a large page is put together less often."""
 
 
+Key = tuple[str, str]
+"""An account's name and provider."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Hung:
     """What an account has hung up."""
@@ -32,6 +37,7 @@ class _Hung:
     lines: Chunks
     places: Places
     parts: Parts
+    signals: tuple[Signal, ...]
 
 
 @dataclass(slots=True)
@@ -51,9 +57,9 @@ class Board:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._assembling = threading.Lock()
-        self._hung: dict[str, _Hung] = {}
-        self._rendering: dict[str, _Rendering] = {}
-        self._expected: set[str] = set()
+        self._hung: dict[Key, _Hung] = {}
+        self._rendering: dict[Key, _Rendering] = {}
+        self._expected: set[Key] = set()
         self._budgets: tuple[Budget, ...] = ()
         self._spend_changed = self._state_changed = True
         self._not_before = 0.0
@@ -70,28 +76,34 @@ class Board:
     def hang(self, member: Member) -> None:
         """Render an account anew."""
         with self._lock:
-            rendering = self._rendering.setdefault(member.account.name, _Rendering(Trails(self._ledger)))
+            rendering = self._rendering.setdefault(member.account.key, _Rendering(Trails(self._ledger)))
         with rendering.lock:
             now, until, budgets = self._clock(), member.complete_until(self._ledger), self._budgets
             lines, places = spend_chunks(member, self._ledger, now)
             trail = rendering.trails.follow(member, places, budgets, now)
-            lines |= signal_chunks(member, trail, places, until, now)
-            lines |= state_chunks(member, self._ledger)
-            self._replace(member, _Hung(lines, places, parts_of(trail, budgets, now, until)))
+            expected, signals = signal_chunks(member, trail, places, until, now)
+            lines |= expected
+            lines |= state_chunks(member, self._ledger) | witness_chunks(member, self._ledger, now)
+            self._replace(member, _Hung(lines, places, parts_of(trail, budgets, now, until), signals))
 
     def _replace(self, member: Member, hung: _Hung) -> None:
         with self._lock:
-            if member.account.name not in self._expected:
+            if member.account.key not in self._expected:
                 return
-            old = self._hung.get(member.account.name)
-            self._hung[member.account.name] = hung
+            old = self._hung.get(member.account.key)
+            self._hung[member.account.key] = hung
             if old is None or old.parts != hung.parts or _spend(old) != _spend(hung):
                 self._spend_changed = True
             self._state_changed = True
 
-    def places(self, name: str) -> Places | None:
+    @property
+    def signals(self) -> list[Signal]:
+        """What is unusual at present."""
+        return [one for hung in list(self._hung.values()) for one in hung.signals]
+
+    def places(self, key: Key) -> Places | None:
         """Return where the series of an account are shown; None while it is not on the page."""
-        hung = self._hung.get(name)
+        hung = self._hung.get(key)
         return None if hung is None else hung.places
 
     def expect(self, members: Iterable[Member], budgets: tuple[Budget, ...]) -> None:
@@ -99,14 +111,14 @@ class Board:
 
         An account that other budgets count is hung anew.
         """
-        known = {member.account.name: member for member in members}
+        known = {member.account.key: member for member in members}
         with self._lock:
             before, self._budgets, self._expected = self._budgets, budgets, set(known)
-            for name in {*self._hung, *self._rendering} - self._expected:
-                self._hung.pop(name, None)
-                self._rendering.pop(name, None)
+            for key in {*self._hung, *self._rendering} - self._expected:
+                self._hung.pop(key, None)
+                self._rendering.pop(key, None)
             self._spend_changed = self._state_changed = True
-            anew = [known[name] for name in self._hung]
+            anew = [known[key] for key in self._hung]
         for member in anew:
             if counting(member.account, before) != counting(member.account, budgets):
                 self.hang(member)
@@ -126,7 +138,7 @@ class Board:
                 if not (self._spend_changed or self._state_changed):
                     return
                 spend_changed, self._spend_changed, self._state_changed = self._spend_changed, False, False
-                hung, budgets = [self._hung[name] for name in sorted(self._hung)], self._budgets
+                hung, budgets = [self._hung[key] for key in sorted(self._hung)], self._budgets
             began = self._monotonic()
             spend, accounts = self.page.spend, [one.lines for one in hung]
             if spend_changed:

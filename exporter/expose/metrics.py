@@ -183,6 +183,12 @@ RESTATED = _counter(
     ACCOUNT,
     "USD by which the provider has corrected days that it had billed, up and down added, since the ledger began.",
 )
+WITNESS = _gauge(
+    "ai_account_witness_ratio",
+    (*ACCOUNT, "source"),
+    "Tokens of the newest complete hour (UTC) that a witness has pushed, relative to those that the provider told: "
+    "below 1 something went past the witness, at 0 it may be silent. Absent where nobody was told of any.",
+)
 UNPRICED = _gauge(
     "ai_account_unpriced_tokens",
     (*ACCOUNT, "model"),
@@ -227,6 +233,7 @@ ACCOUNT_FAMILIES = (
     DURATION,
     ESTIMATE_ERROR,
     RESTATED,
+    WITNESS,
     UNPRICED,
     FOLDED,
 )
@@ -248,7 +255,19 @@ DEFECTS = _counter(
     "ai_exporter_defects_total", (), "Visits to an account that broke off for a defect of ours; the log tells more."
 )
 
-OWN_FAMILIES = (BUILD_INFO, RELOAD_SUCCESSFUL, RELOAD_TIME, LEDGER_BYTES, DEFECTS)
+INGEST_EVENTS = _counter(
+    "ai_exporter_ingest_events_total",
+    ("source", "outcome"),
+    "Usage events that a source has pushed: accepted; repeated, which are counted once; conflict, whose id was given "
+    "to another event before; refused.",
+)
+CHANGE_TIME = _gauge(
+    "ai_change_timestamp_seconds",
+    ("title", "service", "account", "link"),
+    "When something was done to a system, such as a deployment, as CI and others have told; of the last seven days.",
+)
+
+OWN_FAMILIES = (BUILD_INFO, RELOAD_SUCCESSFUL, RELOAD_TIME, LEDGER_BYTES, DEFECTS, INGEST_EVENTS, CHANGE_TIME)
 """About ourselves; fresh on every scrape, beside process_* and python_*."""
 
 FAMILIES = SPEND_FAMILIES + ACCOUNT_FAMILIES + OWN_FAMILIES + HISTORY_FAMILIES

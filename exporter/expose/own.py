@@ -14,7 +14,10 @@ from prometheus_client.registry import Collector
 from exporter import __version__
 from exporter.expose.metrics import BUILD_INFO, OWN_FAMILIES, Family
 
-Values = Callable[[], Mapping[Family, float]]
+Samples = Mapping[tuple[str, ...], float]
+"""Label values -> value."""
+
+Values = Callable[[], Mapping[Family, float | Samples]]
 
 
 class Own:
@@ -45,7 +48,11 @@ class _OwnFamilies(Collector):
                 info = GaugeMetricFamily(family.name, family.help, labels=family.labels)
                 info.add_metric([__version__, platform.python_version()], 1)
                 yield info
-            elif family.type == "counter":
-                yield CounterMetricFamily(family.name, family.help, value=values[family])
-            else:
-                yield GaugeMetricFamily(family.name, family.help, value=values[family])
+                continue
+            value = values[family]
+            kind = CounterMetricFamily if family.type == "counter" else GaugeMetricFamily
+            told = kind(family.name, family.help, labels=family.labels)
+            for labels, one in (value if isinstance(value, Mapping) else {(): value}).items():
+                told.add_metric(labels, one)
+            if told.samples:
+                yield told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from exporter.expose.exposition import dollars, labelled, render
@@ -30,12 +31,28 @@ REQUESTS_LEAST = 100
 TOKENS_LEAST = 100_000
 
 
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A workspace whose newest complete hour cost more than is usual; money in nano-USD."""
+
+    provider: str
+    account: str
+    workspace: str
+    hour: datetime
+    cost: int
+    expected: int
+    high: int
+
+
 def signal_chunks(
     member: Member, trail: Trail, places: Places, until: datetime | None, now: datetime
-) -> dict[Family, bytes]:
-    """Return the lines of every family about what was expected; none of it without enough past to tell."""
+) -> tuple[dict[Family, bytes], tuple[Signal, ...]]:
+    """Return the lines of every family about what was expected, and what was unusual.
+
+    None of it without enough past to tell.
+    """
     if until is None:
-        return {}
+        return {}, ()
     newest, running = floor(min(until, now), HOUR) - HOUR, floor(now, HOUR)
     values = (member.account.provider, member.account.name)
     shown = _lately(trail, now)
@@ -71,7 +88,12 @@ def signal_chunks(
     ):
         chunks[expected] = lines(expected, ((one, two.expected) for one, two in told.items()))
         chunks[high] = lines(high, ((one, two.high) for one, two in told.items()))
-    return chunks
+    signals = (
+        Signal(*values, places.values((one, "", "", ""))[0], newest, spent, told.expected, told.high)
+        for one, told in cost.items()
+        if (spent := trail.cost[one].at(newest)) > told.high
+    )
+    return chunks, tuple(signals)
 
 
 _MONEY = (COST_EXPECTED, COST_HIGH, COST_THIS_HIGH, EXCESS)

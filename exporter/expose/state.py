@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from exporter.agenda import NAMES
 from exporter.errors import PROBLEM_REASONS
 from exporter.expose.exposition import labelled, render
 from exporter.expose.metrics import (
@@ -40,11 +39,9 @@ def state_chunks(member: Member, ledger: Ledger) -> dict[Family, bytes]:
     failures = dict.fromkeys(PROBLEM_REASONS, 0)
     for (_, reason), count in health.failures.copy().items():
         failures[reason] = failures.get(reason, 0) + count
-    polled = [report.name for report in (NAMES, *member.told)]
-    return {
+    chunks = {
         UP: render(UP, [(labelled(ACCOUNT, owner), str(int(member.up(ledger))))]),
         INFO: by(INFO, [(member.account.owner, "1")]),
-        PROBLEM: by(PROBLEM, ((reason, str(int(reason in reasons))) for reason in PROBLEM_REASONS)),
         LAST_SUCCESS: by(
             LAST_SUCCESS,
             ((report.name, f"{one.until.timestamp():.3f}") for report, one in covered.items() if one is not None),
@@ -52,7 +49,12 @@ def state_chunks(member: Member, ledger: Ledger) -> dict[Family, bytes]:
         COMPLETE_UNTIL: by(
             COMPLETE_UNTIL, ((name, f"{mark.timestamp():.0f}") for name, mark in member.watermarks(ledger).items())
         ),
-        POLLS: by(POLLS, ((name, str(health.polls[name])) for name in polled)),
+    }
+    if not member.asked:
+        return chunks
+    return chunks | {
+        PROBLEM: by(PROBLEM, ((reason, str(int(reason in reasons))) for reason in PROBLEM_REASONS)),
+        POLLS: by(POLLS, ((report.name, str(health.polls[report.name])) for report in member.asked)),
         FAILURES: by(FAILURES, ((reason, str(count)) for reason, count in failures.items())),
         CALLS: by(CALLS, ((code, str(count)) for code, count in sorted({"200": 0, **health.requests.copy()}.items()))),
         DURATION: by(DURATION, ((name, f"{seconds:.3f}") for name, seconds in sorted(health.seconds.copy().items()))),

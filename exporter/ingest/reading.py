@@ -12,8 +12,9 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from exporter.errors import IngestError
-from exporter.ingest.shapes import MOST_EVENTS, UsageEvent, complaint
-from exporter.model import COST, DAY, NANO, PAID, REQUESTS, Event, Row
+from exporter.ingest.shapes import MOST_EVENTS, Change, UsageEvent, complaint
+from exporter.ledger.timeline import KEPT
+from exporter.model import COST, DAY, NANO, PAID, REQUESTS, Deed, Event, Row
 
 LATEST = timedelta(minutes=5)
 """How far ahead of ours a sender's clock may be."""
@@ -63,6 +64,17 @@ def read(items: Sequence[object], *, key: str, api_keys: bool, now: datetime) ->
         except ValueError as error:
             refused.append(Refused(index, str(error)))
     return events, refused
+
+
+def deed_of(body: bytes, now: datetime) -> Deed:
+    """Return what was done, as a body tells it. Raises IngestError."""
+    try:
+        told = Change.model_validate(parsed(body))
+    except ValidationError as error:
+        raise IngestError(422, complaint(error)) from None
+    if told.time > now + LATEST or told.time < now - KEPT:
+        raise IngestError(422, f"time is not within the last {KEPT.days} days")
+    return Deed(told.title, told.time, told.service, told.account, told.link)
 
 
 def _event(told: UsageEvent, name: str, *, api_keys: bool, now: datetime) -> Event:

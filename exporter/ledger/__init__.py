@@ -13,6 +13,7 @@ from exporter.ledger.names import Names
 from exporter.ledger.retention import Retention
 from exporter.ledger.series import Series
 from exporter.ledger.store import Store
+from exporter.ledger.timeline import Timeline
 
 __all__ = ["Coverage", "Day", "Hourly", "Ledger", "Worth"]
 
@@ -32,6 +33,7 @@ class Ledger:
         self.costs = Costs(self._store, series, changes)
         self.hours = Hours(self._store, series, changes)
         self.names = Names(self._store)
+        self.timeline = Timeline(self._store)
         self.retention = Retention(self._store, changes)
 
     @property

@@ -42,12 +42,31 @@ class Events:
         with self._store.write() as db:
             outcomes = _outcomes(db, source, told)
             added = [
-                self._buckets.add(db, numbers[provider], REPORT, sums, Span(min(sums), now))
+                self._buckets.add(db, numbers[provider], REPORT, sums, self._since(numbers[provider], min(sums), now))
                 for provider, sums in _sums(_of(told, outcomes, "accepted")).items()
             ]
         for one in added:
             self._buckets.note(one)
         return outcomes
+
+    def nothing_more(self, account: int, now: datetime) -> None:
+        """Note that all is told up to now: what is not pushed was not used. Raises LedgerError."""
+        self._buckets.put(account, REPORT, self._since(account, now, now), ())
+
+    def _since(self, account: int, start: datetime, now: datetime) -> Span:
+        """Return a span that leaves no gap behind what was told before."""
+        covered = self._buckets.coverage(account, REPORT)
+        return Span(min(start, covered.until) if covered else start, now)
+
+    def providers(self, source: str) -> list[str]:
+        """Return the providers of which a source has told anything."""
+        with self._store.read() as db:
+            found = db.execute(
+                "SELECT account.provider FROM account JOIN coverage ON coverage.account = account.id"
+                " WHERE account.name = ? AND coverage.report = ? ORDER BY 1",
+                (source, REPORT),
+            )
+            return [provider for (provider,) in found]
 
     def forget(self, before: datetime) -> None:
         """Forget the ids of events that happened before this: nobody may tell them again."""

@@ -58,6 +58,11 @@ def _m002_pushed(db: sqlite3.Connection) -> None:
             PRIMARY KEY (source, id)) WITHOUT ROWID"""
     )
     db.execute("CREATE INDEX event_start ON event (start)")
+    db.execute(
+        """CREATE TABLE deed (
+            moment REAL NOT NULL, title TEXT NOT NULL, service TEXT NOT NULL, account TEXT NOT NULL, link TEXT NOT NULL,
+            UNIQUE (moment, title, service, account))"""
+    )
 
 
 MIGRATIONS: tuple[Migration, ...] = (_m001_first, _m002_pushed)

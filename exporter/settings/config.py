@@ -62,6 +62,11 @@ class Account:
     prices: tuple[Price, ...] = ()
     """The first that fits counts."""
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return what tells it from all others: a source's accounts share a name, each with a provider of its own."""
+        return self.name, self.provider
+
     def asks_like(self, other: Account) -> bool:
         """Tell whether two accounts of one name are asked for the same things at the same place; keys aside."""
         return all(getattr(self, one) == getattr(other, one) for one in ("provider", "base_url", "labels", "timeout"))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from exporter.settings.config import Config
 
 _LONGEST_KEY = 4096
+SHORTEST_TOKEN = 20
+"""Characters of a bearer token: what can be guessed is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,19 +139,42 @@ def diagnose(secret: Secret, kinds: Sequence[KeyKind]) -> KeyRejected | None:
 
 
 def check(config: Config, environ: Mapping[str, str]) -> list[Problem]:
-    """Return a problem for every key of the configuration that cannot be read now, in the accounts' order."""
+    """Return a problem for every key and token of the configuration that cannot be read now, in their order."""
     problems: list[Problem] = []
-    for account in config.accounts:
+    for one in (*(account.api_key for account in config.accounts), *(source.token for source in config.sources)):
         try:
-            account.api_key.read(environ)
+            one.read(environ)
         except ConfigError as error:
             problems += error.problems
     return problems
 
 
+def tokens(config: Config, environ: Mapping[str, str]) -> dict[str, Secret]:
+    """Return source -> bearer token. Raises ConfigError with every one that cannot be read, is weak or not its own."""
+    found, owners, problems = dict[str, Secret](), dict[Secret, str](), list[Problem]()
+    for source in config.sources:
+        try:
+            token = source.token.read(environ)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if len(token.reveal()) < SHORTEST_TOKEN:
+            complaint = f"it holds fewer than {SHORTEST_TOKEN} characters; make one with `openssl rand -hex 32`"
+            problems.append(Problem(source.token.place, f"{source.token}: {complaint}"))
+        if token in owners:
+            complaint = f"it holds the token of {owners[token]}; give each source its own"
+            problems.append(Problem(source.token.place, f"{source.token}: {complaint}"))
+        found[source.name] = token
+        owners.setdefault(token, source.name)
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
 def warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
     """Return what is unsafe but works: files that everyone may read, old master keys, keys that two accounts share."""
-    found = [warning for account in config.accounts if (warning := account.api_key.warning(environ))]
+    sources = (*(account.api_key for account in config.accounts), *(source.token for source in config.sources))
+    found = [warning for one in sources if (warning := one.warning(environ))]
     master = master_file(environ)
     if master is not None and is_exposed(master):
         found.append(f"{master}: {_EXPOSED}")

@@ -76,6 +76,16 @@ class Figures:
         """The sum of all days, and of each of the groups."""
         return reduce(add, (day.total for day in self.days))
 
+    @property
+    def billed(self) -> list[Day]:
+        """The days that are billed."""
+        return [day for day in self.days if day.billed]
+
+    @property
+    def unbilled(self) -> list[Day]:
+        """The days whose bill is to come: today, and those that had any use."""
+        return [day for day in self.days if not day.billed and (day is self.days[-1] or day.total != Total())]
+
 
 def figures(ledger: Ledger, book: Book, max_series: int, span: Span) -> Figures:
     """Sum up the UTC days of a span, the last of which still runs; names are those that /metrics shows."""

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from exporter.allowance import Allowance
 from exporter.errors import ConfigError, Problem
 from exporter.logs import say
 from exporter.settings.watch import look
 from exporter.settings.web_config import WebConfig, load
 from exporter.web.auth import Passwords
 from exporter.web.gate import Terms
-from exporter.web.limits import Bucket
 from exporter.web.tls import Renewed, context
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Entrance:
         limit = config.rate_limit
         return Terms(
             headers=[(name.lower().encode(), value.encode()) for name, value in config.headers.items()],
-            bucket=Bucket(limit.interval, limit.burst, self._monotonic) if limit else None,
+            allowance=Allowance(1 / limit.interval, limit.burst, self._monotonic) if limit else None,
             guard=Passwords(config.users) if config.users else None,
             context=context(config.tls) if config.tls else None,
         )

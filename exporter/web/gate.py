@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from exporter.allowance import Allowance
 from exporter.web.auth import Guard
-from exporter.web.limits import Bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Terms:
 
     headers: Sequence[tuple[bytes, bytes]] = ()
     """Added to every answer."""
-    bucket: Bucket | None = None
+    allowance: Allowance | None = None
     guard: Guard | None = None
     context: ssl.SSLContext | None = None
     """Of connections with TLS; None: without it."""
@@ -29,8 +29,10 @@ class Terms:
 class Gate:
     """Middleware that lets requests in on the present terms; every path is behind it, those that do not exist too."""
 
-    def __init__(self, app: ASGIApp, terms: Callable[[], Terms]) -> None:
+    def __init__(self, app: ASGIApp, terms: Callable[[], Terms], others: Collection[str] = ()) -> None:
+        """`others` are paths with a guard of their own: what reads here cannot write there, nor the other way round."""
         self._app = app
+        self._others = frozenset(others)
         self._terms = terms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,10 +42,10 @@ class Gate:
         await answer(scope, receive, _adding(terms.headers, send) if terms.headers else send)
 
     async def _refusal(self, terms: Terms, scope: Scope) -> ASGIApp | None:
-        if terms.bucket is not None and not terms.bucket.take():
-            wait = {"retry-after": str(math.ceil(terms.bucket.interval))}
+        if terms.allowance is not None and not terms.allowance.take():
+            wait = {"retry-after": str(math.ceil(1 / terms.allowance.per_second))}
             return PlainTextResponse("Too many requests.\n", 429, wait)
-        if terms.guard is not None and not await terms.guard(scope["headers"]):
+        if terms.guard and scope["path"] not in self._others and not await terms.guard(scope["headers"]):
             ask = {"www-authenticate": 'Basic realm="ai-spend-exporter"'}
             return PlainTextResponse("Unauthorized.\n", 401, ask)
         return None

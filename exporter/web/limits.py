@@ -1,8 +1,8 @@
-"""Limits of what a request may bring: the length of its body, and how many requests come."""
+"""Limits of what a request may bring: the length of its body."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
@@ -48,24 +48,3 @@ def _counted(receive: Receive, longest: int, complaint: str) -> Receive:
         return message
 
     return counted
-
-
-class Bucket:
-    """A bucket of tokens, full at first, that gets a new one per interval; a request takes one."""
-
-    def __init__(self, interval: float, size: int, monotonic: Callable[[], float]) -> None:
-        """`interval` is in seconds."""
-        self.interval = interval
-        self._size = size
-        self._monotonic = monotonic
-        self._tokens, self._at = float(size), monotonic()
-
-    def take(self) -> bool:
-        """Take a token; tell whether there was one."""
-        now = self._monotonic()
-        self._tokens = min(float(self._size), self._tokens + (now - self._at) / self.interval)
-        self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True

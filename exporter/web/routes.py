@@ -18,6 +18,7 @@ from exporter.expose.exposition import OPENMETRICS, TEXT, Page
 from exporter.expose.protocol import LONGEST_REQUEST
 from exporter.web.gate import Gate, Terms
 from exporter.web.limits import Bodies
+from exporter.web.push import LONGEST, Desk, push_routes
 
 READ = "/api/v1/read"
 
@@ -40,13 +41,20 @@ class Views:
     """Empty when ready, else what is missing."""
     read: Callable[[bytes], bytes]
     """Answer a remote read; raises QueryRefused."""
+    desk: Desk | None = None
+    """For those who push; None where nobody does."""
     reload: Callable[[], str] | None = None
     """Load the configuration again; empty when it was taken over, else every problem. None: not allowed over HTTP."""
 
 
 def build(views: Views, terms: Callable[[], Terms] | None = None) -> ASGIApp:
     """Return the ASGI application; `terms` are asked at every request on which terms it may come in, None: on any."""
+    pushed = push_routes(views.desk) if views.desk else []
+    limited = Bodies(Starlette(routes=[*_shown(views), *_done(views), *pushed]), {READ: LONGEST_REQUEST, **LONGEST})
+    return limited if terms is None else Gate(limited, terms, others=LONGEST)
 
+
+def _shown(views: Views) -> list[Route]:
     async def metrics(request: Request) -> Response:
         openmetrics = prefers_openmetrics(request.headers.get("accept", ""))
         tail, page = views.tail(openmetrics), views.page()
@@ -67,6 +75,15 @@ def build(views: Views, terms: Callable[[], Terms] | None = None) -> ASGIApp:
         missing = views.ready()
         return PlainTextResponse(f"{missing or 'ai-spend-exporter is ready.'}\n", status_code=503 if missing else 200)
 
+    return [
+        Route("/", landing),
+        Route("/metrics", metrics),
+        Route("/-/healthy", healthy),
+        Route("/-/ready", ready),
+    ]
+
+
+def _done(views: Views) -> list[Route]:
     reads = CapacityLimiter(READS_AT_ONCE)
 
     async def read(request: Request) -> Response:
@@ -82,18 +99,7 @@ def build(views: Views, terms: Callable[[], Terms] | None = None) -> ASGIApp:
         problems = await run_in_threadpool(views.reload)
         return PlainTextResponse(f"{problems or 'Configuration reloaded.'}\n", status_code=500 if problems else 200)
 
-    routes = Starlette(
-        routes=[
-            Route("/", landing),
-            Route("/metrics", metrics),
-            Route(READ, read, methods=["POST"]),
-            Route("/-/healthy", healthy),
-            Route("/-/ready", ready),
-            Route("/-/reload", reload, methods=["POST", "PUT"]),
-        ]
-    )
-    limited = Bodies(routes, {READ: LONGEST_REQUEST})
-    return limited if terms is None else Gate(limited, terms)
+    return [Route(READ, read, methods=["POST"]), Route("/-/reload", reload, methods=["POST", "PUT"])]
 
 
 class Pieces(Response):

@@ -267,8 +267,8 @@ def test_a_removed_account_leaves_and_comes_back_with_its_past(tmp_path: Path) -
         )
 
 
-def test_a_changed_account_begins_anew_and_the_others_go_on(tmp_path: Path) -> None:
-    """What changes for one account in the configuration does not disturb another, nor is anything asked again."""
+def test_an_account_of_another_owner_goes_on_under_its_new_name(tmp_path: Path) -> None:
+    """A renamed owner is shown at once; its account and the others go on, and nothing is asked again."""
     with play(tmp_path, lone("openai", "stays"), lone("anthropic", "changes")) as it:
         it.settle()
         stays, changes = it.app._members["stays"], it.app._members["changes"]
@@ -276,7 +276,7 @@ def test_a_changed_account_begins_anew_and_the_others_go_on(tmp_path: Path) -> N
         it.change("changes", lambda account: replace(account, owner="research"))
         it.settle()
         assert it.app._members["stays"] is stays
-        assert it.app._members["changes"] is not changes
+        assert it.app._members["changes"] is changes
         assert it.value("ai_account_info", account="changes", owner="research") == 1
         assert it.value("ai_account_info", account="changes", owner="platform") is None
         assert it.simulator.requests == []

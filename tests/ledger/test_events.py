@@ -93,6 +93,18 @@ def test_a_late_event_is_counted_in_its_own_hour(ledger: Ledger) -> None:
     assert (coverage.since, coverage.until) == (hour, NOW)
 
 
+def test_what_a_source_covers_has_no_gap(ledger: Ledger) -> None:
+    """What was not pushed was not used: from the first event on everything is told, through hours of silence."""
+    number = ledger.buckets.account("gateway", "bedrock")
+    ledger.events.take("gateway", [event("first", ago=HOUR)], NOW)
+    ledger.events.nothing_more(number, NOW + 5 * HOUR)
+    later = Event("bedrock", NOW + 30 * HOUR, (Row("output", 1, model="m"),), "later")
+    ledger.events.take("gateway", [later], NOW + 30 * HOUR)
+    coverage = ledger.buckets.coverage(number, REPORT)
+    assert coverage is not None
+    assert (coverage.since, coverage.until) == (floor(NOW - HOUR, HOUR), NOW + 30 * HOUR)
+
+
 def test_each_provider_of_a_source_is_an_account(ledger: Ledger) -> None:
     """What one source tells of two providers is kept apart."""
     ledger.events.take("gateway", [event("a"), event("b", provider="vertex", tokens=2)], NOW)

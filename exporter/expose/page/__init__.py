@@ -25,7 +25,7 @@ from exporter.members import Member
 def landing_page(
     members: Iterable[Member],
     ledger: Ledger,
-    places: Callable[[str], Places | None],
+    places: Callable[[tuple[str, str]], Places | None],
     budgets: Sequence[Told],
     now: datetime,
 ) -> str:

@@ -115,12 +115,12 @@ class Facts:
 def facts(
     members: Iterable[Member],
     ledger: Ledger,
-    places: Callable[[str], Places | None],
+    places: Callable[[tuple[str, str]], Places | None],
     budgets: Sequence[Told],
     now: datetime,
 ) -> Facts:
     """Return what the page shows of these accounts and budgets; `places` are those of an account on /metrics."""
-    told = (_account(member, ledger, places(member.account.name), now) for member in members)
+    told = (_account(member, ledger, places(member.account.key), now) for member in members)
     return Facts(now, tuple(sorted(told, key=lambda one: one.name)), tuple(budgets))
 
 
