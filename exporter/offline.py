@@ -16,7 +16,8 @@ from exporter.ledger import Ledger
 from exporter.model import DAY, HOUR, utc
 from exporter.providers import ProviderType
 from exporter.replay.past import Past
-from exporter.settings.config import Account
+from exporter.settings.config import Account, Source
+from exporter.sources import account_of, book_of
 from exporter.windows import Span, days_back
 
 SETTLED = timedelta(hours=3)
@@ -37,18 +38,32 @@ def tellers(
     ledger: Ledger, accounts: Sequence[Account], providers: Mapping[str, ProviderType], now: datetime
 ) -> list[Teller]:
     """Return the accounts of which the ledger knows anything, as they would be shown now."""
-    found = []
+    found = list[Teller]()
     for account in accounts:
         number = ledger.buckets.known(account.name, account.provider)
-        if number is None:
-            continue
-        book = Book(number, account.provider, providers[account.provider].reports)
-        marks = (complete_until(report, ledger.buckets.coverage(number, report.name)) for report in book.usage)
-        # A report of which nothing was ever told is one that this account does not have.
-        until = min((mark for mark in marks if mark is not None), default=None)
-        if until is not None:
-            found.append(Teller(account.name, book, places_at(book, account.max_series, ledger, now), until))
+        if number is not None:
+            book = Book(number, account.provider, providers[account.provider].reports)
+            found += _teller(ledger, account, book, now)
     return found
+
+
+def pushed(ledger: Ledger, sources: Sequence[Source], now: datetime) -> list[Teller]:
+    """Return the same for those who push; witnesses are not shown."""
+    found = list[Teller]()
+    for source in sources:
+        for provider in () if source.witness_of else ledger.events.providers(source.name):
+            number = ledger.buckets.known(source.name, provider)
+            if number is not None:
+                found += _teller(ledger, account_of(source, provider), book_of(source, provider, number), now)
+    return found
+
+
+def _teller(ledger: Ledger, account: Account, book: Book, now: datetime) -> Iterator[Teller]:
+    marks = (complete_until(report, ledger.buckets.coverage(book.number, report.name)) for report in book.usage)
+    # A report of which nothing was ever told is one that this account does not have.
+    until = min((mark for mark in marks if mark is not None), default=None)
+    if until is not None:
+        yield Teller(account.name, book, places_at(book, account.max_series, ledger, now), until)
 
 
 def newest_day(now: datetime) -> datetime:

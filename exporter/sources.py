@@ -208,28 +208,36 @@ class Sources:
         return kept
 
     def _join(self, sender: _Sender, provider: str) -> None:
-        source = sender.source
-        number = self._ledger.buckets.account(source.name, provider)
-        agreed = tuple(Agreed(one.model, one.meter, one.tier, one.usd_per_million) for one in source.prices)
-        account = Account(
-            name=source.name,
-            provider=provider,
-            api_key=source.token,
-            poll_interval=_MINUTE,
-            history=OLDEST,
-            max_series=source.max_series,
-            timeout=_MINUTE,
-            place=source.place,
-            owner=source.owner,
-            labels=source.labels,
-            prices=source.prices,
-        )
-        sender.members[provider] = Member(account, Book(number, provider, (EVENTS,), agreed, closes=False))
+        number = self._ledger.buckets.account(sender.source.name, provider)
+        sender.members[provider] = Member(account_of(sender.source, provider), book_of(sender.source, provider, number))
         known = self._ledger.hours.labels(number, [REPORT])
         sender.combinations[provider] = {labels[1:5] for labels in known}
 
     def _allowance(self) -> Allowance:
         return Allowance(EVENTS_PER_SECOND, EVENTS_AT_ONCE, self._monotonic)
+
+
+def account_of(source: Source, provider: str) -> Account:
+    """Return the account that a source's events of a provider make."""
+    return Account(
+        name=source.name,
+        provider=provider,
+        api_key=source.token,
+        poll_interval=_MINUTE,
+        history=OLDEST,
+        max_series=source.max_series,
+        timeout=_MINUTE,
+        place=source.place,
+        owner=source.owner,
+        labels=source.labels,
+        prices=source.prices,
+    )
+
+
+def book_of(source: Source, provider: str, number: int) -> Book:
+    """Return that account's book; `number` is its own in the ledger."""
+    agreed = tuple(Agreed(one.model, one.meter, one.tier, one.usd_per_million) for one in source.prices)
+    return Book(number, provider, (EVENTS,), agreed, closes=False)
 
 
 def _folded(event: Event, known: set[tuple[str, str, str, str]], limit: int) -> Event:

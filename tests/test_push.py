@@ -17,6 +17,7 @@ from exporter.model import DAY, HOUR
 from exporter.providers import PROVIDERS
 from exporter.settings.config import load
 from exporter.simulator.world import World
+from tests.expose.past import EQUAL, request, results
 from tests.stage import NOON, Clock, Stage, lone, stage
 
 ONE, BATCH, CHANGES = "/api/v1/ai/usage/events", "/api/v1/ai/usage/events/batch", "/api/v1/ai/changes"
@@ -210,6 +211,10 @@ def test_a_late_event_is_counted_in_its_own_hour(it: Stage) -> None:
     assert it.value("ai_cost_daily_usd", account="gateway", date=day) == 2
     assert it.value("ai_cost_today_usd", account="gateway") == 1
     assert it.value("ai_cost_30d_usd", account="gateway") == 3
+    hour = int((NOON - 7 * DAY).replace(minute=0, second=0).timestamp()) * 1000
+    wanted = ((EQUAL, "__name__", "ai_hourly_cost_usd"), (EQUAL, "account", "gateway"))
+    (told,) = results(it.app._reader.answer(request(*wanted, since=hour, until=hour + 3_600_000)))
+    assert [list(samples.values()) for samples in told.values()] == [[2]]
 
 
 def test_pushed_spend_counts_in_budgets(it: Stage) -> None:
@@ -284,6 +289,8 @@ def test_changes_are_told_and_end(it: Stage) -> None:
     ]
     (change,) = httpx.get(f"{it.url}/api/v1/ai/usage/summary").json()["changes"]
     assert (change["title"], change["service"], change["time"]) == ("Search 1.2", "search", "2026-11-18T11:07:30Z")
+    page = it.app.views().landing()
+    assert '<a rel="noreferrer" href="https://ci.example/7">Search 1.2</a></td><td>search</td>' in page
     for number in range(250):
         it.app._note(json.dumps(told | {"title": f"t{number}"}).encode())
     assert len(it.samples()["ai_change_timestamp_seconds"]) == 200

@@ -21,7 +21,7 @@ from exporter.expose.metrics import HISTORY_FAMILIES
 from exporter.expose.openmetrics import history_lines
 from exporter.ledger import Ledger
 from exporter.model import DAY
-from exporter.offline import newest_day, past, tellers, whole_days
+from exporter.offline import newest_day, past, pushed, tellers, whole_days
 from exporter.providers import load_providers
 from exporter.settings import config as settings
 from exporter.windows import Span
@@ -63,9 +63,9 @@ def history(
         raise click.BadParameter(f"{since:%Y-%m-%d} is after --to={last:%Y-%m-%d}", param_hint="--from")
     with said_plainly():
         providers = load_providers()
-        accounts = settings.load(path, providers).accounts
+        config = settings.load(path, providers)
         with past(folder) as ledger:
-            told = tellers(ledger, accounts, providers, now())
+            told = [*tellers(ledger, config.accounts, providers, now()), *pushed(ledger, config.sources, now())]
             span = whole_days(ledger, told, since, last)
             _write_history(ledger, told, span, output)
     for one in told:

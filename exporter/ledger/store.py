@@ -21,7 +21,7 @@ PATIENCE = 5
 
 
 class Store:
-    """A SQLite file in WAL mode with one writing connection and one reading connection per thread.
+    """A SQLite file in WAL mode with one writing connection, and a reading one for each that reads at the same time.
 
     For `reading` only, the file is left as it is, and another process may be writing to it.
     """
@@ -30,7 +30,6 @@ class Store:
         self.path = folder / FILE
         self._reading = reading
         self._lock = threading.RLock()
-        self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._reading_now = 0
         self._closed = False
@@ -75,8 +74,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """One consistent view of the ledger, undisturbed by the writer."""
-        with self._border(), self._in_use():
-            db = self._reader()
+        with self._border(), self._reader() as db:
             db.execute("BEGIN")
             try:
                 yield db
@@ -84,29 +82,27 @@ class Store:
                 db.execute("COMMIT")
 
     @contextmanager
-    def _in_use(self) -> Iterator[None]:
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection that nobody uses: threads come and go, and one of their own would outlive each of them."""
         with self._idle:
             self._check_open()
             self._reading_now += 1
+            db = self._readers.pop() if self._readers else None
         try:
-            yield
+            if db is None:
+                db = self._connect()
+                db.execute("PRAGMA query_only = ON")
+            yield db
         finally:
             with self._idle:
                 self._reading_now -= 1
+                if db is not None:
+                    self._readers.append(db)
                 self._idle.notify_all()
 
     def _check_open(self) -> None:
         if self._closed:
             raise LedgerError(f"The ledger {self.path} is closed: the process is ending.")
-
-    def _reader(self) -> sqlite3.Connection:
-        db = getattr(self._local, "db", None)
-        if db is None:
-            db = self._local.db = self._connect()
-            db.execute("PRAGMA query_only = ON")
-            with self._idle:
-                self._readers.append(db)
-        return db
 
     def size(self) -> int:
         """Return the bytes that the ledger takes on the disk."""
@@ -118,11 +114,11 @@ class Store:
         with self._lock:
             with self._idle:
                 self._closed = True
-                quiet = self._idle.wait_for(lambda: not self._reading_now, PATIENCE)
-            # A connection that is closed under its reader takes the whole process along.
-            for db in (*self._readers, self._writer) if quiet else (self._writer,):
+                self._idle.wait_for(lambda: not self._reading_now, PATIENCE)
+                # Only what nobody uses: a connection that is closed under its reader takes the whole process along.
+                unused, self._readers = self._readers, []
+            for db in (*unused, self._writer):
                 db.close()
-            self._readers.clear()
             if self._guard is not None:
                 self._guard.close()
 

@@ -15,7 +15,7 @@ from exporter.expose.page.budgets import budgets as budget_bars
 from exporter.expose.page.chart import chart
 from exporter.expose.page.facts import Facts, facts
 from exporter.expose.page.style import HATCH, STYLE
-from exporter.expose.page.tables import accounts, models
+from exporter.expose.page.tables import accounts, changes, models
 from exporter.expose.page.top import figures, health, notices, problems
 from exporter.expose.series import Places
 from exporter.ledger import Ledger
@@ -42,7 +42,7 @@ def html(shown: Facts) -> str:
 <p class="top"><a href="metrics">Metrics</a> · version {escape(__version__)} · {shown.now:%Y-%m-%d %H:%M} UTC</p>
 {health(shown)}</header><main>
 {problems(shown)}{notices(shown)}{figures(shown)}{chart(shown.bars())}{budget_bars(shown.budgets, shown.now)}
-{accounts(shown)}{models(shown)}</main>
+{accounts(shown)}{models(shown)}{changes(shown)}</main>
 <footer><small>Money in USD, days in UTC. ≈ estimated until the provider has billed the day;
 * corrected since it was first billed.</small></footer>
 </body></html>

@@ -13,7 +13,7 @@ from exporter.expose.budgets import Told
 from exporter.expose.series import Places, combination
 from exporter.ledger import Day, Ledger
 from exporter.members import Member
-from exporter.model import DAY, HOUR
+from exporter.model import DAY, HOUR, Deed
 from exporter.windows import Span, calendar, floor, slots
 
 LATE = 4 * HOUR
@@ -86,6 +86,8 @@ class Facts:
     accounts: tuple[Account, ...]
     """By name."""
     budgets: tuple[Told, ...]
+    deeds: tuple[Deed, ...] = ()
+    """What CI and others told of the last week, newest first."""
 
     @property
     def shown(self) -> list[datetime]:
@@ -121,7 +123,7 @@ def facts(
 ) -> Facts:
     """Return what the page shows of these accounts and budgets; `places` are those of an account on /metrics."""
     told = (_account(member, ledger, places(member.account.key), now) for member in members)
-    return Facts(now, tuple(sorted(told, key=lambda one: one.name)), tuple(budgets))
+    return Facts(now, tuple(sorted(told, key=lambda one: one.name)), tuple(budgets), tuple(ledger.timeline.newest(now)))
 
 
 def _account(member: Member, ledger: Ledger, places: Places | None, now: datetime) -> Account:

@@ -1,4 +1,4 @@
-"""The landing page's tables: accounts, the last days of each, and the models that cost most."""
+"""The landing page's tables: accounts, the last days of each, the models that cost most, what was changed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from exporter.expose.page.facts import Account, Facts
 from exporter.expose.page.style import sign, told
 from exporter.expose.page.words import clock, lasting, money, percent, text
 from exporter.ledger import Day
-from exporter.model import DAY
+from exporter.model import DAY, Deed
 
 DAYS = 7
 """How many days the page shows one by one, for each account."""
 MOST_MODELS = 10
+MOST_CHANGES = 10
 
 
 def accounts(facts: Facts) -> str:
@@ -88,4 +89,25 @@ def _model(name: str, nano: int, total: int) -> str:
         f'<tr><th scope="row">{text(name)}</th><td class="n">{money(nano)}</td><td class="n share">'
         f'<svg aria-hidden="true"><rect width="{width:.2f}%" height="100%"/></svg>'
         f"<span>{percent(nano, total)}</span></td></tr>\n"
+    )
+
+
+def changes(facts: Facts) -> str:
+    """Return what was done to systems in the last days, as CI and others told it."""
+    if not facts.deeds:
+        return ""
+    rows = "".join(map(_change, facts.deeds[:MOST_CHANGES]))
+    more = len(facts.deeds) - MOST_CHANGES
+    small = f"<small>{more:,} more in seven days</small>\n" if more > 0 else ""
+    return (
+        "<h2>Changes</h2>\n<table><thead><tr><th>When</th><th>What</th><th>Service</th><th>Account</th></tr></thead>\n"
+        f"<tbody>{rows}</tbody></table>\n{small}"
+    )
+
+
+def _change(deed: Deed) -> str:
+    what = f'<a rel="noreferrer" href="{text(deed.link)}">{text(deed.title)}</a>' if deed.link else text(deed.title)
+    return (
+        f'<tr><th scope="row">{clock(deed.moment)}</th><td>{what}</td><td>{text(deed.service)}</td>'
+        f"<td>{text(deed.account)}</td></tr>\n"
     )
