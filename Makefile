@@ -13,7 +13,7 @@ demo: .venv/run ## Run everything here with simulated accounts: no key, nothing 
 test: .venv/dev ## Install what the tests need, then check and test everything.
 	@.ci/tools
 	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest -n auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 check: .venv/dev ## Lint, types, and whether generated files are current.
 	$(BIN)/ruff check exporter grafana tests

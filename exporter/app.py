@@ -43,7 +43,7 @@ from exporter.money.rates import list_rates
 from exporter.poller import Poller
 from exporter.providers import ProviderType
 from exporter.providers.http import Access
-from exporter.settings.config import Account, Budget, Config
+from exporter.settings.config import Account, Config
 from exporter.settings.keys import diagnose
 from exporter.settings.keys import tokens as bearer_tokens
 from exporter.sources import Sources, Taken
@@ -55,6 +55,9 @@ logger = logging.getLogger(__name__)
 
 MOST_SAMPLES = 5_000_000
 """In the answer to one remote read, 18 bytes each: a year of 570 series."""
+
+TOKENS_READ = 10
+"""Every so many seconds the tokens of sources are read again."""
 
 SPREAD = 120
 """Seconds over which accounts that are due at the same time of the hour are spread."""
@@ -98,7 +101,7 @@ class App:
             self._ledger, self._books, surroundings.clock, surroundings.monotonic, publish=self._board.hang
         )
         self._sources.appeared = self._expect
-        self._budgets: tuple[Budget, ...] = ()
+        self._config: Config | None = None
         self._reader = Reader(self._ledger, self._tellers, surroundings.most_samples)
         self._own = Own(self._own_values)
         self._members: dict[str, Polled] = {}
@@ -129,7 +132,7 @@ class App:
                 changed.append(member)
             member.try_again()
             members[account.name] = member
-        self._members, self._budgets = members, config.budgets
+        self._members, self._config = members, config
         self._sources.apply(config.sources, tokens)
         self._expect()
         self._poller.enrol(list(members.values()))
@@ -141,7 +144,15 @@ class App:
     def _expect(self) -> None:
         for name, member in self._members.items():
             member.witnesses = self._sources.witnesses(name)
-        self._board.expect(self._shown(), self._budgets)
+        self._board.expect(self._shown(), self._config.budgets if self._config else ())
+
+    def _read_tokens(self) -> None:
+        """Take tokens over that have changed in their files; where one cannot be read, the old ones hold."""
+        if self._config is not None and self._config.sources:
+            try:
+                self._sources.know(bearer_tokens(self._config, self._with.environ))
+            except ConfigError as error:
+                say(logger, "warn", "Tokens of sources not read again; the old ones hold", problems=str(error))
 
     def _shown(self) -> list[Member]:
         return [*self._members.values(), *self._sources.members]
@@ -297,6 +308,7 @@ class App:
 
     def _run_timer(self) -> None:
         self._jobs.every(1).seconds.do(self.tick)
+        self._jobs.every(TOKENS_READ).seconds.do(self._read_tokens)
         self._jobs.every(1).hours.do(self._retain)
         due: Callable[[], object] = self._jobs.run_all
         while self.fatal is None:

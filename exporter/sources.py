@@ -100,8 +100,13 @@ class Sources:
             for provider in self._ledger.events.providers(source.name):
                 self._join(sender, provider)
             senders[source.name] = sender
-        self._senders, self._tokens = senders, Tokens(tokens)
+        self._senders = senders
+        self.know(tokens)
         self.turn()
+
+    def know(self, tokens: Mapping[str, Secret]) -> None:
+        """Take over the sources' bearer tokens, of which only digests are kept."""
+        self._tokens = Tokens(tokens)
 
     @property
     def members(self) -> list[Member]:

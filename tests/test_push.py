@@ -202,6 +202,18 @@ def test_nobody_pushes_without_a_sources_token(it: Stage, path: str, header: str
     assert TOKEN not in answer.text
 
 
+def test_a_token_that_changes_in_its_file_is_known_without_a_reload(it: Stage) -> None:
+    """The new one is taken and the old one no more; a file that cannot be read changes nothing."""
+    file, new = it.folder / "gateway.token", "gateway-token-of-tomorrow"
+    file.write_text(new)
+    it.app._read_tokens()
+    assert [_post(it, _event(), token=one).status_code for one in (TOKEN, new)] == [401, 202]
+    for unusable in ("", "short", OTHER_TOKEN):
+        file.write_text(unusable)
+        it.app._read_tokens()
+        assert _post(it, _event(), token=new).status_code == 202
+
+
 def test_a_late_event_is_counted_in_its_own_hour(it: Stage) -> None:
     """An event of last week changes last week's day and not today, and history tells its hour."""
     _post(it, _event(costUsd=1))

@@ -11,8 +11,9 @@ import pytest
 
 from exporter.errors import ConfigError
 from exporter.model import KeyKind, Secret
-from exporter.settings.config import load
-from exporter.settings.keys import KeySource, check, diagnose, warnings
+from exporter.providers import PROVIDERS
+from exporter.settings.config import Config, load
+from exporter.settings.keys import KeySource, check, diagnose, tokens, warnings
 
 PLACE = "config.yaml:4"
 KINDS = (
@@ -186,3 +187,31 @@ def test_two_accounts_with_one_key_are_told(tmp_path: Path) -> None:
     config = load(tmp_path / "config.yaml", ("openai", "anthropic"))
     place = f"{tmp_path / 'config.yaml'}:4"
     assert warnings(config, {}) == [f"{place}: c has the same key as a: what it spends counts twice"]
+
+
+def _sources(folder: Path, **contents: str) -> Config:
+    lines = ["accounts: [{name: acme, provider: openai, api_key_env: KEY}]", "ingest:", "  sources:"]
+    for name, content in contents.items():
+        (folder / f"{name}.token").write_text(content)
+        lines.append(f"  - {{name: {name}, token_file: {name}.token}}")
+    (folder / "config.yaml").write_text("\n".join(lines))
+    return load(folder / "config.yaml", PROVIDERS)
+
+
+def test_every_source_has_a_token_of_its_own(tmp_path: Path) -> None:
+    """Tokens are read from their files; one that is short, shared or not there is told by file and line."""
+    good = _sources(tmp_path, one="a" * 20, two="b" * 40 + "\n")
+    assert tokens(good, {}) == {"one": Secret("a" * 20), "two": Secret("b" * 40)}
+    bad = _sources(tmp_path, one="a" * 20, two="a" * 20, three="guess", four="")
+    (tmp_path / "one.token").chmod(0o644)
+    with pytest.raises(ConfigError) as caught:
+        tokens(bad, {})
+    place = tmp_path / "config.yaml"
+    weak = "it holds fewer than 20 characters; make one with `openssl rand -hex 32`"
+    assert str(caught.value).splitlines() == [
+        f"{place}:5: token_file {tmp_path}/two.token: it holds the token of one; give each source its own",
+        f"{place}:6: token_file {tmp_path}/three.token: {weak}",
+        f"{place}:7: token_file {tmp_path}/four.token: it is empty; put the key there",
+    ]
+    assert "guess" not in str(caught.value)
+    assert any("one.token: everyone on this machine may read it" in one for one in warnings(bad, {"KEY": "x"}))
