@@ -138,6 +138,9 @@ class App:
         self._poller.enrol(list(members.values()))
         for member in changed:
             self._publish(member)
+        for one in self._sources.members:
+            if self._board.places(one.account.key) is None:
+                self._board.hang(one)
         self._board.refresh(at_once=True)
         self._reloads.succeeded, self._reloads.at = True, self._with.clock().timestamp()
 

@@ -32,6 +32,8 @@ EVENTS_PER_SECOND = 10_000
 EVENTS_AT_ONCE = 30_000
 BEAT = 5 * _MINUTE
 """How often an account that nothing is told of is shown anew."""
+SHARE = 4
+"""Valuing and showing may take one part in so many of the time: what is large is shown anew less often."""
 MOST_PROVIDERS = 20
 """That one source may name."""
 FOLDED_BEYOND = 10
@@ -84,6 +86,7 @@ class Sources:
         self._tokens = Tokens({})
         self._changed: set[tuple[str, str]] = set()
         self._next_beat = clock()
+        self._not_before = 0.0
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="sources")
         self._work: Future[None] | None = None
@@ -174,6 +177,8 @@ class Sources:
             if not self._work.done():
                 return
             self._work.result()
+        if self._monotonic() < self._not_before:
+            return
         if self._clock() >= self._next_beat:
             self._next_beat = self._clock() + BEAT
             self.turn()
@@ -186,6 +191,7 @@ class Sources:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _show(self, changed: set[tuple[str, str]]) -> None:
+        began = self._monotonic()
         for name, provider in sorted(changed):
             sender = self._senders.get(name)
             member = sender.members.get(provider) if sender else None
@@ -195,6 +201,7 @@ class Sources:
                 if not sender.source.witness_of:
                     self._books.value(member.book, now)
                     self._publish(member)
+        self._not_before = self._monotonic() + SHARE * (self._monotonic() - began)
 
     def _admitted(self, sender: _Sender, events: Mapping[int, Event], refused: list[Refused]) -> dict[int, Event]:
         """Return the events that may be kept, as they may be: providers and labels are bounded."""

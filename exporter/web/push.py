@@ -22,7 +22,7 @@ LONGEST = {EVENT: 16 << 10, BATCH: 1 << 20, CHANGES: 16 << 10}
 """Bytes of the bodies that these paths take."""
 
 AT_ONCE = 8
-"""Requests that are worked on at the same time."""
+"""Requests that are taken at the same time; a summary is made one at a time, and keeps none of them waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Desk:
 
 def push_routes(desk: Desk) -> list[Route]:
     """Return the routes."""
-    limiter = CapacityLimiter(AT_ONCE)
+    limiter, reading = CapacityLimiter(AT_ONCE), CapacityLimiter(1)
 
     async def one(request: Request) -> Response:
         return _single(await _taken(request, batch=False))
@@ -62,7 +62,7 @@ def push_routes(desk: Desk) -> list[Route]:
         return JSONResponse({"status": "accepted"}, 202)
 
     async def summary(request: Request) -> Response:
-        told = await to_thread.run_sync(desk.summary, request.query_params.get("days", "30"), limiter=limiter)
+        told = await to_thread.run_sync(desk.summary, request.query_params.get("days", "30"), limiter=reading)
         return JSONResponse(told, headers={"cache-control": "no-store"})
 
     async def document(_: Request) -> Response:
