@@ -114,6 +114,22 @@ def test_agreed_prices_hold_for_a_source_too(it: Stage) -> None:
     assert it.value("ai_cost_today_usd", account="gateway", model="our-own") == 50
 
 
+def test_a_key_is_told_by_its_name_and_never_itself(it: Stage) -> None:
+    """Where the source's labels ask for it, the key's name is a label; what is a key itself is hidden, and counts."""
+    names = ["Search-Prod-2026-eu-west", "sk-proj-3nM8bV5cR2Zq7wX9kT", "9aF3kQ8zL1mN7vB2xC6d"]
+    _post(it, [_event(apiKey=name) for name in names], BATCH)
+    _shown(it)
+    assert it.value("ai_requests_today", account="gateway") == 3
+    document = yaml.safe_load(it.config.path.read_text())
+    document["ingest"]["sources"][0]["labels"] = ["api_key"]
+    it.config.path.write_text(yaml.safe_dump(document))
+    it.app.apply(load(it.config.path, PROVIDERS))
+    _post(it, [_event(apiKey=name) for name in names], BATCH)
+    _shown(it)
+    shown = {name: it.value("ai_requests_today", account="gateway", api_key=name) for name in [*names, "<secret>"]}
+    assert list(shown.values()) == [1, None, None, 2]
+
+
 def test_the_same_id_is_counted_once(it: Stage) -> None:
     """Told again it changes nothing, also after a restart; with another content it is a conflict."""
     told = _event(id="call-1")
@@ -155,7 +171,6 @@ def test_of_a_batch_the_good_ones_are_kept(it: Stage) -> None:
         (_event(timestamp="2026-11-18T12:00:00"), "timestamp: expected a time such as"),
         (_event(cacheReadTokens=101), "parts of promptTokens, and are more than it"),
         (_event(workspace="a\nb"), "workspace: holds a line break or a control character"),
-        (_event(apiKey="sk-proj-3nM8bV5cR2Zq7wX9kT"), "apiKey: looks like a key itself; send its name or id instead"),
         (_event(ago=-6 * MINUTE), "timestamp is more than 5 minutes in the future"),
         (_event(ago=36 * DAY), "timestamp is more than 35 days ago"),
         (7, "it: expected an object, got 7"),
@@ -166,7 +181,6 @@ def test_of_a_batch_the_good_ones_are_kept(it: Stage) -> None:
     for one, (_, reason) in zip(taken["refused"], bad, strict=True):
         assert reason in one["reason"], one
         assert one["status"] == 422
-    assert "sk-proj" not in json.dumps(taken)
     _shown(it)
     assert it.value("ai_tokens_today", account="gateway") == 125
 
