@@ -329,6 +329,7 @@ def test_the_summary_adds_up_to_metrics(it: Stage) -> None:
     _post(it, [_event(costUsd=1.25, workspace="A"), _event(ago=DAY, costUsd=2, workspace="B")], BATCH)
     _shown(it)
     summary = httpx.get(f"{it.url}/api/v1/ai/usage/summary", params={"days": 30}).json()
+    assert "<summary>gateway · $3.25</summary>" in it.app.views().landing()
     assert summary["totals"]["costUsd"] == pytest.approx(it.value("ai_cost_30d_usd"))
     assert summary["totals"]["tokens"] == it.value("ai_tokens_30d")
     assert summary["totals"]["requests"] == it.value("ai_requests_30d")

@@ -50,8 +50,10 @@ def _last_days(account: Account, facts: Facts) -> str:
         for start, day in zip(reversed(shown), reversed(known), strict=True)
     )
     total = sum(day.cost for day in known if day is not None)
+    shared = sum(one.name == account.name for one in facts.accounts) > 1
+    name = f"{account.name} ({account.provider})" if shared else account.name
     return (
-        f'<details><summary>{text(account.name)} · {money(total)}</summary><table class="narrow"><tbody>'
+        f'<details><summary>{text(name)} · {money(total)}</summary><table class="narrow"><tbody>'
         f"{rows}</tbody></table></details>\n"
     )
 
