@@ -196,8 +196,9 @@ def _snapshot(folder: Path) -> dict[str, int]:
 def test_the_ledger_needs_no_place_for_temporary_files(tmp_path: Path) -> None:
     """SQLite's temporary tables stay in memory: an image that runs with --read-only has no /tmp for them."""
     store = Store(tmp_path)
-    for connection in (store._writer, store._reader()):
-        assert connection.execute("PRAGMA temp_store").fetchone() == (2,)
+    with store._reader() as reader:
+        for connection in (store._writer, reader):
+            assert connection.execute("PRAGMA temp_store").fetchone() == (2,)
     store.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -62,7 +63,7 @@ class _Grouped:
 
 def days_asked(text: str) -> int:
     """Return for how many days a summary is wanted. Raises IngestError."""
-    if not text.isdecimal() or not 1 <= int(text) <= DAYS_SHOWN:
+    if not re.fullmatch("[1-9][0-9]?", text) or int(text) > DAYS_SHOWN:
         raise IngestError(422, f"days: expected a whole number from 1 to {DAYS_SHOWN}")
     return int(text)
 

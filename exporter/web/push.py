@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ SUMMARY, DOCUMENT = "/api/v1/ai/usage/summary", "/api/v1/openapi.json"
 
 LONGEST = {EVENT: 16 << 10, BATCH: 1 << 20, CHANGES: 16 << 10}
 """Bytes of the bodies that these paths take."""
+
+_KEY = re.compile("[!-~]{0,255}")
 
 AT_ONCE = 8
 """Requests that are taken at the same time; a summary is made one at a time, and keeps none of them waiting."""
@@ -52,8 +55,10 @@ def push_routes(desk: Desk) -> list[Route]:
         return _several(await _taken(request, batch=True))
 
     async def _taken(request: Request, *, batch: bool) -> Taken:
-        source, body = _source(request, desk), await request.body()
-        key = request.headers.get("idempotency-key", "")
+        source, key = _source(request, desk), request.headers.get("idempotency-key", "")
+        if not _KEY.fullmatch(key):
+            raise IngestError(422, "Idempotency-Key: expected at most 255 characters, without spaces and within ASCII")
+        body = await request.body()
         return await to_thread.run_sync(desk.take, source, body, key, batch, limiter=limiter)
 
     async def changes(request: Request) -> Response:
