@@ -270,7 +270,7 @@ def test_who_stays_is_polled_as_if_nothing_happened(play: Play, account: str) ->
     assert {one.path.rpartition("/")[2] for one in asked} == {REPORT}
     moments = [int(one.query["end_time"]) for one in asked]
     pauses = {later - earlier for earlier, later in itertools.pairwise(moments)}
-    assert len(moments) >= 5
+    assert len(moments) >= 4
     assert min(pauses) >= INTERVAL
     assert max(pauses) <= LATEST
 
@@ -291,15 +291,14 @@ def test_who_is_removed_is_gone_and_who_returns_has_its_history(play: Play) -> N
         assert f'account="{COMING}"' not in page.text
     for page in play.after["returned"]:
         assert page.tokens(COMING) == known
-    assert play.made[COMING] > 5
+    assert play.made[COMING] >= 4
 
 
 def test_a_new_owner_is_shown_at_once(play: Play) -> None:
     """Right after the reload the account has its new owner, and no other one."""
     for kind, owner in (("renamed", "research"), ("renamed back", "platform")):
-        assert [page.labels("ai_account_info", "owner", RENAMED) for page in play.after[kind]] == [{owner}] * (
-            WARMING + ROUNDS
-        )
+        shown = [page.labels("ai_account_info", "owner", RENAMED) for page in play.after[kind]]
+        assert shown == [{owner}] * (WARMING + ROUNDS)
 
 
 def test_reloads_leave_nothing_behind(play: Play) -> None:

@@ -324,7 +324,7 @@ def test_no_object_shows_its_secret(house: House, app: App) -> None:
 def test_a_key_in_the_wrong_place_is_not_repeated(tmp_path: Path, field: str) -> None:
     """Where a field of an account is or holds the key itself, the complaint does not."""
     path = tmp_path / "config.yaml"
-    for key in KEYS.values():
+    for key in (f"{before}{key}" for key in KEYS.values() for before in ("", "Bearer ")):
         account = {"name": "acme", "provider": "openai", "api_key_file": "acme.key", field: key}
         path.write_text(yaml.safe_dump({"accounts": [account]}))
         with pytest.raises(ConfigError) as refused:

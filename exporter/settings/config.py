@@ -27,7 +27,7 @@ from exporter.settings.shapes import (
     SourceShape,
     fit,
 )
-from exporter.settings.words import Steps, nearest, shown, unreadable
+from exporter.settings.words import Steps, hidden, nearest, shown, unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def _account_files(main: Document, problems: list[Problem]) -> list[Document]:
         try:
             files |= dict.fromkeys(_matching(main.path, pattern))
         except OSError as error:
-            problems.append(main.problem(("account_files", index), f"{error.filename}: {unreadable(error)}"))
+            problems.append(main.problem(("account_files", index), f"{_named(error)}: {unreadable(error)}"))
     documents = []
     for file in files:
         try:
@@ -178,6 +178,12 @@ def _account_files(main: Document, problems: list[Problem]) -> list[Document]:
         except ConfigError as error:
             problems += error.problems
     return documents
+
+
+def _named(error: OSError) -> str:
+    """Return the path that an error is about, without what may be a key in the place of a name."""
+    path = Path(str(error.filename))
+    return str(path.with_name(hidden(path.name))) if path.name else str(path)
 
 
 def _matching(main: Path, pattern: str) -> list[Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from exporter.errors import ConfigError, Problem
-from exporter.settings.words import Steps, spoken, unreadable
+from exporter.settings.words import Steps, hidden, spoken, unreadable
 
 _LARGEST_FILE = 4 << 20
 _MOST_VALUES = 100_000
@@ -133,7 +133,7 @@ class _Walk:
         if isinstance(node, yaml.SequenceNode):
             return [self._inner(item, item, (*steps, index)) for index, item in enumerate(node.value)]
         if variable := _VARIABLE.search(node.value):
-            self._complain(node, steps, f"{variable[0]} is not filled in here; write what it stands for")
+            self._complain(node, steps, f"{hidden(variable[0])} is not filled in here; write what it stands for")
         return _scalar(node.tag, node.value)
 
     def _mapping(self, node: yaml.MappingNode, steps: Steps) -> dict[str, object]:

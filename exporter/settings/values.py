@@ -28,6 +28,8 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile("gAAAAA[A-Za-z0-9_-]{90,8000}={0,2}")
 _URL = re.compile(r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:/[A-Za-z0-9._~%/-]*)?")
+_PREFIX = re.compile("(sk|crsr|key)[-_]")
+"""How keys begin; a file in a folder may have a name that is as random as one."""
 _LABELS = ("api_key",)
 _PERIODS = ("day", "week", "month")
 _AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -95,7 +97,8 @@ def _printable(value: str) -> str:
 def _file_name(value: str) -> str:
     if not value:
         raise told("is empty; name a file")
-    if "/" not in value and looks_like_key(value):
+    name = value.rpartition("/")[2]
+    if looks_like_key(name) and ("/" not in value or _PREFIX.match(name)):
         raise told("this looks like a key and not like the name of a file; put the key into a file and name that")
     return _printable(value)
 

@@ -16,10 +16,19 @@ _MIXED = (re.compile("[A-Z]"), re.compile("[a-z]"), re.compile("[0-9]"))
 
 
 def looks_like_key(text: str) -> bool:
-    """Tell whether a text has the looks of an API key: long, and random rather than spelled."""
-    if len(text) < 20 or " " in text:
+    """Tell whether a word of a text has the looks of an API key: long, and random rather than spelled."""
+    return any(map(_is_random, text.split()))
+
+
+def hidden(text: str) -> str:
+    """Return a text as it is, or `<secret>` where it looks like a key."""
+    return "<secret>" if looks_like_key(text) else text
+
+
+def _is_random(word: str) -> bool:
+    if len(word) < 20:
         return False
-    return bool(_RUN_OF_A_KEY.search(text)) or all(kind.search(text) for kind in _MIXED)
+    return bool(_RUN_OF_A_KEY.search(word)) or all(kind.search(word) for kind in _MIXED)
 
 
 def shown(value: object) -> str:
