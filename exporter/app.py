@@ -301,9 +301,12 @@ class App:
             raise self._broken(error) from error
 
     def _summary(self, days: str) -> Mapping[str, Any]:
-        now, board = self._with.clock(), self._board
-        deeds = self._ledger.timeline.newest(now)
-        return summary(self._shown(), self._ledger, board.places, board.signals, deeds, days_asked(days), now)
+        now, board, asked = self._with.clock(), self._board, days_asked(days)
+        try:
+            deeds = self._ledger.timeline.newest(now)
+            return summary(self._shown(), self._ledger, board.places, board.signals, deeds, asked, now)
+        except LedgerError as error:
+            raise self._broken(error) from error
 
     def _broken(self, error: LedgerError) -> IngestError:
         self._break(error)

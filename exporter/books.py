@@ -116,7 +116,7 @@ class Books:
             estimate=estimate,
             lesson=json.dumps(worth.lesson.plain()) if bill else "",
         )
-        self._ledger.costs.put(book.number, day, valued, told)
+        self._ledger.costs.put(book.number, day, valued, told, moving=not book.closes)
         return bool(bill)
 
     def _lessons(self, book: Book, before: datetime) -> list[Lesson]:

@@ -158,10 +158,12 @@ def test_a_request_with_a_key_is_counted_once(it: Stage) -> None:
 
 def test_of_a_batch_the_good_ones_are_kept(it: Stage) -> None:
     """Bad ones are listed by index and reason with 207, the others are counted; camelCase and snake_case both do."""
-    snake = {"provider": "vertex", "model": "gemini-3-pro", "timestamp": NOON.timestamp(), "completion_tokens": 5}
+    snake = {"provider": "vertex", "model": "gemini-3-pro", "timestamp": NOON.timestamp(), "completion_tokens": 5.0}
     bad = [
         (_event(promptTokens=-1), "promptTokens must be at least 0"),
         (_event(tokens=1), '"tokens" is unknown'),
+        (_event(link="x"), '"link" is unknown'),
+        (_event(promptTokens=1.5), "promptTokens: expected a whole number, got 1.5"),
         (_event(completionToken=1), '"completionToken" is unknown; did you mean completionTokens?'),
         (_event(model=""), "model must have at least 1 characters"),
         (_event(provider="Bedrock"), 'provider: "Bedrock" does not fit'),
@@ -170,7 +172,7 @@ def test_of_a_batch_the_good_ones_are_kept(it: Stage) -> None:
         (_event(timestamp="yesterday"), "timestamp: expected a time such as 2026-11-21T10:15:00Z"),
         (_event(timestamp="2026-11-18T12:00:00"), "timestamp: expected a time such as"),
         (_event(cacheReadTokens=101), "parts of promptTokens, and are more than it"),
-        (_event(workspace="a\nb"), "workspace: holds a line break or a control character"),
+        (_event(workspace="a\nb"), "workspace: holds a line break or another character that cannot be shown"),
         (_event(ago=-6 * MINUTE), "timestamp is more than 5 minutes in the future"),
         (_event(ago=36 * DAY), "timestamp is more than 35 days ago"),
         (7, "it: expected an object, got 7"),
@@ -192,6 +194,7 @@ def test_of_a_batch_the_good_ones_are_kept(it: Stage) -> None:
         (ONE, b'{"costUsd": NaN}', 400, "the body is no JSON"),
         (ONE, b"\xff", 400, "the body is no JSON"),
         (ONE, b"[]", 422, "it: expected an object, got a list"),
+        (ONE, b'{"promptTokens": 1e99999999}', 422, "promptTokens: expected a whole number"),
         (BATCH, b"{}", 422, 'expected {"events": [...]}'),
         (BATCH, b"[]", 422, "a batch holds 1 to 300 events, got 0"),
         (BATCH, json.dumps([{}] * 301).encode(), 413, "a batch holds 1 to 300 events, got 301"),

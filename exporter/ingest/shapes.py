@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
@@ -27,7 +37,7 @@ _KEY = re.compile(r"^(sk|crsr|key)[-_]|(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za
 def _moment(value: object) -> datetime:
     try:
         if isinstance(value, str):
-            moment: datetime | None = datetime.fromisoformat(value)
+            moment: datetime | None = datetime.fromisoformat(value.upper())
         elif isinstance(value, int | Decimal) and not isinstance(value, bool) and value >= _SECONDS_OF_2000:
             moment = utc(float(value))
         else:
@@ -51,7 +61,14 @@ def _dollars(value: object) -> Decimal:
 
 def _printable(value: str) -> str:
     if not value.isprintable():
-        raise told("holds a line break or a control character")
+        raise told("holds a line break or another character that cannot be shown")
+    return value
+
+
+def _whole(value: object) -> object:
+    """Take 47.0 for the whole number that it is; 1e999999 is not worth its digits."""
+    if isinstance(value, Decimal) and value.adjusted() < 20 and value == value.to_integral_value():
+        return int(value)
     return value
 
 
@@ -71,7 +88,7 @@ _SAFE = AfterValidator(_printable)
 
 Moment = Annotated[datetime, PlainValidator(_moment), WithJsonSchema(_TIME)]
 Dollars = Annotated[Decimal, PlainValidator(_dollars), WithJsonSchema(_USD)]
-Count = Annotated[int, Field(ge=0, le=MOST_TOKENS)]
+Count = Annotated[int, Field(ge=0, le=MOST_TOKENS), BeforeValidator(_whole)]
 Name = Annotated[str, Field(min_length=1, max_length=128), _SAFE]
 Label = Annotated[str, Field(max_length=128), _SAFE]
 
@@ -139,19 +156,20 @@ class Change(Pushed):
 
 def complaint(error: ValidationError) -> str:
     """Say in plain words what is wrong with something that was pushed, all of it in one line."""
-    return "; ".join(_in_plain_words(each) for each in error.errors())
+    known = [
+        to_camel(name) for shape in (UsageEvent, Change) if shape.__name__ == error.title for name in shape.model_fields
+    ]
+    return "; ".join(_in_plain_words(each, known) for each in error.errors())
 
 
-_KNOWN = sorted({to_camel(name) for shape in (UsageEvent, Change) for name in shape.model_fields})
-
-
-def _in_plain_words(error: ErrorDetails) -> str:
+def _in_plain_words(error: ErrorDetails, known: Sequence[str]) -> str:
     place, limits = ".".join(map(str, error["loc"])) or "it", error.get("ctx", {})
     match error["type"]:
         case "missing":
             return f"{place} is missing"
         case "extra_forbidden":
-            return f"{shown(place)} is unknown{_near(place)}"
+            hint = nearest(place, known)
+            return f"{shown(place)} is unknown" + (f"; {hint}" if hint else "")
         case "told":
             return f"{place}: {error['msg']}"
         case "string_too_long" | "string_too_short":
@@ -172,11 +190,6 @@ _EXPECTED = {
     "model_type": "an object",
     "dict_type": "an object",
 }
-
-
-def _near(name: str) -> str:
-    hint = nearest(name, _KNOWN)
-    return f"; {hint}" if hint else ""
 
 
 def _only(limits: dict[str, object]) -> object:

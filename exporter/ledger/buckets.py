@@ -109,7 +109,9 @@ class Buckets:
     def note(self, added: Added) -> None:
         """Let readers know of a change that can be read by now."""
         self._changes.note(added.account, added.days)
-        self._coverage[added.account, added.report] = added.coverage
+        known = self._coverage.get((added.account, added.report))
+        if known is None or known.until <= added.coverage.until:  # else somebody was faster with a newer one
+            self._coverage[added.account, added.report] = added.coverage
 
     def coverage(self, account: int, report: str) -> Coverage | None:
         """Return what a report's tellings cover; None before the first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -65,18 +65,21 @@ class Costs:
         with self._store.read() as db:
             return _noted(db, account, int(day.timestamp())).told
 
-    def put(self, account: int, day: datetime, worth: Worth, told: int) -> None:
+    def put(self, account: int, day: datetime, worth: Worth, told: int, *, moving: bool = False) -> None:
         """Replace the cost of one UTC day. A billed day whose sum changes is counted as restated by the difference.
 
         Does nothing where the day has changed since it was told `told` times: what was valued is no longer true,
-        and the day is still among the unvalued.
+        and the day is still among the unvalued. So it is where it is `moving`, told more at any moment, but then it
+        takes the cost of what was known: else it would have none while much is told.
         """
         start, width = int(day.timestamp()), int(HOUR.total_seconds())
         points = [(start + hour * width, labels(row), row.value) for hour, cost in worth.hours.items() for row in cost]
         with self._store.write() as db:
             known = _noted(db, account, start)
             if known.told != told:
-                return
+                if not moving:
+                    return
+                worth = replace(worth, method="")
             before = db.execute(
                 "SELECT COALESCE(SUM(value), 0) FROM cost WHERE account = ? AND start >= ? AND start < ?",
                 (account, start, start + _DAY),

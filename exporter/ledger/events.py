@@ -23,6 +23,7 @@ REPORT = "events"
 Outcome = Literal["accepted", "repeated", "conflict"]
 """Counted now; counted before, in the same words; not counted: its id was given to something else before."""
 
+_FORGOTTEN_AT_ONCE = 10_000
 _Sums = dict[datetime, dict[Labels, int]]
 
 
@@ -70,8 +71,14 @@ class Events:
 
     def forget(self, before: datetime) -> None:
         """Forget the ids of events that happened before this: nobody may tell them again."""
-        with self._store.write() as db:
-            db.execute("DELETE FROM event WHERE start < ?", (int(before.timestamp()),))
+        left = 1
+        while left:
+            # In small pieces: those who push wait for each.
+            with self._store.write() as db:
+                left = db.execute(
+                    "DELETE FROM event WHERE (source, id) IN (SELECT source, id FROM event WHERE start < ? LIMIT ?)",
+                    (int(before.timestamp()), _FORGOTTEN_AT_ONCE),
+                ).rowcount
 
 
 def _of(told: Sequence[Event], outcomes: Sequence[Outcome], wanted: Outcome) -> Iterator[Event]:

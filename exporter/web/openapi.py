@@ -65,13 +65,13 @@ def _answer(description: str, schema: Shape) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
+_BROKEN = {"503": _answer("The ledger cannot be read or written; nothing of this was kept.", _ERROR)}
 _REFUSED = {
     "400": _answer("The body is no JSON.", _ERROR),
     "401": _answer("The token is that of no source.", _ERROR),
     "413": {"description": "The body, or the batch, is too long."},
     "422": _answer("It does not fit; nothing of it is counted.", _ERROR),
-    "503": _answer("The ledger cannot be written; nothing of it is kept.", _ERROR),
-}
+} | _BROKEN
 _BUSY = {"429": _answer("Too many events; ask again after Retry-After seconds.", _ERROR)}
 _KEY = {
     "name": "Idempotency-Key",
@@ -126,7 +126,8 @@ def document(version: str) -> Shape:
                 "get": {
                     "summary": "What was spent in the last days, today included (UTC).",
                     "parameters": [days],
-                    "responses": {"200": _answer("Sums.", _SUMMARY), "422": _answer("days is out of range.", _ERROR)},
+                    "responses": {"200": _answer("Sums.", _SUMMARY), "422": _answer("days is out of range.", _ERROR)}
+                    | _BROKEN,
                 }
             },
             DOCUMENT: {"get": {"summary": "This document.", "responses": {"200": {"description": "OpenAPI 3.1."}}}},

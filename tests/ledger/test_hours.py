@@ -102,6 +102,16 @@ def test_a_valuation_that_came_too_late_changes_nothing(ledger: Ledger) -> None:
     assert ledger.hours.cost(1, DAY1) == {}
 
 
+def test_a_day_that_is_told_more_all_the_time_has_a_cost_meanwhile(ledger: Ledger) -> None:
+    """Where it is moving, it takes the cost of what was known, and has to be valued again."""
+    ledger.buckets.account("a", "p")
+    before = ledger.costs.told(1, DAY1)
+    tell(ledger, "use", 0, 5)
+    ledger.costs.put(1, DAY1, Worth({4: [Row(COST, 9)]}, {}, "by hand", billed=False), before, moving=True)
+    assert sum(map(sum, ledger.hours.cost(1, DAY1).values())) == 9
+    assert ledger.costs.unvalued(1, "by hand") == [DAY1]
+
+
 def test_days_and_labels_are_those_of_the_account(ledger: Ledger) -> None:
     """The days within a span of which anything is known, and the labels of the reports that are asked for."""
     ledger.buckets.account("a", "p")

@@ -1,0 +1,218 @@
+"""5,000 durable events a second from four clients while being scraped, beside the plainest server that keeps them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from exporter.ledger import Ledger
+from exporter.ledger.events import REPORT
+from exporter.model import DAY, REQUESTS, utc
+from exporter.windows import Span
+from tests.benchmarks.process import ROOT, process, tell_and_wait
+from tests.command import Exporter, started
+
+CLIENTS, SIZE, RATE, SECONDS = 4, 300, 5000, 10
+BATCHES = RATE * SECONDS // SIZE // CLIENTS
+"""Of each client."""
+MOST_SECONDS = 0.25
+MOST_TIMES_A_SCRAPE = 3
+PATH, TOKEN = "/api/v1/ai/usage/events/batch", "gateway-token-71e9d2c4"
+DAYS, MODELS, WORKSPACES, LATE = 34, 20, 10, 0.02
+"""Labels, and the share of events that come late: they fall on any of so many days."""
+
+
+@dataclass
+class Side:
+    """One server: how long its batches took, from when each was due until it was acknowledged, and its CPU time."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list)
+    took: float = 0.0
+    computed: float = 0.0
+
+    def push(self, port: int, pid: int) -> None:
+        """Let clients in a process of their own push to it."""
+        before, command = computed(pid), [sys.executable, "-m", __name__, "clients", str(port)]
+        told = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
+        self.seconds, self.took, self.computed = told["seconds"], told["took"], computed(pid) - before
+
+    @property
+    def events(self) -> int:
+        """How many were acknowledged."""
+        return len(self.seconds) * SIZE
+
+    @property
+    def slowest(self) -> float:
+        """The 99th percentile of a batch, in seconds."""
+        return quantiles(self.seconds, n=100)[-1]
+
+    def line(self) -> str:
+        """Return a line of the table."""
+        times = f"median {median(self.seconds) * 1000:6.1f} ms, p99 {self.slowest * 1000:6.1f} ms"
+        cost = f"{self.computed / self.events * 1e6:5.0f} us of CPU an event"
+        return f"  {self.name:<22}{self.events / self.took:7.0f} events/s  {times}  {cost}"
+
+
+def test_five_thousand_durable_events_a_second_while_being_scraped(tmp_path: Path) -> None:
+    """Every batch is acknowledged, 99 of 100 within 250 ms, is there after kill -9, and scrapes stay as fast."""
+    ours, plain = Side("here"), Side("a row per event")
+    with configured(tmp_path) as it:
+        with scraping(it) as meanwhile:
+            ours.push(int(it.url.rpartition(":")[2]), it.process.pid)
+        with scraping(it) as at_rest:
+            time.sleep(5)
+        it.end(signal.SIGKILL)
+    with process(__name__, "plain", str(tmp_path / "plain.db")) as told:
+        plain.push(int(told["port"]), int(told["pid"]))
+    print(f"\n  {RATE:,} events/s wanted, in batches of {SIZE} from {CLIENTS} clients, for {SECONDS} s")
+    print(ours.line(), plain.line(), sep="\n")
+    print(f"  CPU time an event: {ours.computed / plain.computed:.1f} times the plain server's")
+    print(f"  /metrics while pushing {told_of(meanwhile)}; at rest {told_of(at_rest)}")
+    assert kept(tmp_path / "ledger") == ours.events == plain.events == BATCHES * CLIENTS * SIZE
+    assert ours.events / ours.took >= RATE * 0.99
+    assert ours.slowest < MOST_SECONDS
+    assert median(meanwhile) < median(at_rest) * MOST_TIMES_A_SCRAPE
+
+
+@contextmanager
+def configured(folder: Path) -> Iterator[Exporter]:
+    """Run an exporter with one source."""
+    (folder / "token").touch(mode=0o600)
+    (folder / "token").write_text(TOKEN)
+    (folder / "config.yaml").write_text("ingest: {sources: [{name: gateway, token_file: token}]}\n")
+    with started(f"--config.file={folder / 'config.yaml'}", f"--storage.path={folder / 'ledger'}") as it:
+        yield it
+
+
+@contextmanager
+def scraping(it: Exporter) -> Iterator[list[float]]:
+    """Scrape four times a second until the block ends; yield the seconds that each scrape took."""
+    seconds, stop = list[float](), threading.Event()
+
+    def scrape() -> None:
+        while not stop.wait(0.25):
+            began = time.perf_counter()
+            assert it.get().status_code == 200
+            seconds.append(time.perf_counter() - began)
+
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(scrape)
+        try:
+            yield seconds
+        finally:
+            stop.set()
+        work.result()
+
+
+def told_of(seconds: list[float]) -> str:
+    """Return how long scrapes took, in words."""
+    return f"median {median(seconds) * 1000:.1f} ms, slowest {max(seconds) * 1000:.1f} ms"
+
+
+def computed(pid: int) -> float:
+    """Return the seconds of CPU that a process has used so far."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def kept(folder: Path) -> int:
+    """Count the events in a ledger."""
+    ledger = Ledger(folder, reading=True)
+    number = ledger.buckets.known("gateway", "vllm")
+    assert number is not None
+    units = ledger.buckets.units(number, [REPORT], Span(utc(time.time()) - (DAYS + 1) * DAY, utc(time.time())))
+    ledger.close()
+    return sum(value for labels, value in units.items() if labels[0] == REQUESTS)
+
+
+def clients(port: int) -> Mapping[str, Any]:
+    """Push at the wanted rate; return the seconds of each batch, and of all of them together."""
+    began = time.monotonic() + 0.2
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        told = pool.map(lambda number: list(_pushed(port, number, began)), range(CLIENTS))
+        seconds = [one for of_one in told for one in of_one]
+    return {"seconds": seconds, "took": time.monotonic() - began}
+
+
+def _pushed(port: int, number: int, began: float) -> Iterator[float]:
+    connection, chance = http.client.HTTPConnection("127.0.0.1", port), random.Random(number)
+    head = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
+    for batch in range(BATCHES):
+        body = json.dumps({"events": [_event(f"{number}-{batch}-{one}", chance) for one in range(SIZE)]})
+        # A batch that had to wait for the one before it is late, and counts as slow.
+        due = began + (batch * CLIENTS + number) * SIZE / RATE
+        time.sleep(max(0.0, due - time.monotonic()))
+        connection.request("POST", PATH, body, head)
+        answer = connection.getresponse()
+        told = answer.read()
+        assert answer.status == 202, told
+        yield time.monotonic() - due
+    connection.close()
+
+
+def _event(name: str, chance: random.Random) -> Mapping[str, object]:
+    ago = chance.random() * DAYS * DAY.total_seconds() if chance.random() < LATE else 0.0
+    return {
+        "id": name,
+        "provider": "vllm",
+        "model": f"model-{chance.randrange(MODELS)}",
+        "workspace": f"team-{chance.randrange(WORKSPACES)}",
+        "timestamp": time.time() - ago,
+        "promptTokens": chance.randrange(10_000),
+        "completionTokens": chance.randrange(1000),
+        "costUsd": 0.0125,
+    }
+
+
+def plain(path: str) -> None:
+    """Serve what one would write down: a row per event, a transaction per batch, and nothing is looked at."""
+    db, lock = sqlite3.connect(path, isolation_level=None, check_same_thread=False), threading.Lock()
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("CREATE TABLE event (id PRIMARY KEY, provider, model, workspace, at, input, output, usd)")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            told = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            with lock, db:
+                db.execute("BEGIN")
+                rows = [tuple(event.values()) for event in told["events"]]
+                db.executemany("INSERT OR IGNORE INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self.send_response(202)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    tell_and_wait({"port": server.server_port, "pid": os.getpid()})
+
+
+ROLES: Mapping[str, Callable[[str], object]] = {
+    "clients": lambda port: print(json.dumps(clients(int(port)))),
+    "plain": plain,
+}
+
+if __name__ == "__main__":
+    ROLES[sys.argv[1]](sys.argv[2])
