@@ -114,14 +114,13 @@ class Sources:
     @property
     def members(self) -> list[Member]:
         """The accounts that are shown; a witness is compared, and not shown."""
-        return [
-            one for sender in self._senders.values() if not sender.source.witness_of for one in sender.members.values()
-        ]
+        shown = (sender for sender in self._senders.values() if not sender.source.witness_of)
+        return [one for sender in shown for one in list(sender.members.values())]
 
     def witnesses(self, account: str) -> tuple[Witness, ...]:
         """Return those who see this account's use too."""
         return tuple(
-            Witness(name, tuple(one.book.number for one in sender.members.values()), REPORT)
+            Witness(name, tuple(one.book.number for one in list(sender.members.values())), REPORT)
             for name, sender in self._senders.items()
             if sender.source.witness_of == account
         )
@@ -176,7 +175,8 @@ class Sources:
         if self._work is not None:
             if not self._work.done():
                 return
-            self._work.result()
+            work, self._work = self._work, None
+            work.result()
         if self._monotonic() < self._not_before:
             return
         if self._clock() >= self._next_beat:

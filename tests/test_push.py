@@ -365,6 +365,26 @@ def test_what_was_pushed_is_there_after_a_restart(it: Stage) -> None:
     assert _said(_post(it, _event(id="x", costUsd=3))) == (202, {"status": "repeated"})
 
 
+def test_a_defect_in_showing_what_was_pushed_stops_nothing(it: Stage) -> None:
+    """It is raised once, for the log; what else is due goes on, and what is pushed later is shown."""
+
+    def defect(member: object) -> None:
+        raise ZeroDivisionError
+
+    publish, it.app._sources._publish = it.app._sources._publish, defect
+    _post(it, _event(costUsd=1))
+    it.app.tick()
+    work = it.app._sources._work
+    assert work is not None
+    assert work.exception() is not None
+    with pytest.raises(ZeroDivisionError):
+        it.app.tick()
+    it.app._sources._publish = publish
+    _post(it, _event(costUsd=1))
+    _shown(it)
+    assert it.value("ai_cost_today_usd", account="gateway") == 2
+
+
 def test_events_are_counted_by_outcome(it: Stage) -> None:
     """From zero for every source, so that a gateway that falls silent or is refused shows."""
     for outcome in ("accepted", "repeated", "conflict", "refused"):
