@@ -28,7 +28,7 @@ lock: .venv/dev ## Write the lock files anew from pyproject.toml, newest version
 	.ci/lock --upgrade
 
 golden: .venv/dev ## Write the golden files anew; look at the difference before you commit it.
-	$(BIN)/pytest -q tests/test_golden.py tests/settings/test_schema.py --write-golden
+	$(BIN)/pytest -q tests/test_golden.py tests/config/test_json_schema.py --write-golden
 
 estimates: .venv/dev ## Measure anew how near estimates are to bills.
 	$(BIN)/pytest -q tests/scenarios --write-estimates

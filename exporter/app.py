@@ -14,12 +14,16 @@ from typing import Any
 import schedule
 
 from exporter import __version__
-from exporter.agenda import Pace
-from exporter.books import Book, Books, PriceList
+from exporter.config.configuration import Account, Config
+from exporter.config.keys import diagnose
+from exporter.config.keys import tokens as bearer_tokens
 from exporter.errors import ConfigError, IngestError, LedgerError
-from exporter.expose.board import Board
-from exporter.expose.history import Teller
-from exporter.expose.metrics import (
+from exporter.history.hourly import Teller
+from exporter.history.remote_read import Reader
+from exporter.ledger import Ledger
+from exporter.logs import say
+from exporter.metrics.cache import Board
+from exporter.metrics.families import (
     CHANGE_TIME,
     DEFECTS,
     INGEST_EVENTS,
@@ -28,28 +32,24 @@ from exporter.expose.metrics import (
     RELOAD_TIME,
     Family,
 )
-from exporter.expose.own import Own, Samples
-from exporter.expose.page import landing_page
-from exporter.expose.remote import Reader
-from exporter.expose.summary import days_asked, summary
-from exporter.health import Health
-from exporter.ingest.reading import OLDEST, deed_of
-from exporter.ledger import Ledger
-from exporter.logs import say
-from exporter.members import Member, Polled
+from exporter.metrics.self_metrics import Own, Samples
 from exporter.model import DAY, Provider, Secret
-from exporter.money.learned import Agreed
-from exporter.money.rates import list_rates
-from exporter.poller import Poller
+from exporter.polling.account_state import Member, Polled
+from exporter.polling.health import Health
+from exporter.polling.poller import Poller
+from exporter.polling.schedule import Pace
+from exporter.pricing.learned_rates import Agreed
+from exporter.pricing.list_prices import list_rates
+from exporter.pricing.valuer import Book, Books, PriceList
 from exporter.providers import ProviderType
 from exporter.providers.http import Access
-from exporter.settings.config import Account, Config
-from exporter.settings.keys import diagnose
-from exporter.settings.keys import tokens as bearer_tokens
-from exporter.sources import Sources, Taken
+from exporter.push.parse import OLDEST, deed_of
+from exporter.push.service import Sources, Taken
+from exporter.ui import landing_page
+from exporter.ui.summary import days_asked, summary
 from exporter.web import Views
 from exporter.web.openapi import document
-from exporter.web.push import Desk
+from exporter.web.push_routes import Desk
 
 logger = logging.getLogger(__name__)
 

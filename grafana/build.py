@@ -12,11 +12,11 @@ from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as d
 
-from grafana.boards.account import account
-from grafana.boards.budgets import budgets
-from grafana.boards.signals import signals
-from grafana.boards.spend import spend
-from grafana.boards.telemetry import telemetry
+from grafana.dashboard_sources.account import account
+from grafana.dashboard_sources.budgets import budgets
+from grafana.dashboard_sources.signals import signals
+from grafana.dashboard_sources.spend import spend
+from grafana.dashboard_sources.telemetry import telemetry
 from grafana.panels import SOURCE, Spec
 
 FOLDER = Path(__file__).parent / "dashboards"

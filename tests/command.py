@@ -19,14 +19,14 @@ from pathlib import Path
 import httpx
 import yaml
 
-from exporter.demo import write_config
+from exporter.demo.demo import write_config
 from exporter.model import DAY
 from exporter.simulator.accounts import SimAccount
 from exporter.simulator.server import Simulator
 from exporter.simulator.world import World
-from tests.stage import midnight
+from tests.paths import ROOT
+from tests.system import midnight
 
-ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-m", "exporter")
 ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
 ANYWHERE = "--web.listen-address=127.0.0.1:0"

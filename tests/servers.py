@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 
-from tests.command import ROOT, free_port, until
+from tests.command import free_port, until
+from tests.paths import ROOT
 
 PLACES: Mapping[str, Path] = {"debian": Path("/usr/bin"), "today": ROOT / ".tools" / "usr" / "bin"}
 VERSIONS = tuple(PLACES)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.paths import ROOT
+
 MODULES = sorted((ROOT / "exporter").rglob("*.py"))
 FLOORS: dict[str, int] = {
     "exporter": 0,
@@ -16,31 +17,25 @@ FLOORS: dict[str, int] = {
     "exporter.errors": 0,
     "exporter.windows": 0,
     "exporter.logs": 0,
-    "exporter.files": 0,
-    "exporter.allowance": 0,
-    "exporter.settings": 1,
+    "exporter.ratelimit": 0,
+    "exporter.config": 1,
     "exporter.ledger": 1,
-    "exporter.money": 1,
+    "exporter.analysis": 1,
     "exporter.providers.http": 1,
     "exporter.providers": 2,
-    "exporter.agenda": 2,
-    "exporter.health": 2,
-    "exporter.books": 2,
-    "exporter.ingest": 2,
-    "exporter.members": 3,
-    "exporter.poller": 4,
-    "exporter.sources": 4,
-    "exporter.expose": 4,
-    "exporter.web": 5,
-    "exporter.app": 6,
-    "exporter.replay": 5,
-    "exporter.offline": 6,
-    "exporter.trial": 6,
-    "exporter.serve": 7,
-    "exporter.notices": 1,
-    "exporter.demo": 8,
-    "exporter.cli": 9,
-    "exporter.__main__": 10,
+    "exporter.pricing": 2,
+    "exporter.polling": 3,
+    "exporter.push": 4,
+    "exporter.metrics": 5,
+    "exporter.history": 6,
+    "exporter.ui": 6,
+    "exporter.check": 6,
+    "exporter.backtest": 7,
+    "exporter.web": 7,
+    "exporter.app": 8,
+    "exporter.demo": 9,
+    "exporter.cli": 10,
+    "exporter.__main__": 11,
 }
 ON_THE_GROUND_FLOOR = {
     "exporter.model": 0,
@@ -48,7 +43,7 @@ ON_THE_GROUND_FLOOR = {
     "exporter.errors": 0.1,
     "exporter.windows": 0.1,
     "exporter.logs": 0.1,
-    "exporter.files": 0.1,
+    "exporter.backtest.rule_files": 0.1,
 }
 
 
@@ -113,7 +108,7 @@ def test_words_stay_in_their_rooms(path: Path) -> None:
     room = _name(path)
     if not room.startswith("exporter.ledger"):
         assert not _holds(path, "SELECT ", "INSERT INTO", "DELETE FROM")
-    if room != "exporter.expose.metrics":
+    if room != "exporter.metrics.families":
         assert not _holds(path, '"ai_cost', '"ai_tokens', '"ai_account', '"ai_exporter')
     if room not in ("exporter.cli.command", "exporter.simulator.__main__"):
         assert not _holds(path, "datetime.now(", "time.time(")

@@ -10,7 +10,7 @@ import pytest
 
 from exporter.model import DAY, HOUR
 from exporter.windows import Span
-from tests.stage import NOON, Clock, Stage, midnight, small_world, stage
+from tests.system import NOON, Clock, Stage, midnight, small_world, stage
 
 MINUTE = timedelta(minutes=1)
 ALL_WINDOWS = ("last_hour", "today", "month", "30d")

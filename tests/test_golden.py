@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from exporter.expose.metrics import ACCOUNT_FAMILIES, OWN_FAMILIES, SPEND_FAMILIES
-from exporter.settings.config import Budget
-from tests.stage import Stage, stage
+from exporter.config.configuration import Budget
+from exporter.metrics.families import ACCOUNT_FAMILIES, OWN_FAMILIES, SPEND_FAMILIES
+from tests.system import Stage, stage
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 BUDGETS = (

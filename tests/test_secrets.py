@@ -21,24 +21,37 @@ import yaml
 from cryptography.fernet import Fernet
 
 from exporter.app import App, Surroundings
+from exporter.config import yaml_document as document
+from exporter.config.configuration import load
+from exporter.config.encryption import VARIABLE, master_keys
+from exporter.config.schema import AccountShape, MainFile, fit
+from exporter.config.web_configuration import load as load_web
 from exporter.errors import ConfigError, ProviderError
 from exporter.model import Bucket, Provider, Report, Secret, utc
 from exporter.providers import PROVIDERS
 from exporter.providers.http import Access, Client
-from exporter.settings import document
-from exporter.settings.config import load
-from exporter.settings.encryption import VARIABLE, master_keys
-from exporter.settings.shapes import AccountShape, MainFile, fit
-from exporter.settings.web_config import load as load_web
 from exporter.simulator.faults import KINDS
 from exporter.simulator.server import Simulator
 from exporter.windows import floor
 from tests.command import ENVIRONMENT, Exporter, Site, ended, site, started
-from tests.expose.past import LIKE, request, results
-from tests.front import written
-from tests.leaks import ECHOES, HASH, KEYS, MASTER, PASSWORD, PLAIN, REVOKED, SECRETS, TOKEN, WRONG_KIND, echo, leaks
+from tests.history.ledger_days import LIKE, request, results
 from tests.providers.canned import canned
-from tests.stage import lone
+from tests.secret_scan import (
+    ECHOES,
+    HASH,
+    KEYS,
+    MASTER,
+    PASSWORD,
+    PLAIN,
+    REVOKED,
+    SECRETS,
+    TOKEN,
+    WRONG_KIND,
+    echo,
+    leaks,
+)
+from tests.system import lone
+from tests.web_server import written
 
 ACME_KEY = "ACME_KEY"
 """The environment variable with Anthropic's key."""

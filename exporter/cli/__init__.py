@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.cli import check, check_account, encrypt, history, notices, replay, run
+from exporter.cli import alert_webhook, check, check_account, encrypt, history, replay, run
 from exporter.cli.command import main
 
-__all__ = ["check", "check_account", "encrypt", "history", "main", "notices", "replay", "run"]
+__all__ = ["alert_webhook", "check", "check_account", "encrypt", "history", "main", "replay", "run"]

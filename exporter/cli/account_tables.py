@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from exporter.expose.metrics import ESTIMATE_ERROR
-from exporter.expose.page.words import counted, money, percent
+from exporter.check import Day, Figures, Total
+from exporter.metrics.families import ESTIMATE_ERROR
 from exporter.model import LEVEL_METERS, NANO
-from exporter.trial import Day, Figures, Total
+from exporter.ui.format import counted, money, percent
 
 MOST_ROWS = 20
 """In a table by name; what is smaller is one row together."""

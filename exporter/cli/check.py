@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from exporter.cli.command import config_option, main, now, said_plainly
+from exporter.config import configuration as settings
+from exporter.config import keys
 from exporter.errors import ConfigError, KeyRejected, ProviderError, RateLimited, Unavailable, Unsupported
 from exporter.model import Provider, Report
 from exporter.providers import load_providers
 from exporter.providers.http import Access
-from exporter.settings import config as settings
-from exporter.settings import keys
 from exporter.windows import floor
 
 MOST_AT_ONCE = 64

@@ -16,21 +16,21 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from exporter.books import Book
+from exporter.check import Figures, Pull, figures, strides
 from exporter.cli.account_tables import plain, sentences, tables
 from exporter.cli.check import advice, check
 from exporter.cli.command import config_option, now, said_plainly
+from exporter.config import configuration as settings
+from exporter.config import keys
+from exporter.config.configuration import Account, Config
+from exporter.config.messages import nearest, shown
 from exporter.errors import ExporterError, ProviderError, RateLimited
 from exporter.ledger import Ledger
 from exporter.model import Provider
-from exporter.money.learned import Agreed
+from exporter.pricing.learned_rates import Agreed
+from exporter.pricing.valuer import Book
 from exporter.providers import ProviderType, console_of, load_providers
 from exporter.providers.http import Access
-from exporter.settings import config as settings
-from exporter.settings import keys
-from exporter.settings.config import Account, Config
-from exporter.settings.words import nearest, shown
-from exporter.trial import Figures, Pull, figures, strides
 from exporter.windows import Span, days_back
 
 USUAL, MOST = 14, 30

@@ -12,12 +12,12 @@ from pathlib import Path
 import click
 
 from exporter.cli.command import config_option, main, said_plainly
+from exporter.config import configuration as settings
+from exporter.config.encryption import MasterKeys, master_keys, new_master_key
+from exporter.config.keys import stripped
 from exporter.errors import ConfigError, ExporterError, Problem
 from exporter.model import Secret
 from exporter.providers import load_providers
-from exporter.settings import config as settings
-from exporter.settings.encryption import MasterKeys, master_keys, new_master_key
-from exporter.settings.keys import stripped
 
 _LONGEST = 8192
 

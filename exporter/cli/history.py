@@ -14,16 +14,16 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from exporter.backtest.offline import newest_day, past, pushed, tellers, whole_days
 from exporter.cli.command import config_option, main, now, said_plainly, storage_option
+from exporter.config import configuration as settings
 from exporter.errors import ExporterError
-from exporter.expose.history import Teller
-from exporter.expose.metrics import HISTORY_FAMILIES
-from exporter.expose.openmetrics import history_lines
+from exporter.history.hourly import Teller
+from exporter.history.openmetrics import history_lines
 from exporter.ledger import Ledger
+from exporter.metrics.families import HISTORY_FAMILIES
 from exporter.model import DAY
-from exporter.offline import newest_day, past, pushed, tellers, whole_days
 from exporter.providers import load_providers
-from exporter.settings import config as settings
 from exporter.windows import Span
 
 _DAY = click.DateTime(["%Y-%m-%d"])

@@ -14,18 +14,18 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from exporter.backtest.gauges import courses
+from exporter.backtest.offline import newest_hour, past, pasts, tellers, whole_days
+from exporter.backtest.promtool import Episode, ReplayError, fired
+from exporter.backtest.promtool_series import STEP
+from exporter.backtest.rule_files import prometheus_files
 from exporter.cli.command import config_option, main, now, said_plainly, storage_option
-from exporter.expose.history import Teller
-from exporter.files import prometheus_files
+from exporter.config import configuration as settings
+from exporter.config.configuration import Config
+from exporter.history.hourly import Teller
 from exporter.ledger import Ledger
 from exporter.model import DAY
-from exporter.offline import newest_hour, past, pasts, tellers, whole_days
 from exporter.providers import load_providers
-from exporter.replay.course import STEP
-from exporter.replay.gauges import courses
-from exporter.replay.promtool import Episode, ReplayError, fired
-from exporter.settings import config as settings
-from exporter.settings.config import Config
 from exporter.windows import Span, days_back
 
 _DAY = click.DateTime(["%Y-%m-%d"])

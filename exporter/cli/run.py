@@ -18,17 +18,18 @@ import click
 
 from exporter import __version__, logs
 from exporter.app import MOST_SAMPLES, App, Surroundings
-from exporter.cli import values
+from exporter.cli import flag_types as values
 from exporter.cli.command import config_option, listen_option, log_options, main, now, said_plainly, storage_option
-from exporter.demo import demo as run_demo
+from exporter.config import configuration as settings
+from exporter.config import keys
+from exporter.config import web_configuration as web_config
+from exporter.config.reload import Watch
+from exporter.demo.demo import demo as run_demo
 from exporter.errors import ConfigError, LedgerError
 from exporter.model import DAY
 from exporter.providers import ProviderType, load_providers
-from exporter.serve import listen, serve, told_address
-from exporter.settings import config as settings
-from exporter.settings import keys, web_config
-from exporter.settings.watch import Watch
 from exporter.web import Entrance
+from exporter.web.server import listen, serve, told_address
 from exporter.windows import DAYS_SHOWN
 
 logger = logging.getLogger("exporter")

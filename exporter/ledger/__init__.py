@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from exporter.ledger.buckets import Buckets, Coverage
-from exporter.ledger.changes import Changes
+from exporter.ledger.change_events import Timeline
 from exporter.ledger.costs import Costs, Day, Worth
+from exporter.ledger.day_versions import Changes
 from exporter.ledger.events import Events
 from exporter.ledger.hours import Hourly, Hours
 from exporter.ledger.names import Names
 from exporter.ledger.retention import Retention
 from exporter.ledger.series import Series
 from exporter.ledger.store import Store
-from exporter.ledger.timeline import Timeline
 
 __all__ = ["Coverage", "Day", "Hourly", "Ledger", "Worth"]
 

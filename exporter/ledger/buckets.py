@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 
-from exporter.ledger.changes import Changes
+from exporter.ledger.day_versions import Changes
 from exporter.ledger.series import Labels, Series, labels, row_of
 from exporter.ledger.store import Store, array, rows
 from exporter.model import DAY, HOUR, LEVEL_METERS, Bucket, Row, utc

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from exporter.ledger.changes import Changes
+from exporter.ledger.day_versions import Changes
 from exporter.ledger.series import Labels, Series, labels
 from exporter.ledger.store import Store, array, rows
 from exporter.model import DAY, HOUR, Row, utc

@@ -7,8 +7,8 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from exporter.ledger.changes import Changes
 from exporter.ledger.costs import ROLLED
+from exporter.ledger.day_versions import Changes
 from exporter.ledger.series import Labels, Series
 from exporter.ledger.store import Store, rows
 from exporter.model import DAY, HOUR, utc

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from datetime import datetime, timedelta
 
-from exporter.ledger.changes import Changes
 from exporter.ledger.costs import ROLLED
+from exporter.ledger.day_versions import Changes
 from exporter.ledger.store import Store, array
 from exporter.model import DAY, LEVEL_METERS
 from exporter.windows import floor

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from exporter.errors import Malformed
 from exporter.model import COST, DAY, HOUR, NANO, Bucket, Console, KeyKind, Refusal, Report, Row
-from exporter.providers.answers import Told, buckets, items, moment, money, part, text, whole
 from exporter.providers.http import Access, Client, Json
+from exporter.providers.parsing import Told, buckets, items, moment, money, part, text, whole
 
 _ADMIN_KEY = "Create an admin key: platform.claude.com > Settings > Admin keys (admin role only)."
 _VERSION = "2023-06-01"

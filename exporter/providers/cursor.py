@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from exporter.errors import KeyRejected, Malformed, Unsupported
 from exporter.model import COST, DAY, HOUR, NANO, REQUESTS, Bucket, Console, KeyKind, Refusal, Report, Row
-from exporter.providers.answers import Told, buckets, field, flag, items, moment, money, part, text, whole
 from exporter.providers.http import Access, Client, Json, walk
+from exporter.providers.parsing import Told, buckets, field, flag, items, moment, money, part, text, whole
 from exporter.windows import floor
 
 _TEAM_KEY = "Create a team key with the admin:* scope: cursor.com/dashboard > API Keys (team admins only)."

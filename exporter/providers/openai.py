@@ -8,9 +8,9 @@ from typing import ClassVar
 from urllib.parse import quote
 
 from exporter.model import DAY, HOUR, Bucket, Console, KeyKind, Refusal, Report, Row
-from exporter.providers.answers import Told, buckets, flag, items, moment, text, whole
 from exporter.providers.http import Access, Client, Json
 from exporter.providers.openai_bill import CACHED, INPUT, OUTPUT, bill_row
+from exporter.providers.parsing import Told, buckets, flag, items, moment, text, whole
 
 _ADMIN_KEY = (
     "Create an admin key: platform.openai.com > Settings > Organization > Admin keys (organization owners only)."

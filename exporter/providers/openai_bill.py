@@ -6,8 +6,8 @@ import re
 
 from exporter.errors import Malformed
 from exporter.model import COST, NANO, Row
-from exporter.providers.answers import money, part, text
 from exporter.providers.http import Json
+from exporter.providers.parsing import money, part, text
 
 _MODALITIES = ("text", "audio", "image")
 INPUT = ("uncached_input", "audio_input", "image_input")

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from exporter.model import DAY, utc
 from exporter.simulator.accounts import SimAccount, Stream
-from exporter.simulator.charges import Charge
-from exporter.simulator.wire import Answer, Call, Problem, Refused, Walk, aligned, grouped, listed, walk_slots
+from exporter.simulator.billing import Charge
+from exporter.simulator.http import Answer, Call, Problem, Refused, Walk, aligned, grouped, listed, walk_slots
 from exporter.simulator.world import World
 
 _DAY_SECONDS = 86400

@@ -11,7 +11,7 @@ from datetime import datetime
 from exporter.model import DAY, utc
 from exporter.simulator.accounts import Member, SimAccount
 from exporter.simulator.events import Event
-from exporter.simulator.wire import Answer, Call, Problem, Refused
+from exporter.simulator.http import Answer, Call, Problem, Refused
 from exporter.simulator.world import World
 
 _HOUR_MS = 3_600_000

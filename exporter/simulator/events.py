@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from exporter.simulator.accounts import Member, SimAccount, Stream
 from exporter.simulator.rates import CALL_NANO, FEE_NANO, nano_per_unit
-from exporter.simulator.traffic import HOUR_SECONDS, lateness, requests_in, scramble
+from exporter.simulator.usage_model import HOUR_SECONDS, lateness, requests_in, scramble
 
 _ERRORS_IN_256 = 6
 _KINDS = {

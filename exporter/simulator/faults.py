@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from exporter.simulator.wire import Answer, Problem
+from exporter.simulator.http import Answer, Problem
 
 _REFUSING: tuple[Problem, ...] = (
     "rate_limited",

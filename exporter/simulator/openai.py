@@ -8,9 +8,9 @@ from functools import partial
 
 from exporter.model import DAY, NANO, utc
 from exporter.simulator.accounts import SimAccount, Stream
-from exporter.simulator.charges import Charge
+from exporter.simulator.billing import Charge
+from exporter.simulator.http import Answer, Call, Problem, Refused, aligned, grouped, listed, walk_slots
 from exporter.simulator.openai_rows import KINDS, SIZES, Kind
-from exporter.simulator.wire import Answer, Call, Problem, Refused, aligned, grouped, listed, walk_slots
 from exporter.simulator.world import World
 
 _DAY_SECONDS = 86400

@@ -22,7 +22,7 @@ from starlette.routing import Route
 from exporter.simulator import anthropic, cursor, openai
 from exporter.simulator.accounts import SimAccount
 from exporter.simulator.faults import REFUSALS, Fault, Faults, with_text_for_numbers, without_list
-from exporter.simulator.wire import Answer, Api, Call, Refused
+from exporter.simulator.http import Answer, Api, Call, Refused
 from exporter.simulator.world import World
 
 _APIS: Mapping[str, Api] = {"openai/v1": openai, "anthropic": anthropic, "cursor": cursor}

@@ -8,10 +8,10 @@ from datetime import datetime
 
 from exporter.model import COST, DAY, HOUR, LEVEL_METERS, Row, utc
 from exporter.simulator.accounts import Extra, Member, PriceChange, SimAccount, Stream
-from exporter.simulator.cast import cast
-from exporter.simulator.charges import Charge, charges_of
+from exporter.simulator.billing import Charge, charges_of
+from exporter.simulator.demo_accounts import cast
 from exporter.simulator.events import Event, hour_events
-from exporter.simulator.traffic import HOUR_SECONDS, SETTLED, hour_use, salt_of, spent_share, told_share
+from exporter.simulator.usage_model import HOUR_SECONDS, SETTLED, hour_use, salt_of, spent_share, told_share
 
 __all__ = ["Extra", "Member", "PriceChange", "SimAccount", "Stream", "World", "demo_world", "incident"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from exporter.expose.summary import MOST_MODELS
-from exporter.ingest.shapes import MOST_EVENTS, Change, UsageEvent
-from exporter.web.push import BATCH, CHANGES, DOCUMENT, EVENT, SUMMARY
+from exporter.push.models import MOST_EVENTS, Change, UsageEvent
+from exporter.ui.summary import MOST_MODELS
+from exporter.web.push_routes import BATCH, CHANGES, DOCUMENT, EVENT, SUMMARY
 from exporter.windows import DAYS_SHOWN
 
 Shape = Mapping[str, Any]

@@ -14,11 +14,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exporter.errors import QueryRefused
-from exporter.expose.exposition import OPENMETRICS, TEXT, Page
-from exporter.expose.protocol import LONGEST_REQUEST
-from exporter.web.gate import Gate, Terms
-from exporter.web.limits import Bodies
-from exporter.web.push import LONGEST, Desk, push_routes
+from exporter.history.remote_read_protocol import LONGEST_REQUEST
+from exporter.metrics.exposition import OPENMETRICS, TEXT, Page
+from exporter.web.body_limit import Bodies
+from exporter.web.middleware import Gate, Terms
+from exporter.web.push_routes import LONGEST, Desk, push_routes
 
 READ = "/api/v1/read"
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
+from exporter.config.web_configuration import Tls
 from exporter.errors import ConfigError, Problem
-from exporter.settings.web_config import Tls
 
 _VERIFY = {
     "NoClientCert": ssl.CERT_NONE,

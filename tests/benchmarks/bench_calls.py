@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exporter.model import DAY, HOUR
 from tests.benchmarks.calls import counted
-from tests.benchmarks.fewest import Calls
+from tests.benchmarks.minimum_calls import Calls
 
 
 def test_no_call_more_than_the_limits_ask_for(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from statistics import median
 import cramjam
 import pytest
 
-from exporter.expose.history import account_labels, hourly, series_labels, stamps
-from exporter.expose.metrics import HOURLY_COST
-from exporter.expose.protocol import MESSAGES
-from exporter.expose.remote import SAMPLE
+from exporter.history.hourly import account_labels, hourly, series_labels, stamps
+from exporter.history.remote_read import SAMPLE
+from exporter.history.remote_read_protocol import MESSAGES
+from exporter.metrics.families import HOURLY_COST
 from exporter.model import DAY, NANO, Row
 from exporter.windows import Span
-from tests.expose.past import DAY1, EQUAL, Past, dollars, opened, request, results
+from tests.history.ledger_days import DAY1, EQUAL, Past, dollars, opened, request, results
 
 DAYS, SERIES, RUNS = 30, 1000, 5
 SAMPLES = DAYS * 24 * SERIES

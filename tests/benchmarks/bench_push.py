@@ -25,8 +25,9 @@ from exporter.ledger import Ledger
 from exporter.ledger.events import REPORT
 from exporter.model import DAY, REQUESTS, utc
 from exporter.windows import Span
-from tests.benchmarks.process import ROOT, process, tell_and_wait
+from tests.benchmarks.process import process, tell_and_wait
 from tests.command import Exporter, started
+from tests.paths import ROOT
 
 CLIENTS, SIZE, RATE, SECONDS = 4, 300, 5000, 10
 BATCHES = RATE * SECONDS // SIZE // CLIENTS

@@ -12,10 +12,10 @@ from statistics import median
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.benchmarks.crowd import LINES, crowd, hang
-from tests.benchmarks.ours import SERIES
+from tests.benchmarks.exporter_process import SERIES
+from tests.benchmarks.many_accounts import LINES, crowd, hang
 from tests.benchmarks.process import Facts, process
-from tests.benchmarks.theirs import THEIR_OWN
+from tests.benchmarks.prometheus_client_process import THEIR_OWN
 
 RUNS = 7
 WANTED = 100
@@ -60,10 +60,10 @@ class Side:
 def test_a_scrape_is_a_hundred_times_faster_than_prometheus_clients(tmp_path: Path) -> None:
     """Both sides tell the same 100,000 samples; ours hands over what was rendered when the data changed."""
     page = tmp_path / "page.txt"
-    with process("tests.benchmarks.ours", str(tmp_path)) as told:
+    with process("tests.benchmarks.exporter_process", str(tmp_path)) as told:
         ours = Side("ours", told)
         page.write_bytes(ours.scrape("identity"))
-        with process("tests.benchmarks.theirs", str(page)) as told_too:
+        with process("tests.benchmarks.prometheus_client_process", str(page)) as told_too:
             theirs = Side("prometheus_client", told_too)
             samples = _samples(ours.scrape("identity"))
             assert len(samples) >= SERIES

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from exporter.model import HOUR
 from exporter.simulator.world import World
-from tests.benchmarks.fewest import EVENTS, HISTORY, MAIN_EVERY, Calls, Fewest, accounts
-from tests.stage import Clock, Stage, stage
+from tests.benchmarks.minimum_calls import EVENTS, HISTORY, MAIN_EVERY, Calls, Fewest, accounts
+from tests.system import Clock, Stage, stage
 
 
 class Counted:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.scenarios.play import Run, play
-from tests.scenarios.worlds import SCENARIOS
+from tests.scenarios.run_scenario import Run, play
+from tests.scenarios.scenarios import SCENARIOS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

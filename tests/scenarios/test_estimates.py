@@ -9,9 +9,9 @@ from itertools import pairwise
 import pytest
 
 from exporter.model import DAY, HOUR, NANO
-from tests.scenarios import table
-from tests.scenarios.play import Look, Run
-from tests.scenarios.worlds import SCENARIOS, STABLE
+from tests.scenarios import results_table as table
+from tests.scenarios.run_scenario import Look, Run
+from tests.scenarios.scenarios import SCENARIOS, STABLE
 
 Played = Callable[[str], Run]
 every_scenario = pytest.mark.parametrize("name", SCENARIOS)

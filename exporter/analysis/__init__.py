@@ -1,0 +1,1 @@
+"""Baselines, budgets and forecasts: pure functions over hourly values."""

@@ -1,0 +1,1 @@
+"""The demo: simulated providers, this exporter, Prometheus and Alertmanager on one machine."""

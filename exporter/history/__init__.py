@@ -1,0 +1,1 @@
+"""Past hours from the ledger: remote read and OpenMetrics files."""

@@ -1,0 +1,58 @@
+"""Metrics about ourselves: the small tail of the page that is fresh on every scrape."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.registry import Collector
+
+from exporter import __version__
+from exporter.metrics.families import BUILD_INFO, OWN_FAMILIES, Family
+
+Samples = Mapping[tuple[str, ...], float]
+"""Label values -> value."""
+
+Values = Callable[[], Mapping[Family, float | Samples]]
+
+
+class Own:
+    """process_*, python_* and the families of OWN_FAMILIES."""
+
+    def __init__(self, values: Values) -> None:
+        self._registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self._registry)
+        self._registry.register(_OwnFamilies(values))
+
+    def tail(self, *, openmetrics: bool) -> bytes:
+        """Render them; OpenMetrics with the mark that ends the page."""
+        write = generate_openmetrics if openmetrics else generate_latest
+        told: bytes = write(self._registry)
+        return told
+
+
+class _OwnFamilies(Collector):
+    def __init__(self, values: Values) -> None:
+        self._values = values
+
+    def collect(self) -> Iterator[Metric]:
+        """Build the families anew from the present values."""
+        values = self._values()
+        for family in OWN_FAMILIES:
+            if family is BUILD_INFO:
+                info = GaugeMetricFamily(family.name, family.help, labels=family.labels)
+                info.add_metric([__version__, platform.python_version()], 1)
+                yield info
+                continue
+            value = values[family]
+            kind = CounterMetricFamily if family.type == "counter" else GaugeMetricFamily
+            told = kind(family.name, family.help, labels=family.labels)
+            for labels, one in (value if isinstance(value, Mapping) else {(): value}).items():
+                told.add_metric(labels, one)
+            if told.samples:
+                yield told

@@ -1,0 +1,1 @@
+"""Polling providers: schedule, account state and the poller."""

@@ -1,0 +1,164 @@
+"""What each hour of a day cost: an open day is estimated at rates, a billed day sums to its bill to the nano-dollar."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from exporter.model import COST, PAID, TOKEN_METERS, UNIT_METERS, Row
+from exporter.pricing.bill_evidence import NOTHING, Lesson, Standing, Taught, rounding_of
+from exporter.pricing.list_prices import Rates
+from exporter.pricing.matching import Matching
+from exporter.pricing.unattributed_costs import standing_money
+from exporter.pricing.usage import Kind, Use, apportion, told_rows, uses_of
+
+__all__ = ["DayValue", "Key", "apportion", "value_day"]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Whom money is told of; `item` names what no token explains, in the provider's words where it has some."""
+
+    workspace: str = ""
+    model: str = ""
+    tier: str = ""
+    api_key: str = ""
+    item: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DayValue:
+    """What one account's day cost."""
+
+    hours: Mapping[tuple[int, Key], int]
+    """(hour 0..23, key) -> nano-USD; what was used or billed for nothing is there with 0."""
+    billed: bool
+    unpriced: Mapping[str, int]
+    """Model -> tokens of an open day that have no price; never 0."""
+    lesson: Lesson = NOTHING
+    """What a billed day teaches about the days that are not billed yet; an open day teaches nothing."""
+
+
+def value_day(
+    usage: Mapping[int, Sequence[Row]],
+    bill: Sequence[Row] | None,
+    rates: Rates,
+    last_hour: int = 23,
+    standing: Sequence[Lesson] = (),
+) -> DayValue:
+    """Price a day from its usage (hour 0..23 -> rows) and its bill; None: the day is open.
+
+    A row of usage whose meter is `cost` is money (nano-USD). A day that has such rows tells its money itself: its
+    tokens are not priced a second time. Rows whose item is PAID say so for themselves only: the rest of the day is
+    priced. A bill's rows hold nano-USD, and as meter what they pay for, `cost` where
+    unknown; all of it reaches the hours, and nothing else does. `last_hour` is the newest hour that has begun: it
+    ends the hours that share what no usage explains. An open day is given that money as the lessons of `standing`,
+    newest first, had it. The order of rows does not matter.
+    """
+    return _estimate(usage, rates, last_hour, standing) if bill is None else _allocate(usage, bill, rates, last_hour)
+
+
+class _Hours:
+    """Money by hour and key, as it adds up."""
+
+    def __init__(self) -> None:
+        self.nano: defaultdict[tuple[int, Key], int] = defaultdict(int)
+        self._keys: dict[tuple[str, str, str, str, str], Key] = {}
+
+    def add(self, hour: int, labels: tuple[str, str, str, str, str], nano: int) -> None:
+        """Add to an hour; labels are those of a key in its order."""
+        key = self._keys.get(labels)
+        if key is None:
+            key = self._keys[labels] = Key(*labels)
+        self.nano[hour, key] += nano
+
+
+def _estimate(usage: Mapping[int, Sequence[Row]], rates: Rates, last_hour: int, standing: Sequence[Lesson]) -> DayValue:
+    hours = _Hours()
+    to_price = list(_without_money(usage, hours))
+    if any(row.meter == COST and row.item != PAID for _, row in told_rows(usage)):
+        return DayValue(dict(hours.nano), billed=False, unpriced={})
+    unpriced: defaultdict[str, int] = defaultdict(int)
+    called = {meter: item for lesson in reversed(standing) for meter, item in lesson.called.items()}
+    known: dict[Kind, Fraction | None] = {}
+    for hour, row in to_price:
+        kind = (row.model, row.meter, row.tier)
+        if kind not in known:
+            known[kind] = rates.rate(*kind)
+        rate = known[kind]
+        if rate is not None:
+            item = _item(row) if row.model else called.get(row.meter) or _item(row)
+            hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, item), _rounded(rate, row.value))
+        elif row.meter in TOKEN_METERS and row.value:
+            unpriced[row.model] += row.value
+    for one, parts in standing_money(standing, uses_of(usage) if standing else (), rates, last_hour):
+        for hour, nano in parts.items():
+            hours.add(hour, (one.workspace, one.model, one.tier, "", one.item), nano)
+    return DayValue(dict(hours.nano), billed=False, unpriced=dict(unpriced))
+
+
+def _without_money(usage: Mapping[int, Sequence[Row]], hours: _Hours) -> Iterator[tuple[int, Row]]:
+    """Add the money that use tells itself, and yield what came without."""
+    for hour, row in told_rows(usage):
+        if row.meter == COST:
+            item = "" if row.item == PAID else _item(row)
+            hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, item), row.value)
+        elif row.item != PAID:
+            yield hour, row
+
+
+def _rounded(rate: Fraction, units: int) -> int:
+    """Return rate x units in whole nano-USD, half to even: as `round` does, and several times as fast."""
+    whole, rest = divmod(rate.numerator * units, rate.denominator)
+    twice = 2 * rest
+    return whole + (twice > rate.denominator or (twice == rate.denominator and whole % 2 == 1))
+
+
+def _item(row: Row) -> str:
+    if row.meter in TOKEN_METERS:
+        return ""
+    return row.item or (row.meter if row.meter in UNIT_METERS else "")
+
+
+def _allocate(usage: Mapping[int, Sequence[Row]], bill: Sequence[Row], rates: Rates, last_hour: int) -> DayValue:
+    """Spread each row over what it pays for, else by its workspace's pace, else evenly; and learn from that."""
+    uses = uses_of(usage)
+    matching = Matching(uses, bill, rates)
+    hours = _Hours()
+    taught = {use[:2]: 0 for use in uses}
+    standing: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
+    called: dict[str, str] = {}
+    for row in bill:
+        if paid := matching.paid_by(row):
+            item = _item(row)
+            places = [(use, hour, key, units * weight) for use, weight in paid for hour, key, units in use.parts]
+            for (use, hour, key, _), nano in zip(
+                places, apportion(row.value, [place[3] for place in places]), strict=True
+            ):
+                model, _, tier = use.kind
+                hours.add(hour, (use.workspace, model, tier, key, item), nano)
+                taught[use[:2]] += nano
+                if item and not model:
+                    called[use.kind[1]] = min(item, called.get(use.kind[1], item))
+            continue
+        pace = matching.pace(row.workspace) or dict.fromkeys(range(last_hour + 1), 1)
+        for hour, nano in zip(pace, apportion(row.value, list(pace.values())), strict=True):
+            hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, row.item), nano)
+        standing[row.workspace, row.model, row.tier, row.item] += row.value
+    lesson = replace(_lesson(uses, taught, standing, bill), called=called) if bill else NOTHING
+    return DayValue(dict(hours.nano), billed=True, unpriced={}, lesson=lesson)
+
+
+def _lesson(
+    uses: Sequence[Use],
+    taught: Mapping[tuple[str, Kind], int],
+    standing: Mapping[tuple[str, str, str, str], int],
+    bill: Sequence[Row],
+) -> Lesson:
+    return Lesson(
+        tuple(Taught(use.workspace, *use.kind, use.units, taught[use[:2]]) for use in uses),
+        tuple(Standing(*labels, nano) for labels, nano in sorted(standing.items()) if nano),
+        rounding_of(row.value for row in bill),
+    )

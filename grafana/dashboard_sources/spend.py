@@ -1,0 +1,212 @@
+"""What is spent, on what, by whom."""
+
+# A query or a text stands on one line.
+# ruff: noqa: E501
+
+from __future__ import annotations
+
+from grafana.dashboard_sources.words import DAY, HIT, LATE, SPENT, A, M, Rows, W
+from grafana.panels import (
+    RATIO,
+    REQUESTS,
+    SECONDS,
+    TIME,
+    TOKENS,
+    USD,
+    Query,
+    columns,
+    figure,
+    gauges,
+    lines,
+    rows,
+)
+
+
+def _top(window: str) -> list[tuple[str, Query, str]]:
+    def table(expr: str) -> Query:
+        return Query(expr, instant=True, table=True)
+
+    cost, requests, tokens = (
+        f"sum by (model) (ai_{what}{{{M}}})"
+        for what in (f"cost_{window}_usd", f"requests_{window}", f"tokens_{window}")
+    )
+    return [
+        ("Cost", table(f"topk(15, {cost} > 0)"), USD),
+        (
+            "Share",
+            table(f"{cost} / on () group_left () sum(ai_cost_{window}_usd{{{M}}}) and topk(15, {cost} > 0)"),
+            RATIO,
+        ),
+        ("Requests", table(f"{requests} and on (model) topk(15, {cost} > 0)"), REQUESTS),
+        ("Per request", table(f"{cost} / ({requests} > 0) and topk(15, {cost} > 0)"), USD),
+        ("Per 1k tokens", table(f"1000 * {cost} / ({tokens} > 0) and topk(15, {cost} > 0)"), USD),
+    ]
+
+
+def spend() -> Rows:
+    """Return what is spent, on what, by whom."""
+    week = f"sum(sum_over_time(ai_hourly_cost_usd{{{M}}}[7d]))"
+    before = f"sum(sum_over_time(ai_hourly_cost_usd{{{M}}}[7d] offset 7d))"
+    return (
+        (
+            "Now",
+            (
+                figure(
+                    "Today",
+                    "Since midnight UTC, the running hour included: billed where billed, estimated otherwise.",
+                    Query(f"sum(ai_cost_today_usd{{{M}}})", "today"),
+                ),
+                figure(
+                    "This month", "Since the first of the month, UTC.", Query(f"sum(ai_cost_month_usd{{{M}}})", "month")
+                ),
+                figure(
+                    "Month's forecast",
+                    "This month so far, and for the days that are left the mean of the 29 days before today.",
+                    Query(
+                        f"sum(ai_cost_month_usd{{{M}}}) + (sum(ai_cost_30d_usd{{{M}}}) - sum(ai_cost_today_usd{{{M}}})) / 29 * scalar(days_in_month() - day_of_month() + 1 - (hour() + minute() / 60) / 24)",
+                        "forecast",
+                    ),
+                ),
+                figure("30 days", "Today and the 29 days before.", Query(f"sum(ai_cost_30d_usd{{{M}}})", "30 days")),
+                figure(
+                    "Against last week",
+                    "The last seven days of complete hours beside the seven before, from served history. Orange: a quarter more. Red: twice as much.",
+                    Query(f"{week} / {before} - 1", "change", instant=True),
+                    unit=RATIO,
+                    steps=((None, "green"), (0.25, "orange"), (1.0, "red")),
+                ),
+                figure(
+                    "Data is late by",
+                    "The oldest watermark of the chosen accounts' use: up to then everything is told. Orange from three hours, red from four, when no spike is told any more.",
+                    Query(f'time() - min(ai_account_complete_until_timestamp_seconds{{{A},report!="costs"}})', "late"),
+                    unit=SECONDS,
+                    steps=LATE,
+                ),
+            ),
+        ),
+        (
+            "Cost over time",
+            (
+                lines(
+                    "Daily cost by $group_by",
+                    f"What each day cost as known now, corrections included; {DAY}. From served history, or where that is not configured from what was scraped.",
+                    Query(
+                        f"sum by ($group_by) (sum_over_time(ai_hourly_cost_usd{{{M}}}[1d] offset -1d)) or sum by ($group_by) (last_over_time(ai_cost_today_usd{{{M}}}[1d] offset -1d))",
+                        "{{$group_by}}",
+                        interval="1d",
+                    ),
+                    stacked=True,
+                    bars=True,
+                    interval="1d",
+                    width=16,
+                    height=11,
+                ),
+                columns(
+                    "35 days, right on any engine",
+                    "Each of the last 35 UTC days as known now. Needs neither history nor a time zone.",
+                    ("cost", Query(f"sum by (date) (ai_cost_daily_usd{{{A}}})", instant=True, table=True)),
+                    x="date",
+                    width=8,
+                    height=11,
+                ),
+                lines(
+                    "Hourly cost by $group_by",
+                    "What each complete hour cost as known now, corrections included. From served history, or where that is not configured from what was scraped.",
+                    Query(
+                        f"sum by ($group_by) (sum_over_time(ai_hourly_cost_usd{{{M}}}[1h] offset -1h)) or sum by ($group_by) (ai_cost_last_hour_usd{{{M}}})",
+                        "{{$group_by}}",
+                        interval="1h",
+                    ),
+                    stacked=True,
+                    bars=True,
+                    interval="1h",
+                    width=12,
+                ),
+                lines(
+                    "Newest complete hour, expected and high",
+                    "What the newest complete hour cost; expected is the median of the same hour of fourteen days, high is what would be unusual. Scraped: it begins with Prometheus, and an hour shows when it is complete.",
+                    Query(f"sum(ai_cost_last_hour_usd{{{W}}})", "cost"),
+                    Query(f"sum(ai_cost_last_hour_expected_usd{{{W}}})", "expected"),
+                    Query(f"sum(ai_cost_last_hour_high_usd{{{W}}})", "high"),
+                    last="24h",
+                    width=12,
+                ),
+            ),
+        ),
+        (
+            "On what",
+            (
+                rows(
+                    "Top models of 30 days",
+                    "Cost, share of the chosen cost, requests, and what a request and 1,000 tokens cost. Requests are empty where the provider does not count them.",
+                    _top("30d"),
+                    sort="Cost",
+                    width=16,
+                    height=12,
+                ),
+                lines(
+                    "Tokens by type",
+                    "Tokens of complete hours by disjoint type: together they are every token once.",
+                    Query(
+                        f"sum by (type) (sum_over_time(ai_hourly_tokens{{{M}}}[1h])) or sum by (type) (ai_tokens_last_hour{{{M}}})",
+                        "{{type}}",
+                        interval="1h",
+                    ),
+                    unit=TOKENS,
+                    stacked=True,
+                    interval="1h",
+                    width=8,
+                    height=12,
+                ),
+                lines(
+                    "Cache hit ratio",
+                    f"{HIT} By UTC day and workspace, from served history, or where that is not configured from what was scraped.",
+                    Query(
+                        f'sum by (account, workspace) (sum_over_time(ai_hourly_tokens{{{M},type=~".*cache_read"}}[1d] offset -1d)) / sum by (account, workspace) (sum_over_time(ai_hourly_tokens{{{M},type!~".*output"}}[1d] offset -1d)) or sum by (account, workspace) (ai_tokens_today{{{M},type=~".*cache_read"}}) / sum by (account, workspace) (ai_tokens_today{{{M},type!~".*output"}})',
+                        "{{account}} / {{workspace}}",
+                        interval="1d",
+                    ),
+                    unit=RATIO,
+                    interval="1d",
+                    width=9,
+                ),
+                gauges(
+                    "Budgets",
+                    "Spent of the limit. Green below 80 %, orange from there, red above the limit.",
+                    Query(
+                        "budget:ai_budget_spent_usd:ratio or sum by (budget, owner, period) (ai_budget_spent_usd) / max by (budget, owner, period) (ai_budget_limit_usd)",
+                        "{{budget}} ({{owner}})",
+                    ),
+                    steps=SPENT,
+                    width=5,
+                    most=1.2,
+                ),
+                rows(
+                    "Signals",
+                    "Alerts about spend that fire now.",
+                    [
+                        (
+                            "Since",
+                            Query(
+                                'ALERTS_FOR_STATE{alertname=~"AI.*"} * 1000 and on (alertname, account, workspace, model, budget) ALERTS{alertname=~"AI.*",alertstate="firing"}',
+                                instant=True,
+                                table=True,
+                            ),
+                            TIME,
+                        )
+                    ],
+                    hidden=(
+                        "alertstate",
+                        "__name__",
+                        "period",
+                        "provider",
+                        "tier",
+                        "window",
+                        "job",
+                        "instance",
+                    ),
+                    width=10,
+                ),
+            ),
+        ),
+    )

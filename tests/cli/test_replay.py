@@ -1,0 +1,225 @@
+"""`replay`: what rules would have done on the ledger's past, and the same as they did at the time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+
+from exporter.backtest.gauges import courses
+from exporter.backtest.offline import past, pasts, tellers
+from exporter.backtest.promtool import Episode, fired
+from exporter.backtest.promtool_series import STEP, Course
+from exporter.config.configuration import Budget
+from exporter.model import DAY, HOUR
+from exporter.providers import PROVIDERS
+from exporter.simulator.world import World
+from exporter.windows import Span, floor
+from tests.command import ended
+from tests.paths import ROOT
+from tests.servers import PLACES, VERSIONS
+from tests.system import Clock, Stage, lone, midnight, stage
+from tests.timelapse import busy, filmed
+
+Provider = Literal["openai", "anthropic", "cursor"]
+Labels = frozenset[tuple[str, str]]
+RULES = ROOT / "prometheus" / "rules"
+TUESDAY = datetime(2026, 11, 17, 9, 2, 30, tzinfo=UTC)
+
+
+@pytest.fixture(name="site", scope="module")
+def _site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger of three weeks up to now, with a spike of two hours three days ago, and its configuration."""
+    folder, clock = tmp_path_factory.mktemp("site"), Clock(datetime.now(UTC))
+    accounts = [busy(lone("openai", "acme")), busy(lone("anthropic", "labs"), "research")]
+    world = World(accounts, clock, began=midnight(clock.now) - 25 * DAY)
+    for hour in (13, 14):
+        world.revise("acme", midnight(clock.now) - 3 * DAY + hour * HOUR, 25, "proj_web")
+    with stage(folder, world, clock, history="20d") as it, it.running():
+        it.settle()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["budgets"] = [{"name": "tiny", "owner": "finance", "period": "day", "limit_usd": 1}]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def flags(site: Path, version: str = "debian", rules: Path = RULES) -> list[str]:
+    """Return what the command is called with."""
+    program = f"--promtool={PLACES[version] / 'promtool'}"
+    return [f"--config.file={site / 'config.yaml'}", f"--storage.path={site / 'ledger'}", f"--rules={rules}", program]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_tells_what_would_have_fired_when_and_for_how_long(site: Path, version: str) -> None:
+    """The spike of three days ago pages within its hour and not again; a budget is exceeded; the rest is silent."""
+    day = midnight(datetime.now(UTC)) - 3 * DAY
+    run = ended("replay", *flags(site, version), f"--from={day:%Y-%m-%d}", f"--to={day:%Y-%m-%d}")
+    assert (run.returncode, run.stderr) == (0, "")
+    rows = [line.split() for line in run.stdout.splitlines() if line.startswith("20")]
+    (runaway,) = (row for row in rows if "AIRunawaySpend" in row)
+    assert runaway[0] == f"{day:%Y-%m-%d}"
+    assert "13:04" <= runaway[1] <= "13:40"
+    assert runaway[2:6] == ["2", "h", runaway[4], "min"]
+    assert {"critical", "account=acme", "owner=platform", "workspace=Web"} <= set(runaway)
+    (exceeded,) = (row for row in rows if "AIBudgetExceeded" in row)
+    assert {"budget=tiny", "owner=finance"} <= set(exceeded)
+    assert not [row for row in rows if "AICostSpike" in row]
+    silent = next(line for line in run.stdout.splitlines() if line.startswith("Silent: "))
+    assert {"AICostSpike", "AIUnexpectedSpend", "AISpendStopped", "AIExporterDown"} <= set(re.findall(r"\w+", silent))
+
+
+def test_it_is_what_happened_at_the_time(tmp_path: Path) -> None:
+    """An exporter is watched through a spike and through use that stops; replayed, its ledger tells the same alerts."""
+    with filmed(tmp_path, TUESDAY) as film:
+        hour = floor(film.it.clock.now, HOUR)
+        film.roll(HOUR)
+        film.it.world.revise("acme", hour + HOUR, 25, "proj_web")
+        for number in range(3, 10):
+            film.it.world.revise("acme", hour + number * HOUR, 0, "proj_lab")
+        film.roll(9 * HOUR)
+        live = film.fired()
+        run = replayed(film.it, Span(hour, hour + 9 * HOUR))
+    names = [(one.alert, one.labels.get("workspace")) for one in live]
+    assert {name for name, _ in names} >= {"AIRunawaySpend", "AISpendStopped"}
+    assert sorted(names, key=str) == sorted(((one.alert, one.labels.get("workspace")) for one in run), key=str)
+    for one in live:
+        other = next(two for two in run if two.alert == one.alert)
+        assert abs(one.since - other.since) <= timedelta(minutes=30), (one, other)
+
+
+def replayed(it: Stage, span: Span) -> list[Episode]:
+    """Run the rules over what the stage's ledger knows of a span."""
+    found = list(gauges(it, span))
+    return fired(
+        PLACES["debian"] / "promtool", sorted(RULES.glob("*.yml")), found, span.start, (span.end - span.start) // STEP
+    )
+
+
+def gauges(it: Stage, span: Span) -> Iterator[Course]:
+    """Yield the gauges of a span, which may reach into the running hour."""
+    with past(it.folder / "ledger") as ledger:
+        told = tellers(ledger, it.config.accounts, PROVIDERS, it.clock.now)
+        told = [replace(one, until=max(one.until, span.end)) for one in told]
+        yield from courses(pasts(ledger, told, it.config.accounts, span), it.config.budgets, span)
+
+
+def values(course: Course) -> list[float | None]:
+    """Return a course step by step; where it rises, the value with which it begins."""
+    found: list[float | None] = []
+    for token in course.values.split():
+        value, _, count = token.partition("x")
+        times = int(count or 0) + (value != "_")
+        found += [None if value == "_" else float(re.split(r"(?<=\d)[+-]", value)[0])] * times
+    return found
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic", "cursor"])
+def test_gauges_of_the_past_are_those_of_the_page(tmp_path: Path, provider: Provider) -> None:
+    """At the time of a page, what was complete, expected, high and forecast is the page's, series by series."""
+    clock = Clock(TUESDAY.replace(minute=45, second=0))
+    account = lone(provider, "acme")
+    # A Cursor account has its every call told: enough of them are too many.
+    world = World([account if provider == "cursor" else busy(account)], clock, began=midnight(clock.now) - 40 * DAY)
+    budget = Budget("web", "finance", "month", Decimal(900), {"workspace": "Web"})
+    hour = floor(clock.now, HOUR)
+    with stage(tmp_path, world, clock, history="36d") as it:
+        it.config = replace(it.config, budgets=(budget,))
+        with it.running():
+            it.settle()
+            page = it.samples()
+            told: dict[str, dict[Labels, list[float | None]]] = {}
+            for course in gauges(it, Span(hour - 5 * HOUR, hour + HOUR)):
+                name, _, rest = course.text.partition("{")
+                found = re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', rest)
+                labels = {one: value.replace('\\"', '"') for one, value in found if one not in ("job", "instance")}
+                told.setdefault(name, {})[frozenset(labels.items())] = values(course)
+    step = 5 * 15 + timedelta(minutes=45) // STEP
+    for name in SAME & page.keys():
+        assert {one: series[step] for one, series in told[name].items() if series[step] is not None} == {
+            one: pytest.approx(value, abs=1e-6) for one, value in page[name].items()
+        }, name
+    # The running hour is told evenly: without it, the windows are the same.
+    for window in ("today", "month", "30d"):
+        for one, value in page[f"ai_cost_{window}_usd"].items():
+            running = page["ai_cost_this_hour_usd"][one]
+            assert told[f"ai_cost_{window}_usd"][one][5 * 15] == pytest.approx(value - running, abs=1e-6)
+    marks = told["ai_account_complete_until_timestamp_seconds"]
+    for one, value in page["ai_account_complete_until_timestamp_seconds"].items():
+        assert (hour - 5 * HOUR).timestamp() + (marks[one][step] or 0) == value
+
+
+SAME = {
+    "ai_account_info",
+    "ai_account_up",
+    "ai_account_problem",
+    "ai_account_estimate_error_ratio",
+    "ai_cost_last_hour_usd",
+    "ai_tokens_last_hour",
+    "ai_requests_last_hour",
+    "ai_cost_last_hour_expected_usd",
+    "ai_cost_last_hour_high_usd",
+    "ai_cost_this_hour_high_usd",
+    "ai_requests_last_hour_expected",
+    "ai_requests_last_hour_high",
+    "ai_tokens_last_hour_expected",
+    "ai_tokens_last_hour_high",
+    "ai_cost_excess_24h_usd",
+    "ai_budget_info",
+    "ai_budget_limit_usd",
+    "ai_budget_burn_rate",
+    "ai_budget_forecast_usd",
+    "ai_budget_exhaustion_timestamp_seconds",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"--promtool": "/nowhere/promtool"}, "/nowhere/promtool cannot be run: No such file or directory."),
+        ({"--rules": "README.md"}, "README.md is no file of rules"),
+        ({"--rules": "prometheus/rules/thresholds.yml"}, "There is no alert in"),
+        ({"--storage.path": "/nowhere"}, "There is no ledger in /nowhere"),
+        ({"--config.file": "/nowhere.yaml"}, "/nowhere.yaml"),
+    ],
+)
+def test_what_is_wrong_is_said_plainly(site: Path, change: dict[str, str], complaint: str) -> None:
+    """What cannot be replayed ends with status 1, the reason, and what to do; no traceback."""
+    given = dict(flag.split("=", 1) for flag in flags(site)) | change
+    run = ended("replay", *(f"{name}={value}" for name, value in given.items()), cwd=ROOT)
+    assert run.returncode == 1
+    assert complaint in run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stdout == ""
+
+
+def test_the_rules_that_come_along_are_the_usual_ones(site: Path) -> None:
+    """Without --rules it is the repository's own rules, from wherever it is called."""
+    day = midnight(datetime.now(UTC)) - DAY
+    given = [flag for flag in flags(site) if not flag.startswith("--rules")]
+    run = ended("replay", *given, f"--from={day:%Y-%m-%d}", f"--to={day:%Y-%m-%d}", cwd="/")
+    assert run.returncode == 0
+    assert "AIRunawaySpend" in run.stdout.rpartition("Silent: ")[2]
+
+
+def test_a_span_that_is_none_is_misuse(site: Path) -> None:
+    """Days to come cannot be replayed: status 2."""
+    run = ended("replay", *flags(site), "--from=2999-01-01")
+    assert run.returncode == 2
+    assert "is not before" in run.stderr
+
+
+def test_a_rule_that_promtool_refuses_is_told_in_its_words(site: Path, tmp_path: Path) -> None:
+    """Where promtool does not accept the rules, its own reason is shown."""
+    rules = tmp_path / "rules.yml"
+    rules.write_text("groups: [{name: a, rules: [{alert: A, expr: 'sum('}]}]")
+    run = ended("replay", *flags(site, rules=rules))
+    assert run.returncode == 1
+    assert "refuses the rules" in run.stderr
+    assert "parse error" in run.stderr

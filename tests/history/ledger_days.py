@@ -1,0 +1,111 @@
+"""A ledger with a past made by hand, and remote reads of it as Prometheus would send them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import cramjam
+
+from exporter.history.hourly import Teller
+from exporter.history.remote_read import Reader
+from exporter.history.remote_read_protocol import MESSAGES
+from exporter.ledger import Ledger, Worth
+from exporter.metrics.spend import places_at
+from exporter.model import COST, DAY, HOUR, Bucket, Report, Row
+from exporter.pricing.valuer import Book
+from exporter.windows import Span
+
+DAY1 = datetime(2026, 3, 1, tzinfo=UTC)
+USE = Report("use", "usage", HOUR, HOUR, HOUR, DAY, timedelta(0), 30 * DAY)
+EQUAL, UNEQUAL, LIKE, UNLIKE = range(4)
+Matcher = tuple[int, str, str]
+
+
+def ms(moment: datetime) -> int:
+    """Return a time in milliseconds."""
+    return int(moment.timestamp()) * 1000
+
+
+def request(*matchers: Matcher, since: int = 0, until: int = 2**62, types: Sequence[int] = (1, 0)) -> bytes:
+    """Return the body of a request with one query."""
+    asked = MESSAGES["ReadRequest"](accepted_response_types=types)
+    query = asked.queries.add(start_timestamp_ms=since, end_timestamp_ms=until)
+    for kind, name, value in matchers:
+        query.matchers.add(type=kind, name=name, value=value)
+    return bytes(cramjam.snappy.compress_raw(asked.SerializeToString()))
+
+
+def results(body: bytes) -> list[dict[frozenset[tuple[str, str]], dict[int, float]]]:
+    """Read an answer: per query, labels -> time in ms -> value."""
+    answer: Any = MESSAGES["ReadResponse"]()
+    answer.ParseFromString(bytes(cramjam.snappy.decompress_raw(body)))
+    return [
+        {
+            frozenset((label.name, label.value) for label in series.labels): {
+                sample.timestamp: sample.value for sample in series.samples
+            }
+            for series in result.timeseries
+        }
+        for result in answer.results
+    ]
+
+
+@dataclass
+class Past:
+    """One account's ledger, told up to the end of its second day."""
+
+    ledger: Ledger
+    limit: int = 100
+    until: datetime = DAY1 + 2 * DAY
+    most: int = 10_000
+    number: int = field(init=False)
+    reader: Reader = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Register the account and build its reader."""
+        self.number = self.ledger.buckets.account("acme", "maker")
+        self.reader = Reader(self.ledger, self.tellers, self.most)
+
+    def tellers(self) -> list[Teller]:
+        """Return the account as it would be shown at the end of its second day."""
+        book = Book(self.number, "maker", (USE,))
+        return [Teller("acme", book, places_at(book, self.limit, self.ledger, DAY1 + 2 * DAY), self.until)]
+
+    def use(self, start: datetime, *rows: Row) -> None:
+        """Tell an hour."""
+        span = Span(start, start + HOUR)
+        self.ledger.buckets.put(self.number, "use", span, [Bucket("use", span.start, span.end, rows)])
+
+    def cost(self, day: datetime, hours: dict[int, Sequence[Row]]) -> None:
+        """Value a day."""
+        told = self.ledger.costs.told(self.number, day)
+        self.ledger.costs.put(self.number, day, Worth(hours, {}, "by hand", billed=False), told)
+
+    def read(
+        self, *matchers: Matcher, since: int = 0, until: int = 2**62
+    ) -> dict[frozenset[tuple[str, str]], dict[int, float]]:
+        """Answer one query."""
+        (found,) = results(self.reader.answer(request(*matchers, since=since, until=until)))
+        return found
+
+    def shown(self, *matchers: Matcher, label: str = "model") -> set[str]:
+        """Return the values of a label of the series that are found."""
+        return {dict(one).get(label, "") for one in self.read(*matchers)}
+
+
+def dollars(value: int, model: str = "m", workspace: str = "w", tier: str = "", item: str = "") -> Row:
+    """Return a row of money, in nano-USD."""
+    return Row(COST, value, workspace, model, tier, "", item)
+
+
+@contextmanager
+def opened(folder: Path, limit: int = 100, most: int = 10_000) -> Iterator[Past]:
+    """Open an empty ledger."""
+    ledger = Ledger(folder)
+    yield Past(ledger, limit, most=most)
+    ledger.close()

@@ -1,0 +1,288 @@
+"""docker-compose.yml: valid, closed to the outside, and its commands run as they stand on real servers."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+import yaml
+
+from tests.command import COMMAND, ENVIRONMENT, free_port, until
+from tests.paths import ROOT
+from tests.servers import PLACES, VERSIONS
+
+FILE = ROOT / "docker-compose.yml"
+COMPOSE: Mapping[str, Any] = yaml.safe_load(FILE.read_text())
+SERVICES: Mapping[str, Mapping[str, Any]] = COMPOSE["services"]
+OURS = ("ai-spend-exporter", "demo", "notices")
+"""The services that run the image that is built here."""
+MADE_BY_USER = ("config.yaml", "secrets/")
+"""What is mounted but not in the repository."""
+HARMLESS = {"GF_SECURITY_ADMIN_PASSWORD__FILE": "/run/secrets/grafana"}
+"""Settings with the name of a secret, whose value is only the path of one."""
+every_service = pytest.mark.parametrize("name", SERVICES)
+
+
+def volumes(name: str) -> Iterator[tuple[str, str, bool]]:
+    """Yield source, target and whether it is read-only; sources of this folder begin with a dot."""
+    for volume in SERVICES[name].get("volumes", []):
+        if isinstance(volume, str):
+            source, target, *mode = volume.split(":")
+            yield source, target, mode == ["ro"]
+        else:
+            yield volume["source"], volume["target"], volume.get("read_only", False)
+
+
+def dockerfile(instruction: str) -> Any:
+    """Return what the last such line of the Dockerfile holds."""
+    found = re.findall(rf"^{instruction} (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[-1]
+    return json.loads(found) if found.startswith("[") else found
+
+
+def health_url(name: str) -> str:
+    """Return the address that the service's health check asks."""
+    found = re.search(r"http://[^\s']+", " ".join(SERVICES[name]["healthcheck"]["test"]))
+    assert found is not None
+    return found[0]
+
+
+def container(name: str, folder: Path) -> Path:
+    """Lay out what the service has mounted under a folder that stands for the container's root."""
+    root = folder / "root"
+    for source, target, _ in volumes(name):
+        path = root / target.lstrip("/")
+        if source.removeprefix("./").startswith(MADE_BY_USER):
+            continue
+        if not source.startswith("."):
+            path.mkdir(parents=True)
+        elif (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, path)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / source, path)
+    return root
+
+
+def here(arguments: list[str], root: Path, port: int) -> list[str]:
+    """Put paths of the container under its root, and what listens everywhere on a free port of loopback."""
+    listening = [re.sub(r"=:\d+$", f"=127.0.0.1:{port}", argument) for argument in arguments]
+    return [re.sub(r"=/", f"={root}/", argument) for argument in listening]
+
+
+@contextmanager
+def running(command: list[str], url: str, log: Path, env: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Run a command until the block ends; the block begins when the address answers 200."""
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=env)
+
+    def ready() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            return httpx.get(url).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        until(f"200 at {url}", ready)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def test_follows_the_compose_specification() -> None:
+    """The file is valid by the specification's own schema, which the linter check-jsonschema carries."""
+    path = resources.files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    schema = json.loads(path.read_text())
+    jsonschema.validators.validator_for(schema)(schema).validate(COMPOSE)
+    broken = {**COMPOSE, "services": {"one": {"image": "x", "restarts": "always"}}}
+    with pytest.raises(jsonschema.ValidationError, match="restarts"):
+        jsonschema.validate(broken, schema)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("name", "program"), [("prometheus", "prometheus"), ("alertmanager", "prometheus-alertmanager")]
+)
+def test_servers_start_with_these_commands(name: str, program: str, version: str, tmp_path: Path) -> None:
+    """Prometheus and Alertmanager become ready with the command and the files that the service gives them."""
+    port = free_port()
+    url = health_url(name)
+    assert url.endswith(":9090/-/ready" if name == "prometheus" else ":9093/-/ready")
+    arguments = here(SERVICES[name]["command"], container(name, tmp_path), port)
+    assert f"--web.listen-address=127.0.0.1:{port}" in arguments
+    command = [str(PLACES[version] / program), *arguments]
+    with running(command, re.sub(r":\d+/", f":{port}/", url), tmp_path / "log"):
+        if name == "prometheus":
+            groups = httpx.get(f"http://127.0.0.1:{port}/api/v1/rules").json()["data"]["groups"]
+            files = {Path(group["file"]).name for group in groups}
+            assert files == {path.name for path in (ROOT / "prometheus" / "rules").glob("*.yml")}
+
+
+def test_the_exporter_starts_as_its_image_does(tmp_path: Path) -> None:
+    """The image's own command becomes healthy with the mounted configuration, a secret, and an empty ledger."""
+    port = free_port()
+    assert "command" not in SERVICES["ai-spend-exporter"]
+    assert dockerfile("ENTRYPOINT") == ["ai-spend-exporter"]
+    root = container("ai-spend-exporter", tmp_path)
+    key = root / "run" / "secrets" / "openai"
+    key.parent.mkdir(parents=True)
+    key.write_text("sk-admin-demo-compose-0000")
+    key.chmod(0o600)
+    account = {"name": "one", "provider": "openai", "api_key_file": str(key), "base_url": "http://[::1]:9/v1"}
+    config = root / "etc" / "ai-spend-exporter" / "config.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text(yaml.safe_dump({"accounts": [account]}))
+    arguments = [*here(dockerfile("CMD"), root, port), f"--web.listen-address=127.0.0.1:{port}"]
+    url = health_url("ai-spend-exporter").replace(":10042/", f":{port}/")
+    with running([*COMMAND, *arguments], url, tmp_path / "log", ENVIRONMENT):
+        assert list((root / "data").iterdir())
+
+
+def test_the_demo_starts_without_any_key(tmp_path: Path) -> None:
+    """The demo's command becomes healthy where nothing is mounted and no other server is installed."""
+    port = free_port()
+    assert not SERVICES["demo"].get("volumes")
+    assert not SERVICES["demo"].get("secrets")
+    command = [*COMMAND, *here(SERVICES["demo"]["command"], tmp_path, port)]
+    nothing_installed = {**ENVIRONMENT, "PATH": str(tmp_path), "TMPDIR": str(tmp_path)}
+    with running(command, health_url("demo").replace(":10042/", f":{port}/"), tmp_path / "log", nothing_installed):
+        assert "ai_account_info" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+
+
+def test_the_demo_takes_the_place_of_the_real_exporter() -> None:
+    """Only the demo is in a profile, it answers to the exporter's name, and no service drags the real one up."""
+    assert [name for name, service in SERVICES.items() if "profiles" in service] == ["demo"]
+    assert SERVICES["demo"]["networks"]["default"]["aliases"] == ["ai-spend-exporter"]
+    assert not [name for name, service in SERVICES.items() if "depends_on" in service]
+
+
+def test_services_listen_where_the_configurations_look_for_them() -> None:
+    """Every host and port in prometheus.yml and in Grafana's data sources is a service and the port it publishes."""
+    texts = [(ROOT / "prometheus" / "prometheus.yml").read_text()]
+    texts.append((ROOT / "prometheus" / "alertmanager.yml").read_text())
+    texts += [path.read_text() for path in (ROOT / "grafana" / "provisioning" / "datasources").iterdir()]
+    lines = [line for text in texts for line in text.splitlines() if not line.lstrip().startswith("#")]
+    found = set(re.findall(r"\b([a-z-]+):(\d{4,5})\b", "\n".join(lines)))
+    found = {one for one in found if one[0] in SERVICES}
+    assert found == {
+        ("ai-spend-exporter", "10042"),
+        ("prometheus", "9090"),
+        ("alertmanager", "9093"),
+        ("notices", "10043"),
+    }
+    for host, port in found:
+        assert _port(host) == port
+
+
+def _port(name: str) -> str:
+    """Return where a service listens: as it publishes, or as it is told."""
+    told = SERVICES[name].get("ports") or SERVICES[name]["command"]
+    return str(told[-1]).rpartition(":")[2]
+
+
+@every_service
+def test_ports_are_open_on_loopback_only(name: str) -> None:
+    """Every published port is bound to 127.0.0.1, and no service shares the network of the host."""
+    assert all(str(port).startswith("127.0.0.1:") for port in SERVICES[name].get("ports", ()))
+    assert "ports" in SERVICES[name] or name == "notices"  # only Alertmanager asks it
+    assert "network_mode" not in SERVICES[name]
+
+
+@every_service
+def test_images_are_pinned_or_built_here(name: str) -> None:
+    """Every image is built from this repository or has a whole version."""
+    if name in OURS:
+        assert SERVICES[name]["build"] == "."
+        assert SERVICES[name]["image"] == "ai-spend-exporter"
+    else:
+        assert re.fullmatch(r"[a-z]+/[a-z]+:v?\d+\.\d+\.\d+", SERVICES[name]["image"])
+
+
+@every_service
+def test_services_run_hardened(name: str) -> None:
+    """Every service runs without root, capabilities, new privileges or a writable root file system."""
+    service = SERVICES[name]
+    assert int(service["user"]) > 0
+    assert name not in OURS or service["user"] == dockerfile("USER")
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True
+    assert not {"privileged", "cap_add", "pid", "devices"} & service.keys()
+    assert service["restart"] == "unless-stopped"
+
+
+@every_service
+def test_services_tell_their_health(name: str) -> None:
+    """Every health check asks the service's own port with a program that its image has."""
+    kind, program, *_ = SERVICES[name]["healthcheck"]["test"]
+    # The images of Prometheus and Alertmanager are built on busybox, Grafana's on Alpine.
+    assert (kind, program) == ("CMD", "python" if name in OURS else "wget")
+    assert health_url(name).startswith(f"http://127.0.0.1:{_port(name)}/")
+    if name in OURS and name != "notices":
+        assert SERVICES[name]["healthcheck"]["test"] == ["CMD", *dockerfile("HEALTHCHECK CMD")]
+
+
+def test_secrets_are_files() -> None:
+    """Every secret comes from a file, and no setting of any service holds one."""
+    for secret in COMPOSE["secrets"].values():
+        assert secret.keys() == {"file"}
+        assert secret["file"].startswith("./secrets/")
+    for service in SERVICES.values():
+        assert set(service.get("secrets", [])) <= COMPOSE["secrets"].keys()
+        for setting, value in service.get("environment", {}).items():
+            named = re.search(r"pass|secret|token|key", setting, re.IGNORECASE)
+            assert not named or HARMLESS.get(setting) == value, setting
+            assert not re.search(r"sk-|crsr_|xox|[0-9a-f]{20}", value), setting
+
+
+def test_the_example_reads_the_secrets_that_are_mounted() -> None:
+    """Every key file of config.example.yaml is a secret of the exporter."""
+    named = re.findall(r"/run/secrets/(\w+)", (ROOT / "config.example.yaml").read_text())
+    assert named
+    assert set(named) <= set(SERVICES["ai-spend-exporter"]["secrets"])
+
+
+@every_service
+def test_mounted_files_are_in_the_repository(name: str) -> None:
+    """Every mounted path is in git and read-only, or the file's first comment tells the user to make it."""
+    head = FILE.read_text().partition("\n\nx-")[0]
+    mounted = [(source, read_only) for source, _, read_only in volumes(name) if source.startswith(".")]
+    mounted += [(COMPOSE["secrets"][secret]["file"], True) for secret in SERVICES[name].get("secrets", [])]
+    for source, read_only in mounted:
+        path = source.removeprefix("./")
+        assert read_only, source
+        if path.startswith(MADE_BY_USER):
+            assert path in head
+        else:
+            assert in_git(path), source
+
+
+@every_service
+def test_named_volumes_are_declared(name: str) -> None:
+    """Every volume that is not a path is declared, so that its data outlives the container."""
+    named = [source for source, _, _ in volumes(name) if not source.startswith(".")]
+    assert set(named) <= COMPOSE["volumes"].keys()
+
+
+def in_git(path: str) -> bool:
+    """Tell whether git knows a path or would take it; where there is no git, whether it is there."""
+    if not (ROOT / ".git").exists():
+        return (ROOT / path).exists()
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", path]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return bool(listed.stdout)

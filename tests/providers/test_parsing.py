@@ -1,0 +1,96 @@
+"""Reading fields: what is accepted, and that everything else is Malformed and named."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from exporter.errors import Malformed
+from exporter.model import NANO
+from exporter.providers.http import walk
+from exporter.providers.parsing import field, flag, items, moment, money, part, text, whole
+
+
+@pytest.mark.parametrize("value", [12, Decimal(12), Decimal("12.0"), Decimal("1.2e1")])
+def test_whole_numbers(value: object) -> None:
+    """Twelve is twelve in any spelling, and an int."""
+    read = whole({"n": value}, "n")
+    assert (read, type(read)) == (12, int)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        -1,
+        True,
+        "12",
+        1.5,
+        Decimal("1.5"),
+        Decimal("NaN"),
+        Decimal("Infinity"),
+        Decimal("1e999999"),
+        2**63,
+        None,
+        [],
+        {},
+    ],
+)
+def test_no_whole_numbers(value: object) -> None:
+    """Negative, broken, huge and foreign values are refused by the field's name."""
+    with pytest.raises(Malformed) as caught:
+        whole({"n": value}, "n")
+    assert caught.value.field == "n"
+    assert "field n " in str(caught.value)
+
+
+def test_defaults() -> None:
+    """Missing and null fields are the default, where there is one."""
+    for empty in ({}, {"x": None}):
+        assert (whole(empty, "x", 0), text(empty, "x"), flag(empty, "x"), part(empty, "x")) == (0, "", False, {})
+
+
+@pytest.mark.parametrize("value", [0, "", [], [1], {"a": 1}])
+def test_lists_of_objects(value: object) -> None:
+    """A list that is none, or holds anything but objects, is refused."""
+    if value == []:
+        assert items({"x": value}, "x") == []
+    else:
+        with pytest.raises(Malformed):
+            items({"x": value}, "x")
+
+
+def test_types_are_exact() -> None:
+    """A field of another type is refused, and told without its value."""
+    with pytest.raises(Malformed, match=r"^the field x is a str, not a dict$"):
+        field({"x": "secret"}, "x", dict)
+
+
+def test_money_is_exact() -> None:
+    """No digit of an amount goes through a float."""
+    amount = json.loads('{"x": 123456.789012345}', parse_float=Decimal)
+    assert money(amount, "x", NANO) == 123_456_789_012_345
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["2026-11-20T13:00:00Z", "2026-11-20T14:00:00+01:00", "2026-11-20T13:00:00.000", 1795179600000, "1795179600000"],
+)
+def test_moments(value: object) -> None:
+    """RFC 3339 with or without an offset, and milliseconds as a number or its text, are times."""
+    assert moment({"t": value}, "t") == datetime(2026, 11, 20, 13, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("value", ["soon", None, True, 10**18, "9" * 400, "9" * 9000, -1, ""])
+def test_no_moments(value: object) -> None:
+    """What is no time, or none that a calendar holds, is refused."""
+    with pytest.raises(Malformed):
+        moment({"t": value}, "t", timedelta(seconds=1))
+
+
+def test_a_walk_is_bounded() -> None:
+    """A walk ends with an error after so many pages."""
+    with pytest.raises(Malformed, match="more than 3 pages"):
+        list(walk(lambda cursor: {"n": len(cursor)}, lambda page: "x" * (whole(page, "n") + 1), most=3))

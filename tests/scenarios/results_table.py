@@ -1,0 +1,81 @@
+"""The table of docs/estimates.md: for each scenario the error of our estimates beside that of two simpler ways."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from statistics import median
+
+from tests.paths import ROOT
+from tests.scenarios.run_scenario import Estimate, Run
+
+PATH = ROOT / "docs" / "estimates.md"
+SMALLEST = 0.0001
+"""Errors below this are not told apart: 0.01 %."""
+
+_HEAD = """# How near an estimate is to the bill
+
+Written by `make estimates`; do not edit. Each row is a simulated account, played day by
+day through the whole exporter over HTTP. A day's cost is read from `ai_cost_daily_usd` when all its use is told and
+its bill is not there yet, and compared with what the provider bills afterwards: |estimate - bill| / bill, the median
+of the days and, in brackets, the worst day. *Claimed* is the largest error that the tests accept of ours on any day.
+*List price* is usage times published prices. *Last bill* takes the newest billed day as the day's cost.
+
+Counted are the days that are estimated after the first bill was there. Where something changes of which no bill
+can tell yet (the day of a price change, the first day of a model without a list price), that one day is not counted
+for any of the three.
+
+| situation | what happens | claimed | ours | list price | last bill |
+| --- | --- | --- | --- | --- | --- |
+"""
+_ROW = re.compile(r"^\| (?!situation|---)(.+?) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+_PAIR = re.compile(r"(?:<\s)?([\d.]+) % \((?:<\s)?([\d.]+) %\)")
+
+WAYS = ("ours", "list price", "last bill")
+
+
+def errors(run: Run) -> dict[str, list[float]]:
+    """Return each way's absolute errors, as parts of the bill, on the days that count; days without a bill do not."""
+    last: dict[str, Estimate] = {f"{one.day}": one for one in run.claimed() if run.bills[one.day]}
+    return {
+        "ours": [_error(one.nano, run.bills[one.day]) for one in last.values()],
+        "list price": [_error(run.listed[one.day], run.bills[one.day]) for one in last.values()],
+        "last bill": [_error(one.newest or 0, run.bills[one.day]) for one in last.values()],
+    }
+
+
+def write(runs: Iterable[Run]) -> str:
+    """Return the document."""
+    return _HEAD + "".join(_row(run) for run in runs)
+
+
+def read(text: str) -> Mapping[str, tuple[str, Mapping[str, tuple[float, float]]]]:
+    """Return situation -> (what is claimed, way -> (median, worst)) of a document; errors as parts of the bill."""
+    return {
+        name: (claimed, {way: _pair(cell) for way, cell in zip(WAYS, cells, strict=True)})
+        for name, _, claimed, *cells in _ROW.findall(text)
+    }
+
+
+def _row(run: Run) -> str:
+    found, scenario = errors(run), run.scenario
+    cells = [f"{_percent(median(found[way]))} ({_percent(max(found[way]))})" for way in WAYS]
+    return f"| {' | '.join([scenario.name, scenario.says, f'{scenario.bound:.1%}'.replace('%', ' %'), *cells])} |\n"
+
+
+def _percent(error: float) -> str:
+    """Write two significant digits; what is smaller than can be told apart as such."""
+    if error < SMALLEST:
+        return f"< {SMALLEST * 100:g} %"
+    percent = float(f"{error * 100:.2g}")
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:g} %"
+
+
+def _pair(cell: str) -> tuple[float, float]:
+    found = _PAIR.fullmatch(cell)
+    assert found is not None, cell
+    return float(found[1]) / 100, float(found[2]) / 100
+
+
+def _error(estimate: int, bill: int) -> float:
+    return abs(estimate - bill) / bill
