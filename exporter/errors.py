@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-KeyReason = Literal["wrong_key_kind", "key_rejected", "missing_scope"]
+KeyRejectionReason = Literal["wrong_key_kind", "key_rejected", "missing_scope"]
 PROBLEM_REASONS = ("wrong_key_kind", "key_rejected", "missing_scope", "rate_limited", "unavailable", "malformed")
 
 
@@ -28,21 +28,21 @@ class ExporterError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ConfigProblem:
     """One thing that is wrong in a configuration, and where."""
 
-    place: str
+    location: str
     """`file:line`, or just the file."""
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}"
+        return f"{self.location}: {self.message}"
 
 
 class ConfigError(ExporterError):
     """A configuration that cannot be used; tells every problem at once."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
@@ -56,7 +56,7 @@ class ProviderError(ExporterError):
 class KeyRejected(ProviderError):
     """The provider will not answer this key; asking again changes nothing until the key or the configuration does."""
 
-    def __init__(self, reason: KeyReason, message: str, advice: str) -> None:
+    def __init__(self, reason: KeyRejectionReason, message: str, advice: str) -> None:
         self.reason = reason
         self.advice = advice
         super().__init__(message)
@@ -92,7 +92,7 @@ class Malformed(ProviderError):
         super().__init__(message)
 
 
-class IngestError(ExporterError):
+class PushError(ExporterError):
     """A request that nothing is taken from; `status` is that of the HTTP answer."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -100,7 +100,7 @@ class IngestError(ExporterError):
         super().__init__(reason)
 
 
-class QueryRefused(ExporterError):
+class QueryRejected(ExporterError):
     """Whoever asks has to ask for something else."""
 
 

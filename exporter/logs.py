@@ -18,9 +18,9 @@ Format = Literal["logfmt", "json"]
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 """The levels of `--log.level`, least urgent first."""
 
-_NAMES = {number: name for name, number in LEVELS.items()} | {logging.CRITICAL: "error"}
-_TALKATIVE = ("httpx", "httpcore", "uvicorn", "uvicorn.access", "uvicorn.error")
-_BARE = re.compile(r"[^\s\"'=\\]+")
+_LEVEL_NAMES = {number: name for name, number in LEVELS.items()} | {logging.CRITICAL: "error"}
+_NOISY_LOGGERS = ("httpx", "httpcore", "uvicorn", "uvicorn.access", "uvicorn.error")
+_UNQUOTED = re.compile(r"[^\s\"'=\\]+")
 
 
 def configure(level: str, format: Format, stream: TextIO) -> None:  # noqa: A002 - as in --log.format
@@ -30,13 +30,15 @@ def configure(level: str, format: Format, stream: TextIO) -> None:  # noqa: A002
     """
     least = LEVELS[level]
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_Line(_logfmt if format == "logfmt" else json.dumps, tracebacks=level == "debug"))
+    handler.setFormatter(
+        _LineFormatter(_format_logfmt if format == "logfmt" else json.dumps, include_tracebacks=level == "debug")
+    )
     logging.basicConfig(level=least, handlers=[handler], force=True)
-    for name in _TALKATIVE:
+    for name in _NOISY_LOGGERS:
         logging.getLogger(name).setLevel(max(least, logging.WARNING))
 
 
-def say(logger: logging.Logger, level: str, message: str, /, **fields: object) -> None:
+def log_event(logger: logging.Logger, level: str, message: str, /, **fields: object) -> None:
     """Log a message with fields: `say(log, "warn", "Poll failed", account="acme", error=error)`.
 
     A field that is None is left out; an exception is told in one line, with its traceback at level debug only.
@@ -46,33 +48,33 @@ def say(logger: logging.Logger, level: str, message: str, /, **fields: object) -
     logger.log(LEVELS[level], message, exc_info=cause, extra={"fields": fields})
 
 
-class _Line(logging.Formatter):
-    def __init__(self, write: Callable[[Mapping[str, object]], str], *, tracebacks: bool) -> None:
+class _LineFormatter(logging.Formatter):
+    def __init__(self, serialize: Callable[[Mapping[str, object]], str], *, include_tracebacks: bool) -> None:
         super().__init__()
-        self._write = write
-        self._tracebacks = tracebacks
+        self._serialize = serialize
+        self._include_tracebacks = include_tracebacks
 
     def format(self, record: logging.LogRecord) -> str:
-        level = _NAMES.get(record.levelno, record.levelname.lower())
-        head = {"ts": _time(utc(record.created)), "level": level, "msg": record.getMessage()}
+        level = _LEVEL_NAMES.get(record.levelno, record.levelname.lower())
+        head = {"ts": _format_time(utc(record.created)), "level": level, "msg": record.getMessage()}
         fields: dict[str, object] = {**getattr(record, "fields", {})}
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             fields.setdefault("error", error)
-            if self._tracebacks:
+            if self._include_tracebacks:
                 fields["traceback"] = "".join(traceback.format_exception(error))
-        told = {name: _plain(value) for name, value in fields.items() if value is not None}
-        return self._write({**head, **told, **head})
+        told = {name: _format_field(value) for name, value in fields.items() if value is not None}
+        return self._serialize({**head, **told, **head})
 
 
-def _plain(value: object) -> str | int | float:
+def _format_field(value: object) -> str | int | float:
     match value:
         case int():
             return value
         case float() if math.isfinite(value):
             return value
         case datetime():
-            return _time(value)
+            return _format_time(value)
         case timedelta():
             return value.total_seconds()
         case BaseException():
@@ -81,16 +83,16 @@ def _plain(value: object) -> str | int | float:
             return str(value)
 
 
-def _time(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _format_time(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _logfmt(pairs: Mapping[str, object]) -> str:
-    return " ".join(f"{name}={_value(value)}" for name, value in pairs.items())
+def _format_logfmt(fields: Mapping[str, object]) -> str:
+    return " ".join(f"{name}={_quote(value)}" for name, value in fields.items())
 
 
-def _value(value: object) -> str:
+def _quote(value: object) -> str:
     text = json.dumps(value) if isinstance(value, bool) else str(value)
-    if _BARE.fullmatch(text) and text.isprintable():
+    if _UNQUOTED.fullmatch(text) and text.isprintable():
         return text
     return json.dumps(text, ensure_ascii=not text.isprintable())

@@ -35,7 +35,7 @@ TOKEN_METERS = frozenset(
 UNIT_METERS = frozenset({"images", "seconds", "characters", "web_searches", "file_searches", "sessions", "bytes"})
 """Counted things that are neither tokens nor requests."""
 
-LEVEL_METERS = frozenset({"bytes"})
+GAUGE_METERS = frozenset({"bytes"})
 """Stocks, not flows: over a window their largest hour is told, because a sum of levels means nothing."""
 
 
@@ -62,27 +62,27 @@ class Bucket:
     rows: tuple[Row, ...]
 
 
-PAID = "paid"
+COST_INCLUDED = "paid"
 """The item of a pushed row whose money was pushed with it: a COST row, or tokens that are not to be priced again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class UsageEvent:
     """Something used at one moment, as a source pushed it."""
 
     provider: str
-    moment: datetime
+    time: datetime
     rows: tuple[Row, ...]
     id: str = ""
     """The source's own name for it, which it never gives to another one; empty where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class ChangeEvent:
     """Something that was done to a system, such as a deployment, and may change what is spent."""
 
     title: str
-    moment: datetime
+    time: datetime
     service: str = ""
     account: str = ""
     link: str = ""
@@ -95,11 +95,11 @@ class Report:
     name: str
     kind: Literal["usage", "bill"]
     width: timedelta
-    every: timedelta
+    poll_interval: timedelta
     """How often asking makes sense; a longer `poll_interval` wins."""
     overlap: timedelta
     """Re-read on every poll."""
-    settle: timedelta
+    settle_period: timedelta
     """Re-read once a day: how long the provider still revises."""
     lag: timedelta
     """A bucket is complete this long after its end."""
@@ -146,12 +146,12 @@ class KeyKind:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class KeyRejectionRule:
     """How a provider words a refused key: a status and a token of the answer's text -> reason and advice."""
 
     status: int | None
     """None matches any status from 400 to 499."""
-    token: str
+    substring: str
     """Searched in the answer's text without regard to case; empty matches any text."""
     reason: Literal["wrong_key_kind", "key_rejected", "missing_scope"]
     advice: str
@@ -162,7 +162,7 @@ class Console:
     """Where a provider shows people the same figures, and what of the spend its API leaves out."""
 
     url: str
-    left_out: str = ""
+    excluded: str = ""
     """A sentence for whoever compares; empty where nothing is known to be missing."""
 
 

@@ -12,80 +12,86 @@ from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as d
 
-from grafana.dashboard_sources.account import account
-from grafana.dashboard_sources.budgets import budgets
-from grafana.dashboard_sources.signals import signals
-from grafana.dashboard_sources.spend import spend
-from grafana.dashboard_sources.telemetry import telemetry
-from grafana.panels import SOURCE, Spec
+from grafana.dashboard_sources.account import account_rows
+from grafana.dashboard_sources.budgets import budget_rows
+from grafana.dashboard_sources.signals import signal_rows
+from grafana.dashboard_sources.spend import spend_rows
+from grafana.dashboard_sources.telemetry import telemetry_rows
+from grafana.panels import DATA_SOURCE, PanelSpec
 
-FOLDER = Path(__file__).parent / "dashboards"
+DASHBOARDS_FOLDER = Path(__file__).parent / "dashboards"
 TAG = "ai-spend"
 
 
 @dataclass(frozen=True)
-class Board:
+class DashboardSpec:
     """A dashboard before it is built."""
 
     uid: str
     title: str
-    text: str
+    description: str
     variables: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Spec]]]
-    since: str = "now-30d"
+    rows: Sequence[tuple[str, Sequence[PanelSpec]]]
+    time_from: str = "now-30d"
 
 
-BOARDS = (
-    Board(
+DASHBOARD_SPECS = (
+    DashboardSpec(
         "ai-spend",
         "AI spend",
         "What is spent, on what, by whom, and whether it is unusual.",
         ("provider", "owner", "account", "workspace", "model", "group_by"),
-        spend(),
+        spend_rows(),
     ),
-    Board(
+    DashboardSpec(
         "ai-spend-budgets",
         "AI budgets",
         "Every budget: spent, pace, forecast, and when it runs out.",
         ("owner", "budget"),
-        budgets(),
+        budget_rows(),
         "now-24h",
     ),
-    Board(
+    DashboardSpec(
         "ai-spend-signals",
         "AI signals",
         "What was expected, what came, who moved, and which alerts fire.",
         ("provider", "owner", "account", "workspace"),
-        signals(),
+        signal_rows(),
         "now-24h",
     ),
-    Board(
+    DashboardSpec(
         "ai-spend-account",
         "AI account",
         "One account in depth: workspaces, models, tiers, bills and corrections.",
         ("provider", "owner", "one_account"),
-        account(),
+        account_rows(),
     ),
-    Board(
+    DashboardSpec(
         "ai-spend-telemetry",
         "AI telemetry",
         "Whether the numbers can be trusted: polls, watermarks, problems, ourselves.",
         ("provider", "owner", "account"),
-        telemetry(),
+        telemetry_rows(),
         "now-6h",
     ),
 )
 
 
-def built(board: Board) -> dict[str, Any]:
+def build_dashboard(dashboard: DashboardSpec) -> dict[str, Any]:
     """Return a dashboard as Grafana reads it."""
-    one = build.Dashboard(board.title).uid(board.uid).description(board.text).tags([TAG]).timezone("utc")
-    one = one.time(board.since, "now").refresh("1m").tooltip(d.DashboardCursorSync.CROSSHAIR).editable()
-    one = one.link(_links()).annotation(_alerts()).annotation(_changes())
-    for variable in (_source(), *map(_variable, board.variables)):
+    one = (
+        build.Dashboard(dashboard.title)
+        .uid(dashboard.uid)
+        .description(dashboard.description)
+        .tags([TAG])
+        .timezone("utc")
+    )
+    one = one.time(dashboard.time_from, "now").refresh("1m").tooltip(d.DashboardCursorSync.CROSSHAIR).editable()
+    one = one.link(_dashboard_links()).annotation(_alert_annotation()).annotation(_change_annotation())
+    for variable in (_datasource_variable(), *map(_build_variable, dashboard.variables)):
         one = one.with_variable(variable)
     number = line = 0
-    for title, specs in board.rows:
+    for title, specs in dashboard.rows:
         number += 1
         one = one.with_row(build.Row(title).id(number).grid_pos(d.GridPos(x=0, y=line, w=24, h=1)))
         line, column, tallest = line + 1, 0, 0
@@ -101,17 +107,17 @@ def built(board: Board) -> dict[str, Any]:
     return told
 
 
-def _links() -> build.DashboardLink:
+def _dashboard_links() -> build.DashboardLink:
     link = build.DashboardLink("AI spend").type(d.DashboardLinkType.DASHBOARDS).tags([TAG]).as_dropdown(False)
     return link.include_vars(True).keep_time(True)
 
 
-def _alerts() -> build.AnnotationQuery:
-    query = build.AnnotationQuery().name("Alerts").datasource(SOURCE).enable(True).icon_color("red")
+def _alert_annotation() -> build.AnnotationQuery:
+    query = build.AnnotationQuery().name("Alerts").datasource(DATA_SOURCE).enable(True).icon_color("red")
     return query.expr('ALERTS{alertname=~"AI.*",alertstate="firing",severity!="info"}')
 
 
-class _Changes(d.AnnotationQuery):
+class _ChangeAnnotation(d.AnnotationQuery):
     """What CI told, each at its own time and not at that of its samples; the builders lack the fields for it."""
 
     def to_json(self) -> dict[str, object]:
@@ -122,16 +128,16 @@ class _Changes(d.AnnotationQuery):
         return self
 
 
-def _changes() -> Any:
+def _change_annotation() -> Any:
     expr = 'ai_change_timestamp_seconds{account=~"|$account"} * 1000'
-    return _Changes(name="Changes", datasource=SOURCE, enable=True, icon_color="blue", expr=expr)
+    return _ChangeAnnotation(name="Changes", datasource=DATA_SOURCE, enable=True, icon_color="blue", expr=expr)
 
 
-def _source() -> build.DatasourceVariable:
+def _datasource_variable() -> build.DatasourceVariable:
     return build.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
 
 
-_QUERIES = {
+_VARIABLE_QUERIES = {
     "provider": ("Provider", "label_values(ai_account_info, provider)"),
     "owner": ("Owner", "label_values(ai_account_info, owner)"),
     "account": ("Account", 'label_values(ai_account_info{provider=~"$provider",owner=~"$owner"}, account)'),
@@ -139,32 +145,35 @@ _QUERIES = {
     "model": ("Model", 'label_values(ai_cost_30d_usd{account=~"$account",workspace=~"$workspace"}, model)'),
     "budget": ("Budget", 'label_values(ai_budget_limit_usd{owner=~"$owner"}, budget)'),
 }
-ANY = ".*"
+MATCH_ALL = ".*"
 """All, labels that are not there included."""
 
 
-def _variable(name: str) -> Any:
+def _build_variable(name: str) -> Any:
     if name == "group_by":
         groups = build.CustomVariable("group_by").label("Group by").values("provider,account,workspace,model")
         return groups.current(d.VariableOption(text="provider", value="provider", selected=True))
-    label, query = _QUERIES[name.removeprefix("one_")]
-    found = build.QueryVariable(name.removeprefix("one_")).label(label).datasource(SOURCE).query(query)
+    label, query = _VARIABLE_QUERIES[name.removeprefix("one_")]
+    found = build.QueryVariable(name.removeprefix("one_")).label(label).datasource(DATA_SOURCE).query(query)
     found = found.refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(d.VariableSort.ALPHABETICAL_ASC)
     if name.startswith("one_"):
         return found
     found = found.multi(True).include_all(True)
     found = found.current(d.VariableOption(text=["All"], value=["$__all"], selected=True))
     # Accounts are listed one by one, so that those of the chosen owners are meant; served history knows no owners.
-    return found if name == "account" else found.all_value(ANY)
+    return found if name == "account" else found.all_value(MATCH_ALL)
 
 
-def files() -> Iterator[tuple[Path, str]]:
+def render_files() -> Iterator[tuple[Path, str]]:
     """Yield every file and what it has to hold."""
-    for board in BOARDS:
-        yield FOLDER / f"{board.uid}.json", json.dumps(built(board), indent=1, sort_keys=True) + "\n"
+    for board in DASHBOARD_SPECS:
+        yield (
+            DASHBOARDS_FOLDER / f"{board.uid}.json",
+            json.dumps(build_dashboard(board), indent=1, sort_keys=True) + "\n",
+        )
 
 
 if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
-    for path, text in files():
+    DASHBOARDS_FOLDER.mkdir(exist_ok=True)
+    for path, text in render_files():
         path.write_text(text)

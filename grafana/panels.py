@@ -21,10 +21,10 @@ from grafana_foundation_sdk.models import common as c
 from grafana_foundation_sdk.models import dashboard as d
 from grafana_foundation_sdk.models import prometheus as p
 
-SOURCE = d.DataSourceRef(type_val="prometheus", uid="${datasource}")
+DATA_SOURCE = d.DataSourceRef(type_val="prometheus", uid="${datasource}")
 USD, TOKENS, REQUESTS, RATIO, SECONDS, TIME = "currencyUSD", "short", "short", "percentunit", "s", "dateTimeFromNow"
-Steps = Sequence[tuple[float | None, str]]
-PLAIN: Steps = ((None, "blue"),)
+ThresholdSteps = Sequence[tuple[float | None, str]]
+NO_THRESHOLDS: ThresholdSteps = ((None, "blue"),)
 """No meaning in the colour."""
 
 
@@ -40,7 +40,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Spec:
+class PanelSpec:
     """A panel before it has a place: its width of 24 and its height."""
 
     panel: Any
@@ -49,36 +49,46 @@ class Spec:
     queries: Sequence[Query] = field(default_factory=tuple)
 
 
-def _target(query: Query, place: int) -> prometheus.Dataquery:
-    one = prometheus.Dataquery().datasource(SOURCE).expr(query.expr).legend_format(query.legend)
-    one = one.ref_id("ABCDEFGHIJ"[place]).editor_mode(p.QueryEditorMode.CODE)
+def _target(query: Query, index: int) -> prometheus.Dataquery:
+    one = prometheus.Dataquery().datasource(DATA_SOURCE).expr(query.expr).legend_format(query.legend)
+    one = one.ref_id("ABCDEFGHIJ"[index]).editor_mode(p.QueryEditorMode.CODE)
     one = one.format(p.PromQueryFormat.TABLE if query.table else p.PromQueryFormat.TIME_SERIES)
     one = one.instant() if query.instant else one.range()
     return one.interval(query.interval) if query.interval else one
 
 
-def _thresholds(steps: Steps) -> ThresholdsConfig:
+def _thresholds(thresholds: ThresholdSteps) -> ThresholdsConfig:
     return (
-        ThresholdsConfig().mode(d.ThresholdsMode.ABSOLUTE).steps([d.Threshold(value, color) for value, color in steps])
+        ThresholdsConfig()
+        .mode(d.ThresholdsMode.ABSOLUTE)
+        .steps([d.Threshold(value, color) for value, color in thresholds])
     )
 
 
-def _finished(panel: Any, title: str, text: str, unit: str, queries: Sequence[Query], steps: Steps) -> Any:
-    panel = panel.title(title).description(text).unit(unit).datasource(SOURCE).thresholds(_thresholds(steps))
+def _configure_panel(
+    panel: Any, title: str, description: str, unit: str, queries: Sequence[Query], thresholds: ThresholdSteps
+) -> Any:
+    panel = (
+        panel.title(title)
+        .description(description)
+        .unit(unit)
+        .datasource(DATA_SOURCE)
+        .thresholds(_thresholds(thresholds))
+    )
     for place, query in enumerate(queries):
         panel = panel.with_target(_target(query, place))
     return panel
 
 
-def figure(
+def stat_panel(
     title: str,
-    text: str,
+    description: str,
     *queries: Query,
     unit: str = USD,
-    steps: Steps = PLAIN,
+    thresholds: ThresholdSteps = NO_THRESHOLDS,
     width: int = 4,
     decimals: int | None = None,
-) -> Spec:
+) -> PanelSpec:
     """Return one large figure: the newest value."""
     shown = common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False)
     panel = (
@@ -86,23 +96,23 @@ def figure(
     )
     # At the end of the time range: the last step of a long range may be an hour old.
     queries = tuple(replace(query, instant=True) for query in queries)
-    panel = _finished(panel, title, text, unit, queries, steps).no_value("none")
-    return Spec(panel if decimals is None else panel.decimals(decimals), width, 4, queries)
+    panel = _configure_panel(panel, title, description, unit, queries, thresholds).no_value("none")
+    return PanelSpec(panel if decimals is None else panel.decimals(decimals), width, 4, queries)
 
 
-def lines(
+def time_series_panel(
     title: str,
-    text: str,
+    description: str,
     *queries: Query,
     unit: str = USD,
-    steps: Steps = PLAIN,
+    thresholds: ThresholdSteps = NO_THRESHOLDS,
     width: int = 12,
     height: int = 9,
     stacked: bool = False,
     bars: bool = False,
     interval: str = "",
-    last: str = "",
-) -> Spec:
+    time_from: str = "",
+) -> PanelSpec:
     """Return values over time; `last`: of the last such time, whatever the dashboard shows."""
     panel = timeseries.Panel().draw_style(c.GraphDrawStyle.BARS if bars else c.GraphDrawStyle.LINE)
     panel = panel.fill_opacity(70 if bars else 30 if stacked else 0).line_width(1).show_points(c.VisibilityMode.NEVER)
@@ -118,14 +128,14 @@ def lines(
         panel = panel.stacking(common.StackingConfig().group("A").mode(c.StackingMode.NORMAL))
     if bars:
         panel = panel.bar_alignment(c.BarAlignment.AFTER).axis_soft_min(0)
-    panel = _finished(panel, title, text, unit, queries, steps)
-    panel = panel.time_from(last) if last else panel
-    return Spec(panel.interval(interval) if interval else panel, width, height, queries)
+    panel = _configure_panel(panel, title, description, unit, queries, thresholds)
+    panel = panel.time_from(time_from) if time_from else panel
+    return PanelSpec(panel.interval(interval) if interval else panel, width, height, queries)
 
 
-def columns(
-    title: str, text: str, *queries: tuple[str, Query], x: str, unit: str = USD, width: int = 12, height: int = 9
-) -> Spec:
+def bar_chart_panel(
+    title: str, description: str, *queries: tuple[str, Query], x: str, unit: str = USD, width: int = 12, height: int = 9
+) -> PanelSpec:
     """Return a column per value of a label, in its order; of each query (name, query) one."""
     told = tuple(query for _, query in queries)
     several = len(told) > 1
@@ -138,7 +148,7 @@ def columns(
     )
     legend = common.VizLegendOptions().placement(c.LegendPlacement.BOTTOM).calcs([]).show_legend(several)
     panel = panel.legend(legend.display_mode(c.LegendDisplayMode.LIST if several else c.LegendDisplayMode.HIDDEN))
-    panel = _finished(panel, title, text, unit, told, PLAIN)
+    panel = _configure_panel(panel, title, description, unit, told, NO_THRESHOLDS)
     named = {f"Value #{'ABCDEFGHIJ'[place]}" if several else "Value": one[0] for place, one in enumerate(queries)}
     if several:
         panel = panel.with_transformation(d.DataTransformerConfig(id_val="merge", options={}))
@@ -147,54 +157,54 @@ def columns(
         ("sortBy", {"sort": [{"field": x}]}),
     ):
         panel = panel.with_transformation(d.DataTransformerConfig(id_val=kind, options=options))
-    return Spec(panel, width, height, told)
+    return PanelSpec(panel, width, height, told)
 
 
-def gauges(
+def bar_gauge_panel(
     title: str,
-    text: str,
+    description: str,
     *queries: Query,
     unit: str = RATIO,
-    steps: Steps = PLAIN,
+    thresholds: ThresholdSteps = NO_THRESHOLDS,
     width: int = 12,
     height: int = 9,
-    most: float | None = None,
-) -> Spec:
+    max_value: float | None = None,
+) -> PanelSpec:
     """Return a bar per series: the newest values."""
     shown = common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False)
     panel = bargauge.Panel().reduce_options(shown).orientation(c.VizOrientation.HORIZONTAL).min(0)
     panel = panel.display_mode(c.BarGaugeDisplayMode.BASIC).value_mode(c.BarGaugeValueMode.TEXT)
     queries = tuple(replace(query, instant=True) for query in queries)
-    panel = _finished(panel, title, text, unit, queries, steps).no_value("none")
-    return Spec(panel if most is None else panel.max(most), width, height, queries)
+    panel = _configure_panel(panel, title, description, unit, queries, thresholds).no_value("none")
+    return PanelSpec(panel if max_value is None else panel.max(max_value), width, height, queries)
 
 
-def rows(
+def table_panel(
     title: str,
-    text: str,
+    description: str,
     queries: Sequence[tuple[str, Query, str]],
     *,
-    hidden: Sequence[str] = (),
-    sort: str = "",
-    words: Mapping[str, Mapping[str, tuple[str, str]]] | None = None,
+    hidden_columns: Sequence[str] = (),
+    sort_by: str = "",
+    value_mappings: Mapping[str, Mapping[str, tuple[str, str]]] | None = None,
     width: int = 12,
     height: int = 9,
-) -> Spec:
+) -> PanelSpec:
     """Return a table: of each query (heading, query, unit) a column, joined by labels.
 
     `words`: column -> value -> what is shown for it, and its colour.
     """
     told = tuple(query for _, query, _ in queries)
-    panel = _finished(table.Panel(), title, text, "short", told, PLAIN).no_value("none")
+    panel = _configure_panel(table.Panel(), title, description, "short", told, NO_THRESHOLDS).no_value("none")
     named = {f"Value #{'ABCDEFGHIJ'[place]}" if len(told) > 1 else "Value": one[0] for place, one in enumerate(queries)}
     for heading, _, unit in queries:
         panel = panel.override_by_name(heading, [d.DynamicConfigValue("unit", unit)])
     for label in ("model", "alertname", "workspace", "reason"):
         panel = panel.override_by_name(label, [d.DynamicConfigValue("custom.width", 190)])
-    for label, meanings in (words or {}).items():
+    for label, meanings in (value_mappings or {}).items():
         named[label] = label.replace("_", " ")
-        panel = panel.override_by_name(named[label], _in_words(meanings))
-    gone = {"Time": True} | dict.fromkeys(hidden, True)
+        panel = panel.override_by_name(named[label], _value_mapping_overrides(meanings))
+    gone = {"Time": True} | dict.fromkeys(hidden_columns, True)
     first = ("Value",) if len(queries) == 1 and queries[0][2] == TIME else ()
     order = {name: place for place, name in enumerate((*first, "alertname", "budget", "account", "workspace", "model"))}
     if len(told) > 1:
@@ -204,15 +214,15 @@ def rows(
             id_val="organize", options={"excludeByName": gone, "renameByName": named, "indexByName": order}
         )
     )
-    if sort:
-        panel = panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
-    return Spec(panel, width, height, told)
+    if sort_by:
+        panel = panel.sort_by([common.TableSortByFieldState().display_name(sort_by).desc(True)])
+    return PanelSpec(panel, width, height, told)
 
 
-def _in_words(meanings: Mapping[str, tuple[str, str]]) -> list[d.DynamicConfigValue]:
+def _value_mapping_overrides(mappings: Mapping[str, tuple[str, str]]) -> list[d.DynamicConfigValue]:
     shown = {
         value: {"text": told, "color": color, "index": place}
-        for place, (value, (told, color)) in enumerate(meanings.items())
+        for place, (value, (told, color)) in enumerate(mappings.items())
     }
     return [
         d.DynamicConfigValue("mappings", [{"type": "value", "options": shown}]),
@@ -221,9 +231,14 @@ def _in_words(meanings: Mapping[str, tuple[str, str]]) -> list[d.DynamicConfigVa
     ]
 
 
-def states(
-    title: str, text: str, *queries: Query, mappings: Sequence[tuple[str, str, str]], width: int = 24, height: int = 8
-) -> Spec:
+def state_timeline_panel(
+    title: str,
+    description: str,
+    *queries: Query,
+    mappings: Sequence[tuple[str, str, str]],
+    width: int = 24,
+    height: int = 8,
+) -> PanelSpec:
     """Return a line of coloured states per series; mappings: value, words, colour."""
     told = {
         value: d.ValueMappingResult(text=words, color=color, index=place)
@@ -237,4 +252,9 @@ def states(
         .placement(c.LegendPlacement.BOTTOM)
         .calcs([])
     )
-    return Spec(_finished(panel, title, text, "short", queries, PLAIN).no_value("none"), width, height, queries)
+    return PanelSpec(
+        _configure_panel(panel, title, description, "short", queries, NO_THRESHOLDS).no_value("none"),
+        width,
+        height,
+        queries,
+    )

@@ -11,28 +11,30 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-_USUAL = ec.SECP256R1()
+_DEFAULT_CURVE = ec.SECP256R1()
 
 
-class Authority:
+class CertificateAuthority:
     """One that signs certificates, which are valid for a day."""
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
         """Make one; its own certificate is in `file`."""
         self._folder = folder
-        self._key = ec.generate_private_key(_USUAL)
-        self._name = _called(name)
+        self._key = ec.generate_private_key(_DEFAULT_CURVE)
+        self._name = _common_name(name)
         basics = x509.BasicConstraints(ca=True, path_length=0)
-        own = _draft(self._name, self._name, self._key.public_key()).add_extension(basics, critical=True)
+        own = _certificate_builder(self._name, self._name, self._key.public_key()).add_extension(basics, critical=True)
         self.file = folder / f"{name}.crt"
         self.file.write_bytes(_pem(own.sign(self._key, hashes.SHA256())))
 
-    def sign(self, name: str, *sans: x509.GeneralName, curve: ec.EllipticCurve = _USUAL) -> int:
+    def sign(self, name: str, *sans: x509.GeneralName, curve: ec.EllipticCurve = _DEFAULT_CURVE) -> int:
         """Write a certificate and its key as NAME.crt and NAME.key, for servers and clients; return its number."""
         key = ec.generate_private_key(curve)
         names = x509.SubjectAlternativeName(sans or [x509.IPAddress(ip_address("127.0.0.1"))])
         uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-        draft = _draft(_called(name), self._name, key.public_key()).add_extension(names, critical=False)
+        draft = _certificate_builder(_common_name(name), self._name, key.public_key()).add_extension(
+            names, critical=False
+        )
         signed = draft.add_extension(uses, critical=False).sign(self._key, hashes.SHA256())
         secret = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -46,11 +48,13 @@ class Authority:
         return signed.serial_number
 
 
-def _called(name: str) -> x509.Name:
+def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-def _draft(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _certificate_builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     draft = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
     draft = draft.serial_number(x509.random_serial_number())

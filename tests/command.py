@@ -29,10 +29,10 @@ from tests.system import midnight
 
 COMMAND = (sys.executable, "-m", "exporter")
 ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
-ANYWHERE = "--web.listen-address=127.0.0.1:0"
+ANY_PORT_FLAG = "--web.listen-address=127.0.0.1:0"
 
 
-def ended(
+def run_command(
     *arguments: str,
     cwd: Path | str = "/",
     env: Mapping[str, str] = ENVIRONMENT,
@@ -52,29 +52,29 @@ def free_port() -> int:
         return int(opened.getsockname()[1])
 
 
-def until(what: str, ready: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(description: str, condition: Callable[[], object], timeout: float = 20) -> None:
     """Wait for something to become true; fail with its name where it does not in time."""
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end, f"{what} did not happen within {seconds} s"
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"{description} did not happen within {timeout} s"
         threading.Event().wait(0.02)
 
 
 @dataclass
-class Exporter:
+class ExporterProcess:
     """A process that was started, its address, and the lines that it has written so far."""
 
     process: subprocess.Popen[str]
-    said: list[str] = field(default_factory=list)
+    stderr_lines: list[str] = field(default_factory=list)
     """On stderr."""
-    printed: list[str] = field(default_factory=list)
+    stdout_lines: list[str] = field(default_factory=list)
     """On stdout."""
     client: httpx.Client = field(default_factory=httpx.Client)
 
     @property
     def url(self) -> str:
         """Where it listens, as its log tells."""
-        return "http://" + next(filter(None, map(_address, self.said)))
+        return "http://" + next(filter(None, map(_listen_address, self.stderr_lines)))
 
     def get(self, path: str = "/metrics", **headers: str) -> httpx.Response:
         """Ask it for a page."""
@@ -93,55 +93,55 @@ class Exporter:
         found = re.search(rf"^{name} (.*)$", self.get().text, re.MULTILINE)
         return found[1] if found else ""
 
-    def until_up(self, *accounts: str) -> None:
+    def wait_until_up(self, *accounts: str) -> None:
         """Wait until every report of these accounts has been read."""
-        until(f"{accounts} up", lambda: set(accounts) <= self.accounts("ai_account_up", "1"))
+        wait_until(f"{accounts} up", lambda: set(accounts) <= self.accounts("ai_account_up", "1"))
 
-    def until_said(self, text: str, times: int = 1) -> None:
+    def wait_for_log(self, text: str, times: int = 1) -> None:
         """Wait for lines on stderr that hold a text."""
-        until(f"{text!r} in the log", lambda: sum(text in line for line in self.said) >= times)
+        wait_until(f"{text!r} in the log", lambda: sum(text in line for line in self.stderr_lines) >= times)
 
-    def send(self, number: int) -> None:
+    def send_signal(self, signal_number: int) -> None:
         """Send a signal."""
-        self.process.send_signal(number)
+        self.process.send_signal(signal_number)
 
-    def end(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
+    def stop(self, signal_number: int = signal.SIGTERM, timeout: float = 20) -> int:
         """Send a signal and return the status with which the process ends."""
-        self.send(number)
-        return self.process.wait(seconds)
+        self.send_signal(signal_number)
+        return self.process.wait(timeout)
 
 
-def _address(line: str) -> str:
+def _listen_address(line: str) -> str:
     found = re.search(r'(?:msg=Listening address=|"msg": "Listening", "address": ")([^\s"]+)', line)
     return found[1] if found else ""
 
 
 @contextmanager
-def started(
+def start_exporter(
     *arguments: str,
     cwd: Path | str = "/",
     env: Mapping[str, str] = ENVIRONMENT,
     prefix: Sequence[str] = (),
-) -> Iterator[Exporter]:
+) -> Iterator[ExporterProcess]:
     """Start `run` on a free port, wait until it listens, and kill it at the end where it has not ended."""
     process = subprocess.Popen(
-        [*prefix, *COMMAND, "run", ANYWHERE, *arguments],
+        [*prefix, *COMMAND, "run", ANY_PORT_FLAG, *arguments],
         cwd=cwd,
         env=env,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    it = Exporter(process)
+    it = ExporterProcess(process)
     assert process.stdout is not None
     assert process.stderr is not None
-    pipes = ((process.stderr, it.said), (process.stdout, it.printed))
+    pipes = ((process.stderr, it.stderr_lines), (process.stdout, it.stdout_lines))
     readers = [threading.Thread(target=into.extend, args=(iter(pipe.readline, ""),)) for pipe, into in pipes]
     for reader in readers:
         reader.start()
     try:
-        until("listening", lambda: any(map(_address, it.said)) or process.poll() is not None)
-        assert process.poll() is None, it.said
+        wait_until("listening", lambda: any(map(_listen_address, it.stderr_lines)) or process.poll() is not None)
+        assert process.poll() is None, it.stderr_lines
         yield it
     finally:
         if process.poll() is None:
@@ -155,7 +155,7 @@ def started(
 
 
 @dataclass
-class Site:
+class Sandbox:
     """A folder with a configuration of simulated accounts, whose providers answer."""
 
     folder: Path
@@ -165,9 +165,9 @@ class Site:
 
     def __post_init__(self) -> None:
         """Write the configuration of all accounts."""
-        self.write(*self.simulator.world.accounts)
+        self.write_accounts(*self.simulator.world.accounts)
 
-    def write(self, *names: str) -> None:
+    def write_accounts(self, *names: str) -> None:
         """Write a configuration of these accounts only."""
         accounts = [self.simulator.world.accounts[name] for name in names]
         document = yaml.safe_load(write_config(self.folder, accounts, self.simulator.url).read_text())
@@ -185,16 +185,16 @@ class Site:
 
 
 @contextmanager
-def site(folder: Path, *accounts: SimAccount, poll_interval: str = "5m") -> Iterator[Site]:
+def start_sandbox(folder: Path, *accounts: SimAccount, poll_interval: str = "5m") -> Iterator[Sandbox]:
     """Simulate the providers of some accounts that began to spend three days ago."""
 
     def now() -> datetime:
         return datetime.now(UTC)
 
-    with Simulator(World(accounts, now, began=midnight(now()) - 3 * DAY)) as simulator:
-        yield Site(folder, simulator, folder / "config.yaml", poll_interval)
+    with Simulator(World(accounts, now, start_time=midnight(now()) - 3 * DAY)) as simulator:
+        yield Sandbox(folder, simulator, folder / "config.yaml", poll_interval)
 
 
-def unprivileged() -> list[str]:
+def unprivileged_prefix() -> list[str]:
     """Return what makes a command run without root's power over other's files; nothing where we have none."""
     return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []

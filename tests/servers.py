@@ -13,15 +13,15 @@ from typing import Any
 
 import httpx
 
-from tests.command import free_port, until
+from tests.command import free_port, wait_until
 from tests.paths import ROOT
 
-PLACES: Mapping[str, Path] = {"debian": Path("/usr/bin"), "today": ROOT / ".tools" / "usr" / "bin"}
-VERSIONS = tuple(PLACES)
-NOWHERE = "127.0.0.1:9"
+BIN_DIRS: Mapping[str, Path] = {"debian": Path("/usr/bin"), "today": ROOT / ".tools" / "usr" / "bin"}
+VERSIONS = tuple(BIN_DIRS)
+UNUSED_ADDRESS = "127.0.0.1:9"
 """Where nothing listens."""
 
-Series = frozenset[tuple[str, str]]
+LabelSet = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,23 @@ class Prometheus:
     url: str
     process: subprocess.Popen[bytes]
 
-    def ask(self, path: str, **parameters: str | float) -> dict[str, Any]:
+    def call_api(self, path: str, **parameters: str | float) -> dict[str, Any]:
         """Return the whole answer of its API, which has to be a success."""
         answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
         told: dict[str, Any] = answer.json()
         assert told["status"] == "success", told
         return told
 
-    def query(self, expression: str, at: datetime) -> dict[Series, float]:
+    def query(self, expression: str, time: datetime) -> dict[LabelSet, float]:
         """Return labels -> value at a time."""
-        told = self.ask("query", query=expression, time=at.timestamp())
+        told = self.call_api("query", query=expression, time=time.timestamp())
         assert not told.get("warnings"), told["warnings"]
         return {frozenset(one["metric"].items()): float(one["value"][1]) for one in told["data"]["result"]}
 
-    def daily(self, expression: str, first: datetime, days: int) -> dict[Series, dict[datetime, float]]:
+    def query_daily(self, expression: str, first: datetime, days: int) -> dict[LabelSet, dict[datetime, float]]:
         """Return labels -> UTC day -> value, evaluated at the midnights with which the days begin."""
         last = first + timedelta(days=days - 1)
-        told = self.ask("query_range", query=expression, start=first.timestamp(), end=last.timestamp(), step="1d")
+        told = self.call_api("query_range", query=expression, start=first.timestamp(), end=last.timestamp(), step="1d")
         assert not told.get("warnings"), told["warnings"]
         return {
             frozenset(one["metric"].items()): {datetime.fromtimestamp(at, UTC): float(v) for at, v in one["values"]}
@@ -55,13 +55,15 @@ class Prometheus:
         }
 
 
-def promtool(version: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_promtool(version: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run promtool."""
-    command = [str(PLACES[version] / "promtool"), *arguments]
+    command = [str(BIN_DIRS[version] / "promtool"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
-def configuration(folder: Path, exporter: str, alertmanager: str = NOWHERE, *, rules: bool = False) -> Path:
+def write_prometheus_config(
+    folder: Path, exporter: str, alertmanager: str = UNUSED_ADDRESS, *, rules: bool = False
+) -> Path:
     """Write the repository's own prometheus.yml with these addresses; with its rules, their patience shortened."""
     path = folder / "prometheus.yml"
     hurried = {
@@ -88,24 +90,28 @@ def _rewrite(source: Path, target: Path, changes: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def alertmanager(version: str, folder: Path, notices: str) -> Iterator[str]:
+def start_alertmanager(version: str, folder: Path, webhook_address: str) -> Iterator[str]:
     """Run Alertmanager on the repository's own alertmanager.yml, its patience shortened; yield its address."""
     config, address = folder / "alertmanager.yml", f"127.0.0.1:{free_port()}"
-    hurried = {"notices:10043": notices, "group_wait: 30s": "group_wait: 2s", "group_wait: 10s": "group_wait: 1s"}
+    hurried = {
+        "notices:10043": webhook_address,
+        "group_wait: 30s": "group_wait: 2s",
+        "group_wait: 10s": "group_wait: 1s",
+    }
     _rewrite(ROOT / "prometheus" / "alertmanager.yml", config, hurried | {"group_interval: 5m": "group_interval: 2s"})
     command = [
-        str(PLACES[version] / "prometheus-alertmanager"),
+        str(BIN_DIRS[version] / "prometheus-alertmanager"),
         f"--config.file={config}",
         f"--storage.path={folder / f'alertmanager-{version}'}",
         "--cluster.listen-address=",
         f"--web.listen-address={address}",
     ]
-    with _running(command, folder / f"alertmanager-{version}.log", f"http://{address}"):
+    with _run_server(command, folder / f"alertmanager-{version}.log", f"http://{address}"):
         yield address
 
 
 @contextmanager
-def _running(command: Sequence[str], log: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
+def _run_server(command: Sequence[str], log: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until the block ends, which begins when it is ready."""
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream)
@@ -118,7 +124,7 @@ def _running(command: Sequence[str], log: Path, url: str) -> Iterator[subprocess
             return False
 
     try:
-        until(f"{log.stem} ready", ready)
+        wait_until(f"{log.stem} ready", ready)
         yield process
     finally:
         process.terminate()
@@ -130,16 +136,16 @@ def _running(command: Sequence[str], log: Path, url: str) -> Iterator[subprocess
 
 
 @contextmanager
-def prometheus(version: str, folder: Path, config: Path, data: Path | None = None) -> Iterator[Prometheus]:
+def start_prometheus(version: str, folder: Path, config: Path, data: Path | None = None) -> Iterator[Prometheus]:
     """Run a server on a configuration until the block ends; its data, unless given, begins empty."""
     address = f"127.0.0.1:{free_port()}"
     command = [
-        str(PLACES[version] / "prometheus"),
+        str(BIN_DIRS[version] / "prometheus"),
         f"--config.file={config}",
         f"--storage.tsdb.path={data or folder / f'data-{version}'}",
         "--storage.tsdb.retention.time=100y",
         "--rules.alert.resend-delay=1s",
         f"--web.listen-address={address}",
     ]
-    with _running(command, folder / f"prometheus-{version}.log", f"http://{address}") as process:
+    with _run_server(command, folder / f"prometheus-{version}.log", f"http://{address}") as process:
         yield Prometheus(f"http://{address}", process)

@@ -16,7 +16,7 @@ import httpx
 import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.app import App, Surroundings
+from exporter.app import App, Dependencies
 from exporter.config.configuration import Account, Config, load
 from exporter.demo.demo import write_config
 from exporter.errors import PROBLEM_REASONS
@@ -27,13 +27,13 @@ from exporter.providers import PROVIDERS, ProviderType
 from exporter.simulator.accounts import CHAT, Member, SimAccount, Stream
 from exporter.simulator.server import Simulator
 from exporter.simulator.world import World, demo_world
-from exporter.web import build
+from exporter.web import build_asgi_app
 from exporter.web.server import listen
-from exporter.windows import Span, calendar
+from exporter.windows import TimeRange, calendar_windows
 
 NOON = datetime(2026, 11, 18, 12, 7, 30, tzinfo=UTC)
 Totals = Counter[tuple[str, ...]]
-SPEND_NAMES = ("ai_cost", "ai_tokens", "ai_requests", "ai_units")
+SPEND_PREFIXES = ("ai_cost", "ai_tokens", "ai_requests", "ai_units")
 Samples = dict[str, dict[frozenset[tuple[str, str]], float]]
 """Metric name -> labels -> value."""
 
@@ -49,7 +49,7 @@ class Clock:
 
 
 @dataclass
-class Stage:
+class System:
     """Everything running; `settle` polls until nothing is due any more."""
 
     folder: Path
@@ -59,11 +59,11 @@ class Stage:
     config: Config
     app: App = field(init=False)
     url: str = field(init=False)
-    _parsed: tuple[str, Samples] = ("", {})
+    _parsed_page: tuple[str, Samples] = ("", {})
     providers: Mapping[str, ProviderType] = field(default_factory=lambda: PROVIDERS)
     prices: PriceList = list_rates
 
-    def settle(self) -> None:
+    def poll_until_idle(self) -> None:
         """Tick until every account has been visited and waits for its next time."""
         deadline, quiet = time.monotonic() + 60, 0
         while quiet < 2:
@@ -71,14 +71,14 @@ class Stage:
             self.app.tick()
             quiet = quiet + 1 if self.app.idle else 0
             threading.Event().wait(0.002)
-        self.app._board.refresh(at_once=True)
+        self.app._metrics_cache.refresh(force=True)
 
-    def later(self, passed: timedelta) -> None:
+    def advance(self, duration: timedelta) -> None:
         """Let time pass and poll what is due then."""
-        self.clock.now += passed
-        self.settle()
+        self.clock.now += duration
+        self.poll_until_idle()
 
-    def calls(self, account: str, path: str = "") -> int:
+    def count_calls(self, account: str, path: str = "") -> int:
         """Count the requests that a provider got for an account."""
         return sum(served.account == account and path in served.path for served in self.simulator.requests)
 
@@ -87,9 +87,9 @@ class Stage:
         answer = httpx.get(f"{self.url}/metrics", headers=headers)
         assert answer.status_code == 200
         ours, mark, fresh = answer.text.partition("# HELP python_gc")
-        if self._parsed[0] != ours:
-            self._parsed = (ours, _parse(ours))
-        return self._parsed[1] | _parse(mark + fresh)
+        if self._parsed_page[0] != ours:
+            self._parsed_page = (ours, _parse(ours))
+        return self._parsed_page[1] | _parse(mark + fresh)
 
     def value(self, name: str, **labels: str) -> float | None:
         """Return the sum of a metric over the series with these labels; None where there is none."""
@@ -97,7 +97,7 @@ class Stage:
         values = [value for series, value in self.samples().get(name, {}).items() if wanted <= series]
         return sum(values) if values else None
 
-    def shown(self, name: str, account: str = "") -> Totals:
+    def exported_totals(self, name: str, account: str = "") -> Totals:
         """Return a tokens or requests metric as exposed: (account, workspace, model, tier, meter) -> units."""
         totals: Totals = Counter()
         for series, value in self.samples().get(name, {}).items():
@@ -110,29 +110,31 @@ class Stage:
     def problems(self, account: str) -> set[str]:
         """Return the reasons for which polls of an account fail at present; every reason is told, as 1 or 0."""
         told = {
-            dict(one)["reason"]: on for one, on in self.samples()["ai_account_problem"].items() if _of(one, account)
+            dict(one)["reason"]: on
+            for one, on in self.samples()["ai_account_problem"].items()
+            if _has_account(one, account)
         }
         assert tuple(sorted(told)) == tuple(sorted(PROBLEM_REASONS))
         assert set(told.values()) <= {0, 1}
         return {reason for reason, on in told.items() if on}
 
-    def spend(self, account: str = "") -> Samples:
+    def spend_samples(self, account: str = "") -> Samples:
         """Return every series of money and use, of all accounts or one."""
-        shown = {name: series for name, series in self.samples().items() if name.startswith(SPEND_NAMES)}
+        shown = {name: series for name, series in self.samples().items() if name.startswith(SPEND_PREFIXES)}
         return {
-            name: {one: value for one, value in series.items() if account == "" or _of(one, account)}
+            name: {one: value for one, value in series.items() if account == "" or _has_account(one, account)}
             for name, series in shown.items()
         }
 
-    def nano(self, name: str, **labels: str) -> int | None:
+    def nano_usd(self, name: str, **labels: str) -> int | None:
         """Return the sum of a money metric in whole nano-USD; None where there is no such series."""
         wanted = set(labels.items())
         values = [round(value * NANO) for one, value in self.samples().get(name, {}).items() if wanted <= one]
         return sum(values) if values else None
 
-    def change(self, account: str, change: Callable[[Account], Account]) -> None:
+    def change_account(self, account: str, update: Callable[[Account], Account]) -> None:
         """Apply the configuration with one account changed."""
-        accounts = tuple(change(one) if one.name == account else one for one in self.config.accounts)
+        accounts = tuple(update(one) if one.name == account else one for one in self.config.accounts)
         self.config = replace(self.config, accounts=accounts)
         self.app.apply(self.config)
 
@@ -140,16 +142,16 @@ class Stage:
         """Return where an account's key is read from."""
         return self.folder / f"{account}.key"
 
-    def told(self, window: str, account: str = "", *, final: bool = False) -> tuple[Totals, Totals]:
+    def expected_totals(self, window: str, account: str = "", *, final: bool = False) -> tuple[Totals, Totals]:
         """Return tokens and requests of a window as the simulator tells them now, or as they finally are."""
         tokens: Totals = Counter()
         requests: Totals = Counter()
         for one in self.world.accounts.values():
             if account in ("", one.name):
-                span = self.span(window, one.name)
-                read = self.world.truth if final else self.world.visible
+                span = self.window_range(window, one.name)
+                read = self.world.ground_truth if final else self.world.reported_rows
                 for _, row in read(one.name, span.start, span.end):
-                    workspace = self._workspace(one.name, row.workspace)
+                    workspace = self._workspace_name(one.name, row.workspace)
                     key = (one.name, workspace, row.model, row.tier, row.meter)
                     if row.meter in TOKEN_METERS:
                         tokens[key] += row.value
@@ -157,32 +159,34 @@ class Stage:
                         requests[key] += row.value
         return +tokens, +requests
 
-    def span(self, window: str, account: str) -> Span:
+    def window_range(self, window: str, account: str) -> TimeRange:
         """Return a window of an account by the stage's clock and the account's watermark."""
         marks = {
             dict(series)["report"]: value
             for series, value in self.samples()["ai_account_complete_until_timestamp_seconds"].items()
             if ("account", account) in series
         }
-        usage = [report.name for report in self.app._members[account].told if report.kind == "usage"]
+        usage = [report.name for report in self.app._polled_accounts[account].reports if report.kind == "usage"]
         complete = min(marks[name] for name in usage)
-        return calendar(self.clock.now, datetime.fromtimestamp(complete, UTC))[window]
+        return calendar_windows(self.clock.now, datetime.fromtimestamp(complete, UTC))[window]
 
-    def _workspace(self, account: str, workspace: str) -> str:
+    def _workspace_name(self, account: str, workspace: str) -> str:
         names: Mapping[str, str] = self.world.accounts[account].workspaces
         default = {"anthropic": "default", "cursor": "unassigned"}.get(self.world.accounts[account].provider, "")
         return names.get(workspace, workspace) or default
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def run_exporter(self) -> Iterator[None]:
         """Run the exporter on the stage's ledger; entering it again is a restart."""
         self.app = App(
-            self.folder / "ledger", Surroundings(self.clock, time.monotonic, {}, self.providers, self.prices)
+            self.folder / "ledger", Dependencies(self.clock, time.monotonic, {}, self.providers, self.prices)
         )
         self.app.apply(self.config)
         opened = listen("127.0.0.1:0")
         self.url = f"http://127.0.0.1:{opened.getsockname()[1]}"
-        server = _Quiet(uvicorn.Config(build(self.app.views()), log_config=None, lifespan="off"))
+        server = _ServerWithoutSignals(
+            uvicorn.Config(build_asgi_app(self.app.handlers()), log_config=None, lifespan="off")
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
         thread.start()
         try:
@@ -201,20 +205,22 @@ def _parse(text: str) -> Samples:
     return found
 
 
-class _Quiet(uvicorn.Server):
+class _ServerWithoutSignals(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def small_world(clock: Clock) -> World:
+def make_small_world(clock: Clock) -> World:
     """Return one smaller account of each of the demo's providers."""
     cast = demo_world(clock).accounts
     return World([cast[name] for name in ("labs-openai", "research-anthropic", "acme-cursor")], clock)
 
 
 @contextmanager
-def stage(folder: Path, world: World | None = None, clock: Clock | None = None, **defaults: str) -> Iterator[Stage]:
+def start_system(
+    folder: Path, world: World | None = None, clock: Clock | None = None, **defaults: str
+) -> Iterator[System]:
     """Set a stage with the demo's world, or another one; `running` begins the play."""
     clock = clock or Clock()
     world = world or demo_world(clock)
@@ -223,10 +229,10 @@ def stage(folder: Path, world: World | None = None, clock: Clock | None = None, 
         settings = {"poll_interval": "5m", **defaults}
         text = path.read_text().replace("poll_interval: 15s", "\n  ".join(f"{k}: {v}" for k, v in settings.items()))
         path.write_text(text)
-        yield Stage(folder, clock, world, simulator, load(path, PROVIDERS))
+        yield System(folder, clock, world, simulator, load(path, PROVIDERS))
 
 
-_LONE = {
+_ACCOUNT_TEMPLATES = {
     # Key, model, report, tiers of the two, prefix of workspaces.
     "openai": ("sk-admin-demo-{}-0000", "gpt-5-2025-08-07", "completions", ("standard", "batch"), "proj"),
     "anthropic": ("sk-ant-admin01-demo-{}-0000", "claude-sonnet-5", "messages", ("standard", "batch"), "wrkspc"),
@@ -234,9 +240,9 @@ _LONE = {
 }
 
 
-def lone(provider: Literal["openai", "anthropic", "cursor"], name: str = "solo") -> SimAccount:
+def make_account(provider: Literal["openai", "anthropic", "cursor"], name: str = "solo") -> SimAccount:
     """Return an account of two workspaces, Web and Lab, with one steady use each."""
-    key, model, kind, tiers, prefix = _LONE[provider]
+    key, model, kind, tiers, prefix = _ACCOUNT_TEMPLATES[provider]
     web, lab = f"{prefix}_web", f"{prefix}_lab"
     keys, people = ("key_web", "key_lab"), tuple[Member, ...]()
     if provider == "cursor":
@@ -259,26 +265,26 @@ def lone(provider: Literal["openai", "anthropic", "cursor"], name: str = "solo")
 
 
 @contextmanager
-def play(
+def start_small_system(
     folder: Path,
     *accounts: SimAccount,
     providers: Mapping[str, ProviderType] = PROVIDERS,
     prices: PriceList = list_rates,
     **defaults: str,
-) -> Iterator[Stage]:
+) -> Iterator[System]:
     """Run an exporter on accounts of a few days; nothing has been asked yet."""
     clock = Clock()
-    world = World(accounts, clock, began=midnight(clock.now) - 5 * DAY)
-    with stage(folder, world, clock, **{"history": "2d", **defaults}) as it:
+    world = World(accounts, clock, start_time=midnight(clock.now) - 5 * DAY)
+    with start_system(folder, world, clock, **{"history": "2d", **defaults}) as it:
         it.providers, it.prices = providers, prices
-        with it.running():
+        with it.run_exporter():
             yield it
 
 
-def _of(labels: frozenset[tuple[str, str]], account: str) -> bool:
+def _has_account(labels: frozenset[tuple[str, str]], account: str) -> bool:
     return ("account", account) in labels
 
 
-def midnight(moment: datetime) -> datetime:
+def midnight(timestamp: datetime) -> datetime:
     """Return the start of the moment's UTC day."""
-    return moment - (moment - datetime(1970, 1, 1, tzinfo=UTC)) % DAY
+    return timestamp - (timestamp - datetime(1970, 1, 1, tzinfo=UTC)) % DAY

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from exporter.model import HOUR
-from tests.benchmarks.calls import counted
+from tests.benchmarks.calls import start_call_counter
 
 
-def test_providers_are_asked_no_more_than_their_limits_make_necessary(tmp_path: Path) -> None:
+def test_polling_makes_no_more_calls_than_the_limits_require(tmp_path: Path) -> None:
     """A first poll of thirty days and an hour of steady polling make exactly the fewest calls, report by report."""
-    with counted(tmp_path) as it:
-        for asked, fewest in (it.first_poll(), it.steady(HOUR)):
+    with start_call_counter(tmp_path) as it:
+        for asked, fewest in (it.run_first_poll(), it.run_steady_polling(HOUR)):
             assert asked == fewest

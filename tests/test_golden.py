@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from exporter.config.configuration import Budget
-from exporter.metrics.families import ACCOUNT_FAMILIES, OWN_FAMILIES, SPEND_FAMILIES
-from tests.system import Stage, stage
+from exporter.metrics.families import ACCOUNT_FAMILIES, SELF_FAMILIES, SPEND_FAMILIES
+from tests.system import System, start_system
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 BUDGETS = (
@@ -23,35 +23,35 @@ BUDGETS = (
     Budget("research-week", "research", "week", Decimal("499.95"), {"owner": "research", "model": "claude-*"}),
     Budget("agents-day", "", "day", Decimal(500), {"workspace": "Coding agents"}),
 )
-VARIES = re.compile(
+VARYING_LINES = re.compile(
     r"^((?:process|python)_\w+|ai_exporter_ledger_bytes|ai_exporter_build_info|ai_account_poll_duration_seconds)"
     r"(\{.*\})? .*$",
     re.MULTILINE,
 )
 
 
-@pytest.fixture(name="it", scope="module")
-def _demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with stage(tmp_path_factory.mktemp("demo")) as it:
-        it.config = replace(it.config, budgets=BUDGETS)
-        with it.running():
-            it.settle()
-            yield it
+@pytest.fixture(name="system", scope="module")
+def _start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with start_system(tmp_path_factory.mktemp("demo")) as system:
+        system.config = replace(system.config, budgets=BUDGETS)
+        with system.run_exporter():
+            system.poll_until_idle()
+            yield system
 
 
-def test_after_the_backfill_every_total_is_the_simulators(it: Stage) -> None:
+def test_after_the_backfill_every_total_is_the_simulators(system: System) -> None:
     """Thirty days of past are on the first page: each series of each window, for each account."""
-    assert list(it.samples()["ai_account_up"].values()) == [1] * len(it.world.accounts)
-    assert sum(it.told("30d")[0].values()) > 10**9
+    assert list(system.samples()["ai_account_up"].values()) == [1] * len(system.world.accounts)
+    assert sum(system.expected_totals("30d")[0].values()) > 10**9
     for window in ("last_hour", "today", "month", "30d"):
-        tokens, requests = it.told(window)
-        assert it.shown(f"ai_tokens_{window}") == tokens
-        assert it.shown(f"ai_requests_{window}") == requests
+        tokens, requests = system.expected_totals(window)
+        assert system.exported_totals(f"ai_tokens_{window}") == tokens
+        assert system.exported_totals(f"ai_requests_{window}") == requests
 
 
-def test_the_page_is_the_one_that_was_reviewed(it: Stage, request: pytest.FixtureRequest) -> None:
+def test_the_page_is_the_one_that_was_reviewed(system: System, request: pytest.FixtureRequest) -> None:
     """Every line is the golden file's, but for what differs from machine to machine and run to run."""
-    page = VARIES.sub(lambda found: f"{re.sub('{.*}', '', found[0].split(' ')[0])} 0", _page(it))
+    page = VARYING_LINES.sub(lambda found: f"{re.sub('{.*}', '', found[0].split(' ')[0])} 0", _fetch_metrics(system))
     page = re.sub(r"^(process|python).*\n|^# \w+ (process|python).*\n", "", page, flags=re.MULTILINE)
     if request.config.getoption("--write-golden"):
         GOLDEN.write_text(page)
@@ -60,36 +60,36 @@ def test_the_page_is_the_one_that_was_reviewed(it: Stage, request: pytest.Fixtur
     assert not difference, "\n".join(difference[:40]) + "\n(make golden writes the file anew)"
 
 
-def test_promtool_has_no_complaint(it: Stage) -> None:
+def test_promtool_reports_no_problem(system: System) -> None:
     """`promtool check metrics` finds nothing to say about names, types, units and help, not even a hint."""
     checked = subprocess.run(
-        ["promtool", "check", "metrics"], input=_page(it), capture_output=True, text=True, check=False
+        ["promtool", "check", "metrics"], input=_fetch_metrics(system), capture_output=True, text=True, check=False
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
-def test_every_family_of_the_table_is_on_the_page(it: Stage) -> None:
+def test_every_family_of_the_table_is_on_the_page(system: System) -> None:
     """The demo shows something of every metric that we announce, but of what it has none of.
 
     All tokens have a price there, and nobody pushes anything.
     """
-    page = _page(it)
-    shown = (*SPEND_FAMILIES, *ACCOUNT_FAMILIES, *OWN_FAMILIES)
+    page = _fetch_metrics(system)
+    shown = (*SPEND_FAMILIES, *ACCOUNT_FAMILIES, *SELF_FAMILIES)
     missing = [family.name for family in shown if f"# TYPE {family.name} " not in page]
     assert missing == [
-        "ai_account_witness_ratio",
+        "ai_account_crosscheck_ratio",
         "ai_account_unpriced_tokens",
         "ai_exporter_ingest_events_total",
         "ai_change_timestamp_seconds",
     ]
 
 
-def test_no_key_is_on_any_page(it: Stage) -> None:
+def test_no_key_is_on_any_page(system: System) -> None:
     """Neither /metrics nor the landing page shows any part of a key that would help anyone."""
-    pages = _page(it) + httpx.get(it.url).text
-    for account in it.world.accounts.values():
+    pages = _fetch_metrics(system) + httpx.get(system.url).text
+    for account in system.world.accounts.values():
         assert account.key[-12:] not in pages
 
 
-def _page(it: Stage) -> str:
-    return httpx.get(f"{it.url}/metrics").text
+def _fetch_metrics(system: System) -> str:
+    return httpx.get(f"{system.url}/metrics").text

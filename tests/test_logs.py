@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from exporter.logs import LEVELS, Format, configure, say
+from exporter.logs import LEVELS, Format, configure, log_event
 from exporter.model import Secret
 
 LOG = logging.getLogger("test-logs")
@@ -20,7 +20,7 @@ LIBRARIES = ("httpx", "httpcore", "uvicorn", "uvicorn.access", "uvicorn.error")
 
 
 @pytest.fixture(autouse=True)
-def _root_as_before() -> Iterator[None]:
+def _restore_loggers() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     libraries = {name: logging.getLogger(name).level for name in LIBRARIES}
@@ -34,29 +34,29 @@ def _root_as_before() -> Iterator[None]:
         logging.getLogger(name).setLevel(before)
 
 
-def lines(level: str = "info", form: Format = "logfmt") -> io.StringIO:
+def configure_log(level: str = "info", log_format: Format = "logfmt") -> io.StringIO:
     stream = io.StringIO()
-    configure(level, form, stream)
+    configure(level, log_format, stream)
     return stream
 
 
-def record(message: str, **fields: object) -> logging.LogRecord:
+def make_record(message: str, **fields: object) -> logging.LogRecord:
     values = {"name": "x", "levelno": logging.INFO, "msg": message, "created": NOON.timestamp(), "fields": fields}
     return logging.makeLogRecord(values)
 
 
 def test_logfmt() -> None:
     """A line tells time in UTC, level, message, and then the fields in their order."""
-    stream = lines()
-    LOG.handle(record("Poll failed", account="acme", reason="unavailable", attempt=3, after=1.5))
+    stream = configure_log()
+    LOG.handle(make_record("Poll failed", account="acme", reason="unavailable", attempt=3, after=1.5))
     expected = 'ts=2026-11-20T12:00:00.000Z level=info msg="Poll failed" account=acme reason=unavailable'
     assert stream.getvalue() == f"{expected} attempt=3 after=1.5\n"
 
 
 def test_json() -> None:
     """A JSON line holds the same in the same order, numbers and truths as such."""
-    stream = lines(form="json")
-    LOG.handle(record("Poll failed", account="acme", attempt=3, late=True, ratio=float("nan")))
+    stream = configure_log(log_format="json")
+    LOG.handle(make_record("Poll failed", account="acme", attempt=3, late=True, ratio=float("nan")))
     told = json.loads(stream.getvalue())
     assert list(told) == ["ts", "level", "msg", "account", "attempt", "late", "ratio"]
     assert told["ts"] == "2026-11-20T12:00:00.000Z"
@@ -87,40 +87,40 @@ def test_json() -> None:
 )
 def test_values(value: object, text: str) -> None:
     """A value is bare where that is safe and quoted on one line where it is not; a secret stays one."""
-    stream = lines()
-    say(LOG, "info", "Told", value=value)
+    stream = configure_log()
+    log_event(LOG, "info", "Told", value=value)
     assert stream.getvalue().endswith(f" msg=Told value={text}\n")
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_secret_in_a_message(form: Format) -> None:
     """A secret that is put into the message's text does not show there either."""
-    stream = lines(form=form)
+    stream = configure_log(log_format=form)
     LOG.warning("Key %s", Secret("hidden"))
     assert "Key <secret>" in stream.getvalue()
 
 
-def test_nothing_to_tell() -> None:
+def test_empty_fields() -> None:
     """A field that is None is left out."""
-    stream = lines()
-    say(LOG, "info", "Told", account="acme", reason=None)
+    stream = configure_log()
+    log_event(LOG, "info", "Told", account="acme", reason=None)
     assert stream.getvalue().endswith(" msg=Told account=acme\n")
 
 
 def test_reserved_names() -> None:
     """A field cannot take the place of time, level or message."""
-    stream = lines()
-    say(LOG, "info", "Told", level="high", msg="other", ts=0, logger="mine")
+    stream = configure_log()
+    log_event(LOG, "info", "Told", level="high", msg="other", ts=0, logger="mine")
     assert "level=info msg=Told logger=mine" in stream.getvalue()
 
 
 def test_exception() -> None:
     """An exception is told in one line, without its traceback."""
-    stream = lines()
+    stream = configure_log()
     try:
         int("many")
     except ValueError as error:
-        say(LOG, "error", "Stopped", error=error)
+        log_event(LOG, "error", "Stopped", error=error)
         LOG.exception("Stopped too")
     first, second = stream.getvalue().splitlines()
     told = """error="ValueError: invalid literal for int() with base 10: 'many'\""""
@@ -130,18 +130,18 @@ def test_exception() -> None:
 
 def test_exception_without_text() -> None:
     """An exception that says nothing is told by its kind."""
-    stream = lines()
-    say(LOG, "error", "Stopped", error=TimeoutError())
+    stream = configure_log()
+    log_event(LOG, "error", "Stopped", error=TimeoutError())
     assert stream.getvalue().endswith(" error=TimeoutError\n")
 
 
 def test_traceback() -> None:
     """At level debug the traceback is added, still on the same line."""
-    stream = lines("debug", "json")
+    stream = configure_log("debug", "json")
     try:
         int("many")
     except ValueError as error:
-        say(LOG, "warn", "Failed", error=error)
+        log_event(LOG, "warn", "Failed", error=error)
     told = json.loads(stream.getvalue())
     assert told["error"] == "ValueError: invalid literal for int() with base 10: 'many'"
     assert told["traceback"].startswith("Traceback (most recent call last):\n")
@@ -151,9 +151,9 @@ def test_traceback() -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_levels(level: str) -> None:
     """Records below the level are not told, and each level has its short name."""
-    stream = lines(level)
+    stream = configure_log(level)
     for each in LEVELS:
-        say(LOG, each, "Told")
+        log_event(LOG, each, "Told")
     told = [line.split()[1] for line in stream.getvalue().splitlines()]
     assert told == [f"level={each}" for each in list(LEVELS)[list(LEVELS).index(level) :]]
 
@@ -162,7 +162,7 @@ def test_levels(level: str) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_libraries(name: str, level: str) -> None:
     """A library's record of every request is left out even at debug, its warnings follow the level."""
-    stream = lines(level)
+    stream = configure_log(level)
     logging.getLogger(name).info("GET /")
     logging.getLogger(name).warning("Odd")
     assert stream.getvalue().count("\n") == (level != "error")
@@ -170,8 +170,8 @@ def test_libraries(name: str, level: str) -> None:
 
 def test_twice() -> None:
     """Configuring again replaces the first stream: nothing is told twice."""
-    first, second = lines(), lines()
-    say(LOG, "info", "Told")
+    first, second = configure_log(), configure_log()
+    log_event(LOG, "info", "Told")
     assert first.getvalue() == ""
     assert second.getvalue().count("msg=Told") == 1
 

@@ -97,7 +97,7 @@ def settled(batch):
             {"Authorization": "Bearer " + os.environ["AI_SPEND_TOKEN"], "Content-Type": "application/json"},
         )
         with urlopen(request, timeout=10) as answer:
-            for one in json.load(answer)["refused"]:
+            for one in json.load(answer)["rejected"]:
                 logger.error("not counted: %s: %s", one["reason"], batch[one["index"]])
     except HTTPError as error:
         logger.error("ai-spend-exporter answers %s to %s events", error.code, len(batch))

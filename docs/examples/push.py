@@ -25,7 +25,7 @@ def push(events):
     refused = []
     for start in range(0, len(named), BATCH):
         batch = named[start : start + BATCH]
-        refused += [(batch[one["index"]], one["reason"]) for one in _answer(batch)["refused"]]
+        refused += [(batch[one["index"]], one["reason"]) for one in _answer(batch)["rejected"]]
     return refused
 
 

@@ -9,168 +9,172 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from itertools import accumulate
 
-from exporter.analysis.baselines import Hourly
+from exporter.analysis.baselines import HourlySeries
 from exporter.config.configuration import Account, Budget
-from exporter.history.hourly import Shown, Teller, hourly, series_labels
+from exporter.history.hourly import HistoryAccount, HistorySeriesKey, read_day, series_labels
 from exporter.ledger import Ledger
-from exporter.metrics.exposition import labelled
-from exporter.metrics.families import ACCOUNT, HOURLY_COST, HOURLY_REQUESTS, HOURLY_TOKENS, Family
-from exporter.metrics.hourly_totals import Counted, counting
+from exporter.metrics.exposition import format_labels
+from exporter.metrics.families import ACCOUNT_LABELS, HOURLY_COST, HOURLY_REQUESTS, HOURLY_TOKENS, Family
+from exporter.metrics.hourly_totals import BudgetMatcher, matching_budgets
 from exporter.model import DAY, HOUR, Report
-from exporter.windows import Span, floor, slots
+from exporter.windows import TimeRange, floor, slots
 
-BEFORE = 36 * DAY
+LOOKBACK = 36 * DAY
 """What windows, baselines and forecasts look back."""
 _IDLE = [0] * 24
 
 
-class Series:
+class CumulativeSeries:
     """Values hour by hour from a UTC midnight on, with sums over any span of hours."""
 
     def __init__(self, since: datetime, values: array[int]) -> None:
         self.since, self.values = since, values
         self._sums = array("q", accumulate(values, initial=0))
-        self._used = array("q", accumulate((value != 0 for value in values), initial=0))
+        self._active_hours = array("q", accumulate((value != 0 for value in values), initial=0))
 
     def at(self, hour: datetime) -> int:
         """Return the value of the hour that starts then."""
-        return self.values[self._place(hour)]
+        return self.values[self._index(hour)]
 
-    def total(self, span: Span) -> int:
+    def total(self, time_range: TimeRange) -> int:
         """Return the sum over a span of whole hours."""
-        return self._sums[self._place(span.end)] - self._sums[self._place(span.start)]
+        return self._sums[self._index(time_range.end)] - self._sums[self._index(time_range.start)]
 
-    def any(self, span: Span) -> bool:
+    def has_usage(self, time_range: TimeRange) -> bool:
         """Tell whether anything was used in a span."""
-        return self._used[self._place(span.end)] > self._used[self._place(span.start)]
+        return self._active_hours[self._index(time_range.end)] > self._active_hours[self._index(time_range.start)]
 
-    def hourly(self, known: datetime) -> Hourly:
+    def to_hourly_series(self, known_since: datetime) -> HourlySeries:
         """Return the values as they are judged, known from a moment on."""
-        return Hourly(self.since, self.values, known)
+        return HourlySeries(self.since, self.values, known_since)
 
-    def _place(self, hour: datetime) -> int:
+    def _index(self, hour: datetime) -> int:
         return min(max(0, (hour - self.since) // HOUR), len(self.values))
 
 
 @dataclass(frozen=True)
-class Past:
+class AccountHistory:
     """What an account used and cost, from long enough before a span to its end; labels as text."""
 
     ledger: Ledger
     account: Account
-    teller: Teller
+    history_account: HistoryAccount
     reports: Sequence[Report]
     """Those that were ever told."""
-    known: datetime
+    known_since: datetime
     """From here on all use is known."""
-    span: Span
+    time_range: TimeRange
 
     @cached_property
     def lag(self) -> timedelta:
         """How long after its end an hour is complete."""
         return max(one.lag for one in self.reports if one.kind == "usage")
 
-    def until(self, now: datetime) -> datetime:
+    def complete_until(self, now: datetime) -> datetime:
         """Return the end of the hour that was the newest complete one."""
         return floor(now - self.lag, HOUR)
 
     @staticmethod
-    def complete(report: Report, now: datetime) -> datetime:
+    def watermark(report: Report, now: datetime) -> datetime:
         """Return a report's watermark at a moment."""
         return floor(now - report.lag, report.width)
 
     @cached_property
-    def cost(self) -> Mapping[str, Series]:
+    def cost(self) -> Mapping[str, CumulativeSeries]:
         """nano-USD per series of the page."""
-        return self._told(HOURLY_COST)
+        return self._series_by_labels(HOURLY_COST)
 
     @cached_property
-    def tokens(self) -> Mapping[str, Series]:
+    def tokens(self) -> Mapping[str, CumulativeSeries]:
         """Tokens per series, by type."""
-        return self._told(HOURLY_TOKENS)
+        return self._series_by_labels(HOURLY_TOKENS)
 
     @cached_property
-    def requests(self) -> Mapping[str, Series]:
+    def requests(self) -> Mapping[str, CumulativeSeries]:
         """Requests per series; empty where the provider counts none."""
-        return self._told(HOURLY_REQUESTS)
+        return self._series_by_labels(HOURLY_REQUESTS)
 
-    def _told(self, family: Family) -> Mapping[str, Series]:
+    def _series_by_labels(self, family: Family) -> Mapping[str, CumulativeSeries]:
         return {
-            f"{self._own},{rest}" if (rest := _text(series_labels(self.teller, shown))) else self._own: series
+            f"{self._account_labels},{rest}"
+            if (rest := _labels_text(series_labels(self.history_account, shown)))
+            else self._account_labels: series
             for shown, series in sorted(self._series(family).items())
         }
 
-    def workspaces(self, what: str) -> Mapping[str, Series]:
+    def by_workspace(self, quantity: str) -> Mapping[str, CumulativeSeries]:
         """Return cost, requests or tokens per workspace."""
-        family = {"cost": HOURLY_COST, "requests": HOURLY_REQUESTS, "tokens": HOURLY_TOKENS}[what]
+        family = {"cost": HOURLY_COST, "requests": HOURLY_REQUESTS, "tokens": HOURLY_TOKENS}[quantity]
         found: dict[str, array[int]] = {}
         for (place, _), series in self._series(family).items():
-            name = self.teller.places.values((place[0], "", "", ""))[0]
-            text = labelled((*ACCOUNT, "workspace"), (self.account.provider, self.account.name, name))
+            name = self.history_account.label_mapper.label_values((place[0], "", "", ""))[0]
+            text = format_labels((*ACCOUNT_LABELS, "workspace"), (self.account.provider, self.account.name, name))
             found[text] = (
                 array("q", map(sum, zip(found[text], series.values, strict=True))) if text in found else series.values
             )
-        return {text: Series(self._since, values) for text, values in sorted(found.items())}
+        return {text: CumulativeSeries(self._start, values) for text, values in sorted(found.items())}
 
-    def counted(self, budget: Budget) -> Series | None:
+    def budget_cost(self, budget: Budget) -> CumulativeSeries | None:
         """Return what a budget counts of the account; None where it counts nothing of it whatever it uses."""
-        if not counting(self.account, [budget]):
+        if not matching_budgets(self.account, [budget]):
             return None
-        counted = Counted(self.account, [budget], self.teller.places.names)
-        values = array("q", [0] * self._hours)
-        for place, day in self._days():
-            for labels, told in self.ledger.hours.cost(self.teller.book.number, day).items():
-                if counted.by(labels):
+        counted = BudgetMatcher(self.account, [budget], self.history_account.label_mapper.names)
+        values = array("q", [0] * self._hour_count)
+        for place, day in self._indexed_days():
+            for labels, told in self.ledger.hours.cost(self.history_account.ledger_account.id, day).items():
+                if counted.match(labels):
                     for hour, value in enumerate(told[:24]):
                         values[place + hour] += value
-        return Series(self._since, values)
+        return CumulativeSeries(self._start, values)
 
-    def estimate_error(self, billed: datetime) -> str | None:
+    def estimate_error(self, billed_before: datetime) -> str | None:
         """Return how far the newest day that had been billed by then was estimated from its first bill."""
-        ended = [error for day, error in self._errors if day + DAY <= billed]
+        ended = [error for day, error in self._estimate_errors if day + DAY <= billed_before]
         return ended[-1] if ended else None
 
     @cached_property
-    def _errors(self) -> Sequence[tuple[datetime, str]]:
-        days = self.ledger.costs.days(self.teller.book.number, Span(self._since, self.span.end))
+    def _estimate_errors(self) -> Sequence[tuple[datetime, str]]:
+        days = self.ledger.costs.days(
+            self.history_account.ledger_account.id, TimeRange(self._start, self.time_range.end)
+        )
         return [
-            (day.start, f"{(day.estimate - day.first) / day.first:.6f}")
+            (day.start, f"{(day.estimate - day.first_bill) / day.first_bill:.6f}")
             for day in days
-            if day.estimate is not None and day.first
+            if day.estimate is not None and day.first_bill
         ]
 
     @property
-    def _own(self) -> str:
-        return labelled(ACCOUNT, (self.account.provider, self.account.name))
+    def _account_labels(self) -> str:
+        return format_labels(ACCOUNT_LABELS, (self.account.provider, self.account.name))
 
     @property
-    def _since(self) -> datetime:
-        return floor(self.span.start, DAY) - BEFORE
+    def _start(self) -> datetime:
+        return floor(self.time_range.start, DAY) - LOOKBACK
 
     @property
-    def _hours(self) -> int:
-        return (floor(self.span.end - HOUR, DAY) + DAY - self._since) // HOUR
+    def _hour_count(self) -> int:
+        return (floor(self.time_range.end - HOUR, DAY) + DAY - self._start) // HOUR
 
-    def _days(self) -> list[tuple[int, datetime]]:
-        return [((day - self._since) // HOUR, day) for day in slots(self._since, self.span.end, DAY)]
+    def _indexed_days(self) -> list[tuple[int, datetime]]:
+        return [((day - self._start) // HOUR, day) for day in slots(self._start, self.time_range.end, DAY)]
 
     @cached_property
-    def _read(self) -> dict[Family, Mapping[Shown, Series]]:
+    def _series_cache(self) -> dict[Family, Mapping[HistorySeriesKey, CumulativeSeries]]:
         return {}
 
-    def _series(self, family: Family) -> Mapping[Shown, Series]:
-        if family not in self._read:
-            self._read[family] = self._days_of(family)
-        return self._read[family]
+    def _series(self, family: Family) -> Mapping[HistorySeriesKey, CumulativeSeries]:
+        if family not in self._series_cache:
+            self._series_cache[family] = self._read_series(family)
+        return self._series_cache[family]
 
-    def _days_of(self, family: Family) -> Mapping[Shown, Series]:
-        found: dict[Shown, array[int]] = {}
-        for place, day in self._days():
-            for shown, told in hourly(self.ledger, family, self.teller, day).items():
-                values = found.setdefault(shown, array("q", [0] * self._hours))
+    def _read_series(self, family: Family) -> Mapping[HistorySeriesKey, CumulativeSeries]:
+        found: dict[HistorySeriesKey, array[int]] = {}
+        for place, day in self._indexed_days():
+            for shown, told in read_day(self.ledger, family, self.history_account, day).items():
+                values = found.setdefault(shown, array("q", [0] * self._hour_count))
                 values[place : place + len(told)] = array("q", told)
-        return {shown: Series(self._since, values) for shown, values in found.items()}
+        return {shown: CumulativeSeries(self._start, values) for shown, values in found.items()}
 
 
-def _text(labels: Mapping[str, str]) -> str:
-    return labelled(list(labels), list(labels.values()))
+def _labels_text(labels: Mapping[str, str]) -> str:
+    return format_labels(list(labels), list(labels.values()))

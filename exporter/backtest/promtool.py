@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from exporter.backtest.promtool_series import STEP, Course
+from exporter.backtest.promtool_series import STEP, PromtoolSeries
 from exporter.errors import ExporterError
 
-QUERY = 'ALERTS{alertstate="firing"}'
+FIRING_ALERTS_QUERY = 'ALERTS{alertstate="firing"}'
 
 
 class ReplayError(ExporterError):
@@ -22,7 +22,7 @@ class ReplayError(ExporterError):
 
 
 @dataclass(frozen=True, slots=True)
-class Episode:
+class AlertEpisode:
     """An alert that fired."""
 
     alert: str
@@ -33,9 +33,9 @@ class Episode:
     """None: it still fired at the end."""
 
 
-def fired(
-    promtool: Path, rules: Sequence[Path], courses: Iterable[Course], start: datetime, steps: int
-) -> list[Episode]:
+def find_alert_episodes(
+    promtool: Path, rules: Sequence[Path], all_series: Iterable[PromtoolSeries], start: datetime, step_count: int
+) -> list[AlertEpisode]:
     """Return every episode of every alert, in order of time, to the step.
 
     Courses begin at `start`; promtool's own time begins at 1970 and is moved there. Raises ReplayError.
@@ -43,27 +43,30 @@ def fired(
     with tempfile.TemporaryDirectory(prefix="ai-spend-replay-") as folder:
         path = Path(folder) / "replay.yml"
         with path.open("w", encoding="utf-8") as file:
-            file.write(f"rule_files: [{', '.join(_quoted(str(one.absolute())) for one in rules)}]\n")
-            file.write(f"evaluation_interval: {_minutes(STEP)}m\ntests:\n- interval: {_minutes(STEP)}m\n")
+            file.write(f"rule_files: [{', '.join(_quote(str(one.absolute())) for one in rules)}]\n")
+            file.write(f"evaluation_interval: {_in_minutes(STEP)}m\ntests:\n- interval: {_in_minutes(STEP)}m\n")
             file.write("  input_series:\n")
-            for course in courses:
-                file.write(f"  - {{series: {_quoted(course.text)}, values: {_quoted(course.values)}}}\n")
+            for course in all_series:
+                file.write(f"  - {{series: {_quote(course.selector)}, values: {_quote(course.values)}}}\n")
             file.write("  promql_expr_test:\n")
-            for step in range(steps):
-                file.write(f"  - {{expr: {_quoted(QUERY)}, eval_time: {step * _minutes(STEP)}m, exp_samples: []}}\n")
-        ended = _run(promtool, path)
-    return _episodes(ended, start, steps)
+            for step in range(step_count):
+                file.write(
+                    f"  - {{expr: {_quote(FIRING_ALERTS_QUERY)}, eval_time: {step * _in_minutes(STEP)}m, "
+                    f"exp_samples: []}}\n"
+                )
+        ended = _run_promtool(promtool, path)
+    return _parse_episodes(ended, start, step_count)
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _minutes(span: timedelta) -> int:
-    return span // timedelta(minutes=1)
+def _in_minutes(duration: timedelta) -> int:
+    return duration // timedelta(minutes=1)
 
 
-def _run(promtool: Path, path: Path) -> str:
+def _run_promtool(promtool: Path, path: Path) -> str:
     try:
         ended = subprocess.run(  # noqa: S603 - the program that the user names
             [str(promtool), "test", "rules", str(path)], capture_output=True, text=True, check=False
@@ -72,39 +75,41 @@ def _run(promtool: Path, path: Path) -> str:
         raise ReplayError(f"{promtool} cannot be run: {error.strerror}. Give its place with --promtool.") from error
     told = ended.stdout + ended.stderr
     # Whatever fires is told as a failed expectation, because none was expected to fire.
-    if ended.returncode and not _FAILED.search(told):
+    if ended.returncode and not _FAILED_EXPECTATION.search(told):
         raise ReplayError(f"{promtool} refuses the rules:\n{told.replace(str(path), 'replay').strip()}")
     return told
 
 
-_FAILED = re.compile(rf"expr: {re.escape(json.dumps(QUERY))}, time: (\S+),\s+exp: ?\S*\s+got: (.*)")
+_FAILED_EXPECTATION = re.compile(
+    rf"expr: {re.escape(json.dumps(FIRING_ALERTS_QUERY))}, time: (\S+),\s+exp: ?\S*\s+got: (.*)"
+)
 _SERIES = re.compile(r'\{((?:[^{}"]|"(?:[^"\\]|\\.)*")*)\}')
 _LABEL = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*")')
-_PART = re.compile(r"(\d+)(ms|[ywdhms])")
+_DURATION_PART = re.compile(r"(\d+)(ms|[ywdhms])")
 _SECONDS = {"y": 31_536_000, "w": 604_800, "d": 86_400, "h": 3600, "m": 60, "s": 1, "ms": 0}
 
 
-def _episodes(told: str, start: datetime, steps: int) -> list[Episode]:
+def _parse_episodes(output: str, start: datetime, step_count: int) -> list[AlertEpisode]:
     firing: dict[frozenset[tuple[str, str]], list[int]] = {}
-    for found in _FAILED.finditer(told):
-        seconds = sum(int(number) * _SECONDS[unit] for number, unit in _PART.findall(found[1]))
+    for found in _FAILED_EXPECTATION.finditer(output):
+        seconds = sum(int(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(found[1]))
         for series in _SERIES.findall(found[2]):
             labels = {name: str(json.loads(value)) for name, value in _LABEL.findall(series)}
             firing.setdefault(frozenset(labels.items()), []).append(seconds // int(STEP.total_seconds()))
     episodes = [
-        Episode(
+        AlertEpisode(
             dict(labels)["alertname"],
             {name: value for name, value in sorted(labels) if name not in ("__name__", "alertname", "alertstate")},
             start + first * STEP,
-            None if last == steps - 1 else start + (last + 1) * STEP,
+            None if last == step_count - 1 else start + (last + 1) * STEP,
         )
         for labels, at in firing.items()
-        for first, last in _stretches(sorted(at))
+        for first, last in _consecutive_ranges(sorted(at))
     ]
     return sorted(episodes, key=lambda one: (one.since, one.alert, sorted(one.labels.items())))
 
 
-def _stretches(steps: Sequence[int]) -> Iterable[tuple[int, int]]:
+def _consecutive_ranges(steps: Sequence[int]) -> Iterable[tuple[int, int]]:
     first = before = steps[0]
     for step in steps[1:]:
         if step != before + 1:

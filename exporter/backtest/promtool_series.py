@@ -11,10 +11,10 @@ STEP = timedelta(minutes=4)
 
 
 @dataclass(slots=True)
-class Course:
+class PromtoolSeries:
     """Values step by step; what stays the same is told once."""
 
-    text: str
+    selector: str
     """The series: name and labels."""
     _tokens: list[str] = field(default_factory=list)
     _last: str | None = None
@@ -26,26 +26,28 @@ class Course:
         return " ".join([*self._tokens, *([self._token()] if self._count else [])])
 
     @property
-    def told(self) -> bool:
+    def has_values(self) -> bool:
         """Whether there is any value at all."""
         return bool(self._tokens) or self._last is not None
 
-    def stay(self, count: int, value: str | None) -> None:
+    def add_constant(self, count: int, value: str | None) -> None:
         """Go on for some steps with one value; None: the series is not there."""
         if value != self._last and self._count:
             self._tokens.append(self._token())
             self._count = 0
         self._last, self._count = value, self._count + count
 
-    def rise(self, count: int, start: int, by: int, tell: Callable[[int], str]) -> None:
+    def add_ramp(self, count: int, start: int, increment: int, format_value: Callable[[int], str]) -> None:
         """Go on for some steps that begin at a sum and rise evenly."""
-        if not by or count < 2:
-            self.stay(count, tell(start))
+        if not increment or count < 2:
+            self.add_constant(count, format_value(start))
             return
         if self._count:
             self._tokens.append(self._token())
         self._last, self._count = None, 0
-        self._tokens.append(f"{tell(start)}{'-' if by < 0 else '+'}{tell(abs(by))}x{count - 1}")
+        self._tokens.append(
+            f"{format_value(start)}{'-' if increment < 0 else '+'}{format_value(abs(increment))}x{count - 1}"
+        )
 
     def _token(self) -> str:
         if self._last is None:

@@ -11,13 +11,13 @@ from operator import add
 
 from exporter.ledger import Ledger
 from exporter.ledger.series import Labels
-from exporter.metrics.labels import Places
-from exporter.metrics.spend import places_at
+from exporter.metrics.labels import LabelMapper
+from exporter.metrics.spend import build_label_mapper
 from exporter.model import COST, DAY, REQUESTS, TOKEN_METERS, UNIT_METERS
-from exporter.pricing.valuer import Book
-from exporter.windows import Span, floor, slots
+from exporter.pricing.valuer import LedgerAccount
+from exporter.windows import TimeRange, floor, slots
 
-Sums = list[tuple[Labels, int]]
+RowValues = list[tuple[Labels, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
-class Day:
+class DaySummary:
     """One UTC day. Money in nano-USD."""
 
     start: datetime
@@ -49,16 +49,16 @@ class Day:
         return None if self.estimate is None or not self.billed else self.estimate - self.total.cost
 
     @property
-    def error(self) -> float | None:
+    def error_ratio(self) -> float | None:
         """The same as a part of the bill."""
         return None if self.difference is None or not self.total.cost else self.difference / self.total.cost
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class AccountTotals:
     """All that is compared."""
 
-    days: tuple[Day, ...]
+    days: tuple[DaySummary, ...]
     """Oldest first, without a gap; today is the last."""
     workspaces: Mapping[str, Total]
     """By name, the dearest first, as the next two."""
@@ -77,72 +77,80 @@ class Figures:
         return reduce(add, (day.total for day in self.days))
 
     @property
-    def billed(self) -> list[Day]:
+    def billed(self) -> list[DaySummary]:
         """The days that are billed."""
         return [day for day in self.days if day.billed]
 
     @property
-    def unbilled(self) -> list[Day]:
+    def unbilled(self) -> list[DaySummary]:
         """The days whose bill is to come: today, and those that had any use."""
         return [day for day in self.days if not day.billed and (day is self.days[-1] or day.total != Total())]
 
 
-def figures(ledger: Ledger, book: Book, max_series: int, span: Span) -> Figures:
+def compute_account_totals(
+    ledger: Ledger, ledger_account: LedgerAccount, max_series: int, time_range: TimeRange
+) -> AccountTotals:
     """Sum up the UTC days of a span, the last of which still runs; names are those that /metrics shows."""
-    days = list(slots(span.start, span.end, DAY))
-    window = Span(span.start, floor(span.end, DAY) + DAY)
-    sums, places = _sums(ledger, book, window), places_at(book, max_series, ledger, span.end)
-    workspaces, models, tiers = (_grouped(sums, places, part) for part in range(3))
-    return Figures(
-        days=tuple(_day(ledger, book, day) for day in days),
+    days = list(slots(time_range.start, time_range.end, DAY))
+    window = TimeRange(time_range.start, floor(time_range.end, DAY) + DAY)
+    sums, places = (
+        _read_rows(ledger, ledger_account, window),
+        build_label_mapper(ledger_account, max_series, ledger, time_range.end),
+    )
+    workspaces, models, tiers = (_group_by_label(sums, places, part) for part in range(3))
+    return AccountTotals(
+        days=tuple(_summarize_day(ledger, ledger_account, day) for day in days),
         workspaces=workspaces,
         models=models,
         tiers=tiers,
-        tokens=_metered(sums, TOKEN_METERS),
-        units=_metered(sums, UNIT_METERS),
-        unpriced=_unpriced(ledger, book, days),
+        tokens=_sum_by_meter(sums, TOKEN_METERS),
+        units=_sum_by_meter(sums, UNIT_METERS),
+        unpriced=_unpriced_tokens(ledger, ledger_account, days),
     )
 
 
-def _sums(ledger: Ledger, book: Book, span: Span) -> Sums:
-    used = ledger.buckets.units(book.number, [report.name for report in book.usage], span)
+def _read_rows(ledger: Ledger, ledger_account: LedgerAccount, time_range: TimeRange) -> RowValues:
+    used = ledger.buckets.units(ledger_account.id, [report.name for report in ledger_account.usage_reports], time_range)
     # Where use carries its money, that is among what was told, and what it was valued at is the same once more.
-    return [*ledger.costs.total(book.number, span).items(), *(one for one in used.items() if one[0][0] != COST)]
+    return [
+        *ledger.costs.total(ledger_account.id, time_range).items(),
+        *(one for one in used.items() if one[0][0] != COST),
+    ]
 
 
-def _day(ledger: Ledger, book: Book, start: datetime) -> Day:
-    span = Span(start, start + DAY)
-    total = _total(_sums(ledger, book, span))
-    known = ledger.costs.days(book.number, span)
+def _summarize_day(ledger: Ledger, ledger_account: LedgerAccount, start: datetime) -> DaySummary:
+    span = TimeRange(start, start + DAY)
+    total = _sum_rows(_read_rows(ledger, ledger_account, span))
+    known = ledger.costs.days(ledger_account.id, span)
     billed = any(one.billed for one in known)
-    return Day(start, total, billed, known[0].estimate if billed else total.cost)
+    return DaySummary(start, total, billed, known[0].estimate if billed else total.cost)
 
 
-def _total(sums: Sums) -> Total:
+def _sum_rows(rows: RowValues) -> Total:
     counts = Counter[str]()
-    for (meter, *_), value in sums:
+    for (meter, *_), value in rows:
         counts["tokens" if meter in TOKEN_METERS else meter] += value
     return Total(counts["tokens"], counts[REQUESTS], counts[COST])
 
 
-def _grouped(sums: Sums, places: Places, part: int) -> dict[str, Total]:
-    groups: defaultdict[str, Sums] = defaultdict(list)
-    for labels, value in sums:
-        groups[places.values(places.place(labels))[part]].append((labels, value))
-    totals = {name: total for name, group in groups.items() if (total := _total(group)) != Total()}
+def _group_by_label(rows: RowValues, label_mapper: LabelMapper, label_index: int) -> dict[str, Total]:
+    groups: defaultdict[str, RowValues] = defaultdict(list)
+    for labels, value in rows:
+        groups[label_mapper.label_values(label_mapper.remap(labels))[label_index]].append((labels, value))
+    totals = {name: total for name, group in groups.items() if (total := _sum_rows(group)) != Total()}
     return dict(sorted(totals.items(), key=lambda one: (-one[1].cost, -one[1].tokens, one[0])))
 
 
-def _metered(sums: Sums, meters: frozenset[str]) -> dict[str, int]:
+def _sum_by_meter(rows: RowValues, meters: frozenset[str]) -> dict[str, int]:
     counts = Counter[str]()
-    for (meter, *_), value in sums:
+    for (meter, *_), value in rows:
         if meter in meters:
             counts[meter] += value
     return dict(counts.most_common())
 
 
-def _unpriced(ledger: Ledger, book: Book, days: Iterable[datetime]) -> dict[str, int]:
+def _unpriced_tokens(ledger: Ledger, ledger_account: LedgerAccount, days: Iterable[datetime]) -> dict[str, int]:
     tokens = Counter[str]()
     for day in days:
-        tokens.update(ledger.costs.unpriced(book.number, day))
+        tokens.update(ledger.costs.unpriced_tokens(ledger_account.id, day))
     return dict(tokens.most_common())

@@ -7,53 +7,55 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from exporter.check import Day, Figures, Total
+from exporter.check import AccountTotals, DaySummary, Total
 from exporter.metrics.families import ESTIMATE_ERROR
-from exporter.model import LEVEL_METERS, NANO
-from exporter.ui.format import counted, money, percent
+from exporter.model import GAUGE_METERS, NANO
+from exporter.ui.format import format_count, format_money, format_percent
 
-MOST_ROWS = 20
+MAX_ROWS = 20
 """In a table by name; what is smaller is one row together."""
 CENT = NANO // 100
-SLIGHT = 0.0001
+MIN_DISPLAYED_ERROR = 0.0001
 """A part of a bill that two decimals of a percentage do not show."""
 
 
-def tables(figures: Figures, *, bills: bool) -> Iterator[Table]:
+def build_tables(account_totals: AccountTotals, *, has_bills: bool) -> Iterator[Table]:
     """Yield what was used and what it cost, by day and by name; `bills` says that bills come after use."""
-    yield _by_day(figures, bills=bills)
+    yield _table_by_day(account_totals, has_bills=has_bills)
     for heading, totals in (
-        ("Workspace", figures.workspaces),
-        ("Model or item", figures.models),
-        ("Tier", figures.tiers),
+        ("Workspace", account_totals.workspaces),
+        ("Model or item", account_totals.models),
+        ("Tier", account_totals.tiers),
     ):
-        yield _by_name(heading, totals, figures.total)
-    yield _by_type(figures.tokens)
-    if figures.units:
-        names = [f"{unit} (largest hour)" if unit in LEVEL_METERS else unit for unit in figures.units]
-        yield _table({"Other units": names, "Number": [f"{number:,}" for number in figures.units.values()]})
+        yield _table_by_name(heading, totals, account_totals.total)
+    yield _table_by_token_type(account_totals.tokens)
+    if account_totals.units:
+        names = [f"{unit} (largest hour)" if unit in GAUGE_METERS else unit for unit in account_totals.units]
+        yield _build_table(
+            {"Other units": names, "Number": [f"{number:,}" for number in account_totals.units.values()]}
+        )
 
 
-def sentences(figures: Figures, *, bills: bool) -> Iterator[str]:
+def summarize(account_totals: AccountTotals, *, has_bills: bool) -> Iterator[str]:
     """Yield what the tables mean: what is billed, how near estimates were, what has no price."""
-    today = figures.days[-1].start
-    if not bills:
+    today = account_totals.days[-1].start
+    if not has_bills:
         yield f"Use carries its price here, so there is no bill to wait for. {today:%Y-%m-%d} still grows."
     else:
-        yield from _billed(figures)
-        yield from _nearness([day for day in figures.days if day.error is not None])
-    if figures.unpriced:
-        models = ", ".join(f"{plain(model)} ({number:,})" for model, number in figures.unpriced.items())
+        yield from _summarize_billing(account_totals)
+        yield from _summarize_estimates([day for day in account_totals.days if day.error_ratio is not None])
+    if account_totals.unpriced:
+        models = ", ".join(f"{sanitize(model)} ({number:,})" for model, number in account_totals.unpriced.items())
         yield f"Tokens without a known price, whose cost is missing until they are billed: {models}."
 
 
-def plain(text: str) -> str:
+def sanitize(text: str) -> str:
     """Return foreign text as it may be shown on a terminal: on one line, without control characters."""
     return "".join(one if one.isprintable() else " " for one in text)
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class _DayRow:
     """A row of the table by day; money in nano-USD, None where there is none to show."""
 
     label: str
@@ -61,78 +63,78 @@ class _Line:
     estimate: int | None = None
     billed: int | None = None
     difference: int | None = None
-    unbilled: str = ""
+    placeholder: str = ""
     """Stands for a bill that is not there."""
 
 
-def _by_day(figures: Figures, *, bills: bool) -> Table:
-    unbilled = figures.unbilled
-    lines = [_line(day, "not yet" if day in unbilled else "-") for day in figures.days]
-    lines += [*(_subtotals(figures) if bills else ()), _Line("Total", figures.total)]
+def _table_by_day(account_totals: AccountTotals, *, has_bills: bool) -> Table:
+    unbilled = account_totals.unbilled
+    lines = [_day_row(day, "not yet" if day in unbilled else "-") for day in account_totals.days]
+    lines += [*(_subtotal_rows(account_totals) if has_bills else ()), _DayRow("Total", account_totals.total)]
     columns: dict[str, list[str]] = {"Day (UTC)": [line.label for line in lines]}
-    columns |= _used([line.total for line in lines])
-    if not bills:
-        return _table(columns | {"Cost": [_usd(line.total.cost) for line in lines]}, totals=1)
-    columns["Estimate"] = [_or_blank(_usd, line.estimate) for line in lines]
-    columns["Billed"] = [_or_blank(_usd, line.billed) or line.unbilled for line in lines]
-    columns["Difference"] = [_or_blank(_signed, line.difference) for line in lines]
-    return _table(columns, totals=len(lines) - len(figures.days))
+    columns |= _usage_columns([line.total for line in lines])
+    if not has_bills:
+        return _build_table(columns | {"Cost": [_format_usd(line.total.cost) for line in lines]}, totals=1)
+    columns["Estimate"] = [_or_blank(_format_usd, line.estimate) for line in lines]
+    columns["Billed"] = [_or_blank(_format_usd, line.billed) or line.placeholder for line in lines]
+    columns["Difference"] = [_or_blank(_format_signed_usd, line.difference) for line in lines]
+    return _build_table(columns, totals=len(lines) - len(account_totals.days))
 
 
-def _line(day: Day, unbilled: str) -> _Line:
+def _day_row(day: DaySummary, placeholder: str) -> _DayRow:
     billed = day.total.cost if day.billed else None
-    return _Line(f"{day.start:%Y-%m-%d}", day.total, day.estimate, billed, day.difference, unbilled)
+    return _DayRow(f"{day.start:%Y-%m-%d}", day.total, day.estimate, billed, day.difference, placeholder)
 
 
-def _subtotals(figures: Figures) -> Iterator[_Line]:
-    if billed := figures.billed:
-        differences, total = [day.difference or 0 for day in billed], _sum(billed)
-        yield _Line(f"{len(billed)} billed", total, _estimated(billed), total.cost, sum(differences))
-    unbilled = figures.unbilled
-    yield _Line(f"{len(unbilled)} unbilled", _sum(unbilled), _estimated(unbilled))
+def _subtotal_rows(account_totals: AccountTotals) -> Iterator[_DayRow]:
+    if billed := account_totals.billed:
+        differences, total = [day.difference or 0 for day in billed], _sum_totals(billed)
+        yield _DayRow(f"{len(billed)} billed", total, _sum_estimates(billed), total.cost, sum(differences))
+    unbilled = account_totals.unbilled
+    yield _DayRow(f"{len(unbilled)} unbilled", _sum_totals(unbilled), _sum_estimates(unbilled))
 
 
-def _sum(days: Iterable[Day]) -> Total:
+def _sum_totals(days: Iterable[DaySummary]) -> Total:
     return sum((day.total for day in days), Total())
 
 
-def _estimated(days: Iterable[Day]) -> int:
+def _sum_estimates(days: Iterable[DaySummary]) -> int:
     return sum(day.estimate or 0 for day in days)
 
 
-def _by_name(heading: str, totals: Mapping[str, Total], whole: Total) -> Table:
-    rows = [(plain(name) or "(none)", total) for name, total in totals.items()][:MOST_ROWS]
-    if rest := [*totals.values()][MOST_ROWS:]:
+def _table_by_name(heading: str, totals: Mapping[str, Total], grand_total: Total) -> Table:
+    rows = [(sanitize(name) or "(none)", total) for name, total in totals.items()][:MAX_ROWS]
+    if rest := [*totals.values()][MAX_ROWS:]:
         rows.append((f"and {len(rest)} more", sum(rest, Total())))
-    rows.append(("Total", whole))
+    rows.append(("Total", grand_total))
     columns: dict[str, list[str]] = {heading: [name for name, _ in rows]}
-    columns |= _used([total for _, total in rows])
-    columns["Cost"] = [_usd(total.cost) for _, total in rows]
-    columns["Share"] = [percent(total.cost, whole.cost) for _, total in rows]
-    return _table(columns, totals=1)
+    columns |= _usage_columns([total for _, total in rows])
+    columns["Cost"] = [_format_usd(total.cost) for _, total in rows]
+    columns["Share"] = [format_percent(total.cost, grand_total.cost) for _, total in rows]
+    return _build_table(columns, totals=1)
 
 
-def _by_type(tokens: Mapping[str, int]) -> Table:
+def _table_by_token_type(tokens: Mapping[str, int]) -> Table:
     whole = sum(tokens.values())
     rows = [*tokens.items(), ("Total", whole)]
-    return _table(
+    return _build_table(
         {
             "Token type": [name for name, _ in rows],
             "Tokens": [f"{number:,}" for _, number in rows],
-            "Share": [percent(number, whole) for _, number in rows],
+            "Share": [format_percent(number, whole) for _, number in rows],
         },
         totals=1,
     )
 
 
-def _used(totals: Sequence[Total]) -> dict[str, list[str]]:
+def _usage_columns(totals: Sequence[Total]) -> dict[str, list[str]]:
     columns = {"Tokens": [f"{total.tokens:,}" for total in totals]}
     if any(total.requests for total in totals):
         columns["Requests"] = [f"{total.requests:,}" if total.requests else "" for total in totals]
     return columns
 
 
-def _table(columns: Mapping[str, Sequence[str]], totals: int = 0) -> Table:
+def _build_table(columns: Mapping[str, Sequence[str]], totals: int = 0) -> Table:
     """Return a table of columns, the first of names and the others of numbers; its last rows are totals."""
     table = Table(box=None, pad_edge=False)
     for number, heading in enumerate(columns):
@@ -143,40 +145,44 @@ def _table(columns: Mapping[str, Sequence[str]], totals: int = 0) -> Table:
     return table
 
 
-def _billed(figures: Figures) -> Iterator[str]:
-    billed, estimated = _sum(figures.billed).cost, _sum(figures.unbilled).cost
-    yield f"Cost: {_usd(billed + estimated)}, of which {_usd(billed)} is billed and {_usd(estimated)} estimated."
-    yield f"Not billed yet by the provider: {', '.join(f'{day.start:%Y-%m-%d}' for day in figures.unbilled)}."
+def _summarize_billing(account_totals: AccountTotals) -> Iterator[str]:
+    billed, estimated = _sum_totals(account_totals.billed).cost, _sum_totals(account_totals.unbilled).cost
+    yield (
+        f"Cost: {_format_usd(billed + estimated)}, of which {_format_usd(billed)} is billed and "
+        f"{_format_usd(estimated)} estimated."
+    )
+    yield f"Not billed yet by the provider: {', '.join(f'{day.start:%Y-%m-%d}' for day in account_totals.unbilled)}."
 
 
-def _nearness(judged: Sequence[Day]) -> Iterator[str]:
+def _summarize_estimates(days: Sequence[DaySummary]) -> Iterator[str]:
     """Yield how near the estimates were that were made from earlier bills only."""
-    if not judged:
+    if not days:
         yield "No day is billed yet, so nothing can be said of how near estimates are."
         return
-    newest, farthest = judged[-1], max(judged, key=lambda day: abs(day.error or 0))
+    newest, farthest = days[-1], max(days, key=lambda day: abs(day.error_ratio or 0))
     yield (
-        f"Before their bills, {counted(len(judged), 'day')} would have been estimated at {_usd(_estimated(judged))}; "
-        f"they were billed at {_usd(_sum(judged).cost)}."
+        f"Before their bills, {format_count(len(days), 'day')} would have been estimated at "
+        f"{_format_usd(_sum_estimates(days))}; "
+        f"they were billed at {_format_usd(_sum_totals(days).cost)}."
     )
-    yield f"Farthest: {farthest.start:%Y-%m-%d}, {_off(farthest)}."
-    yield f"Newest: {newest.start:%Y-%m-%d}, {_off(newest)}; {ESTIMATE_ERROR.name} shows that one."
+    yield f"Farthest: {farthest.start:%Y-%m-%d}, {_format_estimate_error(farthest)}."
+    yield f"Newest: {newest.start:%Y-%m-%d}, {_format_estimate_error(newest)}; {ESTIMATE_ERROR.name} shows that one."
 
 
-def _off(day: Day) -> str:
-    error = day.error or 0.0
-    if abs(error) < SLIGHT:
+def _format_estimate_error(day: DaySummary) -> str:
+    error = day.error_ratio or 0.0
+    if abs(error) < MIN_DISPLAYED_ERROR:
         return "less than 0.01 % off"
     return f"{100 * abs(error):.2f} % {'above' if error > 0 else 'below'} its bill"
 
 
-def _or_blank(tell: Callable[[int], str], nano: int | None) -> str:
-    return "" if nano is None else tell(nano)
+def _or_blank(format_nano: Callable[[int], str], nano: int | None) -> str:
+    return "" if nano is None else format_nano(nano)
 
 
-def _usd(nano: int) -> str:
-    return "< $0.01" if 0 < abs(nano) < CENT else money(nano)
+def _format_usd(nano: int) -> str:
+    return "< $0.01" if 0 < abs(nano) < CENT else format_money(nano)
 
 
-def _signed(nano: int) -> str:
-    return f"+{_usd(nano)}" if nano >= CENT else _usd(nano)
+def _format_signed_usd(nano: int) -> str:
+    return f"+{_format_usd(nano)}" if nano >= CENT else _format_usd(nano)

@@ -7,9 +7,9 @@ import threading
 
 import click
 
-from exporter.cli.command import main, said_plainly
-from exporter.demo.alert_webhook import notices as print_notices
-from exporter.web.server import listen, told_address
+from exporter.cli.command import exit_on_error, main
+from exporter.demo.alert_webhook import serve_webhook
+from exporter.web.server import format_address, listen
 
 
 @main.command()
@@ -24,8 +24,8 @@ def notices(*, address: str) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    with said_plainly():
+    with exit_on_error():
         opened = listen(address)
-        with print_notices(opened, click.echo):
-            click.echo(f"Listening on {told_address(opened)}", err=True)
+        with serve_webhook(opened, click.echo):
+            click.echo(f"Listening on {format_address(opened)}", err=True)
             ended.wait()

@@ -14,16 +14,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from exporter.cli.command import config_option, main, now, said_plainly
+from exporter.cli.command import config_option, exit_on_error, main, now
 from exporter.config import configuration as settings
 from exporter.config import keys
 from exporter.errors import ConfigError, KeyRejected, ProviderError, RateLimited, Unavailable, Unsupported
 from exporter.model import Provider, Report
 from exporter.providers import load_providers
-from exporter.providers.http import Access
+from exporter.providers.http import ClientConfig
 from exporter.windows import floor
 
-MOST_AT_ONCE = 64
+MAX_CONCURRENT_CHECKS = 64
 """How many accounts `check keys` asks at the same time."""
 
 
@@ -40,10 +40,10 @@ def check_config(*, path: Path, syntax_only: bool) -> None:
 
     A key that cannot be read here is a warning: a configuration is checked where its secrets are not.
     """
-    with said_plainly():
+    with exit_on_error():
         config = settings.load(path, load_providers())
     unread = [] if syntax_only else keys.check(config, os.environ)
-    for warning in (*unread, *([] if syntax_only else keys.warnings(config, os.environ))):
+    for warning in (*unread, *([] if syntax_only else keys.find_warnings(config, os.environ))):
         click.echo(f"warning: {warning}", err=True)
     count = len(config.accounts)
     rest = f"; {len(unread)} of the keys and tokens cannot be read here, and `run` needs them all" if unread else ""
@@ -57,11 +57,11 @@ def check_keys(path: Path) -> None:
 
     Each report is asked for its newest whole hour or day, and nothing is stored.
     """
-    with said_plainly():
+    with exit_on_error():
         config = settings.load(path, load_providers())
     moment = now()
-    with ThreadPoolExecutor(min(len(config.accounts), MOST_AT_ONCE)) as pool:
-        verdicts = list(pool.map(lambda account: _verdict(account, moment), config.accounts))
+    with ThreadPoolExecutor(min(len(config.accounts), MAX_CONCURRENT_CHECKS)) as pool:
+        verdicts = list(pool.map(lambda account: _check_key(account, moment), config.accounts))
     table = Table(box=None, pad_edge=False)
     for heading in ("Account", "Provider", "Key", "What the provider says, and what to do"):
         table.add_column(heading, overflow="fold")
@@ -71,28 +71,28 @@ def check_keys(path: Path) -> None:
     sys.exit(0 if all(good for good, _ in verdicts) else 1)
 
 
-def _verdict(account: settings.Account, moment: datetime) -> tuple[bool, str]:
+def _check_key(account: settings.Account, time: datetime) -> tuple[bool, str]:
     kind = load_providers()[account.provider]
     try:
         key = account.api_key.read(os.environ)
         if (rejected := keys.diagnose(key, kind.key_kinds)) is not None:
             raise rejected
         timeout = account.timeout.total_seconds()
-        with closing(kind(Access(key, account.base_url or kind.base_url, timeout=timeout))) as provider:
+        with closing(kind(ClientConfig(key, account.base_url or kind.base_url, timeout=timeout))) as provider:
             said = provider.verify()
-            named = keys.kind_of(key, kind.key_kinds)
-            return True, f"{said}\n{named.name + '; ' if named else ''}{_readable(provider, kind.reports, moment)}"
+            named = keys.find_key_kind(key, kind.key_kinds)
+            return True, f"{said}\n{named.name + '; ' if named else ''}{_check_reports(provider, kind.reports, time)}"
     except ConfigError as error:
         return False, str(error)
     except ProviderError as error:
         return False, f"{str(error).rstrip('.')}.\n-> {advice(error)}"
 
 
-def _readable(provider: Provider, reports: Sequence[Report], moment: datetime) -> str:
+def _check_reports(provider: Provider, reports: Sequence[Report], time: datetime) -> str:
     """Return which reports answer. Raises ProviderError where one fails that an account has to have."""
     readable, refused = [], []
     for report in reports:
-        newest = floor(moment, report.width)
+        newest = floor(time, report.width)
         try:
             for _ in provider.fetch(report, newest - report.width, newest):
                 pass

@@ -17,7 +17,7 @@ from exporter.errors import ConfigError, ExporterError
 
 
 @contextmanager
-def said_plainly() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """End with status 1 and the message alone where something is wrong that a person can mend."""
     try:
         yield

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import click
 
-from exporter.cli.command import config_option, main, said_plainly
+from exporter.cli.command import config_option, exit_on_error, main
 from exporter.config import configuration as settings
-from exporter.config.encryption import MasterKeys, master_keys, new_master_key
-from exporter.config.keys import stripped
-from exporter.errors import ConfigError, ExporterError, Problem
+from exporter.config.encryption import MasterKeys, generate_master_key, read_master_keys
+from exporter.config.keys import parse_key
+from exporter.errors import ConfigError, ConfigProblem, ExporterError
 from exporter.model import Secret
 from exporter.providers import load_providers
 
-_LONGEST = 8192
+_MAX_INPUT_LENGTH = 8192
 
 
 @main.command()
@@ -36,20 +36,20 @@ def encrypt(*, new: bool, rotate: bool, path: Path) -> None:
     if new and rotate:
         raise click.UsageError("--new-master-key and --rotate are two things; do one after the other")
     if new:
-        click.echo(new_master_key())
+        click.echo(generate_master_key())
         return
-    with said_plainly():
-        keys = master_keys(os.environ)
+    with exit_on_error():
+        keys = read_master_keys(os.environ)
         if rotate:
             _rotate(path, keys)
         else:
-            click.echo(f"api_key_encrypted: {keys.encrypted(_asked())}")
+            click.echo(f"api_key_encrypted: {keys.encrypt(_read_key())}")
 
 
-def _asked() -> Secret:
-    text = click.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.read(_LONGEST)
+def _read_key() -> Secret:
+    text = click.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.read(_MAX_INPUT_LENGTH)
     try:
-        return stripped(text)
+        return parse_key(text)
     except ValueError as error:
         raise ExporterError(f"This is no key: {error}.") from None
 
@@ -58,15 +58,15 @@ def _rotate(path: Path, keys: MasterKeys) -> None:
     """Replace every token in the configuration's files; where one cannot be replaced, none is."""
     config = settings.load(path, load_providers())
     texts = {file: file.read_bytes() for file in config.files}
-    counts, problems = Counter[Path](), list[Problem]()
+    counts, problems = Counter[Path](), list[ConfigProblem]()
     for account in config.accounts:
-        token, place = account.api_key.encrypted, account.api_key.place
-        if token is None or keys.is_newest(token):
+        token, place = account.api_key.encrypted, account.api_key.location
+        if token is None or keys.uses_newest_key(token):
             continue
         try:
-            new = keys.rotated(token).encode()
+            new = keys.rotate(token).encode()
         except ValueError as error:
-            problems.append(Problem(place, f"api_key_encrypted: {error}"))
+            problems.append(ConfigProblem(place, f"api_key_encrypted: {error}"))
             continue
         for file in config.files:
             counts[file] += texts[file].count(token.encode())
@@ -75,12 +75,12 @@ def _rotate(path: Path, keys: MasterKeys) -> None:
         raise ConfigError(problems)
     for file, count in counts.items():
         if count:
-            _write(file, texts[file])
+            _replace_file(file, texts[file])
             click.echo(f"{file}: {count} encrypted anew")
     click.echo("Every key is encrypted with the first master key; no other one is needed any more.")
 
 
-def _write(file: Path, text: bytes) -> None:
+def _replace_file(file: Path, text: bytes) -> None:
     """Replace a file's text; at every moment it is whole, with its own mode and owner."""
     target = file.resolve()
     draft = target.with_name(f"{target.name}.part")

@@ -9,26 +9,26 @@ from hashlib import blake2b
 
 import click
 
-from exporter.config.validators import duration
+from exporter.config.validators import parse_duration
 
-LONGEST_KEPT = timedelta(days=100 * 365)
+MAX_RETENTION = timedelta(days=100 * 365)
 SECOND = timedelta(seconds=1)
 
 
-def kept(_context: click.Context, _parameter: click.Parameter, value: str) -> timedelta:
+def parse_retention(_context: click.Context, _parameter: click.Parameter, value: str) -> timedelta:
     """How long something is kept, in days, weeks or years: `93d`."""
     found = re.fullmatch(r"([1-9]\d{0,4})([dwy])", value)
     if found is None:
         raise click.BadParameter(f"{value!r} is not a duration such as 93d, 12w or 3y")
     span = int(found[1]) * {"d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}[found[2]]
-    if span > LONGEST_KEPT:
+    if span > MAX_RETENTION:
         raise click.BadParameter(f"{value} is more than 100y")
     return span
 
 
-def interval(_context: click.Context, _parameter: click.Parameter, value: str | None) -> timedelta | None:
+def parse_interval(_context: click.Context, _parameter: click.Parameter, value: str | None) -> timedelta | None:
     """How often something is done, in whole seconds: `30s`; None where it is not said."""
-    found = None if value is None else duration(value)
+    found = None if value is None else parse_duration(value)
     if value is not None and (found is None or found < SECOND or found % SECOND):
         raise click.BadParameter(f"{value!r} is not a duration in whole seconds such as 30s or 5m")
     return found
@@ -39,13 +39,13 @@ class Shard:
     """One of several equal parts of the accounts, shared out by their names."""
 
     number: int
-    parts: int
+    total: int
 
     def __contains__(self, name: str) -> bool:
-        return int.from_bytes(blake2b(name.encode(), digest_size=8).digest()) % self.parts == self.number - 1
+        return int.from_bytes(blake2b(name.encode(), digest_size=8).digest()) % self.total == self.number - 1
 
 
-def shard(_context: click.Context, _parameter: click.Parameter, value: str) -> Shard:
+def parse_shard(_context: click.Context, _parameter: click.Parameter, value: str) -> Shard:
     """Which part of how many: `2/8`."""
     found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", value)
     if found is None or int(found[1]) > int(found[2]):

@@ -14,26 +14,32 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from exporter.backtest.offline import newest_day, past, pushed, tellers, whole_days
-from exporter.cli.command import config_option, main, now, said_plainly, storage_option
+from exporter.backtest.offline import (
+    known_day_range,
+    load_history_accounts,
+    load_pushed_history_accounts,
+    newest_exportable_day,
+    open_ledger,
+)
+from exporter.cli.command import config_option, exit_on_error, main, now, storage_option
 from exporter.config import configuration as settings
 from exporter.errors import ExporterError
-from exporter.history.hourly import Teller
-from exporter.history.openmetrics import history_lines
+from exporter.history.hourly import HistoryAccount
+from exporter.history.openmetrics import render_history
 from exporter.ledger import Ledger
 from exporter.metrics.families import HISTORY_FAMILIES
 from exporter.model import DAY
 from exporter.providers import load_providers
-from exporter.windows import Span
+from exporter.windows import TimeRange
 
-_DAY = click.DateTime(["%Y-%m-%d"])
+_DATE = click.DateTime(["%Y-%m-%d"])
 
 
 @main.command()
 @config_option
 @storage_option
-@click.option("--from", "since", type=_DAY, help="The first UTC day.  [default: the oldest known]")
-@click.option("--to", "last", type=_DAY, help="The last UTC day.  [default: the newest that ended 3 hours ago]")
+@click.option("--from", "since", type=_DATE, help="The first UTC day.  [default: the oldest known]")
+@click.option("--to", "last", type=_DATE, help="The last UTC day.  [default: the newest that ended 3 hours ago]")
 @click.option(
     "--format",
     "_form",
@@ -50,7 +56,7 @@ def history(
 
     Works beside a running exporter. Days are UTC and whole.
     """
-    newest = newest_day(now())
+    newest = newest_exportable_day(now())
     last = newest if last is None else last.replace(tzinfo=UTC)
     since = None if since is None else since.replace(tzinfo=UTC)
     if last > newest:
@@ -61,29 +67,34 @@ def history(
         )
     if since is not None and since > last:
         raise click.BadParameter(f"{since:%Y-%m-%d} is after --to={last:%Y-%m-%d}", param_hint="--from")
-    with said_plainly():
+    with exit_on_error():
         providers = load_providers()
         config = settings.load(path, providers)
-        with past(folder) as ledger:
-            told = [*tellers(ledger, config.accounts, providers, now()), *pushed(ledger, config.sources, now())]
-            span = whole_days(ledger, told, since, last)
+        with open_ledger(folder) as ledger:
+            told = [
+                *load_history_accounts(ledger, config.accounts, providers, now()),
+                *load_pushed_history_accounts(ledger, config.sources, now()),
+            ]
+            span = known_day_range(ledger, told, since, last)
             _write_history(ledger, told, span, output)
     for one in told:
-        if one.until < span.end:
-            click.echo(f"warning: {one.name} is told up to {one.until:%Y-%m-%d %H:%M} UTC only", err=True)
-    _tell_next(span, output)
+        if one.complete_until < span.end:
+            click.echo(f"warning: {one.name} is told up to {one.complete_until:%Y-%m-%d %H:%M} UTC only", err=True)
+    _print_next_steps(span, output)
 
 
-def _write_history(ledger: Ledger, told: Sequence[Teller], span: Span, output: Path | None) -> None:
+def _write_history(
+    ledger: Ledger, accounts: Sequence[HistoryAccount], time_range: TimeRange, output: Path | None
+) -> None:
     bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    with bar, _whole(output) as file:
-        task = bar.add_task("Writing history", total=len(HISTORY_FAMILIES) * len(told))
-        for lines in history_lines(ledger, told, span, lambda: bar.advance(task)):
+    with bar, _open_output(output) as file:
+        task = bar.add_task("Writing history", total=len(HISTORY_FAMILIES) * len(accounts))
+        for lines in render_history(ledger, accounts, time_range, lambda: bar.advance(task)):
             file.write(lines)
 
 
 @contextmanager
-def _whole(output: Path | None) -> Iterator[TextIO]:
+def _open_output(output: Path | None) -> Iterator[TextIO]:
     """Open what is written to; a file appears under its name when it is complete."""
     if output is None:
         yield sys.stdout
@@ -99,9 +110,9 @@ def _whole(output: Path | None) -> Iterator[TextIO]:
         draft.unlink(missing_ok=True)
 
 
-def _tell_next(span: Span, output: Path | None) -> None:
+def _print_next_steps(time_range: TimeRange, output: Path | None) -> None:
     file = "FILE" if output is None else str(output)
-    days = f"{span.start:%Y-%m-%d} to {span.end - DAY:%Y-%m-%d}"
+    days = f"{time_range.start:%Y-%m-%d} to {time_range.end - DAY:%Y-%m-%d}"
     click.echo(
         f"Days {days}, UTC. Next, for Prometheus (it keeps 15 days unless --storage.tsdb.retention.time says more):\n"
         f"  promtool tsdb create-blocks-from openmetrics --max-block-duration=36h {shlex.quote(file)} DATA_FOLDER\n"

@@ -17,24 +17,24 @@ from typing import Any
 import click
 
 from exporter import __version__, logs
-from exporter.app import MOST_SAMPLES, App, Surroundings
-from exporter.cli import flag_types as values
-from exporter.cli.command import config_option, listen_option, log_options, main, now, said_plainly, storage_option
+from exporter.app import MAX_REMOTE_READ_SAMPLES, App, Dependencies
+from exporter.cli import flag_types
+from exporter.cli.command import config_option, exit_on_error, listen_option, log_options, main, now, storage_option
 from exporter.config import configuration as settings
 from exporter.config import keys
 from exporter.config import web_configuration as web_config
-from exporter.config.reload import Watch
-from exporter.demo.demo import demo as run_demo
+from exporter.config.reload import ConfigWatcher
+from exporter.demo.demo import run_demo
 from exporter.errors import ConfigError, LedgerError
 from exporter.model import DAY
 from exporter.providers import ProviderType, load_providers
-from exporter.web import Entrance
-from exporter.web.server import listen, serve, told_address
-from exporter.windows import DAYS_SHOWN
+from exporter.web import WebConfigReloader
+from exporter.web.server import format_address, listen, serve
+from exporter.windows import DAYS_EXPORTED
 
 logger = logging.getLogger("exporter")
 
-SHORTEST = (DAYS_SHOWN + 1) * DAY
+MIN_HOURLY_RETENTION = (DAYS_EXPORTED + 1) * DAY
 """Hours have to be kept this long at least."""
 
 
@@ -44,13 +44,13 @@ SHORTEST = (DAYS_SHOWN + 1) * DAY
 @click.option(
     "--config.auto-reload-interval",
     "interval",
-    callback=values.interval,
+    callback=flag_types.parse_interval,
     help="Look this often whether a file of the configuration has changed, and reload then.  [default: never]",
 )
 @click.option(
     "--storage.retention.hours",
     "hours",
-    callback=values.kept,
+    callback=flag_types.parse_retention,
     default="93d",
     show_default=True,
     help="Keep hours this long.",
@@ -58,7 +58,7 @@ SHORTEST = (DAYS_SHOWN + 1) * DAY
 @click.option(
     "--storage.retention.days",
     "days",
-    callback=values.kept,
+    callback=flag_types.parse_retention,
     default="3y",
     show_default=True,
     help="Keep days this long.",
@@ -67,7 +67,7 @@ SHORTEST = (DAYS_SHOWN + 1) * DAY
     "--storage.remote.read-sample-limit",
     "most_samples",
     type=click.IntRange(min=1),
-    default=MOST_SAMPLES,
+    default=MAX_REMOTE_READ_SAMPLES,
     show_default=True,
     help="Answer a remote read with this many samples at most.",
 )
@@ -81,7 +81,7 @@ SHORTEST = (DAYS_SHOWN + 1) * DAY
 @click.option("--web.enable-lifecycle", "lifecycle", is_flag=True, help="Allow POST /-/reload.")
 @click.option(
     "--shard",
-    callback=values.shard,
+    callback=flag_types.parse_shard,
     default="1/1",
     show_default=True,
     help="Serve the I-th of N equal parts of the accounts.",
@@ -98,7 +98,7 @@ def run(
     address: str,
     web: Path | None,
     lifecycle: bool,
-    shard: values.Shard,
+    shard: flag_types.Shard,
     level: str,
     form: Any,
 ) -> None:
@@ -107,63 +107,71 @@ def run(
     # Until the server has its own: a reload that comes too early must not kill, and process 1 has to end when told.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    _check_kept(hours, days)
-    watch = Watch()
-    with said_plainly():
+    _check_retention(hours, days)
+    watch = ConfigWatcher()
+    with exit_on_error():
         providers = load_providers()
-    around = Surroundings(
-        now, time.monotonic, os.environ, providers, keep_hours=hours, keep_days=days, most_samples=most_samples
+    around = Dependencies(
+        now,
+        time.monotonic,
+        os.environ,
+        providers,
+        hourly_retention=hours,
+        daily_retention=days,
+        max_remote_read_samples=most_samples,
     )
 
     def load() -> settings.Config:
-        return _load(path, providers, shard, watch)
+        return _load_config(path, providers, shard, watch)
 
-    with said_plainly():
+    with exit_on_error():
         config = load()
-        entrance, opened = _entrance(web), listen(address)
+        entrance, opened = _create_web_reloader(web), listen(address)
         app = App(folder, around)
         app.apply(config)
-        _announce(config, told_address(opened))
+        _log_startup(config, format_address(opened))
 
         def reload() -> str:
             return app.reload(load)
 
         if interval is not None:
-            app.every(interval, lambda: watch.changed() and reload())
+            app.run_every(interval, lambda: watch.detect_change() and reload())
 
     try:
-        serve(app, app.views(reload if lifecycle else None), opened, reload, entrance)
+        serve(app, app.handlers(reload if lifecycle else None), opened, reload, entrance)
     except LedgerError as error:
-        logs.say(logger, "error", "Stopped: the ledger cannot be used", error=error)
+        logs.log_event(logger, "error", "Stopped: the ledger cannot be used", error=error)
         sys.exit(1)
-    logs.say(logger, "info", "Stopped")
+    logs.log_event(logger, "info", "Stopped")
 
 
-def _load(path: Path, providers: Mapping[str, ProviderType], part: values.Shard, watch: Watch) -> settings.Config:
-    watch.changed()
+def _load_config(
+    path: Path, providers: Mapping[str, ProviderType], shard: flag_types.Shard, watcher: ConfigWatcher
+) -> settings.Config:
+    watcher.detect_change()
     config = settings.load(path, providers)
-    watch.follow(config)
+    watcher.watch(config)
     if problems := keys.check(config, os.environ):
         raise ConfigError(problems)
-    return replace(config, accounts=tuple(one for one in config.accounts if one.name in part))
+    return replace(config, accounts=tuple(one for one in config.accounts if one.name in shard))
 
 
-def _entrance(web: Path | None) -> Entrance | None:
-    if web is None:
+def _create_web_reloader(path: Path | None) -> WebConfigReloader | None:
+    if path is None:
         return None
-    entrance = Entrance(web, time.monotonic)
-    logs.say(logger, "info", "Web configuration loaded", file=str(web), tls=entrance.config.tls is not None)
-    for warning in web_config.warnings(entrance.config):
-        logs.say(logger, "warn", "A file with secrets is unsafe", warning=warning)
+    entrance = WebConfigReloader(path, time.monotonic)
+    logs.log_event(logger, "info", "Web configuration loaded", file=str(path), tls=entrance.config.tls is not None)
+    for warning in web_config.find_warnings(entrance.config):
+        logs.log_event(logger, "warn", "A file with secrets is unsafe", warning=warning)
     return entrance
 
 
-def _announce(config: settings.Config, address: str) -> None:
-    logs.say(logger, "info", "Starting ai-spend-exporter", version=__version__, python=platform.python_version())
-    logs.say(logger, "info", "Configuration loaded", file=str(config.path), accounts=len(config.accounts))
-    for warning in keys.warnings(config, os.environ):
-        logs.say(logger, "warn", "Something about a key is unsafe", warning=warning)
-    logs.say(logger, "info", "Listening", address=address)
+def _log_startup(config: settings.Config, address: str) -> None:
+    logs.log_event(logger, "info", "Starting ai-spend-exporter", version=__version__, python=platform.python_version())
+    logs.log_event(logger, "info", "Configuration loaded", file=str(config.path), accounts=len(config.accounts))
+    for warning in keys.find_warnings(config, os.environ):
+        logs.log_event(logger, "warn", "Something about a key is unsafe", warning=warning)
+    logs.log_event(logger, "info", "Listening", address=address)
 
 
 @main.command()
@@ -178,14 +186,15 @@ def _announce(config: settings.Config, address: str) -> None:
 def demo(address: str, prometheus: int, alertmanager: int, level: str, form: Any) -> None:
     """Run everything on this machine with simulated accounts: no key, nothing leaves loopback."""
     logs.configure("warn" if level == "info" else level, form, sys.stderr)
-    with said_plainly():
+    with exit_on_error():
         run_demo(address, prometheus, alertmanager, now, click.echo)
 
 
-def _check_kept(hours: timedelta, days: timedelta) -> None:
-    if hours < SHORTEST:
+def _check_retention(hours: timedelta, days: timedelta) -> None:
+    if hours < MIN_HOURLY_RETENTION:
         raise click.BadParameter(
-            f"{hours.days}d is shorter than {SHORTEST.days}d: bills are corrected and days are shown that far back",
+            f"{hours.days}d is shorter than {MIN_HOURLY_RETENTION.days}d: bills are corrected and days are "
+            f"shown that far back",
             param_hint="--storage.retention.hours",
         )
     if days < hours:

@@ -13,21 +13,21 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from exporter.config import yaml_document as document
+from exporter.config import yaml_document
 from exporter.config.keys import KeySource
-from exporter.config.messages import Steps, hidden, nearest, shown, unreadable
+from exporter.config.messages import YamlPath, describe_os_error, format_value, redact, suggest
 from exporter.config.schema import (
+    AccountSchema,
     AccountsFile,
-    AccountShape,
-    BudgetShape,
+    BudgetSchema,
+    DefaultsSchema,
     MainFile,
-    Pace,
-    PriceShape,
-    SourceShape,
-    fit,
+    PriceSchema,
+    SourceSchema,
+    validate,
 )
-from exporter.config.yaml_document import Document
-from exporter.errors import ConfigError, Problem
+from exporter.config.yaml_document import YamlDocument
+from exporter.errors import ConfigError, ConfigProblem
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Account:
     history: timedelta
     max_series: int
     timeout: timedelta
-    place: str = field(compare=False)
+    location: str = field(compare=False)
     """The `file:line` where the account begins; an account that only moved is the same account."""
     owner: str = ""
     base_url: str | None = None
@@ -63,11 +63,11 @@ class Account:
     """The first that fits counts."""
 
     @property
-    def key(self) -> tuple[str, str]:
+    def identity(self) -> tuple[str, str]:
         """Return what tells it from all others: a source's accounts share a name, each with a provider of its own."""
         return self.name, self.provider
 
-    def asks_like(self, other: Account) -> bool:
+    def has_same_connection(self, other: Account) -> bool:
         """Tell whether two accounts of one name are asked for the same things at the same place; keys aside."""
         return all(getattr(self, one) == getattr(other, one) for one in ("provider", "base_url", "labels", "timeout"))
 
@@ -90,12 +90,12 @@ class Source:
 
     name: str
     token: KeySource
-    place: str = field(compare=False)
+    location: str = field(compare=False)
     owner: str = ""
     max_series: int = 2000
     labels: frozenset[str] = frozenset()
     prices: tuple[Price, ...] = ()
-    witness_of: str = ""
+    crosscheck_of: str = ""
     """The account that it is compared with instead of being added to spend; empty for none."""
 
 
@@ -108,7 +108,7 @@ class Config:
     path: Path
     files: tuple[Path, ...]
     """Every file that was read, `path` first."""
-    patterns: tuple[str, ...] = ()
+    account_file_patterns: tuple[str, ...] = ()
     """What `account_files` says."""
     budgets: tuple[Budget, ...] = ()
     """Names are unique; several may count the same spend."""
@@ -121,46 +121,48 @@ def load(path: Path, providers: Collection[str]) -> Config:
 
     Keys are not read: a key's file need not exist. Raises ConfigError with every problem, by file and line.
     """
-    main = document.read(path)
-    shape, problems = fit(main, MainFile, providers)
+    main = yaml_document.read(path)
+    shape, problems = validate(main, MainFile, providers)
     parts = [(main, shape.accounts if shape else [])]
-    for extra in _account_files(main, problems):
-        fitted, more = fit(extra, AccountsFile, providers)
+    for extra in _read_account_files(main, problems):
+        fitted, more = validate(extra, AccountsFile, providers)
         parts.append((extra, fitted.accounts if fitted else []))
         problems += more
-    problems += _names_given_twice([part for part, _ in parts], "account")
-    problems += _names_given_twice([main], "budget")
+    problems += _check_duplicate_names([part for part, _ in parts], "account")
+    problems += _check_duplicate_names([main], "budget")
     names = {
-        name: part.place(("accounts", index)) for part, _ in parts for index, name in _told(part, "account", "name")
+        name: part.location(("accounts", index))
+        for part, _ in parts
+        for index, name in _raw_values(part, "account", "name")
     }
-    problems += _sources_in_the_way(main, names)
-    problems += _budgets_of_nobody(main, {*names, *(str(one.get("name")) for _, one in _told_sources(main))})
+    problems += _check_sources(main, names)
+    problems += _check_budget_accounts(main, {*names, *(str(one.get("name")) for _, one in _raw_sources(main))})
     if problems or shape is None:
         raise ConfigError(sorted(problems, key=_file_and_line))
     accounts = [
-        _account(part, index, account, shape.defaults)
+        _build_account(part, index, account, shape.defaults)
         for part, accounts in parts
         for index, account in enumerate(accounts)
     ]
-    sources = tuple(_source(main, index, source) for index, source in enumerate(shape.ingest.sources))
+    sources = tuple(_build_source(main, index, source) for index, source in enumerate(shape.ingest.sources))
     if not accounts and not sources:
         complaint = "there is no account; add one here or in a file that account_files finds"
-        raise ConfigError([main.problem(("accounts",), complaint)])
+        raise ConfigError([main.problem_at(("accounts",), complaint)])
     files = tuple(part.path for part, _ in parts)
-    budgets = tuple(map(_budget, shape.budgets))
+    budgets = tuple(map(_build_budget, shape.budgets))
     return Config(tuple(accounts), path, files, tuple(shape.account_files), budgets, sources)
 
 
-def files_now(config: Config) -> tuple[Path, ...]:
+def current_files(config: Config) -> tuple[Path, ...]:
     """Return the files that were read, and those that `account_files` finds by now."""
     files = dict.fromkeys(config.files)
-    for pattern in config.patterns:
+    for pattern in config.account_file_patterns:
         with contextlib.suppress(OSError):
-            files |= dict.fromkeys(_matching(config.path, pattern))
+            files |= dict.fromkeys(_match_files(config.path, pattern))
     return tuple(files)
 
 
-def _account_files(main: Document, problems: list[Problem]) -> list[Document]:
+def _read_account_files(main: YamlDocument, problems: list[ConfigProblem]) -> list[YamlDocument]:
     """Read every file that `account_files` finds, once each; what cannot be found or read joins the problems."""
     patterns = main.value.get("account_files") if isinstance(main.value, dict) else None
     files: dict[Path, None] = {}
@@ -168,25 +170,27 @@ def _account_files(main: Document, problems: list[Problem]) -> list[Document]:
         if not isinstance(pattern, str) or not pattern or not pattern.isprintable():
             continue
         try:
-            files |= dict.fromkeys(_matching(main.path, pattern))
+            files |= dict.fromkeys(_match_files(main.path, pattern))
         except OSError as error:
-            problems.append(main.problem(("account_files", index), f"{_named(error)}: {unreadable(error)}"))
+            problems.append(
+                main.problem_at(("account_files", index), f"{_error_path(error)}: {describe_os_error(error)}")
+            )
     documents = []
     for file in files:
         try:
-            documents.append(document.read(file))
+            documents.append(yaml_document.read(file))
         except ConfigError as error:
             problems += error.problems
     return documents
 
 
-def _named(error: OSError) -> str:
+def _error_path(error: OSError) -> str:
     """Return the path that an error is about, without what may be a key in the place of a name."""
     path = Path(str(error.filename))
-    return str(path.with_name(hidden(path.name))) if path.name else str(path)
+    return str(path.with_name(redact(path.name))) if path.name else str(path)
 
 
-def _matching(main: Path, pattern: str) -> list[Path]:
+def _match_files(main: Path, pattern: str) -> list[Path]:
     """Return the pattern's files, sorted. Raises OSError where a plain name, or a pattern's directory, is not there."""
     if glob.escape(pattern) == pattern:
         (main.parent / pattern).stat()
@@ -199,40 +203,44 @@ def _matching(main: Path, pattern: str) -> list[Path]:
     return [file for file in files if file != main]
 
 
-def _names_given_twice(documents: Sequence[Document], what: str) -> Iterator[Problem]:
+def _check_duplicate_names(documents: Sequence[YamlDocument], kind: str) -> Iterator[ConfigProblem]:
     first: dict[str, str] = {}
     for part in documents:
-        for index, name in _told(part, what, "name"):
-            steps = (f"{what}s", index, "name")
+        for index, name in _raw_values(part, kind, "name"):
+            steps = (f"{kind}s", index, "name")
             if name in first:
-                complaint = f"{shown(name)} is also the {what} at {first[name]}; give each its own name"
-                yield part.problem(steps, complaint)
-            first.setdefault(name, part.place(steps))
+                complaint = f"{format_value(name)} is also the {kind} at {first[name]}; give each its own name"
+                yield part.problem_at(steps, complaint)
+            first.setdefault(name, part.location(steps))
 
 
-def _budgets_of_nobody(main: Document, accounts: Collection[str]) -> Iterator[Problem]:
+def _check_budget_accounts(main: YamlDocument, accounts: Collection[str]) -> Iterator[ConfigProblem]:
     """A budget that counts an account by its plain name has to find it; a glob may wait for one."""
-    for index, name in _told(main, "budget", "match", "account"):
+    for index, name in _raw_values(main, "budget", "match", "account"):
         if name and glob.escape(name) == name and name not in accounts:
-            hint = nearest(name, accounts) or "name one that is configured, or use a glob"
-            yield main.problem(("budgets", index, "match", "account"), f"there is no account {shown(name)}; {hint}")
+            hint = suggest(name, accounts) or "name one that is configured, or use a glob"
+            yield main.problem_at(
+                ("budgets", index, "match", "account"), f"there is no account {format_value(name)}; {hint}"
+            )
 
 
-def _sources_in_the_way(main: Document, accounts: Mapping[str, str]) -> Iterator[Problem]:
+def _check_sources(main: YamlDocument, accounts: Mapping[str, str]) -> Iterator[ConfigProblem]:
     """A source has a name of its own, and is a witness of an account that there is."""
     known = dict(accounts)
-    for index, source in _told_sources(main):
-        steps, name, of = ("ingest", "sources", index), source.get("name"), source.get("witness_of")
+    for index, source in _raw_sources(main):
+        steps, name, of = ("ingest", "sources", index), source.get("name"), source.get("crosscheck_of")
         if isinstance(name, str) and name in known:
-            yield main.problem((*steps, "name"), f"{shown(name)} is taken at {known[name]}; give each its own name")
+            yield main.problem_at(
+                (*steps, "name"), f"{format_value(name)} is taken at {known[name]}; give each its own name"
+            )
         if isinstance(name, str):
-            known.setdefault(name, main.place((*steps, "name")))
+            known.setdefault(name, main.location((*steps, "name")))
         if isinstance(of, str) and of and of not in accounts:
-            hint = nearest(of, accounts) or "name one that is polled"
-            yield main.problem((*steps, "witness_of"), f"there is no account {shown(of)}; {hint}")
+            hint = suggest(of, accounts) or "name one that is polled"
+            yield main.problem_at((*steps, "crosscheck_of"), f"there is no account {format_value(of)}; {hint}")
 
 
-def _told_sources(main: Document) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _raw_sources(main: YamlDocument) -> Iterator[tuple[int, Mapping[str, object]]]:
     ingest = main.value.get("ingest") if isinstance(main.value, dict) else None
     sources = ingest.get("sources") if isinstance(ingest, dict) else None
     for index, source in enumerate(sources if isinstance(sources, list) else []):
@@ -240,67 +248,70 @@ def _told_sources(main: Document) -> Iterator[tuple[int, Mapping[str, object]]]:
             yield index, source
 
 
-def _told(part: Document, what: str, *steps: str) -> Iterator[tuple[int, str]]:
+def _raw_values(document: YamlDocument, kind: str, *yaml_path: str) -> Iterator[tuple[int, str]]:
     """Yield a text of every account or budget that has it, whatever else may be wrong with them."""
-    items = part.value.get(f"{what}s") if isinstance(part.value, dict) else None
+    items = document.value.get(f"{kind}s") if isinstance(document.value, dict) else None
     for index, item in enumerate(items if isinstance(items, list) else []):
         found = item
-        for step in steps:
+        for step in yaml_path:
             found = found.get(step) if isinstance(found, dict) else None
         if isinstance(found, str):
             yield index, found
 
 
-def _budget(shape: BudgetShape) -> Budget:
-    match = {name: getattr(shape.match, name) for name in sorted(shape.match.model_fields_set)}
-    return Budget(shape.name, shape.owner, shape.period, shape.limit_usd, match)
+def _build_budget(budget: BudgetSchema) -> Budget:
+    match = {name: getattr(budget.match, name) for name in sorted(budget.match.model_fields_set)}
+    return Budget(budget.name, budget.owner, budget.period, budget.limit_usd, match)
 
 
-def _account(part: Document, index: int, shape: AccountShape, defaults: Pace) -> Account:
+def _build_account(document: YamlDocument, index: int, account: AccountSchema, defaults: DefaultsSchema) -> Account:
     steps = ("accounts", index)
     pace = {
-        field: getattr(shape if field in shape.model_fields_set else defaults, field) for field in Pace.model_fields
+        field: getattr(account if field in account.model_fields_set else defaults, field)
+        for field in DefaultsSchema.model_fields
     }
     return Account(
-        name=shape.name,
-        provider=shape.provider,
-        api_key=_key(part, steps, shape),
-        place=part.place(steps),
-        owner=shape.owner,
-        base_url=shape.base_url or None,
-        labels=frozenset(shape.labels),
-        prices=_prices(shape.prices),
+        name=account.name,
+        provider=account.provider,
+        api_key=_key_source(document, steps, account),
+        location=document.location(steps),
+        owner=account.owner,
+        base_url=account.base_url or None,
+        labels=frozenset(account.labels),
+        prices=_build_prices(account.prices),
         **pace,
     )
 
 
-def _source(main: Document, index: int, shape: SourceShape) -> Source:
+def _build_source(main: YamlDocument, index: int, source: SourceSchema) -> Source:
     steps = ("ingest", "sources", index)
-    token = KeySource(main.place((*steps, "token_file")), file=main.path.parent / shape.token_file, what="token")
+    token = KeySource(main.location((*steps, "token_file")), file=main.path.parent / source.token_file, setting="token")
     return Source(
-        name=shape.name,
+        name=source.name,
         token=token,
-        place=main.place(steps),
-        owner=shape.owner,
-        max_series=shape.max_series,
-        labels=frozenset(shape.labels),
-        prices=_prices(shape.prices),
-        witness_of=shape.witness_of,
+        location=main.location(steps),
+        owner=source.owner,
+        max_series=source.max_series,
+        labels=frozenset(source.labels),
+        prices=_build_prices(source.prices),
+        crosscheck_of=source.crosscheck_of,
     )
 
 
-def _prices(shapes: Sequence[PriceShape]) -> tuple[Price, ...]:
-    return tuple(Price(one.model, one.meter, one.tier, one.usd_per_million) for one in shapes)
+def _build_prices(prices: Sequence[PriceSchema]) -> tuple[Price, ...]:
+    return tuple(Price(one.model, one.meter, one.tier, one.usd_per_million) for one in prices)
 
 
-def _key(part: Document, steps: Steps, shape: AccountShape) -> KeySource:
-    if shape.api_key_file:
-        return KeySource(part.place((*steps, "api_key_file")), file=part.path.parent / shape.api_key_file)
-    if shape.api_key_encrypted:
-        return KeySource(part.place((*steps, "api_key_encrypted")), encrypted=shape.api_key_encrypted)
-    return KeySource(part.place((*steps, "api_key_env")), env=shape.api_key_env)
+def _key_source(document: YamlDocument, yaml_path: YamlPath, account: AccountSchema) -> KeySource:
+    if account.api_key_file:
+        return KeySource(
+            document.location((*yaml_path, "api_key_file")), file=document.path.parent / account.api_key_file
+        )
+    if account.api_key_encrypted:
+        return KeySource(document.location((*yaml_path, "api_key_encrypted")), encrypted=account.api_key_encrypted)
+    return KeySource(document.location((*yaml_path, "api_key_env")), env=account.api_key_env)
 
 
-def _file_and_line(problem: Problem) -> tuple[str, int, str]:
-    file, _, line = problem.place.rpartition(":")
-    return (file, int(line), problem.message) if line.isdecimal() else (problem.place, 0, problem.message)
+def _file_and_line(problem: ConfigProblem) -> tuple[str, int, str]:
+    file, _, line = problem.location.rpartition(":")
+    return (file, int(line), problem.message) if line.isdecimal() else (problem.location, 0, problem.message)

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from exporter.config.messages import unreadable
-from exporter.errors import ConfigError, Problem
+from exporter.config.messages import describe_os_error
+from exporter.errors import ConfigError, ConfigProblem
 from exporter.model import Secret
 
-VARIABLE = "AI_SPEND_MASTER_KEY"
+MASTER_KEY_VARIABLE = "AI_SPEND_MASTER_KEY"
 """Holds the master keys, with white space between them."""
-FILE_VARIABLE = f"{VARIABLE}_FILE"
+MASTER_KEY_FILE_VARIABLE = f"{MASTER_KEY_VARIABLE}_FILE"
 """Names the file that holds them, one per line."""
 
-_LONGEST = 4096
+_MAX_FILE_BYTES = 4096
 
 
 class MasterKeys:
@@ -26,11 +26,11 @@ class MasterKeys:
         self._newest = keys[0]
         self._all = MultiFernet(keys)
 
-    def encrypted(self, secret: Secret) -> str:
+    def encrypt(self, secret: Secret) -> str:
         """Return a secret as the text that stands in the YAML."""
         return self._newest.encrypt(secret.reveal().encode()).decode()
 
-    def opened(self, token: str) -> Secret:
+    def decrypt(self, token: str) -> Secret:
         """Return what was encrypted. Raises ValueError with the reason where no master key opens it."""
         try:
             return Secret(self._all.decrypt(token).decode())
@@ -39,11 +39,11 @@ class MasterKeys:
                 "no master key that is there opens it: it was encrypted with another one, or is not whole"
             ) from None
 
-    def rotated(self, token: str) -> str:
+    def rotate(self, token: str) -> str:
         """Return a token encrypted anew with the newest master key. Raises ValueError as `opened` does."""
-        return self.encrypted(self.opened(token))
+        return self.encrypt(self.decrypt(token))
 
-    def is_newest(self, token: str) -> bool:
+    def uses_newest_key(self, token: str) -> bool:
         """Tell whether the newest master key opens a token."""
         try:
             self._newest.decrypt(token)
@@ -52,43 +52,45 @@ class MasterKeys:
         return True
 
 
-def master_keys(environ: Mapping[str, str]) -> MasterKeys:
+def read_master_keys(environ: Mapping[str, str]) -> MasterKeys:
     """Read the master keys as they are now, from their file or from the environment. Raises ConfigError."""
-    file = environ.get(FILE_VARIABLE)
-    if file and VARIABLE in environ:
-        raise _refusal(VARIABLE, f"{FILE_VARIABLE} is set too; keep one")
-    place = f"{FILE_VARIABLE} {file}" if file else VARIABLE
-    words = (_read(Path(file), place) if file else environ.get(VARIABLE, "")).split()
+    file = environ.get(MASTER_KEY_FILE_VARIABLE)
+    if file and MASTER_KEY_VARIABLE in environ:
+        raise _config_error(MASTER_KEY_VARIABLE, f"{MASTER_KEY_FILE_VARIABLE} is set too; keep one")
+    place = f"{MASTER_KEY_FILE_VARIABLE} {file}" if file else MASTER_KEY_VARIABLE
+    words = (_read_file(Path(file), place) if file else environ.get(MASTER_KEY_VARIABLE, "")).split()
     if not words:
-        lack = "holds no master key" if file or VARIABLE in environ else "is not set, so there is no master key"
-        raise _refusal(place, f"{lack}; make one with `ai-spend-exporter encrypt --new-master-key`")
+        lack = (
+            "holds no master key" if file or MASTER_KEY_VARIABLE in environ else "is not set, so there is no master key"
+        )
+        raise _config_error(place, f"{lack}; make one with `ai-spend-exporter encrypt --new-master-key`")
     try:
         return MasterKeys([Fernet(word) for word in words])
     except ValueError:
         complaint = "holds what is no master key; `ai-spend-exporter encrypt --new-master-key` makes one"
-        raise _refusal(place, complaint) from None
+        raise _config_error(place, complaint) from None
 
 
-def master_file(environ: Mapping[str, str]) -> Path | None:
+def master_key_file(environ: Mapping[str, str]) -> Path | None:
     """Return the file that holds the master keys, if they are in one."""
-    return Path(environ[FILE_VARIABLE]) if environ.get(FILE_VARIABLE) else None
+    return Path(environ[MASTER_KEY_FILE_VARIABLE]) if environ.get(MASTER_KEY_FILE_VARIABLE) else None
 
 
-def new_master_key() -> str:
+def generate_master_key() -> str:
     """Return a master key that nobody has had before."""
     return Fernet.generate_key().decode()
 
 
-def _read(file: Path, place: str) -> str:
+def _read_file(file: Path, location: str) -> str:
     try:
         with file.open("rb") as stream:
-            data = stream.read(_LONGEST + 1)
+            data = stream.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise _refusal(place, unreadable(error)) from None
-    if len(data) > _LONGEST:
-        raise _refusal(place, "it holds more than 4 KiB; put only master keys there")
+        raise _config_error(location, describe_os_error(error)) from None
+    if len(data) > _MAX_FILE_BYTES:
+        raise _config_error(location, "it holds more than 4 KiB; put only master keys there")
     return data.decode("latin-1")
 
 
-def _refusal(place: str, complaint: str) -> ConfigError:
-    return ConfigError([Problem(place, complaint)])
+def _config_error(location: str, message: str) -> ConfigError:
+    return ConfigError([ConfigProblem(location, message)])

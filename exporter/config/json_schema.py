@@ -12,16 +12,16 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from exporter.config.schema import KEY_FIELDS, MainFile
-from exporter.config.validators import written
+from exporter.config.validators import format_duration
 
 
-class _Schema(GenerateJsonSchema):
+class _SchemaGenerator(GenerateJsonSchema):
     """Durations are told as they are written; what is empty unless said is not told as a default."""
 
     def encode_default(self, dft: Any) -> Any:
         match dft:
             case timedelta():
-                return written(dft)
+                return format_duration(dft)
             case BaseModel():
                 return None
             case _:
@@ -37,10 +37,10 @@ class _Schema(GenerateJsonSchema):
         return False
 
 
-def schema(providers: Collection[str]) -> str:
+def render_json_schema(providers: Collection[str]) -> str:
     """Return the schema of the main file, which fits account files too, as JSON text."""
-    told = MainFile.model_json_schema(schema_generator=_Schema)
-    account = told["$defs"]["AccountShape"]
+    told = MainFile.model_json_schema(schema_generator=_SchemaGenerator)
+    account = told["$defs"]["AccountSchema"]
     account["properties"]["provider"]["enum"] = sorted(providers)
     account["oneOf"] = [{"required": [name]} for name in KEY_FIELDS]
     for one in told["$defs"].values():

@@ -7,12 +7,12 @@ import json
 import re
 from collections.abc import Collection
 
-Steps = tuple[str | int, ...]
+YamlPath = tuple[str | int, ...]
 """Where a value stands in a file: `("accounts", 2, "name")`."""
 
-_LONGEST_SHOWN = 40
-_RUN_OF_A_KEY = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20}")
-_MIXED = (re.compile("[A-Z]"), re.compile("[a-z]"), re.compile("[0-9]"))
+_MAX_VALUE_LENGTH = 40
+_KEY_PATTERN = re.compile(r"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20}")
+_CHARACTER_CLASSES = (re.compile("[A-Z]"), re.compile("[a-z]"), re.compile("[0-9]"))
 
 
 def looks_like_key(text: str) -> bool:
@@ -20,7 +20,7 @@ def looks_like_key(text: str) -> bool:
     return any(map(_is_random, text.split()))
 
 
-def hidden(text: str) -> str:
+def redact(text: str) -> str:
     """Return a text as it is, or `<secret>` where it looks like a key."""
     return "<secret>" if looks_like_key(text) else text
 
@@ -28,10 +28,10 @@ def hidden(text: str) -> str:
 def _is_random(word: str) -> bool:
     if len(word) < 20:
         return False
-    return bool(_RUN_OF_A_KEY.search(word)) or all(kind.search(word) for kind in _MIXED)
+    return bool(_KEY_PATTERN.search(word)) or all(kind.search(word) for kind in _CHARACTER_CLASSES)
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """Return a value as a message may show it: quoted, short, and hidden where it looks like a key."""
     match value:
         case None:
@@ -44,37 +44,37 @@ def shown(value: object) -> str:
             return "a mapping"
         case str() if looks_like_key(value):
             return "<secret>"
-        case str() if len(value) > _LONGEST_SHOWN:
-            return quoted(f"{value[:_LONGEST_SHOWN]}…")
+        case str() if len(value) > _MAX_VALUE_LENGTH:
+            return quote(f"{value[:_MAX_VALUE_LENGTH]}…")
         case str():
-            return quoted(value)
+            return quote(value)
         case _:
             return str(value)
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """Return the text in double quotes on one line, whatever it holds."""
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
-def spoken(steps: Steps, complaint: str) -> str:
+def format_problem(yaml_path: YamlPath, message: str) -> str:
     """Return the complaint behind what it is about: `accounts[2].name: is missing`."""
-    names = [f"[{step}]" if isinstance(step, int) else f".{_key(step)}" for step in steps]
+    names = [f"[{step}]" if isinstance(step, int) else f".{_format_key(step)}" for step in yaml_path]
     subject = "".join(names).removeprefix(".")
-    return f"{subject}: {complaint}" if subject else complaint
+    return f"{subject}: {message}" if subject else message
 
 
-def _key(step: str) -> str:
-    return step if re.fullmatch(r"[\w-]{1,40}", step) and not looks_like_key(step) else shown(step)
+def _format_key(name: str) -> str:
+    return name if re.fullmatch(r"[\w-]{1,40}", name) and not looks_like_key(name) else format_value(name)
 
 
-def nearest(word: str, known: Collection[str]) -> str:
+def suggest(word: str, known: Collection[str]) -> str:
     """Return `did you mean …?`, or nothing where no known word is near."""
     near = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {near[0]}?" if near else ""
 
 
-def unreadable(error: OSError) -> str:
+def describe_os_error(error: OSError) -> str:
     """Say in plain words why a file or directory cannot be read, and what to do."""
     match error:
         case FileNotFoundError() | NotADirectoryError():

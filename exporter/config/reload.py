@@ -5,33 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from exporter.config.configuration import Config, files_now
+from exporter.config.configuration import Config, current_files
 
 
-class Watch:
+class ConfigWatcher:
     """What the files looked like when somebody last asked; nothing of them is read."""
 
     def __init__(self) -> None:
         self._config: Config | None = None
-        self._seen: Mapping[Path, tuple[int, ...]] = {}
+        self._signatures: Mapping[Path, tuple[int, ...]] = {}
 
-    def changed(self) -> bool:
+    def detect_change(self) -> bool:
         """Tell whether any file differs from the last time."""
-        looks, before = _looks(self._config), self._seen
-        self._seen = looks
+        looks, before = _file_signatures(self._config), self._signatures
+        self._signatures = looks
         return looks != before
 
-    def follow(self, config: Config) -> None:
+    def watch(self, config: Config) -> None:
         """Watch the files of a configuration; of those that were watched before, a change since then still counts."""
         self._config = config
-        self._seen = {file: self._seen.get(file, look) for file, look in _looks(config).items()}
+        self._signatures = {file: self._signatures.get(file, look) for file, look in _file_signatures(config).items()}
 
 
-def _looks(config: Config | None) -> dict[Path, tuple[int, ...]]:
-    return {file: look(file) for file in files_now(config)} if config else {}
+def _file_signatures(config: Config | None) -> dict[Path, tuple[int, ...]]:
+    return {file: file_signature(file) for file in current_files(config)} if config else {}
 
 
-def look(file: Path) -> tuple[int, ...]:
+def file_signature(file: Path) -> tuple[int, ...]:
     """Return what differs whenever a file has been written or replaced; empty where it is not there."""
     try:
         found = file.stat()

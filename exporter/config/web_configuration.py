@@ -6,23 +6,31 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from exporter.config import yaml_document as document
-from exporter.config.keys import is_exposed
-from exporter.config.pem import Pems
-from exporter.config.web_schema import CIPHERS, CIPHERS_OF_TLS13, CURVES, VERIFYING, TlsShape, WebFile, fit
-from exporter.config.yaml_document import Document
-from exporter.errors import ConfigError, Problem
+from exporter.config import yaml_document
+from exporter.config.keys import is_world_readable
+from exporter.config.pem import TlsCredentials
+from exporter.config.web_schema import (
+    CIPHERS,
+    CURVES,
+    TLS13_CIPHERS,
+    VERIFYING_AUTH_TYPES,
+    TlsSchema,
+    WebFile,
+    validate,
+)
+from exporter.config.yaml_document import YamlDocument
+from exporter.errors import ConfigError, ConfigProblem
 from exporter.model import Secret
 
-_TLS = "tls_server_config"
+_TLS_SECTION = "tls_server_config"
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
     """How connections are encrypted, and which certificate a client has to show."""
 
-    place: str = field(compare=False)
-    chain: str = field(repr=False)
+    location: str = field(compare=False)
+    cert_chain: str = field(repr=False)
     """In PEM, the server's own certificate first; `key` and `client_ca` are in PEM too."""
     key: Secret
     client_ca: str = field(repr=False)
@@ -69,21 +77,21 @@ def load(path: Path) -> WebConfig:
 
     Raises ConfigError with every problem, by file and line.
     """
-    main = document.read(path)
-    shape, problems = fit(main)
-    given = _section(main, _TLS)
-    pems = None if given is None else Pems(main, _TLS, given)
+    document = yaml_document.read(path)
+    shape, problems = validate(document)
+    given = _section(document, _TLS_SECTION)
+    pems = None if given is None else TlsCredentials(document, _TLS_SECTION, given)
     problems += pems.problems if pems else []
-    problems += [main.problem(steps, complaint) for steps, complaint in _contradictions(main)]
+    problems += [document.problem_at(steps, complaint) for steps, complaint in _check_combinations(document)]
     if problems or shape is None:
-        raise ConfigError(sorted(problems, key=_line))
+        raise ConfigError(sorted(problems, key=_line_number))
     tls, headers = shape.tls_server_config, shape.http_server_config.headers.model_dump(by_alias=True)
     files = pems.files if pems else {}
     return WebConfig(
-        tls=_tls(main.place((_TLS,)), tls, pems) if tls and pems else None,
+        tls=_build_tls(document.location((_TLS_SECTION,)), tls, pems) if tls and pems else None,
         users={name: Secret(one) for name, one in shape.basic_auth_users.items()},
         headers={name: value for name, value in headers.items() if value},
-        rate_limit=_rate_limit(shape),
+        rate_limit=_build_rate_limit(shape),
         files=(path, *files.values()),
         secret_files=(
             *([path] if shape.basic_auth_users or (tls and tls.key) else []),
@@ -92,37 +100,40 @@ def load(path: Path) -> WebConfig:
     )
 
 
-def warnings(config: WebConfig) -> list[str]:
+def find_warnings(config: WebConfig) -> list[str]:
     """Return what is unsafe but works: files with keys or hashes that everyone may read."""
     return [
         f"{file}: everyone on this machine may read it; give it mode 0400"
         for file in config.secret_files
-        if is_exposed(file)
+        if is_world_readable(file)
     ]
 
 
-def _contradictions(main: Document) -> Iterator[tuple[tuple[str, str], str]]:
+def _check_combinations(document: YamlDocument) -> Iterator[tuple[tuple[str, str], str]]:
     """Yield what does not go together, judged by the plain values, so that it is told beside all else."""
-    rate = _section(main, "rate_limit") or {}
+    rate = _section(document, "rate_limit") or {}
     if rate.get("interval", 0) not in (0, "0") and not rate.get("burst"):
         yield ("rate_limit", "burst"), "every request would be refused; say how many may come at once"
-    tls = _section(main, _TLS)
+    tls = _section(document, _TLS_SECTION)
     if tls is None:
         return
     if tls.get("min_version") == "TLS13" and tls.get("max_version") == "TLS12":
-        yield (_TLS, "max_version"), "is below min_version; no client could connect"
+        yield (_TLS_SECTION, "max_version"), "is below min_version; no client could connect"
     ciphers, curves = tls.get("cipher_suites"), tls.get("curve_preferences")
-    only_new = isinstance(ciphers, list) and ciphers and all(one in CIPHERS_OF_TLS13 for one in ciphers)
+    only_new = isinstance(ciphers, list) and ciphers and all(one in TLS13_CIPHERS for one in ciphers)
     if only_new and tls.get("min_version") != "TLS13":
-        yield (_TLS, "cipher_suites"), "holds none for TLS 1.2; add one, or write min_version: TLS13"
+        yield (_TLS_SECTION, "cipher_suites"), "holds none for TLS 1.2; add one, or write min_version: TLS13"
     if isinstance(curves, list) and len(curves) > 1:
-        yield (_TLS, "curve_preferences"), "only one curve can be held here; keep one, or none for the usual ones"
-    yield from (((_TLS, name), complaint) for name, complaint in _client_contradictions(tls))
+        yield (
+            (_TLS_SECTION, "curve_preferences"),
+            "only one curve can be held here; keep one, or none for the usual ones",
+        )
+    yield from (((_TLS_SECTION, name), complaint) for name, complaint in _check_client_auth(tls))
 
 
-def _client_contradictions(tls: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+def _check_client_auth(tls: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     policy, trusted = tls.get("client_auth_type"), tls.get("client_ca") or tls.get("client_ca_file")
-    if policy in VERIFYING and not trusted:
+    if policy in VERIFYING_AUTH_TYPES and not trusted:
         yield "client_auth_type", "whose certificates to trust is not said; add client_ca_file"
     if policy in (None, "NoClientCert") and trusted:
         name = "client_ca" if tls.get("client_ca") else "client_ca_file"
@@ -133,32 +144,32 @@ def _client_contradictions(tls: Mapping[str, object]) -> Iterator[tuple[str, str
         yield "client_allowed_sans", "is empty, so nobody could come in; name who may, or leave it out"
 
 
-def _section(main: Document, name: str) -> Mapping[str, object] | None:
-    section = main.value.get(name) if isinstance(main.value, dict) else None
+def _section(document: YamlDocument, name: str) -> Mapping[str, object] | None:
+    section = document.value.get(name) if isinstance(document.value, dict) else None
     return section if isinstance(section, dict) else None
 
 
-def _tls(place: str, shape: TlsShape, pems: Pems) -> Tls:
+def _build_tls(location: str, tls: TlsSchema, credentials: TlsCredentials) -> Tls:
     return Tls(
-        place=place,
-        chain=pems.cert,
-        key=Secret(pems.key),
-        client_ca=pems.client_ca,
-        client_auth=shape.client_auth_type,
-        allowed_sans=frozenset(shape.client_allowed_sans),
-        min_version=shape.min_version,
-        max_version=shape.max_version,
-        ciphers=tuple(CIPHERS[one] for one in shape.cipher_suites if one in CIPHERS),
-        prefer_server_ciphers=shape.prefer_server_cipher_suites,
-        curve=CURVES[shape.curve_preferences[0]] if shape.curve_preferences else "",
+        location=location,
+        cert_chain=credentials.cert,
+        key=Secret(credentials.key),
+        client_ca=credentials.client_ca,
+        client_auth=tls.client_auth_type,
+        allowed_sans=frozenset(tls.client_allowed_sans),
+        min_version=tls.min_version,
+        max_version=tls.max_version,
+        ciphers=tuple(CIPHERS[one] for one in tls.cipher_suites if one in CIPHERS),
+        prefer_server_ciphers=tls.prefer_server_cipher_suites,
+        curve=CURVES[tls.curve_preferences[0]] if tls.curve_preferences else "",
     )
 
 
-def _rate_limit(shape: WebFile) -> RateLimit | None:
-    rate = shape.rate_limit
+def _build_rate_limit(web_file: WebFile) -> RateLimit | None:
+    rate = web_file.rate_limit
     return RateLimit(rate.interval, rate.burst) if rate.interval else None
 
 
-def _line(problem: Problem) -> tuple[int, str]:
-    line = problem.place.rpartition(":")[2]
+def _line_number(problem: ConfigProblem) -> tuple[int, str]:
+    line = problem.location.rpartition(":")[2]
     return int(line) if line.isdecimal() else 0, problem.message

@@ -11,16 +11,19 @@ from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-MOST_BYTES = 4 << 20
-LONGEST_WAIT = 10
+MAX_BODY_BYTES = 4 << 20
+READ_TIMEOUT = 10
 """Seconds to wait for the rest of a request."""
 
 
-def told(body: bytes) -> Iterator[str]:
+def format_notification(body: bytes) -> Iterator[str]:
     """Yield lines for a notification in Alertmanager's webhook format. Raises ValueError where it is none."""
     notice = json.loads(body)
     try:
-        yield f"{notice['status'].upper()} for {notice['receiver']}: {_words(notice['groupLabels']) or 'everything'}"
+        yield (
+            f"{notice['status'].upper()} for {notice['receiver']}: "
+            f"{_format_labels(notice['groupLabels']) or 'everything'}"
+        )
         for alert in notice["alerts"]:
             labels, words = alert["labels"], alert["annotations"]
             since = datetime.fromisoformat(alert["startsAt"])
@@ -34,30 +37,30 @@ def told(body: bytes) -> Iterator[str]:
         raise ValueError(f"not a notification of Alertmanager: {error!r}") from error
 
 
-def _words(labels: dict[str, Any]) -> str:
+def _format_labels(labels: dict[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in sorted(labels.items()) if value)
 
 
 @contextmanager
-def notices(opened: socket.socket, say: Callable[[str], object]) -> Iterator[None]:
+def serve_webhook(sock: socket.socket, print_line: Callable[[str], object]) -> Iterator[None]:
     """Serve on an opened socket, and say every line of what comes, until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = LONGEST_WAIT
+        timeout = READ_TIMEOUT
 
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")
-            if not length.isdecimal() or int(length) > MOST_BYTES:
-                self.send_error(413, f"Send a Content-Length of at most {MOST_BYTES}")
+            if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+                self.send_error(413, f"Send a Content-Length of at most {MAX_BODY_BYTES}")
                 return
             try:
-                lines = list(told(self.rfile.read(int(length))))
+                lines = list(format_notification(self.rfile.read(int(length))))
             except ValueError as error:
                 self.send_error(400, str(error)[:200])
                 return
             with speaking:
                 for line in lines:
-                    say("".join(one if one.isprintable() else "?" for one in line))
+                    print_line("".join(one if one.isprintable() else "?" for one in line))
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -71,9 +74,9 @@ def notices(opened: socket.socket, say: Callable[[str], object]) -> Iterator[Non
             pass
 
     speaking = threading.Lock()
-    server = ThreadingHTTPServer(opened.getsockname()[:2], Handler, bind_and_activate=False)
+    server = ThreadingHTTPServer(sock.getsockname()[:2], Handler, bind_and_activate=False)
     server.socket.close()
-    server.socket, server.daemon_threads = opened, True
+    server.socket, server.daemon_threads = sock, True
     server.server_activate()
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="notices", daemon=True)
     thread.start()

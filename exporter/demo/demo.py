@@ -19,10 +19,10 @@ from pathlib import Path
 
 import yaml
 
-from exporter.app import App, Surroundings
-from exporter.backtest.rule_files import prometheus_files
+from exporter.app import App, Dependencies
+from exporter.backtest.rule_files import find_prometheus_folder
 from exporter.config import configuration as settings
-from exporter.demo.alert_webhook import notices
+from exporter.demo.alert_webhook import serve_webhook
 from exporter.errors import ExporterError, LedgerError
 from exporter.providers import PROVIDERS
 from exporter.simulator.accounts import SimAccount
@@ -30,8 +30,8 @@ from exporter.simulator.server import base_url
 from exporter.simulator.world import demo_world
 from exporter.web.server import listen, serve
 
-Say = Callable[[str], object]
-PATIENCE = 60
+PrintLine = Callable[[str], object]
+READY_TIMEOUT = 60
 """Seconds to wait for the first complete page before saying that something is slow."""
 
 
@@ -39,21 +39,25 @@ class DemoError(ExporterError):
     """The demo cannot start here."""
 
 
-def demo(address: str, prometheus: int, alertmanager: int, clock: Callable[[], datetime], say: Say) -> None:
+def run_demo(
+    address: str, prometheus_port: int, alertmanager_port: int, clock: Callable[[], datetime], print_line: PrintLine
+) -> None:
     """Run until SIGINT or SIGTERM, then leave nothing behind. Raises ExporterError with what to do."""
     opened = listen(address)
-    here = _reachable(opened)
-    with tempfile.TemporaryDirectory(prefix="ai-spend-demo-") as temporary, _simulator() as url:
+    here = _reachable_address(opened)
+    with tempfile.TemporaryDirectory(prefix="ai-spend-demo-") as temporary, _run_simulator() as url:
         folder = Path(temporary)
         accounts = demo_world(clock).accounts.values()
         config = settings.load(write_config(folder, accounts, url), PROVIDERS)
-        say(f"Simulated admin APIs       {url}  ({len(config.accounts)} accounts, 30 days of past, a spike going on)")
-        app = App(folder / "ledger", Surroundings(clock, time.monotonic, {}, PROVIDERS))
+        print_line(
+            f"Simulated admin APIs       {url}  ({len(config.accounts)} accounts, 30 days of past, a spike going on)"
+        )
+        app = App(folder / "ledger", Dependencies(clock, time.monotonic, {}, PROVIDERS))
         app.apply(config)
-        with _stack(folder, here, prometheus, alertmanager, say):
-            threading.Thread(target=_tell_when_complete, args=(app, config, here, say), daemon=True).start()
-            serve(app, app.views(), opened, lambda: None)
-    say("Stopped.")
+        with _run_stack(folder, here, prometheus_port, alertmanager_port, print_line):
+            threading.Thread(target=_print_when_complete, args=(app, config, here, print_line), daemon=True).start()
+            serve(app, app.handlers(), opened, lambda: None)
+    print_line("Stopped.")
 
 
 def write_config(folder: Path, accounts: Iterable[SimAccount], url: str) -> Path:
@@ -78,7 +82,7 @@ def write_config(folder: Path, accounts: Iterable[SimAccount], url: str) -> Path
 
 
 @contextlib.contextmanager
-def _simulator() -> Iterator[str]:
+def _run_simulator() -> Iterator[str]:
     """Run the simulator beside us, on a core of its own; tell its address."""
     command = [sys.executable, "-m", "exporter.simulator", "--incident"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
@@ -90,33 +94,33 @@ def _simulator() -> Iterator[str]:
         process.communicate()
 
 
-def _reachable(opened: socket.socket) -> str:
-    host, port = opened.getsockname()[:2]
+def _reachable_address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
     return f"{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104 - compared, not bound
 
 
-def _tell_when_complete(app: App, config: settings.Config, here: str, say: Say) -> None:
+def _print_when_complete(app: App, config: settings.Config, exporter_address: str, print_line: PrintLine) -> None:
     began = time.monotonic()
-    while not app.complete and time.monotonic() - began < PATIENCE:
+    while not app.up_to_date and time.monotonic() - began < READY_TIMEOUT:
         time.sleep(0.1)
     with contextlib.suppress(LedgerError):  # the demo has been ended meanwhile
-        app.apply(replace(config, budgets=_budgets(app, config)))
-    if app.complete:
-        say(f"Thirty days read in {time.monotonic() - began:.1f} s. Open")
+        app.apply(replace(config, budgets=_create_budgets(app, config)))
+    if app.up_to_date:
+        print_line(f"Thirty days read in {time.monotonic() - began:.1f} s. Open")
     else:
-        say(f"Still reading after {PATIENCE} s; what is there already is on")
-    say(f"  http://{here}/            accounts, their health and their money")
-    say(f"  http://{here}/metrics     what Prometheus scrapes")
-    say("Ctrl-C stops everything.")
+        print_line(f"Still reading after {READY_TIMEOUT} s; what is there already is on")
+    print_line(f"  http://{exporter_address}/            accounts, their health and their money")
+    print_line(f"  http://{exporter_address}/metrics     what Prometheus scrapes")
+    print_line("Ctrl-C stops everything.")
 
 
-def _budgets(app: App, config: settings.Config) -> tuple[settings.Budget, ...]:
+def _create_budgets(app: App, config: settings.Config) -> tuple[settings.Budget, ...]:
     """Return budgets that are worth looking at whatever the day of the month: one is nearly spent."""
 
     def budget(name: str, owner: str, part: float, match: Mapping[str, str]) -> settings.Budget:
         one = settings.Budget(name, owner, "month", Decimal(1), match)
         app.apply(replace(config, budgets=(one,)))
-        found = re.search(rb"^ai_budget_spent_usd\{.*\} (\S+)$", app.views().page().spend.plain, re.MULTILINE)
+        found = re.search(rb"^ai_budget_spent_usd\{.*\} (\S+)$", app.handlers().page().spend.plain, re.MULTILINE)
         spent = float(found[1]) if found else 0.0
         return replace(one, limit_usd=Decimal(max(10, round(spent / part, -1))))
 
@@ -128,46 +132,50 @@ def _budgets(app: App, config: settings.Config) -> tuple[settings.Budget, ...]:
 
 
 @contextlib.contextmanager
-def _stack(folder: Path, here: str, prometheus: int, alertmanager: int, say: Say) -> Iterator[None]:
+def _run_stack(
+    folder: Path, exporter_address: str, prometheus_port: int, alertmanager_port: int, print_line: PrintLine
+) -> Iterator[None]:
     """Run Prometheus and Alertmanager on the repository's own files, where they are installed."""
     with contextlib.ExitStack() as stack:
-        files = _copy_of_files(folder, here, alertmanager, _notices(stack, say))
+        files = _copy_files(folder, exporter_address, alertmanager_port, _start_webhook(stack, print_line))
         for name, port, arguments in (
-            ("alertmanager", alertmanager, ["--cluster.listen-address="]),
-            ("prometheus", prometheus, ["--storage.tsdb.retention.time=40d"]),
+            ("alertmanager", alertmanager_port, ["--cluster.listen-address="]),
+            ("prometheus", prometheus_port, ["--storage.tsdb.retention.time=40d"]),
         ):
             program = shutil.which(name) or shutil.which(f"prometheus-{name}")
             if program is None:
-                say(f"{name.capitalize():<26} not installed here, left out (apt-get install {_PACKAGE[name]})")
+                print_line(
+                    f"{name.capitalize():<26} not installed here, left out (apt-get install {_DEBIAN_PACKAGES[name]})"
+                )
                 continue
-            _free(name, port)
+            _check_port_free(name, port)
             config = f"--config.file={files / name}.yml"
             storage = f"--storage.{'tsdb.' if name == 'prometheus' else ''}path={folder / name}"
             listening = f"--web.listen-address=127.0.0.1:{port}"
             command = [program, config, storage, listening, "--log.level=error", *arguments]
-            stack.enter_context(_child(command, folder / f"{name}.log"))
-            say(f"{name.capitalize():<26} http://127.0.0.1:{port}")
+            stack.enter_context(_run_process(command, folder / f"{name}.log"))
+            print_line(f"{name.capitalize():<26} http://127.0.0.1:{port}")
         yield
 
 
-_PACKAGE = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
+_DEBIAN_PACKAGES = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
 
 
-def _notices(stack: contextlib.ExitStack, say: Say) -> str:
+def _start_webhook(stack: contextlib.ExitStack, print_line: PrintLine) -> str:
     """Print what Alertmanager sends; return where it has to send to."""
     opened = listen("127.0.0.1:0")
-    stack.enter_context(notices(opened, say))
-    return _reachable(opened)
+    stack.enter_context(serve_webhook(opened, print_line))
+    return _reachable_address(opened)
 
 
-def _copy_of_files(folder: Path, here: str, alertmanager: int, notified: str) -> Path:
+def _copy_files(folder: Path, exporter_address: str, alertmanager_port: int, webhook_address: str) -> Path:
     """Copy prometheus/ and put the demo's addresses in the place of the usual ones."""
     target = folder / "files"
-    shutil.copytree(prometheus_files(), target)
+    shutil.copytree(find_prometheus_folder(), target)
     usual = {
-        "ai-spend-exporter:10042": here,
-        "alertmanager:9093": f"127.0.0.1:{alertmanager}",
-        "notices:10043": notified,
+        "ai-spend-exporter:10042": exporter_address,
+        "alertmanager:9093": f"127.0.0.1:{alertmanager_port}",
+        "notices:10043": webhook_address,
         "group_wait: 30s": "group_wait: 5s",  # nobody waits for a demo
     }
     for name in ("prometheus.yml", "alertmanager.yml"):
@@ -179,7 +187,7 @@ def _copy_of_files(folder: Path, here: str, alertmanager: int, notified: str) ->
     return target
 
 
-def _free(name: str, port: int) -> None:
+def _check_port_free(name: str, port: int) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise DemoError(
@@ -189,7 +197,7 @@ def _free(name: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def _child(command: list[str], log: Path) -> Iterator[None]:
+def _run_process(command: list[str], log: Path) -> Iterator[None]:
     with log.open("wb") as stream:
         # A session of its own: Ctrl-C reaches only us, and we end it in order.
         process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)  # noqa: S603

@@ -10,160 +10,186 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from exporter.errors import QueryRefused
-from exporter.history.hourly import HOUR_MS, Hourly, Shown, Teller, account_labels, hourly, series_labels, stamps
-from exporter.history.remote_read_protocol import MESSAGES, Query, framed, packed, queries, varint
+from exporter.errors import QueryRejected
+from exporter.history.hourly import (
+    HOUR_MS,
+    DayValues,
+    HistoryAccount,
+    HistorySeriesKey,
+    account_labels,
+    read_day,
+    sample_timestamps,
+    series_labels,
+)
+from exporter.history.remote_read_protocol import (
+    MESSAGES,
+    Query,
+    compress,
+    encode_message,
+    encode_varint,
+    parse_queries,
+)
 from exporter.ledger import Ledger
 from exporter.metrics.families import HISTORY_FAMILIES, HOURLY_COST, Family
 from exporter.model import DAY, HOUR, NANO, utc
-from exporter.windows import Span
+from exporter.windows import TimeRange
 
-HEAD, VALUE, TAIL = b"\x12\x10\x09", 8, 7
+SAMPLE_HEAD, VALUE_BYTES, TAIL_BYTES = b"\x12\x10\x09", 8, 7
 """A sample: field 2 of 16 bytes, the value as a double, the time as a varint (6 bytes until the year 2109)."""
-SAMPLE = len(HEAD) + VALUE + TAIL
-HOURS = int(DAY / HOUR)
+SAMPLE_BYTES = len(SAMPLE_HEAD) + VALUE_BYTES + TAIL_BYTES
+HOURS_PER_DAY = int(DAY / HOUR)
 
-_Labels = list[tuple[str, str]]
+_LabelPairs = list[tuple[str, str]]
 
-Encoded = Mapping[Shown, bytes]
+EncodedDay = Mapping[HistorySeriesKey, bytes]
 """A day's samples, every one SAMPLE bytes long, so that a part of a day is a slice."""
 
 
-def encode(day: datetime, told: Hourly, unit: int) -> Encoded:
+def encode_day(day: datetime, day_values: DayValues, unit: int) -> EncodedDay:
     """Return the samples of one day, values divided by `unit`: all series of the day at a stroke."""
-    ends = stamps(day)
-    found: dict[Shown, bytes] = {}
+    ends = sample_timestamps(day)
+    found: dict[HistorySeriesKey, bytes] = {}
     for times in (ends, ends[-1:]):
-        series = [shown for shown, values in told.items() if len(values) == len(times)]
-        width = len(times) * SAMPLE
-        buffer = bytearray(b"".join(HEAD + bytes(VALUE) + b"\x10" + varint(time) for time in times) * len(series))
-        values = array("d", (value / unit for shown in series for value in told[shown]))
+        series = [shown for shown, values in day_values.items() if len(values) == len(times)]
+        width = len(times) * SAMPLE_BYTES
+        buffer = bytearray(
+            b"".join(SAMPLE_HEAD + bytes(VALUE_BYTES) + b"\x10" + encode_varint(time) for time in times) * len(series)
+        )
+        values = array("d", (value / unit for shown in series for value in day_values[shown]))
         if sys.byteorder == "big":
             values.byteswap()
         raw = values.tobytes()
-        for byte in range(VALUE):
-            buffer[len(HEAD) + byte :: SAMPLE] = raw[byte::VALUE]
+        for byte in range(VALUE_BYTES):
+            buffer[len(SAMPLE_HEAD) + byte :: SAMPLE_BYTES] = raw[byte::VALUE_BYTES]
         whole = bytes(buffer)
         found.update((shown, whole[place * width : (place + 1) * width]) for place, shown in enumerate(series))
     return found
 
 
-class Reader:
+class RemoteReadHandler:
     """Answers remote reads. Safe to be asked by several threads at once."""
 
     def __init__(
-        self, ledger: Ledger, tellers: Callable[[], Iterable[Teller]], most_samples: int, most_kept: int = 64 << 20
+        self,
+        ledger: Ledger,
+        history_accounts: Callable[[], Iterable[HistoryAccount]],
+        max_samples: int,
+        max_cache_bytes: int = 64 << 20,
     ) -> None:
         """`most_samples` bounds one answer, `most_kept` the bytes of encoded days that are kept for the next."""
         self._ledger = ledger
-        self._tellers = tellers
-        self._most = most_samples
-        self._kept = _Kept(most_kept)
+        self._history_accounts = history_accounts
+        self._max_samples = max_samples
+        self._cache = LRUCache(max_cache_bytes)
 
-    def answer(self, body: bytes) -> bytes:
+    def handle(self, body: bytes) -> bytes:
         """Return the answer to a request's body. Raises QueryRefused with the reason."""
         parts: list[bytes] = []
-        asked, size = queries(body), 0
+        asked, size = parse_queries(body), 0
         for query in asked:
-            found: list[tuple[_Labels, list[bytes]]] = []
-            for labels, pieces in self._found(query):
-                size += sum(map(len, pieces)) // SAMPLE
-                self._bound(size)
+            found: list[tuple[_LabelPairs, list[bytes]]] = []
+            for labels, pieces in self._find_series(query):
+                size += sum(map(len, pieces)) // SAMPLE_BYTES
+                self._check_sample_limit(size)
                 found.append((labels, pieces))
             result: list[bytes] = []
             for labels, pieces in sorted(found, key=lambda one: one[0]):
-                result += framed(1, [_named(labels), *pieces])
-            parts += framed(1, result)
-        return packed(parts)
+                result += encode_message(1, [_encode_labels(labels), *pieces])
+            parts += encode_message(1, result)
+        return compress(parts)
 
-    def _bound(self, samples: int) -> None:
-        if samples > self._most:
-            raise QueryRefused(
-                f"the answer would hold more than {self._most} samples: ask for a shorter time or fewer series, or "
+    def _check_sample_limit(self, samples: int) -> None:
+        if samples > self._max_samples:
+            raise QueryRejected(
+                f"the answer would hold more than {self._max_samples} samples: ask for a shorter time or "
+                f"fewer series, or "
                 "raise --storage.remote.read-sample-limit"
             )
 
-    def _found(self, query: Query) -> Iterator[tuple[_Labels, list[bytes]]]:
+    def _find_series(self, query: Query) -> Iterator[tuple[_LabelPairs, list[bytes]]]:
         """Yield labels and samples of every series that is wanted."""
-        tellers = list(self._tellers())
+        tellers = list(self._history_accounts())
         for family in HISTORY_FAMILIES:
             for teller in tellers:
                 shared = {"__name__": family.name, **account_labels(teller)}
-                if query.wants(shared, list(shared)):
-                    yield from self._of(query, family, teller, shared)
+                if query.matches(shared, list(shared)):
+                    yield from self._find_account_series(query, family, teller, shared)
 
-    def _of(
-        self, query: Query, family: Family, teller: Teller, shared: Mapping[str, str]
-    ) -> Iterator[tuple[_Labels, list[bytes]]]:
+    def _find_account_series(
+        self, query: Query, family: Family, history_account: HistoryAccount, shared_labels: Mapping[str, str]
+    ) -> Iterator[tuple[_LabelPairs, list[bytes]]]:
         # Hours since the epoch; the samples that are wanted and known stand in [first, last).
         first = max(0, -(-(query.start + 1) // HOUR_MS) - 1)
-        last = min((query.end + 1) // HOUR_MS, int(teller.until.timestamp()) * 1000 // HOUR_MS)
+        last = min((query.end + 1) // HOUR_MS, int(history_account.complete_until.timestamp()) * 1000 // HOUR_MS)
         if first >= last:
             return
-        wanted: dict[Shown, list[bytes] | None] = {}
+        wanted: dict[HistorySeriesKey, list[bytes] | None] = {}
         size = 0
-        span = Span(utc(first // HOURS * HOURS * HOUR_MS // 1000), utc(last * HOUR_MS // 1000))
-        for day in self._ledger.hours.days(teller.book.number, span):
+        span = TimeRange(utc(first // HOURS_PER_DAY * HOURS_PER_DAY * HOUR_MS // 1000), utc(last * HOUR_MS // 1000))
+        for day in self._ledger.hours.days(history_account.ledger_account.id, span):
             begins = int(day.timestamp()) * 1000 // HOUR_MS
-            low, high = max(first - begins, 0), min(last - begins, HOURS)
-            for shown, samples in self._day(family, teller, day).items():
+            low, high = max(first - begins, 0), min(last - begins, HOURS_PER_DAY)
+            for shown, samples in self._get_day(family, history_account, day).items():
                 if shown not in wanted:
-                    labels = {**shared, **series_labels(teller, shown)}
-                    wanted[shown] = [] if query.wants(labels) else None
+                    labels = {**shared_labels, **series_labels(history_account, shown)}
+                    wanted[shown] = [] if query.matches(labels) else None
                 pieces = wanted[shown]
                 if pieces is not None:
-                    piece = samples if high - low == HOURS else _part(samples, low, high)
+                    piece = samples if high - low == HOURS_PER_DAY else _slice_samples(samples, low, high)
                     pieces.append(piece)
                     size += len(piece)
-            self._bound(size // SAMPLE)
+            self._check_sample_limit(size // SAMPLE_BYTES)
         for shown, pieces in wanted.items():
             if pieces and any(pieces):
-                labels = {**shared, **series_labels(teller, shown)}
+                labels = {**shared_labels, **series_labels(history_account, shown)}
                 yield sorted(labels.items()), pieces
 
-    def _day(self, family: Family, teller: Teller, day: datetime) -> Encoded:
-        number = teller.book.number
-        key, version = (number, family.name, day), (self._ledger.hours.version(number, day), teller.places.moved)
-        kept = self._kept.get(key, version)
+    def _get_day(self, family: Family, history_account: HistoryAccount, day: datetime) -> EncodedDay:
+        number = history_account.ledger_account.id
+        key, version = (
+            (number, family.name, day),
+            (self._ledger.hours.version(number, day), history_account.label_mapper.remapped),
+        )
+        kept = self._cache.get(key, version)
         if kept is None:
-            told = hourly(self._ledger, family, teller, day)
-            kept = encode(day, told, NANO if family is HOURLY_COST else 1)
-            self._kept.put(key, version, kept)
+            told = read_day(self._ledger, family, history_account, day)
+            kept = encode_day(day, told, NANO if family is HOURLY_COST else 1)
+            self._cache.put(key, version, kept)
         return kept
 
 
-def _part(samples: bytes, low: int, high: int) -> bytes:
+def _slice_samples(samples: bytes, first_hour: int, end_hour: int) -> bytes:
     """Return the samples of some hours; the one sample of a day of which only the sum is kept stands at its end."""
-    if len(samples) == SAMPLE:
-        return samples if high == HOURS else b""
-    return samples[low * SAMPLE : high * SAMPLE]
+    if len(samples) == SAMPLE_BYTES:
+        return samples if end_hour == HOURS_PER_DAY else b""
+    return samples[first_hour * SAMPLE_BYTES : end_hour * SAMPLE_BYTES]
 
 
-def _named(labels: _Labels) -> bytes:
+def _encode_labels(labels: _LabelPairs) -> bytes:
     series = MESSAGES["TimeSeries"](labels=[{"name": name, "value": value} for name, value in labels])
     return bytes(series.SerializeToString())
 
 
-_Key = tuple[int, str, datetime]
+_DayKey = tuple[int, str, datetime]
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     version: object
-    day: Encoded
+    day: EncodedDay
     size: int
 
 
-class _Kept:
+class LRUCache:
     """Encoded days: those asked for last are kept, up to a number of bytes."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._size = 0
         self._lock = threading.Lock()
-        self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
+        self._entries: OrderedDict[_DayKey, _Entry] = OrderedDict()
 
-    def get(self, key: _Key, version: object) -> Encoded | None:
+    def get(self, key: _DayKey, version: object) -> EncodedDay | None:
         """Return a day as encoded from this version of it."""
         with self._lock:
             entry = self._entries.get(key)
@@ -172,12 +198,12 @@ class _Kept:
             self._entries.move_to_end(key)
             return entry.day
 
-    def put(self, key: _Key, version: object, day: Encoded) -> None:
+    def put(self, key: _DayKey, version: object, day: EncodedDay) -> None:
         """Keep a day; what was asked for longest ago makes room."""
         entry = _Entry(version, day, sum(map(sys.getsizeof, day.values())) + sys.getsizeof(day))
         with self._lock:
             old = self._entries.pop(key, None)
             self._size += entry.size - (old.size if old else 0)
             self._entries[key] = entry
-            while self._size > self._most:
+            while self._size > self._max_bytes:
                 self._size -= self._entries.popitem(last=False)[1].size

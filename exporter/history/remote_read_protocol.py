@@ -13,9 +13,9 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
-from exporter.errors import QueryRefused
+from exporter.errors import QueryRejected
 
-LONGEST_REQUEST = 1 << 20
+MAX_REQUEST_BYTES = 1 << 20
 """Bytes of a request, packed or unpacked; a long alternation of names takes some thousands."""
 
 _INT64, _INT32, _STRING, _DOUBLE = (
@@ -41,7 +41,7 @@ _FIELDS: Mapping[str, Sequence[tuple[str, int, Any, bool]]] = {
 }
 
 
-def _messages() -> dict[str, Any]:
+def _build_messages() -> dict[str, Any]:
     file = FileDescriptorProto(name="remote.proto", package="prometheus", syntax="proto3")
     for message, fields in _FIELDS.items():
         described = file.message_type.add(name=message)
@@ -57,10 +57,10 @@ def _messages() -> dict[str, Any]:
     return {name: GetMessageClass(pool.FindMessageTypeByName(f"prometheus.{name}")) for name in _FIELDS}
 
 
-MESSAGES = _messages()
+MESSAGES = _build_messages()
 """The protocol's messages by name; of a request only what is of use here."""
 
-Test = Callable[[str], bool]
+ValueMatcher = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,64 +69,64 @@ class Query:
 
     start: int
     end: int
-    matchers: tuple[tuple[str, Test], ...]
+    matchers: tuple[tuple[str, ValueMatcher], ...]
     """Name of a label, and the test that its value has to pass; a label that is not there has the value ''."""
 
-    def wants(self, labels: Mapping[str, str], names: Sequence[str] | None = None) -> bool:
+    def matches(self, labels: Mapping[str, str], names: Sequence[str] | None = None) -> bool:
         """Tell whether all matchers agree, or those on some label names only."""
         return all(test(labels.get(name, "")) for name, test in self.matchers if names is None or name in names)
 
 
-def queries(body: bytes) -> list[Query]:
+def parse_queries(body: bytes) -> list[Query]:
     """Read the queries of a request's body. Raises QueryRefused with what is wrong with it."""
     request = MESSAGES["ReadRequest"]()
     try:
-        request.ParseFromString(_unpacked(body))
+        request.ParseFromString(_decompress(body))
     except DecodeError as error:
-        raise QueryRefused("the body is not a remote-read request in protobuf") from error
+        raise QueryRejected("the body is not a remote-read request in protobuf") from error
     wanted = list(request.accepted_response_types)
-    if wanted and SAMPLES not in wanted:
-        raise QueryRefused("only the response type SAMPLES is answered, and the request does not accept it")
+    if wanted and RESPONSE_TYPE_SAMPLES not in wanted:
+        raise QueryRejected("only the response type SAMPLES is answered, and the request does not accept it")
     return [
         Query(
             start=query.start_timestamp_ms,
             end=query.end_timestamp_ms,
-            matchers=tuple((one.name, _test(one.type, one.name, one.value)) for one in query.matchers),
+            matchers=tuple((one.name, _build_matcher(one.type, one.name, one.value)) for one in query.matchers),
         )
         for query in request.queries
     ]
 
 
-SAMPLES = 0
+RESPONSE_TYPE_SAMPLES = 0
 """The response type in which every sample is a message of its own."""
 
 
-def _unpacked(body: bytes) -> bytes:
+def _decompress(body: bytes) -> bytes:
     # The length that it has unpacked stands in front: it is believed only where it is small.
     length = 0
     for place, byte in enumerate(body[:5]):
         length |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
             break
-    if max(length, len(body)) > LONGEST_REQUEST:
-        raise QueryRefused(f"the request is longer than {LONGEST_REQUEST} bytes")
+    if max(length, len(body)) > MAX_REQUEST_BYTES:
+        raise QueryRejected(f"the request is longer than {MAX_REQUEST_BYTES} bytes")
     try:
         return bytes(cramjam.snappy.decompress_raw(body))
     except cramjam.DecompressionError as error:
-        raise QueryRefused("the body is not compressed with snappy's block format") from error
+        raise QueryRejected("the body is not compressed with snappy's block format") from error
 
 
-def packed(parts: Sequence[bytes]) -> bytes:
+def compress(parts: Sequence[bytes]) -> bytes:
     """Compress an answer's body."""
     return bytes(cramjam.snappy.compress_raw(b"".join(parts)))
 
 
-def framed(number: int, parts: Sequence[bytes]) -> list[bytes]:
+def encode_message(field_number: int, parts: Sequence[bytes]) -> list[bytes]:
     """Return parts as one field, of this number, that holds a message."""
-    return [bytes([number << 3 | 2]), varint(sum(map(len, parts))), *parts]
+    return [bytes([field_number << 3 | 2]), encode_varint(sum(map(len, parts))), *parts]
 
 
-def varint(number: int) -> bytes:
+def encode_varint(number: int) -> bytes:
     """Return a whole number, 0 or more, as protobuf writes it."""
     told = bytearray()
     while number > 0x7F:
@@ -136,20 +136,20 @@ def varint(number: int) -> bytes:
     return bytes(told)
 
 
-def _test(kind: int, name: str, value: str) -> Test:
-    match kind:
+def _build_matcher(matcher_type: int, name: str, value: str) -> ValueMatcher:
+    match matcher_type:
         case 0:
             return lambda told: told == value
         case 1:
             return lambda told: told != value
         case 2 | 3:
-            matches = _pattern(name, value)
-            return matches if kind == 2 else (lambda told: not matches(told))
+            matches = _build_regex_matcher(name, value)
+            return matches if matcher_type == 2 else (lambda told: not matches(told))
         case _:
-            raise QueryRefused(f"the matcher on {name} is of an unknown kind ({kind})")
+            raise QueryRejected(f"the matcher on {name} is of an unknown kind ({matcher_type})")
 
 
-def _pattern(name: str, value: str) -> Test:
+def _build_regex_matcher(name: str, value: str) -> ValueMatcher:
     """Compile a whole-value pattern in RE2: Prometheus's own syntax, and in linear time whatever is asked."""
     options = re2.Options()
     options.log_errors = False
@@ -157,5 +157,5 @@ def _pattern(name: str, value: str) -> Test:
         re2.compile(value, options)
         pattern = re2.compile(f"(?s:{value})", options)
     except re2.error as error:
-        raise QueryRefused(f"the pattern of the matcher on {name} cannot be read: {value}") from error
+        raise QueryRejected(f"the pattern of the matcher on {name} cannot be read: {value}") from error
     return lambda told: pattern.fullmatch(told) is not None

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 
-from exporter.ledger.day_versions import Changes
-from exporter.ledger.series import Labels, Series, labels, row_of
-from exporter.ledger.store import Store, array, rows
-from exporter.model import DAY, HOUR, LEVEL_METERS, Bucket, Row, utc
-from exporter.windows import Span, floor
+from exporter.ledger.day_versions import DayVersions
+from exporter.ledger.series import Labels, SeriesIndex, labels, row_of
+from exporter.ledger.store import Store, fetch_json, to_json
+from exporter.model import DAY, GAUGE_METERS, HOUR, Bucket, Row, utc
+from exporter.windows import TimeRange, floor
 
 Point = tuple[int, int]
 """The number of a series, and a value."""
@@ -25,11 +25,11 @@ class Coverage:
     since: datetime
     until: datetime
     """Also the time of the newest poll that reached the present."""
-    settled: datetime
+    last_refresh: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class BucketUpdate:
     """What a transaction that has not ended yet changes: to be noted when it has."""
 
     account: int
@@ -41,22 +41,28 @@ class Added:
 class Buckets:
     """The newest telling of every bucket of every account's reports."""
 
-    def __init__(self, store: Store, series: Series, changes: Changes) -> None:
+    def __init__(self, store: Store, series: SeriesIndex, day_versions: DayVersions) -> None:
         self._store = store
         self._series = series
-        self._changes = changes
+        self._day_versions = day_versions
         self._coverage: dict[tuple[int, str], Coverage | None] = {}
 
-    def account(self, name: str, provider: str) -> int:
+    def register_account(self, name: str, provider: str) -> int:
         """Return the account's number in this ledger."""
-        return self._series.account(name, provider)
+        return self._series.register_account(name, provider)
 
-    def known(self, name: str, provider: str) -> int | None:
+    def find_account(self, name: str, provider: str) -> int | None:
         """Return the account's number; None where the ledger was never told of it."""
-        return self._series.known(name, provider)
+        return self._series.find_account(name, provider)
 
     def put(
-        self, account: int, report: str, span: Span, buckets: Iterable[Bucket], *, settled: bool = False
+        self,
+        account: int,
+        report: str,
+        time_range: TimeRange,
+        buckets: Iterable[Bucket],
+        *,
+        completes_refresh: bool = False,
     ) -> frozenset[datetime]:
         """Replace whole buckets and widen the coverage, in one transaction; return the UTC days that changed.
 
@@ -64,19 +70,19 @@ class Buckets:
         marked as not valued. A bucket told again in the same words writes nothing. Raises LedgerError; then nothing
         of it is stored.
         """
-        totals = {_stamp(bucket.start): _totals(bucket.rows) for bucket in buckets}
+        totals = {_timestamp(bucket.start): _totals(bucket.rows) for bucket in buckets}
         every = {one for told in totals.values() for one in told}
         with self._store.write() as db:
-            number = self._series.number(db, account, report, every)
+            number = self._series.intern_labels(db, account, report, every)
             points = {
                 start: sorted((number[one], value) for one, value in told.items()) for start, told in totals.items()
             }
             digests = {start: _digest(told) for start, told in points.items() if told}
-            changed = _changed(db, account, report, list(points), digests)
+            changed = _changed_starts(db, account, report, list(points), digests)
             _replace(db, account, report, {start: points[start] for start in changed}, digests)
-            days = _mark(db, account, changed)
-            coverage = _widen(db, account, report, span, settled=settled)
-        self.note(Added(account, report, days, coverage))
+            days = _mark_unvalued(db, account, changed)
+            coverage = _extend_coverage(db, account, report, time_range, completes_refresh=completes_refresh)
+        self.publish(BucketUpdate(account, report, days, coverage))
         return frozenset(map(utc, days))
 
     def add(
@@ -85,33 +91,42 @@ class Buckets:
         account: int,
         report: str,
         sums: Mapping[datetime, Mapping[Labels, int]],
-        span: Span,
-    ) -> Added:
+        time_range: TimeRange,
+    ) -> BucketUpdate:
         """Add to buckets and widen the coverage, in the caller's transaction; `note` what is returned after its end."""
-        number = self._series.number(db, account, report, {one for told in sums.values() for one in told})
-        starts = list(map(_stamp, sums))
+        number = self._series.intern_labels(db, account, report, {one for told in sums.values() for one in told})
+        starts = list(map(_timestamp, sums))
         db.execute(
             "INSERT INTO point SELECT ?, ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true"
             " ON CONFLICT (account, report, start, series) DO UPDATE SET value = value + excluded.value",
             (
                 account,
                 report,
-                array(
-                    [(_stamp(start), number[one], value) for start, told in sums.items() for one, value in told.items()]
+                to_json(
+                    [
+                        (_timestamp(start), number[one], value)
+                        for start, told in sums.items()
+                        for one, value in told.items()
+                    ]
                 ),
             ),
         )
         db.execute(
-            "INSERT OR REPLACE INTO bucket SELECT ?, ?, value, '' FROM json_each(?)", (account, report, array(starts))
+            "INSERT OR REPLACE INTO bucket SELECT ?, ?, value, '' FROM json_each(?)", (account, report, to_json(starts))
         )
-        return Added(account, report, _mark(db, account, starts), _widen(db, account, report, span, settled=False))
+        return BucketUpdate(
+            account,
+            report,
+            _mark_unvalued(db, account, starts),
+            _extend_coverage(db, account, report, time_range, completes_refresh=False),
+        )
 
-    def note(self, added: Added) -> None:
+    def publish(self, update: BucketUpdate) -> None:
         """Let readers know of a change that can be read by now."""
-        self._changes.note(added.account, added.days)
-        known = self._coverage.get((added.account, added.report))
-        if known is None or known.until <= added.coverage.until:  # else somebody was faster with a newer one
-            self._coverage[added.account, added.report] = added.coverage
+        self._day_versions.increment(update.account, update.days)
+        known = self._coverage.get((update.account, update.report))
+        if known is None or known.until <= update.coverage.until:  # else somebody was faster with a newer one
+            self._coverage[update.account, update.report] = update.coverage
 
     def coverage(self, account: int, report: str) -> Coverage | None:
         """Return what a report's tellings cover; None before the first."""
@@ -126,10 +141,10 @@ class Buckets:
 
     def rows(self, account: int, report: str, day: datetime) -> dict[int, list[Row]]:
         """Return what a report told of one UTC day: hour 0..23 -> rows; a bill's rows are all under 0."""
-        start = _stamp(day)
+        start = _timestamp(day)
         hours: dict[int, list[Row]] = {}
         with self._store.read() as db:
-            points = rows(
+            points = fetch_json(
                 db,
                 "SELECT json_group_array(json_array(start, series, value)) FROM point"
                 " WHERE account = ? AND report = ? AND start >= ? AND start < ?",
@@ -141,58 +156,58 @@ class Buckets:
             hours.setdefault(hour, []).append(row_of(known[number], value))
         return hours
 
-    def units(self, account: int, reports: Sequence[str], span: Span) -> dict[Labels, int]:
+    def units(self, account: int, reports: Sequence[str], time_range: TimeRange) -> dict[Labels, int]:
         """Return the sum of every series over a span; of a stock (bytes) the largest hour."""
         totals: dict[Labels, int] = {}
         with self._store.read() as db:
             for report in reports:
-                sums = rows(
+                sums = fetch_json(
                     db,
                     "SELECT json_group_array(json_array(series, total, peak)) FROM"
                     " (SELECT series, SUM(value) AS total, MAX(value) AS peak FROM point"
                     " WHERE account = ? AND report = ? AND start >= ? AND start < ? GROUP BY series)",
-                    (account, report, _stamp(span.start), _stamp(span.end)),
+                    (account, report, _timestamp(time_range.start), _timestamp(time_range.end)),
                 )
                 known = self._series.labels(db, account, report, (number for number, _, _ in sums))
                 for number, total, peak in sums:
                     one = known[number]
-                    totals[one] = totals.get(one, 0) + (peak if one[0] in LEVEL_METERS else total)
+                    totals[one] = totals.get(one, 0) + (peak if one[0] in GAUGE_METERS else total)
         return totals
 
     def days(self, account: int, reports: Sequence[str], since: datetime) -> frozenset[datetime]:
         """Return the UTC days from `since` on of which these reports told anything but nothing."""
         width = int(DAY.total_seconds())
         with self._store.read() as db:
-            found = rows(
+            found = fetch_json(
                 db,
                 f"SELECT json_group_array(DISTINCT start / {width} * {width}) FROM bucket"
                 " WHERE account = ? AND report IN (SELECT value FROM json_each(?)) AND start >= ?",
-                (account, array(reports), _stamp(since)),
+                (account, to_json(reports), _timestamp(since)),
             )
         return frozenset(map(utc, found))
 
 
-def _stamp(moment: datetime) -> int:
-    return int(moment.timestamp())
+def _timestamp(time: datetime) -> int:
+    return int(time.timestamp())
 
 
-def _day(start: int) -> int:
-    return _stamp(floor(utc(start), DAY))
+def _start_of_day(start: int) -> int:
+    return _timestamp(floor(utc(start), DAY))
 
 
-def _totals(told: Iterable[Row]) -> dict[Labels, int]:
+def _totals(rows: Iterable[Row]) -> dict[Labels, int]:
     totals: dict[Labels, int] = {}
-    for row in told:
+    for row in rows:
         one = labels(row)
         totals[one] = totals.get(one, 0) + row.value
     return totals
 
 
 def _digest(points: Sequence[Point]) -> str:
-    return blake2b(array(points).encode(), digest_size=16).hexdigest()
+    return blake2b(to_json(points).encode(), digest_size=16).hexdigest()
 
 
-def _changed(
+def _changed_starts(
     db: sqlite3.Connection, account: int, report: str, starts: Sequence[int], digests: Mapping[int, str]
 ) -> list[int]:
     """Return the starts of the buckets whose telling is not the known one; a bucket without rows is not stored."""
@@ -200,7 +215,7 @@ def _changed(
         return []
     bounds = (account, report, min(starts), max(starts))
     known = dict(
-        rows(
+        fetch_json(
             db,
             "SELECT json_group_array(json_array(start, digest)) FROM bucket"
             " WHERE account = ? AND report = ? AND start BETWEEN ? AND ?",
@@ -208,53 +223,59 @@ def _changed(
         )
     )
     rolled = set(
-        rows(
+        fetch_json(
             db,
             "SELECT json_group_array(day) FROM rolled WHERE account = ? AND report = ? AND day BETWEEN ? AND ?",
-            (*bounds[:2], _day(bounds[2]), bounds[3]),
+            (*bounds[:2], _start_of_day(bounds[2]), bounds[3]),
         )
     )
-    return [start for start in starts if known.get(start) != digests.get(start) and _day(start) not in rolled]
+    return [start for start in starts if known.get(start) != digests.get(start) and _start_of_day(start) not in rolled]
 
 
 def _replace(
-    db: sqlite3.Connection, account: int, report: str, told: Mapping[int, Sequence[Point]], digests: Mapping[int, str]
+    db: sqlite3.Connection,
+    account: int,
+    report: str,
+    points_by_start: Mapping[int, Sequence[Point]],
+    digests: Mapping[int, str],
 ) -> None:
-    if not told:
+    if not points_by_start:
         return
     for table in ("point", "bucket"):
         db.execute(
             f"DELETE FROM {table} WHERE account = ? AND report = ? AND start IN (SELECT value FROM json_each(?))",
-            (account, report, array(list(told))),
+            (account, report, to_json(list(points_by_start))),
         )
     db.execute(
         "INSERT INTO bucket SELECT ?, ?, value ->> 0, value ->> 1 FROM json_each(?)",
-        (account, report, array([(start, digests[start]) for start, points in told.items() if points])),
+        (account, report, to_json([(start, digests[start]) for start, points in points_by_start.items() if points])),
     )
     db.execute(
         "INSERT INTO point SELECT ?, ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
-        (account, report, array([(start, *point) for start, points in told.items() for point in points])),
+        (account, report, to_json([(start, *point) for start, points in points_by_start.items() for point in points])),
     )
 
 
-def _mark(db: sqlite3.Connection, account: int, starts: Iterable[int]) -> frozenset[int]:
+def _mark_unvalued(db: sqlite3.Connection, account: int, starts: Iterable[int]) -> frozenset[int]:
     """Mark the UTC days of changed buckets as not valued, and return them.
 
     In the same transaction: a kill before the days are valued anew cannot leave an old cost standing.
     """
-    days = frozenset(map(_day, starts))
+    days = frozenset(map(_start_of_day, starts))
     db.execute(
         "INSERT INTO day (account, start, told, method) SELECT ?, value, 1, '' FROM json_each(?) WHERE true"
         " ON CONFLICT (account, start) DO UPDATE SET told = told + 1, method = ''",
-        (account, array(sorted(days))),
+        (account, to_json(sorted(days))),
     )
     return days
 
 
-def _widen(db: sqlite3.Connection, account: int, report: str, span: Span, *, settled: bool) -> Coverage:
+def _extend_coverage(
+    db: sqlite3.Connection, account: int, report: str, time_range: TimeRange, *, completes_refresh: bool
+) -> Coverage:
     """Join the span to the coverage; a span that does not touch it begins a new one, so no gap is ever covered."""
-    since, until = span.start.timestamp(), span.end.timestamp()
-    deep = until if settled else 0.0
+    since, until = time_range.start.timestamp(), time_range.end.timestamp()
+    deep = until if completes_refresh else 0.0
     found = db.execute(
         "SELECT since, until, settled FROM coverage WHERE account = ? AND report = ?", (account, report)
     ).fetchone()

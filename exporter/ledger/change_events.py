@@ -7,41 +7,48 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from exporter.ledger.store import Store
-from exporter.model import DAY, Deed, utc
+from exporter.model import DAY, ChangeEvent, utc
 
-KEPT = 7 * DAY
-MOST = 200
+CHANGE_EVENT_MAX_AGE = 7 * DAY
+MAX_CHANGE_EVENTS = 200
 
 
-class Timeline:
+class ChangeEvents:
     """The newest deeds; the same one told again is not there twice."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._known: Sequence[Deed] | None = None
+        self._cache: Sequence[ChangeEvent] | None = None
 
-    def put(self, deed: Deed, now: datetime) -> None:
+    def put(self, change_event: ChangeEvent, now: datetime) -> None:
         """Keep a deed, and forget those that are too old or too many. Raises LedgerError; then it is not kept."""
         with self._lock, self._store.write() as db:
-            self._known = None
+            self._cache = None
             db.execute(
                 "INSERT OR IGNORE INTO deed VALUES (?, ?, ?, ?, ?)",
-                (deed.moment.timestamp(), deed.title, deed.service, deed.account, deed.link),
+                (
+                    change_event.time.timestamp(),
+                    change_event.title,
+                    change_event.service,
+                    change_event.account,
+                    change_event.link,
+                ),
             )
-            db.execute("DELETE FROM deed WHERE moment < ?", ((now - KEPT).timestamp(),))
+            db.execute("DELETE FROM deed WHERE moment < ?", ((now - CHANGE_EVENT_MAX_AGE).timestamp(),))
             db.execute(
-                "DELETE FROM deed WHERE rowid NOT IN (SELECT rowid FROM deed ORDER BY moment DESC LIMIT ?)", (MOST,)
+                "DELETE FROM deed WHERE rowid NOT IN (SELECT rowid FROM deed ORDER BY moment DESC LIMIT ?)",
+                (MAX_CHANGE_EVENTS,),
             )
 
-    def newest(self, now: datetime) -> Sequence[Deed]:
+    def recent(self, now: datetime) -> Sequence[ChangeEvent]:
         """Return the deeds of the last week, newest first; every scrape asks for them, so they are kept in memory."""
         with self._lock:
-            if self._known is None:
-                self._known = self._read()
-            return [deed for deed in self._known if deed.moment >= now - KEPT]
+            if self._cache is None:
+                self._cache = self._read()
+            return [deed for deed in self._cache if deed.time >= now - CHANGE_EVENT_MAX_AGE]
 
-    def _read(self) -> Sequence[Deed]:
+    def _read(self) -> Sequence[ChangeEvent]:
         with self._store.read() as db:
             found = db.execute("SELECT title, moment, service, account, link FROM deed ORDER BY moment DESC, title")
-            return [Deed(title, utc(moment), *rest) for title, moment, *rest in found]
+            return [ChangeEvent(title, utc(moment), *rest) for title, moment, *rest in found]

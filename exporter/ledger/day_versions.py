@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Iterable
 
 
-class Changes:
+class DayVersions:
     """Counts the changes of every day of every account since the process began; the only writer is this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._count: Counter[tuple[int, int]] = Counter()
+        self._versions: Counter[tuple[int, int]] = Counter()
 
-    def note(self, account: int, starts: Iterable[int]) -> None:
+    def increment(self, account: int, starts: Iterable[int]) -> None:
         """Count a change of days; to be called when it can be read, not before."""
         with self._lock:
-            self._count.update((account, start) for start in starts)
+            self._versions.update((account, start) for start in starts)
 
-    def of(self, account: int, start: int) -> int:
+    def version(self, account: int, start: int) -> int:
         """Return how often a day has changed."""
-        return self._count[account, start]
+        return self._versions[account, start]

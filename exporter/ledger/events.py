@@ -13,18 +13,18 @@ from typing import Literal
 
 from exporter.ledger.buckets import Buckets
 from exporter.ledger.series import Labels, labels
-from exporter.ledger.store import Store, array
-from exporter.model import HOUR, Event
-from exporter.windows import Span, floor
+from exporter.ledger.store import Store, to_json
+from exporter.model import HOUR, UsageEvent
+from exporter.windows import TimeRange, floor
 
-REPORT = "events"
+EVENTS_REPORT_NAME = "events"
 """Under this name the sums stand among the buckets."""
 
-Outcome = Literal["accepted", "repeated", "conflict"]
+Outcome = Literal["accepted", "duplicate", "conflict"]
 """Counted now; counted before, in the same words; not counted: its id was given to something else before."""
 
-_FORGOTTEN_AT_ONCE = 10_000
-_Sums = dict[datetime, dict[Labels, int]]
+_DELETE_BATCH_SIZE = 10_000
+_HourlySums = dict[datetime, dict[Labels, int]]
 
 
 class Events:
@@ -34,30 +34,38 @@ class Events:
         self._store = store
         self._buckets = buckets
 
-    def take(self, source: str, told: Sequence[Event], now: datetime) -> list[Outcome]:
+    def add(self, source: str, events: Sequence[UsageEvent], now: datetime) -> list[Outcome]:
         """Count events, all or none of the new ones, and return what became of each; durable when it returns.
 
         A source has an account per provider that its events name. Raises LedgerError; then nothing is counted.
         """
-        numbers = {provider: self._buckets.account(source, provider) for provider in {one.provider for one in told}}
+        numbers = {
+            provider: self._buckets.register_account(source, provider) for provider in {one.provider for one in events}
+        }
         with self._store.write() as db:
-            outcomes = _outcomes(db, source, told)
+            outcomes = _deduplicate(db, source, events)
             added = [
-                self._buckets.add(db, numbers[provider], REPORT, sums, self._since(numbers[provider], min(sums), now))
-                for provider, sums in _sums(_of(told, outcomes, "accepted")).items()
+                self._buckets.add(
+                    db,
+                    numbers[provider],
+                    EVENTS_REPORT_NAME,
+                    sums,
+                    self._contiguous_range(numbers[provider], min(sums), now),
+                )
+                for provider, sums in _sum_by_hour(_with_outcome(events, outcomes, "accepted")).items()
             ]
         for one in added:
-            self._buckets.note(one)
+            self._buckets.publish(one)
         return outcomes
 
-    def nothing_more(self, account: int, now: datetime) -> None:
+    def mark_complete(self, account: int, now: datetime) -> None:
         """Note that all is told up to now: what is not pushed was not used. Raises LedgerError."""
-        self._buckets.put(account, REPORT, self._since(account, now, now), ())
+        self._buckets.put(account, EVENTS_REPORT_NAME, self._contiguous_range(account, now, now), ())
 
-    def _since(self, account: int, start: datetime, now: datetime) -> Span:
+    def _contiguous_range(self, account: int, start: datetime, now: datetime) -> TimeRange:
         """Return a span that leaves no gap behind what was told before."""
-        covered = self._buckets.coverage(account, REPORT)
-        return Span(min(start, covered.until) if covered else start, now)
+        covered = self._buckets.coverage(account, EVENTS_REPORT_NAME)
+        return TimeRange(min(start, covered.until) if covered else start, now)
 
     def providers(self, source: str) -> list[str]:
         """Return the providers of which a source has told anything."""
@@ -65,11 +73,11 @@ class Events:
             found = db.execute(
                 "SELECT account.provider FROM account JOIN coverage ON coverage.account = account.id"
                 " WHERE account.name = ? AND coverage.report = ? ORDER BY 1",
-                (source, REPORT),
+                (source, EVENTS_REPORT_NAME),
             )
             return [provider for (provider,) in found]
 
-    def forget(self, before: datetime) -> None:
+    def delete_old_ids(self, before: datetime) -> None:
         """Forget the ids of events that happened before this: nobody may tell them again."""
         left = 1
         while left:
@@ -77,18 +85,18 @@ class Events:
             with self._store.write() as db:
                 left = db.execute(
                     "DELETE FROM event WHERE (source, id) IN (SELECT source, id FROM event WHERE start < ? LIMIT ?)",
-                    (int(before.timestamp()), _FORGOTTEN_AT_ONCE),
+                    (int(before.timestamp()), _DELETE_BATCH_SIZE),
                 ).rowcount
 
 
-def _of(told: Sequence[Event], outcomes: Sequence[Outcome], wanted: Outcome) -> Iterator[Event]:
-    return (event for event, outcome in zip(told, outcomes, strict=True) if outcome == wanted)
+def _with_outcome(events: Sequence[UsageEvent], outcomes: Sequence[Outcome], wanted: Outcome) -> Iterator[UsageEvent]:
+    return (event for event, outcome in zip(events, outcomes, strict=True) if outcome == wanted)
 
 
-def _outcomes(db: sqlite3.Connection, source: str, told: Sequence[Event]) -> list[Outcome]:
+def _deduplicate(db: sqlite3.Connection, source: str, events: Sequence[UsageEvent]) -> list[Outcome]:
     """Compare ids with those that are known and with those before them, and keep the new ones."""
-    digests = [(_digest(event.id, 16), _content(event)) if event.id else None for event in told]
-    asked = array([one[0] for one in digests if one])
+    digests = [(_digest(event.id, 16), _content_digest(event)) if event.id else None for event in events]
+    asked = to_json([one[0] for one in digests if one])
     known = dict(
         db.execute(
             "SELECT id, content FROM event WHERE source = ? AND id IN (SELECT value FROM json_each(?))",
@@ -96,27 +104,27 @@ def _outcomes(db: sqlite3.Connection, source: str, told: Sequence[Event]) -> lis
         )
     )
     outcomes, new = list[Outcome](), []
-    for event, one in zip(told, digests, strict=True):
+    for event, one in zip(events, digests, strict=True):
         if one is None:
             outcomes.append("accepted")
         elif one[0] in known:
-            outcomes.append("repeated" if known[one[0]] == one[1] else "conflict")
+            outcomes.append("duplicate" if known[one[0]] == one[1] else "conflict")
         else:
             outcomes.append("accepted")
             known[one[0]] = one[1]
-            new.append((*one, int(event.moment.timestamp())))
+            new.append((*one, int(event.time.timestamp())))
     db.execute(
         "INSERT INTO event SELECT ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
-        (source, array(new)),
+        (source, to_json(new)),
     )
     return outcomes
 
 
-def _sums(events: Iterable[Event]) -> dict[str, _Sums]:
+def _sum_by_hour(events: Iterable[UsageEvent]) -> dict[str, _HourlySums]:
     """Provider -> hour -> labels -> sum."""
-    sums: defaultdict[str, _Sums] = defaultdict(dict)
+    sums: defaultdict[str, _HourlySums] = defaultdict(dict)
     for event in events:
-        hour = sums[event.provider].setdefault(floor(event.moment, HOUR), {})
+        hour = sums[event.provider].setdefault(floor(event.time, HOUR), {})
         for row in event.rows:
             one = labels(row)
             hour[one] = hour.get(one, 0) + row.value
@@ -127,6 +135,6 @@ def _digest(text: str, size: int) -> str:
     return urlsafe_b64encode(blake2b(text.encode(), digest_size=size).digest()).decode().rstrip("=")
 
 
-def _content(event: Event) -> str:
+def _content_digest(event: UsageEvent) -> str:
     rows = sorted((*labels(row), row.value) for row in event.rows)
-    return _digest(json.dumps([event.provider, event.moment.timestamp(), rows]), 9)
+    return _digest(json.dumps([event.provider, event.time.timestamp(), rows]), 9)

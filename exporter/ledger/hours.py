@@ -7,91 +7,92 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from exporter.ledger.costs import ROLLED
-from exporter.ledger.day_versions import Changes
-from exporter.ledger.series import Labels, Series
-from exporter.ledger.store import Store, rows
+from exporter.ledger.costs import ROLLED_UP
+from exporter.ledger.day_versions import DayVersions
+from exporter.ledger.series import Labels, SeriesIndex
+from exporter.ledger.store import Store, fetch_json
 from exporter.model import DAY, HOUR, utc
-from exporter.windows import Span
+from exporter.windows import TimeRange
 
-_DAY = int(DAY.total_seconds())
-_HOUR = int(HOUR.total_seconds())
+_DAY_SECONDS = int(DAY.total_seconds())
+_HOUR_SECONDS = int(HOUR.total_seconds())
 
 
-Hourly = Mapping[Labels, Sequence[int]]
+HourlyValues = Mapping[Labels, Sequence[int]]
 """Labels -> nano-USD or units of the hours 0..23 of a UTC day; one value where only the day's sum is kept."""
 
 
 class Hours:
     """Reads days hour by hour. What it reads changes whenever the day's `version` does."""
 
-    def __init__(self, store: Store, series: Series, changes: Changes) -> None:
+    def __init__(self, store: Store, series: SeriesIndex, day_versions: DayVersions) -> None:
         self._store = store
         self._series = series
-        self._changes = changes
+        self._day_versions = day_versions
 
     def version(self, account: int, day: datetime) -> int:
         """Return a number that grows when a day is told or valued anew; to be read before the day is."""
-        return self._changes.of(account, int(day.timestamp()))
+        return self._day_versions.version(account, int(day.timestamp()))
 
-    def days(self, account: int, span: Span) -> list[datetime]:
+    def days(self, account: int, time_range: TimeRange) -> list[datetime]:
         """Return the UTC days starting within a span of which anything is known, oldest first."""
         with self._store.read() as db:
-            found = rows(
+            found = fetch_json(
                 db,
                 "SELECT json_group_array(start) FROM"
                 " (SELECT start FROM day WHERE account = ? AND start >= ? AND start < ? ORDER BY start)",
-                (account, int(span.start.timestamp()), int(span.end.timestamp())),
+                (account, int(time_range.start.timestamp()), int(time_range.end.timestamp())),
             )
         return [utc(start) for start in found]
 
     def labels(self, account: int, reports: Sequence[str]) -> list[Labels]:
         """Return every set of labels that these reports of the account ever told, or that it was valued under."""
         with self._store.read() as db:
-            return self._series.all(db, account, ("", *reports))
+            return self._series.all_labels(db, account, ("", *reports))
 
-    def cost(self, account: int, day: datetime) -> Hourly:
+    def cost(self, account: int, day: datetime) -> HourlyValues:
         """Return nano-USD."""
         start = int(day.timestamp())
         with self._store.read() as db:
             method = db.execute("SELECT method FROM day WHERE account = ? AND start = ?", (account, start)).fetchone()
-            found = _values(db, "cost", "account = ?", (account,), start)
+            found = _read_values(db, "cost", "account = ?", (account,), start)
             known = self._series.labels(db, account, "", found)
-        return {known[number]: hours[:1] if method == (ROLLED,) else hours for number, hours in found.items()}
+        return {known[number]: hours[:1] if method == (ROLLED_UP,) else hours for number, hours in found.items()}
 
-    def units(self, account: int, reports: Sequence[str], day: datetime) -> Hourly:
+    def units(self, account: int, reports: Sequence[str], day: datetime) -> HourlyValues:
         """Return units of all these reports."""
         start, told = int(day.timestamp()), dict[Labels, Sequence[int]]()
         with self._store.read() as db:
-            rolled = rows(
+            rolled = fetch_json(
                 db,
                 "SELECT json_group_array(report) FROM rolled WHERE account = ? AND day = ?",
                 (account, start),
             )
             for report in reports:
-                found = _values(db, "point", "account = ? AND report = ?", (account, report), start)
+                found = _read_values(db, "point", "account = ? AND report = ?", (account, report), start)
                 known = self._series.labels(db, account, report, found)
                 for number, hours in found.items():
                     one, values = known[number], hours[:1] if report in rolled else hours
-                    told[one] = added(told[one], values) if one in told else values
+                    told[one] = add_hourly_values(told[one], values) if one in told else values
         return told
 
 
-def added(one: Sequence[int], other: Sequence[int]) -> Sequence[int]:
+def add_hourly_values(first: Sequence[int], second: Sequence[int]) -> Sequence[int]:
     """Return the sum of two days' values; where of one only the day's sum is kept, so it is of both."""
-    if len(one) != len(other):
-        return [sum(one) + sum(other)]
-    return [*map(sum, zip(one, other, strict=True))]
+    if len(first) != len(second):
+        return [sum(first) + sum(second)]
+    return [*map(sum, zip(first, second, strict=True))]
 
 
-def _values(
-    db: sqlite3.Connection, table: str, where: str, bounds: Sequence[object], start: int
+def _read_values(
+    db: sqlite3.Connection, table: str, where: str, parameters: Sequence[object], start: int
 ) -> dict[int, list[int]]:
     """Return series -> 24 values of a day. Columns come as text: the fastest way out of SQLite for many rows."""
     told = db.execute(
-        f"SELECT group_concat(series), group_concat((start - {start}) / {_HOUR}), group_concat(value) FROM {table}"
+        f"SELECT group_concat(series), group_concat((start - {start}) / {_HOUR_SECONDS}), "
+        f"group_concat(value) FROM {table}"
         f" WHERE {where} AND start >= ? AND start < ?",
-        (*bounds, start, start + _DAY),
+        (*parameters, start, start + _DAY_SECONDS),
     ).fetchone()
     series, hours, values = (json.loads(f"[{column or ''}]") for column in told)
     found: dict[int, list[int]] = {number: [0] * 24 for number in set(series)}

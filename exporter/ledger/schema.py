@@ -10,7 +10,7 @@ from exporter.errors import LedgerError
 Migration = Callable[[sqlite3.Connection], None]
 
 
-def _m001_first(db: sqlite3.Connection) -> None:
+def _m001_initial_tables(db: sqlite3.Connection) -> None:
     for statement in (
         """CREATE TABLE account (
             id INTEGER PRIMARY KEY, name TEXT NOT NULL, provider TEXT NOT NULL, UNIQUE (name, provider))""",
@@ -50,7 +50,7 @@ def _m001_first(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-def _m002_pushed(db: sqlite3.Connection) -> None:
+def _m002_pushed_events(db: sqlite3.Connection) -> None:
     # What has been counted already, by the digests of its source's id and of its content.
     db.execute(
         """CREATE TABLE event (
@@ -65,15 +65,15 @@ def _m002_pushed(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_m001_first, _m002_pushed)
+MIGRATIONS: tuple[Migration, ...] = (_m001_initial_tables, _m002_pushed_events)
 
 
-def migrate(db: sqlite3.Connection, place: str) -> None:
+def migrate(db: sqlite3.Connection, path: str) -> None:
     """Bring the file up to this program's version, each step in its own transaction.
 
     Raises LedgerError where a newer program wrote the file: it is left untouched.
     """
-    version = _version(db, place)
+    version = _read_version(db, path)
     for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
         db.execute("BEGIN IMMEDIATE")
         try:
@@ -85,21 +85,21 @@ def migrate(db: sqlite3.Connection, place: str) -> None:
         db.execute("COMMIT")
 
 
-def check_version(db: sqlite3.Connection, place: str) -> None:
+def check_version(db: sqlite3.Connection, path: str) -> None:
     """Raise LedgerError where the file was not written by this program's version."""
-    version = _version(db, place)
+    version = _read_version(db, path)
     if version < len(MIGRATIONS):
         raise LedgerError(
-            f"{place} was written by an older ai-spend-exporter (ledger version {version}; this one reads "
+            f"{path} was written by an older ai-spend-exporter (ledger version {version}; this one reads "
             f"{len(MIGRATIONS)}). Start this release's `run` on it once: it brings the file up to date."
         )
 
 
-def _version(db: sqlite3.Connection, place: str) -> int:
+def _read_version(db: sqlite3.Connection, path: str) -> int:
     version = int(db.execute("PRAGMA user_version").fetchone()[0])
     if version > len(MIGRATIONS):
         raise LedgerError(
-            f"{place} was written by a newer ai-spend-exporter (ledger version {version}; this one knows up to "
+            f"{path} was written by a newer ai-spend-exporter (ledger version {version}; this one knows up to "
             f"{len(MIGRATIONS)}). Nothing was changed. Run the newer release again, or point --storage.path at another "
             "folder: it is filled again from the providers."
         )

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from exporter.ledger.store import Store, array, rows
+from exporter.ledger.store import Store, fetch_json, to_json
 from exporter.model import Row
 
 Labels = tuple[str, str, str, str, str, str]
@@ -25,7 +25,7 @@ def row_of(labels: Labels, value: int) -> Row:
     return Row(labels[0], value, *labels[1:])
 
 
-class Series:
+class SeriesIndex:
     """Interned accounts and labels. Numbers never change once given."""
 
     def __init__(self, store: Store) -> None:
@@ -34,7 +34,7 @@ class Series:
         self._accounts: dict[tuple[str, str], int] = {}
         self._labels: dict[tuple[int, str], dict[int, Labels]] = {}
 
-    def account(self, name: str, provider: str) -> int:
+    def register_account(self, name: str, provider: str) -> int:
         """Return the account's number. An account that changes its provider is another account."""
         known = self._accounts.get((name, provider))
         if known is not None:
@@ -45,50 +45,50 @@ class Series:
         with self._lock:
             return self._accounts.setdefault((name, provider), int(found[0]))
 
-    def known(self, name: str, provider: str) -> int | None:
+    def find_account(self, name: str, provider: str) -> int | None:
         """Return the account's number; None where it has none."""
         with self._store.read() as db:
             found = db.execute("SELECT id FROM account WHERE name = ? AND provider = ?", (name, provider)).fetchone()
         return None if found is None else int(found[0])
 
-    def number(
-        self, db: sqlite3.Connection, account: int, report: str, wanted: Collection[Labels]
+    def intern_labels(
+        self, db: sqlite3.Connection, account: int, report: str, label_sets: Collection[Labels]
     ) -> dict[Labels, int]:
         """Return the numbers of labels, inside the caller's transaction; `report` is empty for valued cost."""
-        known = _numbers(self._labels.get((account, report), {}))
-        if all(one in known for one in wanted):
+        known = _invert(self._labels.get((account, report), {}))
+        if all(one in known for one in label_sets):
             return known
-        known = _numbers(_read(db, account, report))
-        news = [one for one in wanted if one not in known]
+        known = _invert(_read_labels(db, account, report))
+        news = [one for one in label_sets if one not in known]
         if not news:
             return known
         db.execute(
             f"INSERT INTO series (account, report, {_COLUMNS}) SELECT ?, ?, value ->> 0, value ->> 1, value ->> 2,"
             " value ->> 3, value ->> 4, value ->> 5 FROM json_each(?)",
-            (account, report, array(news)),
+            (account, report, to_json(news)),
         )
-        return _numbers(_read(db, account, report))
+        return _invert(_read_labels(db, account, report))
 
-    def labels(self, db: sqlite3.Connection, account: int, report: str, numbers: Iterable[int]) -> Mapping[int, Labels]:
+    def labels(self, db: sqlite3.Connection, account: int, report: str, ids: Iterable[int]) -> Mapping[int, Labels]:
         """Return the labels of numbers that the reader's view holds, and of others of the same report."""
         known = self._labels.get((account, report), {})
-        if any(number not in known for number in numbers):
-            known = self._labels[account, report] = _read(db, account, report)
+        if any(number not in known for number in ids):
+            known = self._labels[account, report] = _read_labels(db, account, report)
         return known
 
-    def all(self, db: sqlite3.Connection, account: int, reports: Sequence[str]) -> list[Labels]:
+    def all_labels(self, db: sqlite3.Connection, account: int, reports: Sequence[str]) -> list[Labels]:
         """Return every set of labels that these reports of an account ever had."""
         query = (
             f"SELECT json_group_array(json_array({_COLUMNS})) FROM series"
             " WHERE account = ? AND report IN (SELECT value FROM json_each(?))"
         )
-        return [tuple(told) for told in rows(db, query, (account, array(reports)))]
+        return [tuple(told) for told in fetch_json(db, query, (account, to_json(reports)))]
 
 
-def _numbers(known: Mapping[int, Labels]) -> dict[Labels, int]:
-    return {told: number for number, told in known.items()}
+def _invert(labels_by_id: Mapping[int, Labels]) -> dict[Labels, int]:
+    return {told: number for number, told in labels_by_id.items()}
 
 
-def _read(db: sqlite3.Connection, account: int, report: str) -> dict[int, Labels]:
+def _read_labels(db: sqlite3.Connection, account: int, report: str) -> dict[int, Labels]:
     query = f"SELECT json_group_array(json_array(id, {_COLUMNS})) FROM series WHERE account = ? AND report = ?"
-    return {number: tuple(told) for number, *told in rows(db, query, (account, report))}
+    return {number: tuple(told) for number, *told in fetch_json(db, query, (account, report))}

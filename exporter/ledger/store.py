@@ -15,8 +15,8 @@ from typing import Any
 from exporter.errors import LedgerError
 from exporter.ledger.schema import check_version, migrate
 
-FILE = "ledger.db"
-PATIENCE = 5
+LEDGER_FILE_NAME = "ledger.db"
+CLOSE_TIMEOUT = 5
 """Seconds that closing waits for those who read."""
 
 
@@ -26,22 +26,22 @@ class Store:
     For `reading` only, the file is left as it is, and another process may be writing to it.
     """
 
-    def __init__(self, folder: Path, *, reading: bool = False) -> None:
-        self.path = folder / FILE
-        self._reading = reading
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        self.path = folder / LEDGER_FILE_NAME
+        self._read_only = read_only
         self._lock = threading.RLock()
-        self._readers: list[sqlite3.Connection] = []
-        self._reading_now = 0
+        self._idle_readers: list[sqlite3.Connection] = []
+        self._active_readers = 0
         self._closed = False
-        self._idle = threading.Condition()
-        if reading and not self.path.exists():
+        self._readers_condition = threading.Condition()
+        if read_only and not self.path.exists():
             raise LedgerError(
                 f"There is no ledger in {folder}. Point --storage.path at the folder of the exporter's own."
             )
-        self._guard = None if reading else _claim(folder)
-        with self._border():
+        self._folder_lock = None if read_only else _lock_folder(folder)
+        with self._translate_errors():
             self._writer = self._connect()
-            if reading:
+            if read_only:
                 check_version(self._writer, str(self.path))
                 return
             self._writer.execute("PRAGMA journal_mode = WAL")
@@ -50,7 +50,7 @@ class Store:
             migrate(self._writer, str(self.path))
 
     def _connect(self) -> sqlite3.Connection:
-        place = f"{self.path.absolute().as_uri()}?mode={'ro' if self._reading else 'rwc'}"
+        place = f"{self.path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
         db = sqlite3.connect(place, timeout=30, isolation_level=None, check_same_thread=False, uri=True)
         # The ledger's folder may be the only one that can be written.
         db.execute("PRAGMA temp_store = MEMORY")
@@ -59,7 +59,7 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it is kept, or none of it. Raises LedgerError when the disk is wrong."""
-        with self._lock, self._border():
+        with self._lock, self._translate_errors():
             self._check_open()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
@@ -74,7 +74,7 @@ class Store:
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """One consistent view of the ledger, undisturbed by the writer."""
-        with self._border(), self._reader() as db:
+        with self._translate_errors(), self._reader() as db:
             db.execute("BEGIN")
             try:
                 yield db
@@ -84,21 +84,21 @@ class Store:
     @contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
         """Lend a connection that nobody uses: threads come and go, and one of their own would outlive each of them."""
-        with self._idle:
+        with self._readers_condition:
             self._check_open()
-            self._reading_now += 1
-            db = self._readers.pop() if self._readers else None
+            self._active_readers += 1
+            db = self._idle_readers.pop() if self._idle_readers else None
         try:
             if db is None:
                 db = self._connect()
                 db.execute("PRAGMA query_only = ON")
             yield db
         finally:
-            with self._idle:
-                self._reading_now -= 1
+            with self._readers_condition:
+                self._active_readers -= 1
                 if db is not None:
-                    self._readers.append(db)
-                self._idle.notify_all()
+                    self._idle_readers.append(db)
+                self._readers_condition.notify_all()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -106,31 +106,31 @@ class Store:
 
     def size(self) -> int:
         """Return the bytes that the ledger takes on the disk."""
-        names = (self.path, self.path.with_name(FILE + "-wal"))
+        names = (self.path, self.path.with_name(LEDGER_FILE_NAME + "-wal"))
         return sum(name.stat().st_size for name in names if name.exists())
 
     def close(self) -> None:
         """Let those who read come to their end, refuse others, close every connection and let the next process in."""
         with self._lock:
-            with self._idle:
+            with self._readers_condition:
                 self._closed = True
-                self._idle.wait_for(lambda: not self._reading_now, PATIENCE)
+                self._readers_condition.wait_for(lambda: not self._active_readers, CLOSE_TIMEOUT)
                 # Only what nobody uses: a connection that is closed under its reader takes the whole process along.
-                unused, self._readers = self._readers, []
+                unused, self._idle_readers = self._idle_readers, []
             for db in (*unused, self._writer):
                 db.close()
-            if self._guard is not None:
-                self._guard.close()
+            if self._folder_lock is not None:
+                self._folder_lock.close()
 
     @contextmanager
-    def _border(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.DatabaseError as error:
             raise LedgerError(_explain(self.path, error)) from error
 
 
-def array(rows: Sequence[object]) -> str:
+def to_json(rows: Sequence[object]) -> str:
     """Return rows as the JSON that a statement reads with json_each.
 
     Rows go in and come out as one JSON array per statement because sqlite3 gives the interpreter away at every row:
@@ -139,15 +139,15 @@ def array(rows: Sequence[object]) -> str:
     return json.dumps(rows, separators=(",", ":"))
 
 
-def rows(db: sqlite3.Connection, query: str, parameters: Sequence[object]) -> Any:
+def fetch_json(db: sqlite3.Connection, query: str, parameters: Sequence[object]) -> Any:
     """Return the JSON array that a query's json_group_array made, parsed."""
     return json.loads(db.execute(query, parameters).fetchone()[0])
 
 
-def _claim(folder: Path) -> _Guard:
+def _lock_folder(folder: Path) -> _FolderLock:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _Guard(folder / "lock")
+        return _FolderLock(folder / "lock")
     except BlockingIOError as error:
         raise LedgerError(
             f"{folder} is in use by another ai-spend-exporter. Stop that one, or give this one its own --storage.path."
@@ -164,19 +164,19 @@ def _claim(folder: Path) -> _Guard:
         ) from error
 
 
-class _Guard:
+class _FolderLock:
     """A lock on the folder that the system lets go of when this process ends, however it ends."""
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self._file)
+            os.close(self._descriptor)
             raise
 
     def close(self) -> None:
-        os.close(self._file)
+        os.close(self._descriptor)
 
 
 def _explain(path: Path, error: sqlite3.DatabaseError) -> str:

@@ -6,56 +6,64 @@ from collections.abc import Iterable
 
 from exporter.errors import PROBLEM_REASONS
 from exporter.ledger import Ledger
-from exporter.metrics.exposition import labelled, render
+from exporter.metrics.exposition import format_labels, render_samples
 from exporter.metrics.families import (
-    ACCOUNT,
-    CALLS,
+    ACCOUNT_INFO,
+    ACCOUNT_LABELS,
+    ACCOUNT_PROBLEM,
+    ACCOUNT_UP,
+    API_REQUESTS,
     COMPLETE_UNTIL,
-    DURATION,
-    FAILURES,
-    INFO,
     LAST_SUCCESS,
+    POLL_DURATION,
+    POLL_FAILURES,
     POLLS,
-    PROBLEM,
-    UP,
     Family,
 )
-from exporter.polling.account_state import Member
+from exporter.polling.account_state import AccountState
 
 Samples = Iterable[tuple[str, str]]
 """The value of the family's last label, and the sample's value."""
 
 
-def state_chunks(member: Member, ledger: Ledger) -> dict[Family, bytes]:
+def render_account_status(account_state: AccountState, ledger: Ledger) -> dict[Family, bytes]:
     """Return the lines of every family that changes with each poll: family -> lines."""
-    health = member.health
-    owner = (member.account.provider, member.account.name)
+    health = account_state.health
+    owner = (account_state.account.provider, account_state.account.name)
 
     def by(family: Family, samples: Samples) -> bytes:
-        return render(family, ((labelled(family.labels, (*owner, key)), value) for key, value in samples))
+        return render_samples(family, ((format_labels(family.labels, (*owner, key)), value) for key, value in samples))
 
-    covered = member.covered(ledger)
-    reasons = {error.reason for error in (*health.reasons(), health.spare) if error is not None}
+    covered = account_state.coverage(ledger)
+    reasons = {error.reason for error in (*health.current_problems(), health.pending_key_error) if error is not None}
     failures = dict.fromkeys(PROBLEM_REASONS, 0)
     for (_, reason), count in health.failures.copy().items():
         failures[reason] = failures.get(reason, 0) + count
     chunks = {
-        UP: render(UP, [(labelled(ACCOUNT, owner), str(int(member.up(ledger))))]),
-        INFO: by(INFO, [(member.account.owner, "1")]),
+        ACCOUNT_UP: render_samples(
+            ACCOUNT_UP, [(format_labels(ACCOUNT_LABELS, owner), str(int(account_state.up(ledger))))]
+        ),
+        ACCOUNT_INFO: by(ACCOUNT_INFO, [(account_state.account.owner, "1")]),
         LAST_SUCCESS: by(
             LAST_SUCCESS,
             ((report.name, f"{one.until.timestamp():.3f}") for report, one in covered.items() if one is not None),
         ),
         COMPLETE_UNTIL: by(
-            COMPLETE_UNTIL, ((name, f"{mark.timestamp():.0f}") for name, mark in member.watermarks(ledger).items())
+            COMPLETE_UNTIL,
+            ((name, f"{mark.timestamp():.0f}") for name, mark in account_state.watermarks(ledger).items()),
         ),
     }
-    if not member.asked:
+    if not account_state.polled_reports:
         return chunks
     return chunks | {
-        PROBLEM: by(PROBLEM, ((reason, str(int(reason in reasons))) for reason in PROBLEM_REASONS)),
-        POLLS: by(POLLS, ((report.name, str(health.polls[report.name])) for report in member.asked)),
-        FAILURES: by(FAILURES, ((reason, str(count)) for reason, count in failures.items())),
-        CALLS: by(CALLS, ((code, str(count)) for code, count in sorted({"200": 0, **health.requests.copy()}.items()))),
-        DURATION: by(DURATION, ((name, f"{seconds:.3f}") for name, seconds in sorted(health.seconds.copy().items()))),
+        ACCOUNT_PROBLEM: by(ACCOUNT_PROBLEM, ((reason, str(int(reason in reasons))) for reason in PROBLEM_REASONS)),
+        POLLS: by(POLLS, ((report.name, str(health.polls[report.name])) for report in account_state.polled_reports)),
+        POLL_FAILURES: by(POLL_FAILURES, ((reason, str(count)) for reason, count in failures.items())),
+        API_REQUESTS: by(
+            API_REQUESTS, ((code, str(count)) for code, count in sorted({"200": 0, **health.requests.copy()}.items()))
+        ),
+        POLL_DURATION: by(
+            POLL_DURATION,
+            ((name, f"{seconds:.3f}") for name, seconds in sorted(health.last_poll_seconds.copy().items())),
+        ),
     }

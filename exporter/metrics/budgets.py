@@ -6,12 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from exporter.analysis.budgets import Part, Standing, part, period_of, regex, standing
+from exporter.analysis.budgets import (
+    BudgetShare,
+    BudgetStatus,
+    budget_share,
+    budget_status,
+    current_period,
+    glob_to_regex,
+)
 from exporter.config.configuration import Budget
-from exporter.metrics.exposition import dollars, escape, labelled, render
+from exporter.metrics.exposition import escape_label_value, format_labels, format_usd, render_samples
 from exporter.metrics.families import (
-    BUDGET_BURN,
-    BUDGET_EXHAUSTED,
+    BUDGET_BURN_RATE,
+    BUDGET_EXHAUSTION_TIME,
     BUDGET_FAMILIES,
     BUDGET_FORECAST,
     BUDGET_INFO,
@@ -19,76 +26,90 @@ from exporter.metrics.families import (
     BUDGET_SPENT,
     Family,
 )
-from exporter.metrics.hourly_totals import Trail
+from exporter.metrics.hourly_totals import HourlyTotals
 from exporter.model import NANO
-from exporter.windows import Span
+from exporter.windows import TimeRange
 
-Parts = Mapping[str, Part]
+BudgetShares = Mapping[str, BudgetShare]
 """Budget -> an account's part of it."""
 
 
-def parts_of(trail: Trail, budgets: Iterable[Budget], now: datetime, until: datetime | None) -> Parts:
+def compute_budget_shares(
+    hourly_totals: HourlyTotals, budgets: Iterable[Budget], now: datetime, until: datetime | None
+) -> BudgetShares:
     """Return an account's part of every budget that may count something of it."""
     return {
-        one.name: part(one.period, trail.budgets[one.name], now, until) for one in budgets if one.name in trail.budgets
+        one.name: budget_share(one.period, hourly_totals.budgets[one.name], now, until)
+        for one in budgets
+        if one.name in hourly_totals.budgets
     }
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class EvaluatedBudget:
     """What is told of a budget, and of which day, week or month."""
 
     budget: Budget
-    period: Span
-    standing: Standing
+    period: TimeRange
+    status: BudgetStatus
 
 
-def standings(budgets: Iterable[Budget], accounts: Sequence[Parts], now: datetime) -> tuple[Told, ...]:
+def evaluate_budgets(
+    budgets: Iterable[Budget], account_shares: Sequence[BudgetShares], now: datetime
+) -> tuple[EvaluatedBudget, ...]:
     """Return how every budget stands, by name."""
     return tuple(
-        _told(budget, [parts[budget.name] for parts in accounts if budget.name in parts], now)
+        _evaluate_budget(budget, [parts[budget.name] for parts in account_shares if budget.name in parts], now)
         for budget in sorted(budgets, key=lambda one: one.name)
     )
 
 
-def budget_chunks(told: Iterable[Told]) -> dict[Family, bytes]:
+def render_budgets(evaluated_budgets: Iterable[EvaluatedBudget]) -> dict[Family, bytes]:
     """Return the lines of every family about budgets."""
     lines: dict[Family, list[tuple[str, str]]] = {family: [] for family in BUDGET_FAMILIES}
-    for one in told:
-        for family, labels, value in _lines(one):
+    for one in evaluated_budgets:
+        for family, labels, value in _labelled_samples(one):
             lines[family].append((labels, value))
-    return {family: render(family, samples) for family, samples in lines.items()}
+    return {family: render_samples(family, samples) for family, samples in lines.items()}
 
 
-def budget_samples(budget: Budget, parts: Sequence[Part], now: datetime) -> Iterator[tuple[Family, str, str]]:
+def budget_samples(
+    budget: Budget, budget_shares: Sequence[BudgetShare], now: datetime
+) -> Iterator[tuple[Family, str, str]]:
     """Yield family, labels and value of everything that is told of a budget."""
-    yield from _lines(_told(budget, parts, now))
+    yield from _labelled_samples(_evaluate_budget(budget, budget_shares, now))
 
 
-def _told(budget: Budget, parts: Sequence[Part], now: datetime) -> Told:
+def _evaluate_budget(budget: Budget, budget_shares: Sequence[BudgetShare], now: datetime) -> EvaluatedBudget:
     limit = int(budget.limit_usd * NANO)
-    return Told(budget, period_of(budget.period, now), standing(limit, budget.period, parts, now))
+    return EvaluatedBudget(
+        budget, current_period(budget.period, now), budget_status(limit, budget.period, budget_shares, now)
+    )
 
 
-def _lines(told: Told) -> Iterator[tuple[Family, str, str]]:
-    budget = told.budget
+def _labelled_samples(evaluated_budget: EvaluatedBudget) -> Iterator[tuple[Family, str, str]]:
+    budget = evaluated_budget.budget
     own = (budget.name, budget.owner, budget.period)
-    yield BUDGET_INFO, labelled(BUDGET_INFO.labels, (*own, selector(budget.match))), "1"
-    for family, further, value in _samples(told.standing):
-        yield family, labelled(family.labels, (*own, *further)), value
+    yield BUDGET_INFO, format_labels(BUDGET_INFO.labels, (*own, promql_selector(budget.match))), "1"
+    for family, further, value in _status_samples(evaluated_budget.status):
+        yield family, format_labels(family.labels, (*own, *further)), value
 
 
-def selector(match: Mapping[str, str]) -> str:
+def promql_selector(match: Mapping[str, str]) -> str:
     """Return globs as the matchers of a PromQL selector."""
-    return "{" + ",".join(f'{name}=~"{escape(regex(glob))}"' for name, glob in sorted(match.items())) + "}"
+    return (
+        "{"
+        + ",".join(f'{name}=~"{escape_label_value(glob_to_regex(glob))}"' for name, glob in sorted(match.items()))
+        + "}"
+    )
 
 
-def _samples(told: Standing) -> Iterator[tuple[Family, tuple[str, ...], str]]:
-    yield BUDGET_LIMIT, (), dollars(told.limit)
-    yield BUDGET_SPENT, (), dollars(told.spent)
-    if told.forecast is not None:
-        yield BUDGET_FORECAST, (), dollars(told.forecast)
-    for window, rate in told.burn.items():
-        yield BUDGET_BURN, (window,), f"{rate:.4f}"
-    if told.exhausted_at is not None:
-        yield BUDGET_EXHAUSTED, (), f"{told.exhausted_at.timestamp():.0f}"
+def _status_samples(status: BudgetStatus) -> Iterator[tuple[Family, tuple[str, ...], str]]:
+    yield BUDGET_LIMIT, (), format_usd(status.limit)
+    yield BUDGET_SPENT, (), format_usd(status.spent)
+    if status.forecast is not None:
+        yield BUDGET_FORECAST, (), format_usd(status.forecast)
+    for window, rate in status.burn_rates.items():
+        yield BUDGET_BURN_RATE, (window,), f"{rate:.4f}"
+    if status.exhausted_at is not None:
+        yield BUDGET_EXHAUSTION_TIME, (), f"{status.exhausted_at.timestamp():.0f}"

@@ -9,46 +9,52 @@ from datetime import datetime
 
 from exporter.config.configuration import Budget
 from exporter.ledger import Ledger
-from exporter.metrics.account_status import state_chunks
-from exporter.metrics.budgets import Parts, Told, budget_chunks, parts_of, standings
-from exporter.metrics.crosscheck import witness_chunks
-from exporter.metrics.exposition import Chunks, Page, Section, assemble
+from exporter.metrics.account_status import render_account_status
+from exporter.metrics.budgets import (
+    BudgetShares,
+    EvaluatedBudget,
+    compute_budget_shares,
+    evaluate_budgets,
+    render_budgets,
+)
+from exporter.metrics.crosscheck import render_crosscheck
+from exporter.metrics.exposition import Page, SampleLines, Section, assemble
 from exporter.metrics.families import ACCOUNT_FAMILIES, SPEND_FAMILIES
-from exporter.metrics.hourly_totals import Trails, counting
-from exporter.metrics.labels import Places
-from exporter.metrics.signals import Signal, signal_chunks
-from exporter.metrics.spend import spend_chunks
+from exporter.metrics.hourly_totals import HourlyTotalsReader, matching_budgets
+from exporter.metrics.labels import LabelMapper
+from exporter.metrics.signals import Signal, render_signals
+from exporter.metrics.spend import render_spend
 from exporter.model import HOUR
-from exporter.polling.account_state import Member
+from exporter.polling.account_state import AccountState
 from exporter.windows import floor
 
-SHARE = 10
+ASSEMBLY_BACKOFF_FACTOR = 10
 """Putting the page together may take one part in so many of the time: a large page is put together less often."""
 
 
-Key = tuple[str, str]
+AccountKey = tuple[str, str]
 """An account's name and provider."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Hung:
+class RenderedAccount:
     """What an account has hung up."""
 
-    lines: Chunks
-    places: Places
-    parts: Parts
+    lines: SampleLines
+    label_mapper: LabelMapper
+    budget_shares: BudgetShares
     signals: tuple[Signal, ...]
 
 
 @dataclass(slots=True)
-class _Rendering:
+class _RendererState:
     """Rendering an account, one at a time, so that what was rendered first is not hung last."""
 
-    trails: Trails
+    totals_reader: HourlyTotalsReader
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Board:
+class MetricsCache:
     """Every account's lines and the page made of them, swapped whole: a scrape never sees half a change."""
 
     def __init__(self, ledger: Ledger, clock: Callable[[], datetime], monotonic: Callable[[], float]) -> None:
@@ -56,104 +62,115 @@ class Board:
         self._clock = clock
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._assembling = threading.Lock()
-        self._hung: dict[Key, _Hung] = {}
-        self._rendering: dict[Key, _Rendering] = {}
-        self._expected: set[Key] = set()
+        self._assembly_lock = threading.Lock()
+        self._rendered_accounts: dict[AccountKey, RenderedAccount] = {}
+        self._renderer_states: dict[AccountKey, _RendererState] = {}
+        self._configured_keys: set[AccountKey] = set()
         self._budgets: tuple[Budget, ...] = ()
         self._spend_changed = self._state_changed = True
         self._not_before = 0.0
         self._hour: datetime | None = None
-        self.page = _page(Section.of(b""), [])
-        self.budgets: tuple[Told, ...] = ()
+        self.page = _assemble_page(Section.compress(b""), [])
+        self.evaluated_budgets: tuple[EvaluatedBudget, ...] = ()
         """How the budgets stand on the page."""
 
     @property
-    def current(self) -> bool:
+    def up_to_date(self) -> bool:
         """Whether everything that was hung is on the page."""
-        return not (self._spend_changed or self._state_changed or self._assembling.locked())
+        return not (self._spend_changed or self._state_changed or self._assembly_lock.locked())
 
-    def hang(self, member: Member) -> None:
+    def update(self, account_state: AccountState) -> None:
         """Render an account anew."""
         with self._lock:
-            rendering = self._rendering.setdefault(member.account.key, _Rendering(Trails(self._ledger)))
+            rendering = self._renderer_states.setdefault(
+                account_state.account.identity, _RendererState(HourlyTotalsReader(self._ledger))
+            )
         with rendering.lock:
-            now, until, budgets = self._clock(), member.complete_until(self._ledger), self._budgets
-            lines, places = spend_chunks(member, self._ledger, now)
-            trail = rendering.trails.follow(member, places, budgets, now)
-            expected, signals = signal_chunks(member, trail, places, until, now)
+            now, until, budgets = self._clock(), account_state.complete_until(self._ledger), self._budgets
+            lines, places = render_spend(account_state, self._ledger, now)
+            trail = rendering.totals_reader.read(account_state, places, budgets, now)
+            expected, signals = render_signals(account_state, trail, places, until, now)
             lines |= expected
-            lines |= state_chunks(member, self._ledger) | witness_chunks(member, self._ledger, now)
-            self._replace(member, _Hung(lines, places, parts_of(trail, budgets, now, until), signals))
+            lines |= render_account_status(account_state, self._ledger) | render_crosscheck(
+                account_state, self._ledger, now
+            )
+            self._replace(
+                account_state,
+                RenderedAccount(lines, places, compute_budget_shares(trail, budgets, now, until), signals),
+            )
 
-    def _replace(self, member: Member, hung: _Hung) -> None:
+    def _replace(self, account_state: AccountState, rendered_account: RenderedAccount) -> None:
         with self._lock:
-            if member.account.key not in self._expected:
+            if account_state.account.identity not in self._configured_keys:
                 return
-            old = self._hung.get(member.account.key)
-            self._hung[member.account.key] = hung
-            if old is None or old.parts != hung.parts or _spend(old) != _spend(hung):
+            old = self._rendered_accounts.get(account_state.account.identity)
+            self._rendered_accounts[account_state.account.identity] = rendered_account
+            if (
+                old is None
+                or old.budget_shares != rendered_account.budget_shares
+                or _spend_lines(old) != _spend_lines(rendered_account)
+            ):
                 self._spend_changed = True
             self._state_changed = True
 
     @property
     def signals(self) -> list[Signal]:
         """What is unusual at present."""
-        return [one for hung in list(self._hung.values()) for one in hung.signals]
+        return [one for hung in list(self._rendered_accounts.values()) for one in hung.signals]
 
-    def places(self, key: Key) -> Places | None:
+    def get_label_mapper(self, key: AccountKey) -> LabelMapper | None:
         """Return where the series of an account are shown; None while it is not on the page."""
-        hung = self._hung.get(key)
-        return None if hung is None else hung.places
+        hung = self._rendered_accounts.get(key)
+        return None if hung is None else hung.label_mapper
 
-    def expect(self, members: Iterable[Member], budgets: tuple[Budget, ...]) -> None:
+    def configure(self, account_states: Iterable[AccountState], budgets: tuple[Budget, ...]) -> None:
         """Say which accounts and budgets are configured; others leave the page, and accounts are not hung any more.
 
         An account that other budgets count is hung anew.
         """
-        known = {member.account.key: member for member in members}
+        known = {member.account.identity: member for member in account_states}
         with self._lock:
-            before, self._budgets, self._expected = self._budgets, budgets, set(known)
-            for key in {*self._hung, *self._rendering} - self._expected:
-                self._hung.pop(key, None)
-                self._rendering.pop(key, None)
+            before, self._budgets, self._configured_keys = self._budgets, budgets, set(known)
+            for key in {*self._rendered_accounts, *self._renderer_states} - self._configured_keys:
+                self._rendered_accounts.pop(key, None)
+                self._renderer_states.pop(key, None)
             self._spend_changed = self._state_changed = True
-            anew = [known[key] for key in self._hung]
+            anew = [known[key] for key in self._rendered_accounts]
         for member in anew:
-            if counting(member.account, before) != counting(member.account, budgets):
-                self.hang(member)
+            if matching_budgets(member.account, before) != matching_budgets(member.account, budgets):
+                self.update(member)
 
-    def turned(self) -> bool:
+    def hour_changed(self) -> bool:
         """Tell once per UTC hour that the windows have moved, so that every account has to be hung anew."""
         hour = floor(self._clock(), HOUR)
         moved, self._hour = self._hour is not None and hour != self._hour, hour
         return moved
 
-    def refresh(self, *, at_once: bool = False) -> None:
+    def refresh(self, *, force: bool = False) -> None:
         """Put the page together if anything changed; compress only the part that did."""
-        if not at_once and self._monotonic() < self._not_before:
+        if not force and self._monotonic() < self._not_before:
             return
-        with self._assembling:
+        with self._assembly_lock:
             with self._lock:
                 if not (self._spend_changed or self._state_changed):
                     return
                 spend_changed, self._spend_changed, self._state_changed = self._spend_changed, False, False
-                hung, budgets = [self._hung[key] for key in sorted(self._hung)], self._budgets
+                hung, budgets = [self._rendered_accounts[key] for key in sorted(self._rendered_accounts)], self._budgets
             began = self._monotonic()
             spend, accounts = self.page.spend, [one.lines for one in hung]
             if spend_changed:
-                self.budgets = standings(budgets, [one.parts for one in hung], self._clock())
-                lines = [*accounts, budget_chunks(self.budgets)]
-                spend = Section.of(assemble(SPEND_FAMILIES, lines, openmetrics=False))
-            self.page = _page(spend, accounts)
-            self._not_before = self._monotonic() + SHARE * (self._monotonic() - began)
+                self.evaluated_budgets = evaluate_budgets(budgets, [one.budget_shares for one in hung], self._clock())
+                lines = [*accounts, render_budgets(self.evaluated_budgets)]
+                spend = Section.compress(assemble(SPEND_FAMILIES, lines, openmetrics=False))
+            self.page = _assemble_page(spend, accounts)
+            self._not_before = self._monotonic() + ASSEMBLY_BACKOFF_FACTOR * (self._monotonic() - began)
 
 
-def _spend(hung: _Hung) -> list[bytes | None]:
-    return [hung.lines.get(family) for family in SPEND_FAMILIES]
+def _spend_lines(rendered_account: RenderedAccount) -> list[bytes | None]:
+    return [rendered_account.lines.get(family) for family in SPEND_FAMILIES]
 
 
-def _page(spend: Section, accounts: list[Chunks]) -> Page:
-    text = Section.of(assemble(ACCOUNT_FAMILIES, accounts, openmetrics=False))
-    openmetrics = Section.of(assemble(ACCOUNT_FAMILIES, accounts, openmetrics=True))
-    return Page.of(spend, text, openmetrics)
+def _assemble_page(spend: Section, accounts: list[SampleLines]) -> Page:
+    text = Section.compress(assemble(ACCOUNT_FAMILIES, accounts, openmetrics=False))
+    openmetrics = Section.compress(assemble(ACCOUNT_FAMILIES, accounts, openmetrics=True))
+    return Page.from_sections(spend, text, openmetrics)

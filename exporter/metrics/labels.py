@@ -10,65 +10,69 @@ from exporter.ledger.series import Labels
 
 OTHER = "other"
 
-Combination = tuple[str, str, str, str]
+SpendLabels = tuple[str, str, str, str]
 """workspace, model, tier, api_key: the labels of a spend series, besides provider and account."""
 
 
-def combination(labels: Labels) -> Combination:
+def to_spend_labels(labels: Labels) -> SpendLabels:
     """Return a row's labels as shown; money that has no model is shown under its item."""
     _, workspace, model, tier, api_key, item = labels
     return (workspace, model or item, tier, api_key)
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class LabelMapper:
     """Where each combination of ids is shown: on the page and in history alike."""
 
-    moved: Mapping[Combination, Combination]
+    remapped: Mapping[SpendLabels, SpendLabels]
     """Those that are not shown under their own labels, and under which they are."""
-    folded: int
+    aggregated_series: int
     """How many of late are not shown under their own labels."""
     names: Mapping[str, str]
     """Id of a workspace or an API key -> name."""
 
     @classmethod
-    def of(
-        cls, lately: Mapping[Combination, int], known: Iterable[Combination], names: Mapping[str, str], limit: int
-    ) -> Places:
+    def build(
+        cls,
+        recent_cost: Mapping[SpendLabels, int],
+        known: Iterable[SpendLabels],
+        names: Mapping[str, str],
+        max_series: int,
+    ) -> LabelMapper:
         """Decide for what was active of late (with its cost), and for all else that the ledger knows.
 
         What is no longer active is shown in history only: it takes neither room nor a name from what is.
         """
-        idle = set(known).difference(lately)
-        moved = fold(lately, limit, idle)
+        idle = set(known).difference(recent_cost)
+        moved = aggregate(recent_cost, max_series, idle)
         shown = dict[str, str]()
         for part in (0, 3):
-            shown |= unique_names(names, {one[part] for one in lately}, {one[part] for one in idle})
-        return cls(moved, len(moved.keys() & lately.keys()), shown)
+            shown |= unique_names(names, {one[part] for one in recent_cost}, {one[part] for one in idle})
+        return cls(moved, len(moved.keys() & recent_cost.keys()), shown)
 
-    def place(self, labels: Labels) -> Combination:
+    def remap(self, labels: Labels) -> SpendLabels:
         """Return the combination under which a row is shown."""
-        wanted = combination(labels)
-        return self.moved.get(wanted, wanted)
+        wanted = to_spend_labels(labels)
+        return self.remapped.get(wanted, wanted)
 
-    def values(self, place: Combination) -> tuple[str, str, str, str]:
+    def label_values(self, spend_labels: SpendLabels) -> tuple[str, str, str, str]:
         """Return the label values of a place: workspace, model, tier, api_key."""
-        workspace, model, tier, api_key = place
+        workspace, model, tier, api_key = spend_labels
         # A key that nobody told has no name, though the default workspace, whose id is as empty, may have one.
         return (self.names.get(workspace, workspace), model, tier, api_key and self.names.get(api_key, api_key))
 
 
-def fold(
-    cost: Mapping[Combination, int], limit: int, idle: Iterable[Combination] = ()
-) -> dict[Combination, Combination]:
+def aggregate(
+    cost: Mapping[SpendLabels, int], max_series: int, idle: Iterable[SpendLabels] = ()
+) -> dict[SpendLabels, SpendLabels]:
     """Keep the `limit` combinations of the largest 30-day cost and fold the rest; every sum stays what it is.
 
     Returns where the rest is shown: as model `other` of its workspace, or of workspace `other` where even those are
     too many. What is idle comes after all that cost.
     """
-    rest = [*sorted(cost, key=lambda one: (-cost[one], one)), *sorted(idle)][limit:]
+    rest = [*sorted(cost, key=lambda one: (-cost[one], one)), *sorted(idle)][max_series:]
     workspaces = {one[0] for one in rest}
-    return {one: (one[0] if len(workspaces) <= limit else OTHER, OTHER, "", "") for one in rest}
+    return {one: (one[0] if len(workspaces) <= max_series else OTHER, OTHER, "", "") for one in rest}
 
 
 def unique_names(names: Mapping[str, str], ids: Iterable[str], idle: Iterable[str] = ()) -> dict[str, str]:

@@ -12,38 +12,38 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from exporter import __version__
-from exporter.metrics.families import BUILD_INFO, OWN_FAMILIES, Family
+from exporter.metrics.families import BUILD_INFO, SELF_FAMILIES, Family
 
-Samples = Mapping[tuple[str, ...], float]
+ValuesByLabels = Mapping[tuple[str, ...], float]
 """Label values -> value."""
 
-Values = Callable[[], Mapping[Family, float | Samples]]
+CollectValues = Callable[[], Mapping[Family, float | ValuesByLabels]]
 
 
-class Own:
+class SelfMetrics:
     """process_*, python_* and the families of OWN_FAMILIES."""
 
-    def __init__(self, values: Values) -> None:
+    def __init__(self, collect_values: CollectValues) -> None:
         self._registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
-        self._registry.register(_OwnFamilies(values))
+        self._registry.register(_SelfCollector(collect_values))
 
-    def tail(self, *, openmetrics: bool) -> bytes:
+    def render(self, *, openmetrics: bool) -> bytes:
         """Render them; OpenMetrics with the mark that ends the page."""
         write = generate_openmetrics if openmetrics else generate_latest
         told: bytes = write(self._registry)
         return told
 
 
-class _OwnFamilies(Collector):
-    def __init__(self, values: Values) -> None:
-        self._values = values
+class _SelfCollector(Collector):
+    def __init__(self, collect_values: CollectValues) -> None:
+        self._collect_values = collect_values
 
     def collect(self) -> Iterator[Metric]:
         """Build the families anew from the present values."""
-        values = self._values()
-        for family in OWN_FAMILIES:
+        values = self._collect_values()
+        for family in SELF_FAMILIES:
             if family is BUILD_INFO:
                 info = GaugeMetricFamily(family.name, family.help, labels=family.labels)
                 info.add_metric([__version__, platform.python_version()], 1)

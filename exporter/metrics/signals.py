@@ -6,29 +6,29 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from exporter.analysis.baselines import Baseline, Hourly, baseline, excess
-from exporter.metrics.exposition import dollars, labelled, render
+from exporter.analysis.baselines import Baseline, HourlySeries, baseline, excess
+from exporter.metrics.exposition import format_labels, format_usd, render_samples
 from exporter.metrics.families import (
+    COST_EXCESS,
     COST_EXPECTED,
-    COST_HIGH,
-    COST_THIS_HIGH,
-    EXCESS,
+    COST_THIS_HOUR_UPPER_BOUND,
+    COST_UPPER_BOUND,
     REQUESTS_EXPECTED,
-    REQUESTS_HIGH,
+    REQUESTS_UPPER_BOUND,
     TOKENS_EXPECTED,
-    TOKENS_HIGH,
+    TOKENS_UPPER_BOUND,
     Family,
 )
-from exporter.metrics.hourly_totals import Trail
-from exporter.metrics.labels import Places
+from exporter.metrics.hourly_totals import HourlyTotals
+from exporter.metrics.labels import LabelMapper
 from exporter.model import HOUR, NANO
-from exporter.polling.account_state import Member
-from exporter.windows import calendar, floor
+from exporter.polling.account_state import AccountState
+from exporter.windows import calendar_windows, floor
 
-COST_LEAST = 1 * NANO
+MIN_COST_DEVIATION = 1 * NANO
 """An hour is unusual when it cost at least a dollar more than expected, however steady its workspace is."""
-REQUESTS_LEAST = 100
-TOKENS_LEAST = 100_000
+MIN_REQUESTS_DEVIATION = 100
+MIN_TOKENS_DEVIATION = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,15 @@ class Signal:
     hour: datetime
     cost: int
     expected: int
-    high: int
+    upper_bound: int
 
 
-def signal_chunks(
-    member: Member, trail: Trail, places: Places, until: datetime | None, now: datetime
+def render_signals(
+    account_state: AccountState,
+    hourly_totals: HourlyTotals,
+    label_mapper: LabelMapper,
+    until: datetime | None,
+    now: datetime,
 ) -> tuple[dict[Family, bytes], tuple[Signal, ...]]:
     """Return the lines of every family about what was expected, and what was unusual.
 
@@ -54,58 +58,62 @@ def signal_chunks(
     if until is None:
         return {}, ()
     newest, running = floor(min(until, now), HOUR) - HOUR, floor(now, HOUR)
-    values = (member.account.provider, member.account.name)
-    shown = _lately(trail, now)
+    values = (account_state.account.provider, account_state.account.name)
+    shown = _recent_workspaces(hourly_totals, now)
 
     def lines(family: Family, told: Iterable[tuple[str, int | None]]) -> bytes:
-        tell = dollars if family in _MONEY else str
-        return render(
+        tell = format_usd if family in _USD_FAMILIES else str
+        return render_samples(
             family,
             (
-                (labelled(family.labels, (*values, places.values((one, "", "", ""))[0])), tell(value))
+                (format_labels(family.labels, (*values, label_mapper.label_values((one, "", "", ""))[0])), tell(value))
                 for one, value in told
                 if value is not None
             ),
         )
 
-    def judged(hours: Mapping[str, Hourly], hour: datetime, least: int) -> dict[str, Baseline]:
+    def judged(hours: Mapping[str, HourlySeries], hour: datetime, least: int) -> dict[str, Baseline]:
         found = ((one, baseline(hours[one], hour, least)) for one in shown if one in hours)
         return {one: told for one, told in found if told is not None}
 
-    cost = judged(trail.cost, newest, COST_LEAST)
-    this = judged(trail.cost, running, COST_LEAST)
-    requests = judged(trail.requests, newest, REQUESTS_LEAST)
-    tokens = judged(trail.tokens, newest, TOKENS_LEAST)
-    above = {one: excess(trail.cost[one], until, COST_LEAST) for one in shown if one in trail.cost}
+    cost = judged(hourly_totals.cost, newest, MIN_COST_DEVIATION)
+    this = judged(hourly_totals.cost, running, MIN_COST_DEVIATION)
+    requests = judged(hourly_totals.requests, newest, MIN_REQUESTS_DEVIATION)
+    tokens = judged(hourly_totals.tokens, newest, MIN_TOKENS_DEVIATION)
+    above = {
+        one: excess(hourly_totals.cost[one], until, MIN_COST_DEVIATION) for one in shown if one in hourly_totals.cost
+    }
     chunks = {
-        COST_THIS_HIGH: lines(COST_THIS_HIGH, ((one, told.high) for one, told in this.items())),
-        EXCESS: lines(EXCESS, above.items()),
+        COST_THIS_HOUR_UPPER_BOUND: lines(
+            COST_THIS_HOUR_UPPER_BOUND, ((one, told.upper_bound) for one, told in this.items())
+        ),
+        COST_EXCESS: lines(COST_EXCESS, above.items()),
     }
     for expected, high, told in (
-        (COST_EXPECTED, COST_HIGH, cost),
-        (REQUESTS_EXPECTED, REQUESTS_HIGH, requests),
-        (TOKENS_EXPECTED, TOKENS_HIGH, tokens),
+        (COST_EXPECTED, COST_UPPER_BOUND, cost),
+        (REQUESTS_EXPECTED, REQUESTS_UPPER_BOUND, requests),
+        (TOKENS_EXPECTED, TOKENS_UPPER_BOUND, tokens),
     ):
         chunks[expected] = lines(expected, ((one, two.expected) for one, two in told.items()))
-        chunks[high] = lines(high, ((one, two.high) for one, two in told.items()))
+        chunks[high] = lines(high, ((one, two.upper_bound) for one, two in told.items()))
     signals = (
-        Signal(*values, places.values((one, "", "", ""))[0], newest, spent, told.expected, told.high)
+        Signal(*values, label_mapper.label_values((one, "", "", ""))[0], newest, spent, told.expected, told.upper_bound)
         for one, told in cost.items()
-        if (spent := trail.cost[one].at(newest)) > told.high
+        if (spent := hourly_totals.cost[one].at(newest)) > told.upper_bound
     )
     return chunks, tuple(signals)
 
 
-_MONEY = (COST_EXPECTED, COST_HIGH, COST_THIS_HIGH, EXCESS)
+_USD_FAMILIES = (COST_EXPECTED, COST_UPPER_BOUND, COST_THIS_HOUR_UPPER_BOUND, COST_EXCESS)
 
 
-def _lately(trail: Trail, now: datetime) -> list[str]:
+def _recent_workspaces(hourly_totals: HourlyTotals, now: datetime) -> list[str]:
     """Return the workspaces that are on the page: those with anything in the last month or thirty days."""
-    windows = calendar(now, None)
+    windows = calendar_windows(now, None)
     since = min(windows["month"].start, windows["30d"].start)
-    hours = (trail.cost, trail.requests, trail.tokens)
-    return sorted({name for some in hours for name, one in some.items() if any(one.values[_from(one, since) :])})
+    hours = (hourly_totals.cost, hourly_totals.requests, hourly_totals.tokens)
+    return sorted({name for some in hours for name, one in some.items() if any(one.values[_index_at(one, since) :])})
 
 
-def _from(hours: Hourly, since: datetime) -> int:
-    return max(0, (since - hours.since) // HOUR)
+def _index_at(hourly_series: HourlySeries, since: datetime) -> int:
+    return max(0, (since - hourly_series.since) // HOUR)

@@ -18,39 +18,39 @@ class Health:
     """By report and reason."""
     requests: Counter[str] = field(default_factory=Counter)
     """By HTTP status code, or `error` where no answer came."""
-    seconds: dict[str, float] = field(default_factory=dict)
+    last_poll_seconds: dict[str, float] = field(default_factory=dict)
     """How long the newest poll of each report took."""
     problems: dict[str, ProviderError] = field(default_factory=dict)
     """By report: why its newest poll failed."""
-    spare: ProviderError | None = None
+    pending_key_error: ProviderError | None = None
     """Why a key that was put in the place of the working one is not used; the working one still is."""
-    refused: dict[str, ProviderError] = field(default_factory=dict)
+    unsupported: dict[str, ProviderError] = field(default_factory=dict)
     """By optional report: why this account does not have it. Not a problem."""
 
-    def reasons(self) -> list[ProviderError]:
+    def current_problems(self) -> list[ProviderError]:
         """Return the problems that hold now, by report's name; safe while another thread changes them."""
         problems = dict(self.problems)
         return [problems[report] for report in sorted(problems)]
 
-    def failed(self, report: str, error: ProviderError) -> None:
+    def record_failure(self, report: str, error: ProviderError) -> None:
         """Count a poll that failed and keep the reason until the report succeeds."""
         self.failures[report, error.reason] += 1
         self.problems[report] = error
 
-    def succeeded(self, report: str) -> None:
+    def record_success(self, report: str) -> None:
         """Forget what was wrong with a report."""
         self.problems.pop(report, None)
-        self.refused.pop(report, None)
+        self.unsupported.pop(report, None)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Forget what was wrong and what was refused: somebody else is asking now."""
-        self.spare = None
+        self.pending_key_error = None
         self.problems = {}
-        self.refused = {}
+        self.unsupported = {}
 
-    def without(self, report: str, error: ProviderError) -> bool:
+    def mark_unsupported(self, report: str, error: ProviderError) -> bool:
         """Note that this account does not have an optional report; tell whether that is news."""
-        news = report not in self.refused
+        news = report not in self.unsupported
         self.problems.pop(report, None)
-        self.refused[report] = error
+        self.unsupported[report] = error
         return news

@@ -7,17 +7,17 @@ from datetime import datetime, timedelta
 
 from exporter.ledger import Coverage
 from exporter.model import DAY, HOUR, Report
-from exporter.windows import Span, floor
+from exporter.windows import TimeRange, floor
 
-NAMES = Report("names", "usage", HOUR, 6 * HOUR, HOUR, HOUR, timedelta(0), timedelta(0), optional=True)
+NAMES_REPORT = Report("names", "usage", HOUR, 6 * HOUR, HOUR, HOUR, timedelta(0), timedelta(0), optional=True)
 """Asking for names is scheduled like a report, though nothing of it is a bucket."""
 
-WHOLE = timedelta(days=36500)
+UNLIMITED = timedelta(days=36500)
 """No limit to the length of a span."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class PollSettings:
     """How an account wants to be asked."""
 
     poll_interval: timedelta
@@ -31,77 +31,96 @@ def complete_until(report: Report, coverage: Coverage | None) -> datetime | None
     return None if coverage is None else floor(coverage.until - report.lag, report.width)
 
 
-def due_at(report: Report, coverage: Coverage, pace: Pace) -> datetime:
+def due_at(report: Report, coverage: Coverage, poll_settings: PollSettings) -> datetime:
     """Return when to refresh a report that has been told before.
 
     A report asked once per bucket is due as soon as its next bucket is complete, not an hour after the last poll.
     """
-    every = max(report.every, pace.poll_interval)
+    every = max(report.poll_interval, poll_settings.poll_interval)
     if every == report.width:
-        delay = report.lag + pace.offset
+        delay = report.lag + poll_settings.offset
         return floor(coverage.until - delay, report.width) + report.width + delay
     return coverage.until + every
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class PartialRefresh:
     """A refresh that goes on in pieces: where it began, and how far it has come."""
 
-    began: datetime
-    reached: datetime
+    start: datetime
+    refreshed_until: datetime
 
 
-def next_span(
+def next_time_range(
     report: Report,
     coverage: Coverage | None,
-    pace: Pace,
+    poll_settings: PollSettings,
     now: datetime,
-    at_most: timedelta = WHOLE,
-    walk: Walk | None = None,
-) -> Span | None:
+    max_range: timedelta = UNLIMITED,
+    partial_refresh: PartialRefresh | None = None,
+) -> TimeRange | None:
     """Return what to ask for now; None when nothing is due.
 
     First the whole history; then, on every poll, the overlap, and once a day the settle period. Where a span must
     not be longer than `at_most`, the first poll begins with the newest part and reaches further back afterwards, and
     a refresh goes forward from where its walk has come: the covered stretch never has a gap.
     """
-    first = _first(report, pace, now)
+    first = _history_start(report, poll_settings, now)
     if coverage is None:
-        return Span(max(first, floor(now - at_most, report.width)), now)
-    if walk is not None or now >= due_at(report, coverage, pace):
-        since = walk.reached if walk else max(first, coverage.since, _refresh_from(report, coverage, now))
+        return TimeRange(max(first, floor(now - max_range, report.width)), now)
+    if partial_refresh is not None or now >= due_at(report, coverage, poll_settings):
+        since = (
+            partial_refresh.refreshed_until
+            if partial_refresh
+            else max(first, coverage.since, _refresh_start(report, coverage, now))
+        )
         # On a bucket's edge: a bucket told in two pieces would be replaced by its second half.
-        return Span(since, min(now, floor(since + max(at_most, report.width), report.width)))
+        return TimeRange(since, min(now, floor(since + max(max_range, report.width), report.width)))
     if coverage.since > first:
-        return Span(max(first, floor(coverage.since - at_most, report.width)), coverage.since)
+        return TimeRange(max(first, floor(coverage.since - max_range, report.width)), coverage.since)
     return None
 
 
-def walk_after(span: Span, coverage: Coverage | None, now: datetime, walk: Walk | None) -> Walk | None:
+def next_partial(
+    time_range: TimeRange, coverage: Coverage | None, now: datetime, partial_refresh: PartialRefresh | None
+) -> PartialRefresh | None:
     """Return the walk that a span has begun or gone on with; None where it reached the present or went backwards."""
-    refreshed = coverage is not None and span.start >= coverage.since
-    return Walk(walk.began if walk else span.start, span.end) if refreshed and span.end < now else None
+    refreshed = coverage is not None and time_range.start >= coverage.since
+    return (
+        PartialRefresh(partial_refresh.start if partial_refresh else time_range.start, time_range.end)
+        if refreshed and time_range.end < now
+        else None
+    )
 
 
-def settles(report: Report, pace: Pace, span: Span, now: datetime, walk: Walk | None = None) -> bool:
+def completes_refresh(
+    report: Report,
+    poll_settings: PollSettings,
+    time_range: TimeRange,
+    now: datetime,
+    partial_refresh: PartialRefresh | None = None,
+) -> bool:
     """Tell whether a span ends a reading of all that the provider may still revise, in one piece or several."""
-    began = walk.began if walk else span.start
-    return began <= max(_first(report, pace, now), floor(now, DAY) - report.settle) and span.end >= now
+    began = partial_refresh.start if partial_refresh else time_range.start
+    return (
+        began <= max(_history_start(report, poll_settings, now), floor(now, DAY) - report.settle_period)
+        and time_range.end >= now
+    )
 
 
-def next_due(report: Report, coverage: Coverage | None, pace: Pace, now: datetime) -> datetime:
+def next_due(report: Report, coverage: Coverage | None, poll_settings: PollSettings, now: datetime) -> datetime:
     """Return when `next_span` will next have something to ask for."""
-    if coverage is None or coverage.since > _first(report, pace, now):
+    if coverage is None or coverage.since > _history_start(report, poll_settings, now):
         return now
-    return due_at(report, coverage, pace)
+    return due_at(report, coverage, poll_settings)
 
 
-def _first(report: Report, pace: Pace, now: datetime) -> datetime:
-    return floor(now, DAY) - min(pace.history, report.history)
+def _history_start(report: Report, poll_settings: PollSettings, now: datetime) -> datetime:
+    return floor(now, DAY) - min(poll_settings.history, report.history)
 
 
-def _refresh_from(report: Report, coverage: Coverage, now: datetime) -> datetime:
+def _refresh_start(report: Report, coverage: Coverage, now: datetime) -> datetime:
     since = floor(coverage.until - report.overlap, report.width)
-    if now - coverage.settled >= DAY:
-        since = min(since, floor(now, DAY) - report.settle)
+    if now - coverage.last_refresh >= DAY:
+        since = min(since, floor(now, DAY) - report.settle_period)
     return since

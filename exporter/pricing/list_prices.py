@@ -36,66 +36,66 @@ class _ListRates:
         return _list_rate(self.provider, model, meter, tier, self.day)
 
 
-class _Probe(NamedTuple):
+class _MeterMapping(NamedTuple):
     """How genai-prices counts a meter: `names` from the widest to the narrowest, as usage fields and as price keys."""
 
     names: tuple[str, ...]
-    field: str = "{}_tokens"
-    price: str = "{}_mtok"
+    usage_field: str = "{}_tokens"
+    price_field: str = "{}_mtok"
 
 
-_PROBES: Mapping[str, _Probe] = {
-    "uncached_input": _Probe(("input",)),
-    "cache_read": _Probe(("input", "cache_read")),
-    "cache_write": _Probe(("input", "cache_write")),
-    "cache_write_5m": _Probe(("input", "cache_write", "cache_write_5m")),
-    "cache_write_1h": _Probe(("input", "cache_write", "cache_write_1h")),
-    "output": _Probe(("output",)),
-    "audio_input": _Probe(("input", "input_audio")),
-    "audio_cache_read": _Probe(("input", "cache_read", "input_audio", "cache_audio_read")),
-    "audio_output": _Probe(("output", "output_audio")),
-    "image_input": _Probe(("input", "input_image")),
-    "image_cache_read": _Probe(("input", "cache_read", "input_image", "cache_image_read")),
-    "image_output": _Probe(("output", "output_image")),
-    "web_searches": _Probe(("web_searches",), "{}", "{}_kcount"),
-    "file_searches": _Probe(("storage_searches",), "{}", "{}_kcount"),
-    "characters": _Probe(("input",), "{}_characters", "{}_mchars"),
-    "seconds": _Probe(("audio", "input_audio"), "{}_seconds", "{}_hours"),
+_METER_MAPPINGS: Mapping[str, _MeterMapping] = {
+    "uncached_input": _MeterMapping(("input",)),
+    "cache_read": _MeterMapping(("input", "cache_read")),
+    "cache_write": _MeterMapping(("input", "cache_write")),
+    "cache_write_5m": _MeterMapping(("input", "cache_write", "cache_write_5m")),
+    "cache_write_1h": _MeterMapping(("input", "cache_write", "cache_write_1h")),
+    "output": _MeterMapping(("output",)),
+    "audio_input": _MeterMapping(("input", "input_audio")),
+    "audio_cache_read": _MeterMapping(("input", "cache_read", "input_audio", "cache_audio_read")),
+    "audio_output": _MeterMapping(("output", "output_audio")),
+    "image_input": _MeterMapping(("input", "input_image")),
+    "image_cache_read": _MeterMapping(("input", "cache_read", "input_image", "cache_image_read")),
+    "image_output": _MeterMapping(("output", "output_image")),
+    "web_searches": _MeterMapping(("web_searches",), "{}", "{}_kcount"),
+    "file_searches": _MeterMapping(("storage_searches",), "{}", "{}_kcount"),
+    "characters": _MeterMapping(("input",), "{}_characters", "{}_mchars"),
+    "seconds": _MeterMapping(("audio", "input_audio"), "{}_seconds", "{}_hours"),
 }
 
 # Divisible by the seconds of an hour, so that a price per hour stays exact. The small request is below every
 # long-context threshold: those reprice the whole request, so a real bucket's total would double its price.
-_SHORT = 3_600
-_LONG = 3_600_000
+_SHORT_REQUEST_UNITS = 3_600
+_LONG_REQUEST_UNITS = 3_600_000
 
-_LONG_CONTEXT = "_long_context"
-_VARIANTS_SINCE = date(2026, 10, 15)
+_LONG_CONTEXT_SUFFIX = "_long_context"
+_TIER_PRICES_SINCE = date(2026, 10, 15)
 """genai-prices dates most tier prices from 12 to 14 October 2026; before, it silently answers the standard price."""
 
 
 @lru_cache(maxsize=2**17)
 def _list_rate(provider: str, model: str, meter: str, tier: str, day: date) -> Fraction | None:
-    if meter not in _PROBES:
+    if meter not in _METER_MAPPINGS:
         return None
-    size = _LONG if tier.endswith(_LONG_CONTEXT) else _SHORT
+    size = _LONG_REQUEST_UNITS if tier.endswith(_LONG_CONTEXT_SUFFIX) else _SHORT_REQUEST_UNITS
     standard = _price(provider, model, meter, day, size)
-    tier = tier.removesuffix(_LONG_CONTEXT)
+    tier = tier.removesuffix(_LONG_CONTEXT_SUFFIX)
     if standard is None or tier in ("", "standard"):
         return standard
     told = _price(provider, model, meter, day, size, tier)
-    if told != standard or day >= _VARIANTS_SINCE:
+    if told != standard or day >= _TIER_PRICES_SINCE:
         return told
-    standard_later = _price(provider, model, meter, _VARIANTS_SINCE, size)
-    told_later = _price(provider, model, meter, _VARIANTS_SINCE, size, tier)
+    standard_later = _price(provider, model, meter, _TIER_PRICES_SINCE, size)
+    told_later = _price(provider, model, meter, _TIER_PRICES_SINCE, size, tier)
     return standard * told_later / standard_later if told_later is not None and standard_later else standard
 
 
-def _price(provider: str, model: str, meter: str, day: date, size: int, tier: str = "") -> Fraction | None:
+def _price(provider: str, model: str, meter: str, day: date, units: int, tier: str = "") -> Fraction | None:
     """Ask for one request of `size` units and return nano-USD per unit; None where the meter has no price."""
-    probe = _PROBES[meter]
-    counts = {probe.field.format(name): size for name in probe.names}
+    probe = _METER_MAPPINGS[meter]
+    counts = {probe.usage_field.format(name): units for name in probe.names}
     if probe.names[0] == "output":
-        counts["input_tokens"] = size  # the input decides whether a request is long
+        counts["input_tokens"] = units  # the input decides whether a request is long
     try:
         told = calc_price(
             Usage(**counts),
@@ -108,7 +108,7 @@ def _price(provider: str, model: str, meter: str, day: date, size: int, tier: st
     except LookupError:
         return None
     listed = {key for key, price in vars(told.model_price).items() if price is not None}
-    if listed and listed.isdisjoint(probe.price.format(name) for name in probe.names):
+    if listed and listed.isdisjoint(probe.price_field.format(name) for name in probe.names):
         return None  # not sold by this meter; a model listed without any price is free
     parts = {"input": told.input_price, "output": told.output_price}
-    return Fraction(parts.get(probe.names[0], told.total_price)) * NANO / size
+    return Fraction(parts.get(probe.names[0], told.total_price)) * NANO / units

@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from exporter.model import COST, PAID, TOKEN_METERS, UNIT_METERS, Row
-from exporter.pricing.bill_evidence import NOTHING, Lesson, Standing, Taught, rounding_of
+from exporter.model import COST, COST_INCLUDED, TOKEN_METERS, UNIT_METERS, Row
+from exporter.pricing.bill_evidence import NO_EVIDENCE, BillEvidence, PricedUsage, UnattributedCost, infer_rounding
 from exporter.pricing.list_prices import Rates
-from exporter.pricing.matching import Matching
-from exporter.pricing.unattributed_costs import standing_money
-from exporter.pricing.usage import Kind, Use, apportion, told_rows, uses_of
+from exporter.pricing.matching import BillMatcher
+from exporter.pricing.unattributed_costs import unattributed_costs
+from exporter.pricing.usage import DailyUsage, PriceKey, aggregate_usage, apportion, billable_rows
 
-__all__ = ["DayValue", "Key", "apportion", "value_day"]
+__all__ = ["CostLabels", "DayValuation", "apportion", "value_day"]
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class CostLabels:
     """Whom money is told of; `item` names what no token explains, in the provider's words where it has some."""
 
     workspace: str = ""
@@ -29,15 +29,15 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class DayValue:
+class DayValuation:
     """What one account's day cost."""
 
-    hours: Mapping[tuple[int, Key], int]
+    hours: Mapping[tuple[int, CostLabels], int]
     """(hour 0..23, key) -> nano-USD; what was used or billed for nothing is there with 0."""
     billed: bool
-    unpriced: Mapping[str, int]
+    unpriced_tokens: Mapping[str, int]
     """Model -> tokens of an open day that have no price; never 0."""
-    lesson: Lesson = NOTHING
+    bill_evidence: BillEvidence = NO_EVIDENCE
     """What a billed day teaches about the days that are not billed yet; an open day teaches nothing."""
 
 
@@ -46,8 +46,8 @@ def value_day(
     bill: Sequence[Row] | None,
     rates: Rates,
     last_hour: int = 23,
-    standing: Sequence[Lesson] = (),
-) -> DayValue:
+    evidence: Sequence[BillEvidence] = (),
+) -> DayValuation:
     """Price a day from its usage (hour 0..23 -> rows) and its bill; None: the day is open.
 
     A row of usage whose meter is `cost` is money (nano-USD). A day that has such rows tells its money itself: its
@@ -57,32 +57,34 @@ def value_day(
     ends the hours that share what no usage explains. An open day is given that money as the lessons of `standing`,
     newest first, had it. The order of rows does not matter.
     """
-    return _estimate(usage, rates, last_hour, standing) if bill is None else _allocate(usage, bill, rates, last_hour)
+    return _estimate(usage, rates, last_hour, evidence) if bill is None else _allocate(usage, bill, rates, last_hour)
 
 
-class _Hours:
+class _HourlyCosts:
     """Money by hour and key, as it adds up."""
 
     def __init__(self) -> None:
-        self.nano: defaultdict[tuple[int, Key], int] = defaultdict(int)
-        self._keys: dict[tuple[str, str, str, str, str], Key] = {}
+        self.nano_usd: defaultdict[tuple[int, CostLabels], int] = defaultdict(int)
+        self._labels_cache: dict[tuple[str, str, str, str, str], CostLabels] = {}
 
-    def add(self, hour: int, labels: tuple[str, str, str, str, str], nano: int) -> None:
+    def add(self, hour: int, labels: tuple[str, str, str, str, str], nano_usd: int) -> None:
         """Add to an hour; labels are those of a key in its order."""
-        key = self._keys.get(labels)
+        key = self._labels_cache.get(labels)
         if key is None:
-            key = self._keys[labels] = Key(*labels)
-        self.nano[hour, key] += nano
+            key = self._labels_cache[labels] = CostLabels(*labels)
+        self.nano_usd[hour, key] += nano_usd
 
 
-def _estimate(usage: Mapping[int, Sequence[Row]], rates: Rates, last_hour: int, standing: Sequence[Lesson]) -> DayValue:
-    hours = _Hours()
-    to_price = list(_without_money(usage, hours))
-    if any(row.meter == COST and row.item != PAID for _, row in told_rows(usage)):
-        return DayValue(dict(hours.nano), billed=False, unpriced={})
+def _estimate(
+    usage: Mapping[int, Sequence[Row]], rates: Rates, last_hour: int, evidence: Sequence[BillEvidence]
+) -> DayValuation:
+    hours = _HourlyCosts()
+    to_price = list(_add_reported_costs(usage, hours))
+    if any(row.meter == COST and row.item != COST_INCLUDED for _, row in billable_rows(usage)):
+        return DayValuation(dict(hours.nano_usd), billed=False, unpriced_tokens={})
     unpriced: defaultdict[str, int] = defaultdict(int)
-    called = {meter: item for lesson in reversed(standing) for meter, item in lesson.called.items()}
-    known: dict[Kind, Fraction | None] = {}
+    called = {meter: item for lesson in reversed(evidence) for meter, item in lesson.item_by_meter.items()}
+    known: dict[PriceKey, Fraction | None] = {}
     for hour, row in to_price:
         kind = (row.model, row.meter, row.tier)
         if kind not in known:
@@ -90,26 +92,26 @@ def _estimate(usage: Mapping[int, Sequence[Row]], rates: Rates, last_hour: int, 
         rate = known[kind]
         if rate is not None:
             item = _item(row) if row.model else called.get(row.meter) or _item(row)
-            hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, item), _rounded(rate, row.value))
+            hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, item), _rounded_cost(rate, row.value))
         elif row.meter in TOKEN_METERS and row.value:
             unpriced[row.model] += row.value
-    for one, parts in standing_money(standing, uses_of(usage) if standing else (), rates, last_hour):
+    for one, parts in unattributed_costs(evidence, aggregate_usage(usage) if evidence else (), rates, last_hour):
         for hour, nano in parts.items():
             hours.add(hour, (one.workspace, one.model, one.tier, "", one.item), nano)
-    return DayValue(dict(hours.nano), billed=False, unpriced=dict(unpriced))
+    return DayValuation(dict(hours.nano_usd), billed=False, unpriced_tokens=dict(unpriced))
 
 
-def _without_money(usage: Mapping[int, Sequence[Row]], hours: _Hours) -> Iterator[tuple[int, Row]]:
+def _add_reported_costs(usage: Mapping[int, Sequence[Row]], hours: _HourlyCosts) -> Iterator[tuple[int, Row]]:
     """Add the money that use tells itself, and yield what came without."""
-    for hour, row in told_rows(usage):
+    for hour, row in billable_rows(usage):
         if row.meter == COST:
-            item = "" if row.item == PAID else _item(row)
+            item = "" if row.item == COST_INCLUDED else _item(row)
             hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, item), row.value)
-        elif row.item != PAID:
+        elif row.item != COST_INCLUDED:
             yield hour, row
 
 
-def _rounded(rate: Fraction, units: int) -> int:
+def _rounded_cost(rate: Fraction, units: int) -> int:
     """Return rate x units in whole nano-USD, half to even: as `round` does, and several times as fast."""
     whole, rest = divmod(rate.numerator * units, rate.denominator)
     twice = 2 * rest
@@ -122,43 +124,43 @@ def _item(row: Row) -> str:
     return row.item or (row.meter if row.meter in UNIT_METERS else "")
 
 
-def _allocate(usage: Mapping[int, Sequence[Row]], bill: Sequence[Row], rates: Rates, last_hour: int) -> DayValue:
+def _allocate(usage: Mapping[int, Sequence[Row]], bill: Sequence[Row], rates: Rates, last_hour: int) -> DayValuation:
     """Spread each row over what it pays for, else by its workspace's pace, else evenly; and learn from that."""
-    uses = uses_of(usage)
-    matching = Matching(uses, bill, rates)
-    hours = _Hours()
+    uses = aggregate_usage(usage)
+    matching = BillMatcher(uses, bill, rates)
+    hours = _HourlyCosts()
     taught = {use[:2]: 0 for use in uses}
     standing: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
     called: dict[str, str] = {}
     for row in bill:
-        if paid := matching.paid_by(row):
+        if paid := matching.match(row):
             item = _item(row)
-            places = [(use, hour, key, units * weight) for use, weight in paid for hour, key, units in use.parts]
+            places = [(use, hour, key, units * weight) for use, weight in paid for hour, key, units in use.hourly_units]
             for (use, hour, key, _), nano in zip(
                 places, apportion(row.value, [place[3] for place in places]), strict=True
             ):
-                model, _, tier = use.kind
+                model, _, tier = use.price_key
                 hours.add(hour, (use.workspace, model, tier, key, item), nano)
                 taught[use[:2]] += nano
                 if item and not model:
-                    called[use.kind[1]] = min(item, called.get(use.kind[1], item))
+                    called[use.price_key[1]] = min(item, called.get(use.price_key[1], item))
             continue
-        pace = matching.pace(row.workspace) or dict.fromkeys(range(last_hour + 1), 1)
+        pace = matching.hourly_weights(row.workspace) or dict.fromkeys(range(last_hour + 1), 1)
         for hour, nano in zip(pace, apportion(row.value, list(pace.values())), strict=True):
             hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, row.item), nano)
         standing[row.workspace, row.model, row.tier, row.item] += row.value
-    lesson = replace(_lesson(uses, taught, standing, bill), called=called) if bill else NOTHING
-    return DayValue(dict(hours.nano), billed=True, unpriced={}, lesson=lesson)
+    lesson = replace(_collect_evidence(uses, taught, standing, bill), item_by_meter=called) if bill else NO_EVIDENCE
+    return DayValuation(dict(hours.nano_usd), billed=True, unpriced_tokens={}, bill_evidence=lesson)
 
 
-def _lesson(
-    uses: Sequence[Use],
-    taught: Mapping[tuple[str, Kind], int],
-    standing: Mapping[tuple[str, str, str, str], int],
+def _collect_evidence(
+    daily_usage: Sequence[DailyUsage],
+    paid_amounts: Mapping[tuple[str, PriceKey], int],
+    unattributed_amounts: Mapping[tuple[str, str, str, str], int],
     bill: Sequence[Row],
-) -> Lesson:
-    return Lesson(
-        tuple(Taught(use.workspace, *use.kind, use.units, taught[use[:2]]) for use in uses),
-        tuple(Standing(*labels, nano) for labels, nano in sorted(standing.items()) if nano),
-        rounding_of(row.value for row in bill),
+) -> BillEvidence:
+    return BillEvidence(
+        tuple(PricedUsage(use.workspace, *use.price_key, use.units, paid_amounts[use[:2]]) for use in daily_usage),
+        tuple(UnattributedCost(*labels, nano) for labels, nano in sorted(unattributed_amounts.items()) if nano),
+        infer_rounding(row.value for row in bill),
     )

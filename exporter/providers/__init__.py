@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol, cast
 
-from exporter.errors import ConfigError, Problem
+from exporter.errors import ConfigError, ConfigProblem
 from exporter.model import Console, KeyKind, Provider, Report
 from exporter.providers.anthropic import Anthropic
 from exporter.providers.cursor import Cursor
-from exporter.providers.http import Access
+from exporter.providers.http import ClientConfig
 from exporter.providers.openai import OpenAI
 
-ENTRY_POINTS = "ai_spend_exporter.providers"
-_EXPECTED = ("reports", "key_kinds", "base_url", "fetch", "names", "verify", "close")
+ENTRY_POINT_GROUP = "ai_spend_exporter.providers"
+_REQUIRED_ATTRIBUTES = ("reports", "key_kinds", "base_url", "fetch", "names", "verify", "close")
 
 
 class ProviderType(Protocol):
@@ -35,7 +35,7 @@ class ProviderType(Protocol):
         """The published address."""
         ...
 
-    def __call__(self, access: Access) -> Provider:
+    def __call__(self, config: ClientConfig) -> Provider:
         """Reach one account. Makes no request yet."""
         ...
 
@@ -48,30 +48,30 @@ def load_providers() -> Mapping[str, ProviderType]:
 
     Raises ConfigError, with every problem, where one cannot be loaded, is no provider, or takes a known name.
     """
-    found, problems = dict(PROVIDERS), list[Problem]()
-    for entry in entry_points(group=ENTRY_POINTS):
-        problem = _added(found, entry)
+    found, problems = dict(PROVIDERS), list[ConfigProblem]()
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        problem = _register_plugin(found, entry)
         if problem:
-            problems.append(Problem(f"entry point {entry.name} = {entry.value}", problem))
+            problems.append(ConfigProblem(f"entry point {entry.name} = {entry.value}", problem))
     if problems:
         raise ConfigError(problems)
     return found
 
 
-def console_of(kind: ProviderType) -> Console | None:
+def provider_console(provider_type: ProviderType) -> Console | None:
     """Return where the provider's own pages show the same figures; None where a plug-in has no `console`."""
-    return getattr(kind, "console", None)
+    return getattr(provider_type, "console", None)
 
 
-def _added(found: dict[str, ProviderType], entry: EntryPoint) -> str:
-    if entry.name in found:
+def _register_plugin(providers: dict[str, ProviderType], entry_point: EntryPoint) -> str:
+    if entry_point.name in providers:
         return "a provider of this name exists already"
     try:
-        loaded = entry.load()
+        loaded = entry_point.load()
     except (ImportError, AttributeError) as error:
         return f"cannot be loaded: {error}"
-    missing = [name for name in _EXPECTED if not hasattr(loaded, name)]
+    missing = [name for name in _REQUIRED_ATTRIBUTES if not hasattr(loaded, name)]
     if missing or not callable(loaded):
         return f"is no provider: it has no {', '.join(missing) or 'constructor'}"
-    found[entry.name] = cast(ProviderType, loaded)
+    providers[entry_point.name] = cast(ProviderType, loaded)
     return ""

@@ -20,20 +20,20 @@ import httpx
 
 from exporter import __version__
 from exporter.errors import KeyRejected, Malformed, ProviderError, RateLimited, Unavailable, Unsupported
-from exporter.model import Refusal, Secret
+from exporter.model import KeyRejectionRule, Secret
 
 Json = Mapping[str, object]
 """A JSON object; numbers with a point are Decimal."""
 
-LARGEST_BODY = 64 * 1024 * 1024
-MOST_PAGES = 10_000
-MESSAGE_LENGTH = 200
-CONNECT = 5.0
+MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_PAGES = 10_000
+MAX_MESSAGE_LENGTH = 200
+CONNECT_TIMEOUT = 5.0
 """Seconds for a connection to be made."""
 
-_SENDABLE_KEY = re.compile(r"[!-~]+")
-_LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk-|crsr_|key_)[\w*.…-]+")
-_NETWORK_FAILURES: tuple[tuple[type[BaseException], str], ...] = (
+_PRINTABLE_ASCII = re.compile(r"[!-~]+")
+_KEY_PATTERN = re.compile(r"\b(?:sk-|crsr_|key_)[\w*.…-]+")
+_NETWORK_ERROR_MESSAGES: tuple[tuple[type[BaseException], str], ...] = (
     (httpx.ProxyError, "the proxy on the way to {host} does not let it through"),
     (httpx.ConnectTimeout, "no connection to {host} within {connect:g} s"),
     (httpx.TimeoutException, "{host} gave no whole answer within {timeout:g} s"),
@@ -49,12 +49,12 @@ def _ignore(_code: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ClientConfig:
     """What a provider is given to reach one account."""
 
     key: Secret
     base_url: str
-    api_keys: bool = False
+    by_api_key: bool = False
     """Whether usage is told by API key too."""
     observe: Callable[[str], None] = _ignore
     """Called once per request with the status code as text, or `error` where no answer came."""
@@ -66,46 +66,50 @@ class Access:
 class Client:
     """HTTP for one account, one request at a time. Every failure is a ProviderError that never shows the key."""
 
-    def __init__(self, access: Access, headers: Mapping[str, str], refusals: Sequence[Refusal] = ()) -> None:
-        self._access = access
+    def __init__(
+        self, config: ClientConfig, headers: Mapping[str, str], key_rejection_rules: Sequence[KeyRejectionRule] = ()
+    ) -> None:
+        self._config = config
         self._headers = dict(headers)
-        self._refusals = tuple(refusals)
-        self._base_url = access.base_url.rstrip("/")
+        self._key_rejection_rules = tuple(key_rejection_rules)
+        self._base_url = config.base_url.rstrip("/")
         self._socket: socket.socket | None = None
         self._deadline = 0.0
         self._http = httpx.Client(
-            verify=_trusted_roots(),
+            verify=_shared_ssl_context(),
             # A connection that is being made cannot be cut: a stop must not wait for it.
-            timeout=httpx.Timeout(access.timeout, connect=min(access.timeout, CONNECT)),
+            timeout=httpx.Timeout(config.timeout, connect=min(config.timeout, CONNECT_TIMEOUT)),
             headers={"User-Agent": f"ai-spend-exporter/{__version__}", "Accept": "application/json"},
         )
 
     def get(self, path: str, params: Sequence[tuple[str, str]] = ()) -> Json:
         """Return the JSON object that GET `base_url + path` answers. Raises ProviderError."""
-        return self._ask("GET", path, params=tuple(params))
+        return self._request("GET", path, params=tuple(params))
 
     def post(self, path: str, body: Json) -> Json:
         """Return the JSON object that POST `base_url + path` with a JSON body answers. Raises ProviderError."""
-        return self._ask("POST", path, body=body)
+        return self._request("POST", path, body=body)
 
     def pages(
-        self, path: str, params: Sequence[tuple[str, str]], send: str = "page", take: str = "next_page"
+        self, path: str, params: Sequence[tuple[str, str]], cursor_param: str = "page", cursor_field: str = "next_page"
     ) -> Iterator[Json]:
         """Yield the pages of one GET walk: the cursor in the field `take` goes back as the parameter `send`."""
 
         def ask(cursor: str) -> Json:
-            return self.get(path, [*params, (send, cursor)] if cursor else params)
+            return self.get(path, [*params, (cursor_param, cursor)] if cursor else params)
 
-        return walk(ask, lambda page: _next_cursor(page, take))
+        return paginate(ask, lambda page: _next_cursor(page, cursor_field))
 
     def close(self) -> None:
         """Close the connections, also from another thread: a request under way ends as Unavailable."""
-        self._cut()
+        self._abort_connection()
         self._http.close()
 
-    def _ask(self, method: str, path: str, params: tuple[tuple[str, str], ...] = (), body: Json | None = None) -> Json:
+    def _request(
+        self, method: str, path: str, params: tuple[tuple[str, str], ...] = (), body: Json | None = None
+    ) -> Json:
         asked = f"{method} {path}"
-        if not _SENDABLE_KEY.fullmatch(self._access.key.reveal()):
+        if not _PRINTABLE_ASCII.fullmatch(self._config.key.reveal()):
             raise KeyRejected("key_rejected", "the key is empty or holds characters that no key has", "Copy it again.")
         try:
             request = self._http.build_request(
@@ -114,18 +118,18 @@ class Client:
                 params=params or None,
                 json=body,
                 headers=self._headers,
-                extensions={"trace": self._watch},
+                extensions={"trace": self._on_trace_event},
             )
         except httpx.InvalidURL:
             raise Malformed(f"{asked}: base_url is no address that can be asked") from None
         answer, text = self._exchange(request, asked)
         if not answer.is_success:
-            raise self._refused(answer, text, asked)
-        return _parsed(text, f"{asked} answered {answer.status_code}")
+            raise self._error_from_response(answer, text, asked)
+        return _parse_json(text, f"{asked} answered {answer.status_code}")
 
-    def _exchange(self, request: httpx.Request, asked: str) -> tuple[httpx.Response, bytes]:
-        self._deadline = self._access.monotonic() + self._access.timeout
-        alarm = threading.Timer(self._access.timeout, self._cut)
+    def _exchange(self, request: httpx.Request, request_line: str) -> tuple[httpx.Response, bytes]:
+        self._deadline = self._config.monotonic() + self._config.timeout
+        alarm = threading.Timer(self._config.timeout, self._abort_connection)
         alarm.daemon = True
         alarm.start()
         code = "error"
@@ -133,62 +137,62 @@ class Client:
             answer = self._http.send(request, stream=True)
             code = str(answer.status_code)
             with contextlib.closing(answer):
-                return answer, self._body(answer, asked)
+                return answer, self._read_body(answer, request_line)
         except httpx.UnsupportedProtocol:
-            raise Malformed(f"{asked}: base_url is no address that can be asked") from None
+            raise Malformed(f"{request_line}: base_url is no address that can be asked") from None
         except httpx.DecodingError:
-            raise Malformed(f"{asked} answered {code} with a body that cannot be decompressed") from None
+            raise Malformed(f"{request_line} answered {code} with a body that cannot be decompressed") from None
         except httpx.RequestError as error:
-            reason = self._network_failure(error, request.url.host)
-            raise Unavailable(f"{asked} failed: {reason}", reached=code != "error") from None
+            reason = self._describe_network_error(error, request.url.host)
+            raise Unavailable(f"{request_line} failed: {reason}", reached=code != "error") from None
         finally:
             alarm.cancel()
-            self._access.observe(code)
+            self._config.observe(code)
 
-    def _body(self, answer: httpx.Response, asked: str) -> bytes:
+    def _read_body(self, response: httpx.Response, request_line: str) -> bytes:
         body = bytearray()
-        for chunk in answer.iter_bytes():
+        for chunk in response.iter_bytes():
             body += chunk
-            if len(body) > LARGEST_BODY:
-                raise Malformed(f"{asked} answered more than {LARGEST_BODY} bytes")
-            if self._late():
+            if len(body) > MAX_BODY_BYTES:
+                raise Malformed(f"{request_line} answered more than {MAX_BODY_BYTES} bytes")
+            if self._deadline_passed():
                 break
-        if self._late():
+        if self._deadline_passed():
             raise httpx.ReadTimeout("too late")
         return bytes(body)
 
-    def _late(self) -> bool:
-        return self._access.monotonic() >= self._deadline
+    def _deadline_passed(self) -> bool:
+        return self._config.monotonic() >= self._deadline
 
-    def _watch(self, event: str, info: Mapping[str, object]) -> None:
+    def _on_trace_event(self, event: str, info: Mapping[str, object]) -> None:
         """Remember the connection, so that a read can be cut: httpx bounds each read, not their sum."""
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             stream = info["return_value"]
             self._socket = stream.get_extra_info("socket")  # type: ignore[attr-defined]
-        if self._late():
-            self._cut()
+        if self._deadline_passed():
+            self._abort_connection()
 
-    def _cut(self) -> None:
+    def _abort_connection(self) -> None:
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 # The plain method: SSLSocket.shutdown would pull the TLS state from under the reading thread.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
-    def _network_failure(self, error: httpx.RequestError, host: str) -> str:
-        if self._late():
+    def _describe_network_error(self, error: httpx.RequestError, host: str) -> str:
+        if self._deadline_passed():
             error = httpx.ReadTimeout("too late")
         for cause in _causes(error):
-            for kind, words in _NETWORK_FAILURES:
+            for kind, words in _NETWORK_ERROR_MESSAGES:
                 if isinstance(cause, kind):
-                    timeout = self._access.timeout
-                    return words.format(host=host, timeout=timeout, connect=min(timeout, CONNECT))
-        return f"the connection to {host} broke ({self._shown(str(error)) or type(error).__name__})"
+                    timeout = self._config.timeout
+                    return words.format(host=host, timeout=timeout, connect=min(timeout, CONNECT_TIMEOUT))
+        return f"the connection to {host} broke ({self._sanitize(str(error)) or type(error).__name__})"
 
-    def _refused(self, answer: httpx.Response, body: bytes, asked: str) -> ProviderError:
-        status = answer.status_code
-        said = self._shown(_message(body))
-        message = f"{asked} answered {status}: {said}" if said else f"{asked} answered {status}"
-        refusal = self._known_refusal(status, body.decode(errors="replace").lower())
+    def _error_from_response(self, response: httpx.Response, body: bytes, request_line: str) -> ProviderError:
+        status = response.status_code
+        said = self._sanitize(_extract_message(body))
+        message = f"{request_line} answered {status}: {said}" if said else f"{request_line} answered {status}"
+        refusal = self._match_rejection_rule(status, body.decode(errors="replace").lower())
         if refusal is not None:
             return KeyRejected(refusal.reason, message, refusal.advice)
         if status == 401:
@@ -198,74 +202,76 @@ class Client:
         if status in {404, 405, 410}:
             return Unsupported(message)
         if status == 429:
-            return RateLimited(message, _seconds(answer.headers.get("retry-after", "")))
+            return RateLimited(message, _parse_retry_after(response.headers.get("retry-after", "")))
         if status == 408 or status >= 500:
             return Unavailable(message, reached=True)
-        if answer.has_redirect_location:
-            return Malformed(f"{asked}: base_url redirects to host {self._shown(_redirect_host(answer))}")
+        if response.has_redirect_location:
+            return Malformed(f"{request_line}: base_url redirects to host {self._sanitize(_redirect_host(response))}")
         return Malformed(message)
 
-    def _known_refusal(self, status: int, text: str) -> Refusal | None:
-        for refusal in self._refusals:
+    def _match_rejection_rule(self, status: int, text: str) -> KeyRejectionRule | None:
+        for refusal in self._key_rejection_rules:
             matches = status == refusal.status or (refusal.status is None and 400 <= status <= 499)
-            if matches and refusal.token.lower() in text:
+            if matches and refusal.substring.lower() in text:
                 return refusal
         return None
 
-    def _shown(self, text: str) -> str:
+    def _sanitize(self, text: str) -> str:
         """Make foreign text fit for a log line: no key, no control characters, not long."""
-        key = self._access.key.reveal()
+        key = self._config.key.reveal()
         for secret in (key, base64.b64encode(f"{key}:".encode()).decode()):
             text = text.replace(secret, "<secret>")
-        text = _LOOKS_LIKE_A_KEY.sub("<secret>", text)
+        text = _KEY_PATTERN.sub("<secret>", text)
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return text if len(text) <= MESSAGE_LENGTH else text[: MESSAGE_LENGTH - 1] + "…"
+        return text if len(text) <= MAX_MESSAGE_LENGTH else text[: MAX_MESSAGE_LENGTH - 1] + "…"
 
 
-def walk(ask: Callable[[str], Json], following: Callable[[Json], str], most: int = MOST_PAGES) -> Iterator[Json]:
+def paginate(
+    fetch_page: Callable[[str], Json], next_cursor: Callable[[Json], str], max_pages: int = MAX_PAGES
+) -> Iterator[Json]:
     """Yield page after page: `ask` takes a cursor ("" at first), `following` finds the next one ("" at the end).
 
     Raises Malformed where a cursor comes again or more than `most` pages come.
     """
     cursor, seen = "", {""}
-    for _ in range(most):
-        page = ask(cursor)
+    for _ in range(max_pages):
+        page = fetch_page(cursor)
         yield page
-        cursor = following(page)
+        cursor = next_cursor(page)
         if not cursor:
             return
         if cursor in seen:
             raise Malformed("the page cursor repeats itself, so the walk would never end")
         seen.add(cursor)
-    raise Malformed(f"there are more than {most} pages")
+    raise Malformed(f"there are more than {max_pages} pages")
 
 
-def _next_cursor(page: Json, take: str) -> str:
+def _next_cursor(page: Json, cursor_field: str) -> str:
     """Return the cursor to the page after this one; `has_more` decides where it is told, else the cursor's presence."""
-    cursor, more = page.get(take), page.get("has_more")
+    cursor, more = page.get(cursor_field), page.get("has_more")
     if more is False or (more is None and cursor is None):
         return ""
     if not isinstance(cursor, str) or not cursor:
-        raise Malformed(f"there are more pages, but the field {take} holds no cursor", take)
+        raise Malformed(f"there are more pages, but the field {cursor_field} holds no cursor", cursor_field)
     return cursor
 
 
-def _parsed(body: bytes, answered: str) -> Json:
+def _parse_json(body: bytes, message_prefix: str) -> Json:
     try:
-        found = json.loads(body, parse_float=Decimal, parse_constant=_refuse_constant)
+        found = json.loads(body, parse_float=Decimal, parse_constant=_reject_constant)
     except (ValueError, ArithmeticError, RecursionError):
         kind = "a web page" if body.lstrip().startswith(b"<") else "something that is no whole JSON"
-        raise Malformed(f"{answered} with {kind}: is base_url right?") from None
+        raise Malformed(f"{message_prefix} with {kind}: is base_url right?") from None
     if not isinstance(found, dict):
-        raise Malformed(f"{answered} with JSON that is no object")
+        raise Malformed(f"{message_prefix} with JSON that is no object")
     return found
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _message(body: bytes) -> str:
+def _extract_message(body: bytes) -> str:
     """Find the provider's own words in an error body."""
     try:
         found = json.loads(body)
@@ -286,18 +292,18 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _seconds(header: str) -> float | None:
+def _parse_retry_after(header: str) -> float | None:
     return float(header) if re.fullmatch(r"\d{1,9}(\.\d+)?", header.strip()) else None
 
 
-def _redirect_host(answer: httpx.Response) -> str:
+def _redirect_host(response: httpx.Response) -> str:
     try:
-        return httpx.URL(answer.headers["location"]).host or answer.url.host
+        return httpx.URL(response.headers["location"]).host or response.url.host
     except httpx.InvalidURL:
         return "an unreadable address"
 
 
 @functools.cache
-def _trusted_roots() -> ssl.SSLContext:
+def _shared_ssl_context() -> ssl.SSLContext:
     """Loaded once: a thousand accounts share one set of roots (SSL_CERT_FILE and SSL_CERT_DIR are honoured)."""
     return httpx.create_ssl_context()

@@ -12,13 +12,15 @@ from exporter.model import Bucket, Report, Row, utc
 from exporter.providers.http import Json
 from exporter.windows import slots
 
-Told = tuple[datetime, datetime, Iterable[Row]]
+RawBucket = tuple[datetime, datetime, Iterable[Row]]
 """One bucket as the provider told it: start, end (before a whole width where it is still running), rows."""
 T = TypeVar("T")
-LARGEST_NUMBER = 2**63 - 1
+MAX_INT64 = 2**63 - 1
 
 
-def buckets(report: Report, since: datetime, until: datetime, told: Iterable[Told]) -> Iterator[Bucket]:
+def build_buckets(
+    report: Report, since: datetime, until: datetime, raw_buckets: Iterable[RawBucket]
+) -> Iterator[Bucket]:
     """Yield one bucket for every slot of [since, until), oldest first, after all of `told` was read.
 
     A slot that was not told is empty; a bucket outside the span is left out. Raises Malformed where a bucket lies
@@ -28,75 +30,75 @@ def buckets(report: Report, since: datetime, until: datetime, told: Iterable[Tol
     if not spans:
         return
     try:
-        for start, end, rows in told:
+        for start, end, rows in raw_buckets:
             if start in spans:
-                _expect(spans[start] is None, f"the bucket of {start:%Y-%m-%dT%H:%MZ} comes twice", "start")
-                _expect(start < end <= start + report.width, "a bucket has another width than was asked for", "end")
-                spans[start] = _merged(rows, keep_zero=report.kind == "bill")
+                _require(spans[start] is None, f"the bucket of {start:%Y-%m-%dT%H:%MZ} comes twice", "start")
+                _require(start < end <= start + report.width, "a bucket has another width than was asked for", "end")
+                spans[start] = _merge_rows(rows, keep_zero=report.kind == "bill")
             else:
-                _expect(not since <= start < until, "a bucket starts off the edge of its slot", "start")
+                _require(not since <= start < until, "a bucket starts off the edge of its slot", "start")
     except Malformed as error:
         raise Malformed(f"{report.name}: {error}", error.field) from None
     for start, merged in spans.items():
         yield Bucket(report.name, start, start + report.width, merged or ())
 
 
-def field(obj: Json, name: str, kind: type[T]) -> T:
+def required_field(obj: Json, name: str, expected_type: type[T]) -> T:
     """Return a required field of one type. Raises Malformed."""
     value = obj.get(name)
-    if not isinstance(value, kind):
-        _odd(name, value, f"a {kind.__name__}")
+    if not isinstance(value, expected_type):
+        _raise_wrong_type(name, value, f"a {expected_type.__name__}")
     return value
 
 
-def text(obj: Json, name: str) -> str:
+def str_field(obj: Json, name: str) -> str:
     """Return a text field; missing and null are "". Raises Malformed."""
-    return "" if obj.get(name) is None else field(obj, name, str)
+    return "" if obj.get(name) is None else required_field(obj, name, str)
 
 
-def flag(obj: Json, name: str) -> bool:
+def bool_field(obj: Json, name: str) -> bool:
     """Return a truth field; missing and null are False. Raises Malformed."""
-    return obj.get(name) is not None and field(obj, name, bool)
+    return obj.get(name) is not None and required_field(obj, name, bool)
 
 
-def part(obj: Json, name: str) -> Json:
+def object_field(obj: Json, name: str) -> Json:
     """Return an object inside an object; missing and null are empty. Raises Malformed."""
-    return {} if obj.get(name) is None else field(obj, name, dict)
+    return {} if obj.get(name) is None else required_field(obj, name, dict)
 
 
-def items(obj: Json, name: str) -> list[Json]:
+def list_field(obj: Json, name: str) -> list[Json]:
     """Return a required list of objects. Raises Malformed."""
-    found = field(obj, name, list)
+    found = required_field(obj, name, list)
     for item in found:
         if not isinstance(item, dict):
-            _odd(name, item, "a list of objects")
+            _raise_wrong_type(name, item, "a list of objects")
     return found
 
 
-def whole(obj: Json, name: str, default: int | None = None) -> int:
+def int_field(obj: Json, name: str, default: int | None = None) -> int:
     """Return a whole number from zero up, spelt 12 or 12.0; `default` where missing or null. Raises Malformed."""
     value = obj.get(name)
     if value is None and default is not None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        _odd(name, value, "a whole number")
+        _raise_wrong_type(name, value, "a whole number")
     try:
-        sane = 0 <= value <= LARGEST_NUMBER and value == int(value)
+        sane = 0 <= value <= MAX_INT64 and value == int(value)
     except InvalidOperation:
         sane = False
     if not sane:
-        raise Malformed(f"the field {name} is not a whole number from 0 to {LARGEST_NUMBER}", name)
+        raise Malformed(f"the field {name} is not a whole number from 0 to {MAX_INT64}", name)
     return int(value)
 
 
-def money(obj: Json, name: str, nano: int) -> int:
+def money_field(obj: Json, name: str, nano_per_unit: int) -> int:
     """Return nano-USD, rounded half to even: a number or its text, in units worth `nano` each. Raises Malformed."""
     value = obj.get(name)
     if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
-        _odd(name, value, "an amount")
+        _raise_wrong_type(name, value, "an amount")
     try:
-        amount = (Decimal(value) * nano).to_integral_value(ROUND_HALF_EVEN)
-        sane = abs(amount) <= LARGEST_NUMBER
+        amount = (Decimal(value) * nano_per_unit).to_integral_value(ROUND_HALF_EVEN)
+        sane = abs(amount) <= MAX_INT64
     except InvalidOperation:
         sane = False
     if not sane:
@@ -104,29 +106,29 @@ def money(obj: Json, name: str, nano: int) -> int:
     return int(amount)
 
 
-def moment(obj: Json, name: str, unit: timedelta = timedelta(milliseconds=1)) -> datetime:
+def time_field(obj: Json, name: str, unit: timedelta = timedelta(milliseconds=1)) -> datetime:
     """Return a time: RFC 3339 (UTC unless it says), or `unit`s since the epoch, also as text. Raises Malformed."""
     value = obj.get(name)
     try:
         if isinstance(value, str) and not value.isdecimal():
             found = datetime.fromisoformat(value)
             return found if found.tzinfo else found.replace(tzinfo=UTC)
-        return utc(0) + unit * (int(value) if isinstance(value, str) else whole(obj, name))
+        return utc(0) + unit * (int(value) if isinstance(value, str) else int_field(obj, name))
     except (ValueError, OverflowError):
         raise Malformed(f"the field {name} is not a time", name) from None
 
 
-def _odd(name: str, value: object, expected: str) -> NoReturn:
+def _raise_wrong_type(name: str, value: object, expected: str) -> NoReturn:
     problem = "is missing" if value is None else f"is a {type(value).__name__}, not {expected}"
     raise Malformed(f"the field {name} {problem}", name)
 
 
-def _expect(holds: bool, otherwise: str, name: str) -> None:  # noqa: FBT001
-    if not holds:
-        raise Malformed(otherwise, name)
+def _require(condition: bool, message: str, name: str) -> None:  # noqa: FBT001
+    if not condition:
+        raise Malformed(message, name)
 
 
-def _merged(rows: Iterable[Row], *, keep_zero: bool) -> tuple[Row, ...]:
+def _merge_rows(rows: Iterable[Row], *, keep_zero: bool) -> tuple[Row, ...]:
     """Add up rows that differ in their value only, in one order, so that the same telling is the same bucket."""
     sums: dict[tuple[str, ...], int] = {}
     for row in rows:

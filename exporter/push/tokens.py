@@ -10,14 +10,14 @@ from hashlib import blake2b
 from exporter.model import Secret
 
 
-class Tokens:
+class BearerTokens:
     """Finds a token's owner; how long that takes tells nothing about the tokens that there are."""
 
     def __init__(self, tokens: Mapping[str, Secret]) -> None:
         self._salt = secrets.token_bytes(32)
         self._digests = {name: self._digest(token.reveal()) for name, token in tokens.items()}
 
-    def owner(self, token: str) -> str | None:
+    def authenticate(self, token: str) -> str | None:
         """Return whose token this is; None where it is nobody's."""
         given, owner = self._digest(token), None
         for name, digest in self._digests.items():

@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 
 from exporter.simulator.server import Simulator
-from exporter.simulator.world import demo_world, incident
+from exporter.simulator.world import demo_world, start_incident
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     world = demo_world(lambda: datetime.now(UTC))
     if asked.incident:
-        incident(world)
+        start_incident(world)
     with Simulator(world, asked.port) as simulator:
         sys.stdout.write(f"{simulator.url}\n")
         sys.stdout.flush()

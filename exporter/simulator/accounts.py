@@ -14,7 +14,7 @@ Mix = tuple[tuple[str, float], ...]
 
 CHAT: Mix = (("uncached_input", 1500.0), ("cache_read", 2200.0), ("output", 380.0))
 
-KIND_LABELS: Mapping[str, frozenset[str]] = {
+REPORT_LABELS: Mapping[str, frozenset[str]] = {
     "completions": frozenset({"model", "tier", "api_key"}),
     "embeddings": frozenset({"model", "api_key"}),
     "moderations": frozenset({"model", "api_key"}),
@@ -30,7 +30,7 @@ KIND_LABELS: Mapping[str, frozenset[str]] = {
 }
 """Each kind of use and what its report can tell beside the workspace."""
 
-COUNTED = frozenset(
+REPORTS_WITH_REQUESTS = frozenset(
     {
         "completions",
         "embeddings",
@@ -54,17 +54,17 @@ class PriceChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Extra:
+class ExtraCharge:
     """Money on every day's bill that no report of use explains."""
 
     workspace: str
     label: str
     """The line's text on the bill."""
-    usd: float = 0.0
+    usd_per_day: float = 0.0
     """Per day, whatever is used."""
-    share: float = 0.0
+    usage_cost_share: float = 0.0
     """Of what the workspace's use costs on that day."""
-    kind: str = ""
+    cost_type: str = ""
     """Anthropic's cost type: `code_execution` or `session_usage`."""
 
 
@@ -78,37 +78,37 @@ class Stream:
     tier: str = "standard"
     """`standard`, `batch`, `flex`, `priority`; at Cursor `included` or `on_demand`."""
     api_key: str = ""
-    kind: str = "completions"
+    report: str = "completions"
     """The report that tells it: one of `KIND_LABELS`."""
-    size: float = 1000.0
+    daily_requests: float = 1000.0
     """Requests on an average weekday."""
     mix: Mix = CHAT
     """Empty at Cursor: a call that is not priced by tokens."""
-    shape: Literal["office", "nightly", "steady"] = "office"
-    context: str = ""
+    load_profile: Literal["office", "nightly", "steady"] = "office"
+    context_window: str = ""
     """Anthropic's context window: `0-200k` unless said."""
     region: str = ""
     """Anthropic's inference geography: `global` unless said."""
-    billed_as: str = ""
+    billed_model: str = ""
     """The model's name on the bill, where it differs."""
     since: date | None = None
     """The first UTC day of use, where it is later than the world's."""
-    weekdays: tuple[float, ...] = ()
+    weekday_factors: tuple[float, ...] = ()
     """Seven factors of the size, Monday first, on top of the shape; 0 is a day without use."""
-    long_share: float = 0.0
+    long_context_share: float = 0.0
     """The part of the tokens that is billed at long-context prices though the use does not tell it."""
 
     def __post_init__(self) -> None:
         """Refuse a kind that no provider reports."""
-        if self.kind not in KIND_LABELS:
-            raise ValueError(f"kind {self.kind!r} is none of {', '.join(KIND_LABELS)}")
-        if len(self.weekdays) not in (0, 7):
-            raise ValueError(f"weekdays: seven factors or none, not {len(self.weekdays)}")
+        if self.report not in REPORT_LABELS:
+            raise ValueError(f"kind {self.report!r} is none of {', '.join(REPORT_LABELS)}")
+        if len(self.weekday_factors) not in (0, 7):
+            raise ValueError(f"weekdays: seven factors or none, not {len(self.weekday_factors)}")
 
     def labels(self) -> tuple[str, str, str, str]:
         """Return (workspace, model, tier, api_key) as the report can tell them; empty where it cannot."""
-        told = KIND_LABELS[self.kind]
-        tier = f"{self.tier}_long_context" if self.context == "200k-1M" else self.tier
+        told = REPORT_LABELS[self.report]
+        tier = f"{self.tier}_long_context" if self.context_window == "200k-1M" else self.tier
         return (
             self.workspace,
             self.model if "model" in told else "",
@@ -141,24 +141,24 @@ class SimAccount:
     streams: tuple[Stream, ...]
     workspaces: Mapping[str, str] = field(default_factory=dict)
     """Workspace id -> name; Cursor: billing group id -> name."""
-    archived: frozenset[str] = frozenset()
+    archived_workspaces: frozenset[str] = frozenset()
     """Ids of archived workspaces; their use and bills go on being told."""
     api_keys: Mapping[str, str] = field(default_factory=dict)
     """API key id -> name; keys that only streams name are called by their id."""
     members: tuple[Member, ...] = ()
     discount: float = 0.0
     """Negotiated share off the list price: 0.1 is ten per cent less."""
-    amount_as: Literal["number", "string"] = "number"
+    amount_format: Literal["number", "string"] = "number"
     """How OpenAI spells `amount.value` for this account."""
-    bill_after: timedelta = timedelta(hours=6)
+    bill_delay: timedelta = timedelta(hours=6)
     """A day's bill appears this long after the day's end."""
-    details: bool = True
+    token_details: bool = True
     """False: OpenAI's older rows of completions, without the detail fields."""
-    groups: bool = True
+    has_billing_groups: bool = True
     """False: a Cursor plan without billing groups."""
     price_changes: tuple[PriceChange, ...] = ()
     """Not at Cursor, nor are the extras."""
-    extras: tuple[Extra, ...] = ()
+    extra_charges: tuple[ExtraCharge, ...] = ()
 
     def key_workspaces(self) -> dict[str, str]:
         """Return each API key's id -> the workspace it belongs to, in the order of the streams."""

@@ -10,11 +10,21 @@ from datetime import UTC, datetime
 from exporter.model import DAY, utc
 from exporter.simulator.accounts import SimAccount, Stream
 from exporter.simulator.billing import Charge
-from exporter.simulator.http import Answer, Call, Problem, Refused, Walk, aligned, grouped, listed, walk_slots
+from exporter.simulator.http import (
+    ApiError,
+    ApiResponse,
+    Call,
+    ErrorKind,
+    SlotPage,
+    aligned_slots,
+    paginate_list,
+    paginate_slots,
+    sum_by_labels,
+)
 from exporter.simulator.world import World
 
 _DAY_SECONDS = 86400
-_WIDTHS = {"1m": (60, 60, 1440), "1h": (3600, 24, 168), "1d": (_DAY_SECONDS, 7, 31)}
+_BUCKET_WIDTHS = {"1m": (60, 60, 1440), "1h": (3600, 24, 168), "1d": (_DAY_SECONDS, 7, 31)}
 """Bucket width -> (seconds, default limit, largest limit)."""
 _NANO_PER_CENT = 10_000_000
 _FAST_MODE = "fast-mode-2026-02-01"
@@ -24,7 +34,7 @@ _LABELS: Mapping[str, Callable[[Stream], object]] = {
     "workspace_id": lambda stream: stream.workspace or None,
     "model": lambda stream: stream.model,
     "service_tier": lambda stream: stream.tier,
-    "context_window": lambda stream: stream.context or "0-200k",
+    "context_window": lambda stream: stream.context_window or "0-200k",
     "inference_geo": lambda stream: stream.region or "global",
     "account_id": lambda _stream: None,
     "service_account_id": lambda _stream: None,
@@ -46,20 +56,22 @@ _TOKEN_TYPES = {
     "cache_write_5m": "cache_creation.ephemeral_5m_input_tokens",
     "cache_write_1h": "cache_creation.ephemeral_1h_input_tokens",
 }
-_DESCRIBED: Mapping[str, Callable[[Charge], object]] = {
+_DESCRIPTION_LABELS: Mapping[str, Callable[[Charge], object]] = {
     "description": lambda charge: charge.line.label,
-    "cost_type": lambda charge: charge.line.kind or ("tokens" if charge.line.meter in _TOKEN_TYPES else "web_search"),
+    "cost_type": lambda charge: (
+        charge.line.cost_type or ("tokens" if charge.line.meter in _TOKEN_TYPES else "web_search")
+    ),
     "model": lambda charge: charge.line.model or None,
     "token_type": lambda charge: _TOKEN_TYPES.get(charge.line.meter),
-    "context_window": lambda charge: charge.line.context or None,
+    "context_window": lambda charge: charge.line.context_window or None,
     "service_tier": lambda charge: charge.line.tier or None,
     "inference_geo": lambda charge: charge.line.region or None,
 }
 _COST_LABELS: Mapping[str, Callable[[Charge], object]] = {
     "workspace_id": lambda charge: charge.line.workspace or None,
-    **_DESCRIBED,
+    **_DESCRIPTION_LABELS,
 }
-_REFUSALS: Mapping[Problem, tuple[int, str, str]] = {
+_ERRORS: Mapping[ErrorKind, tuple[int, str, str]] = {
     "bad_request": (400, "invalid_request_error", "Invalid request."),
     "not_found": (404, "not_found_error", "Not found."),
     "unknown_key": (401, "authentication_error", "invalid x-api-key"),
@@ -75,7 +87,7 @@ _REFUSALS: Mapping[Problem, tuple[int, str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _CallContext:
     """One call of one account in one world."""
 
     world: World
@@ -83,52 +95,52 @@ class _Asked:
     call: Call
 
 
-def key_of(call: Call) -> str:
+def extract_key(call: Call) -> str:
     """Return the x-api-key header, or the bearer token."""
     bearer = call.headers.get("authorization", "").removeprefix("Bearer ").strip()
     return call.headers.get("x-api-key", bearer)
 
 
-def kind_of(key: str) -> Problem:
+def classify_key(key: str) -> ErrorKind:
     """Tell a key of another kind (workspace, claude.ai) from an unknown admin key."""
     return "wrong_key" if key.startswith(("sk-ant-api", "sk-proj-")) else "unknown_key"
 
 
-def refuse(problem: Problem, message: str = "") -> Answer:
+def error_response(error_kind: ErrorKind, message: str = "") -> ApiResponse:
     """Word an error: `{"type": "error", "error": {type, message}}`."""
-    status, kind, usual = _REFUSALS[problem]
-    return Answer(status, {"type": "error", "error": {"type": kind, "message": message or usual}})
+    status, kind, usual = _ERRORS[error_kind]
+    return ApiResponse(status, {"type": "error", "error": {"type": kind, "message": message or usual}})
 
 
-def answer(world: World, account: SimAccount, call: Call) -> Answer:
+def handle(world: World, account: SimAccount, call: Call) -> ApiResponse:
     """Answer a GET below /v1/organizations. Raises Refused."""
     if "anthropic-version" not in call.headers:
-        raise Refused("bad_request", "anthropic-version: header is required")
+        raise ApiError("bad_request", "anthropic-version: header is required")
     route = _ROUTES.get(call.path.strip("/"))
     if route is None or call.method != "GET":
-        raise Refused("not_found")
-    return route(_Asked(world, account, call))
+        raise ApiError("not_found")
+    return route(_CallContext(world, account, call))
 
 
-def _usage(asked: _Asked) -> Answer:
-    call = asked.call
-    width = call.one("bucket_width", "1d")
-    if width not in _WIDTHS:
-        raise Refused("bad_request", f"bucket_width: {width!r} is not one of {', '.join(_WIDTHS)}")
-    seconds, default, most = _WIDTHS[width]
+def _usage(context: _CallContext) -> ApiResponse:
+    call = context.call
+    width = call.param("bucket_width", "1d")
+    if width not in _BUCKET_WIDTHS:
+        raise ApiError("bad_request", f"bucket_width: {width!r} is not one of {', '.join(_BUCKET_WIDTHS)}")
+    seconds, default, most = _BUCKET_WIDTHS[width]
     by = call.choices("group_by", (*_LABELS, "speed"))
     if "speed" in by and _FAST_MODE not in call.headers.get("anthropic-beta", ""):
-        raise Refused("bad_request", f"group_by: speed needs the header anthropic-beta: {_FAST_MODE}")
+        raise ApiError("bad_request", f"group_by: speed needs the header anthropic-beta: {_FAST_MODE}")
     # The published answer has no field for speed, though one may group by it.
     labels = tuple(name for name in by if name != "speed")
-    walk = _walk(asked, seconds, call.limit(default, most))
-    return _page(walk, [list(_results(asked, labels, *slot)) for slot in walk.slots])
+    walk = _paginate(context, seconds, call.limit(default, most))
+    return _page_response(walk, [list(_results(context, labels, *slot)) for slot in walk.slots])
 
 
-def _results(asked: _Asked, by: Sequence[str], start: int, end: int) -> Iterator[dict[str, object]]:
-    use = asked.world.use(asked.account.name, "messages", start, end)
-    chosen = ((stream, units) for stream, units in use if _wanted(asked.call, stream))
-    for labels, units in grouped(chosen, by, _LABELS):
+def _results(context: _CallContext, group_by: Sequence[str], start: int, end: int) -> Iterator[dict[str, object]]:
+    use = context.world.usage(context.account.name, "messages", start, end)
+    chosen = ((stream, units) for stream, units in use if _matches_filters(context.call, stream))
+    for labels, units in sum_by_labels(chosen, group_by, _LABELS):
         yield {
             "uncached_input_tokens": units.get("uncached_input", 0),
             "cache_read_input_tokens": units.get("cache_read", 0),
@@ -143,82 +155,84 @@ def _results(asked: _Asked, by: Sequence[str], start: int, end: int) -> Iterator
         }
 
 
-def _wanted(call: Call, stream: Stream) -> bool:
+def _matches_filters(call: Call, stream: Stream) -> bool:
     filters = call.query.keys() & _FILTERS.keys()
     return all(_LABELS[_FILTERS[name]](stream) in call.query[name] for name in filters)
 
 
-def _costs(asked: _Asked) -> Answer:
-    call = asked.call
-    if call.one("bucket_width", "1d") != "1d":
-        raise Refused("bad_request", "bucket_width: costs are told by day, 1d")
+def _costs(context: _CallContext) -> ApiResponse:
+    call = context.call
+    if call.param("bucket_width", "1d") != "1d":
+        raise ApiError("bad_request", "bucket_width: costs are told by day, 1d")
     asked_for = call.choices("group_by", ("workspace_id", "description"))
     by = [name for name in ("workspace_id",) if name in asked_for]
-    by += _DESCRIBED if "description" in asked_for else ()
-    walk = _walk(asked, _DAY_SECONDS, call.limit(7, 31))
-    return _page(walk, [list(_bill(asked, by, day)) for day, _ in walk.slots])
+    by += _DESCRIPTION_LABELS if "description" in asked_for else ()
+    walk = _paginate(context, _DAY_SECONDS, call.limit(7, 31))
+    return _page_response(walk, [list(_cost_results(context, by, day)) for day, _ in walk.slots])
 
 
-def _bill(asked: _Asked, by: Sequence[str], day: int) -> Iterator[dict[str, object]]:
-    name = asked.account.name
-    if not asked.world.billed(name, utc(day)):
+def _cost_results(context: _CallContext, group_by: Sequence[str], day: int) -> Iterator[dict[str, object]]:
+    name = context.account.name
+    if not context.world.is_billed(name, utc(day)):
         return
-    charges = [(charge, {"nano": charge.nano}) for charge in asked.world.charges(name, utc(day))]
-    for labels, sums in grouped(charges, by, _COST_LABELS):
+    charges = [(charge, {"nano": charge.nano}) for charge in context.world.charges(name, utc(day))]
+    for labels, sums in sum_by_labels(charges, group_by, _COST_LABELS):
         nano = sums["nano"]
         amount = f"{nano // _NANO_PER_CENT}.{nano % _NANO_PER_CENT:07d}"
         yield {"amount": amount, "currency": "USD", **dict.fromkeys(_COST_LABELS), **labels}
 
 
-def _walk(asked: _Asked, width: int, limit: int) -> Walk:
+def _paginate(context: _CallContext, width: int, limit: int) -> SlotPage:
     """Return the page of whole slots from `starting_at`, snapped to its slot, to `ending_at` or the running slot."""
-    now = int(asked.world.clock().timestamp())
-    start = _moment(asked.call, "starting_at")
-    end = min(_moment(asked.call, "ending_at"), now) if "ending_at" in asked.call.query else now
+    now = int(context.world.clock().timestamp())
+    start = _time_param(context.call, "starting_at")
+    end = min(_time_param(context.call, "ending_at"), now) if "ending_at" in context.call.query else now
     last = -(-end // width) * width
-    return walk_slots(asked.call, lambda begin: aligned(begin, last, width), start - start % width, limit)
+    return paginate_slots(context.call, lambda begin: aligned_slots(begin, last, width), start - start % width, limit)
 
 
-def _moment(call: Call, name: str) -> int:
-    text = call.one(name)
+def _time_param(call: Call, name: str) -> int:
+    text = call.param(name)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise Refused("bad_request", f"{name}: expected an RFC 3339 time, got {text!r}") from None
+        raise ApiError("bad_request", f"{name}: expected an RFC 3339 time, got {text!r}") from None
     return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp())
 
 
-def _page(walk: Walk, results: Sequence[list[dict[str, object]]]) -> Answer:
+def _page_response(slot_page: SlotPage, results: Sequence[list[dict[str, object]]]) -> ApiResponse:
     data = [
-        {"starting_at": _text(start), "ending_at": _text(end), "results": rows}
-        for (start, end), rows in zip(walk.slots, results, strict=True)
+        {"starting_at": _format_time(start), "ending_at": _format_time(end), "results": rows}
+        for (start, end), rows in zip(slot_page.slots, results, strict=True)
     ]
-    body = {"data": data, "has_more": walk.next_page is not None, "next_page": walk.next_page}
-    return Answer(200, body, walk.number)
+    body = {"data": data, "has_more": slot_page.next_page is not None, "next_page": slot_page.next_page}
+    return ApiResponse(200, body, slot_page.number)
 
 
-def _text(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return utc(seconds).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _me(asked: _Asked) -> Answer:
-    organization = asked.account.organization
+def _me(context: _CallContext) -> ApiResponse:
+    organization = context.account.organization
     identity = str(uuid.uuid5(uuid.NAMESPACE_DNS, organization))
-    return Answer(200, {"id": identity, "name": organization, "type": "organization"})
+    return ApiResponse(200, {"id": identity, "name": organization, "type": "organization"})
 
 
-def _workspaces(asked: _Asked) -> Answer:
-    account, created = asked.account, asked.world.began - 300 * DAY
-    shown = asked.call.one("include_archived") == "true"
-    return _list(
-        asked.call,
+def _workspaces(context: _CallContext) -> ApiResponse:
+    account, created = context.account, context.world.start_time - 300 * DAY
+    shown = context.call.param("include_archived") == "true"
+    return _list_response(
+        context.call,
         [
             {
                 "id": workspace,
                 "type": "workspace",
                 "name": name,
-                "created_at": _text(created.timestamp()),
-                "archived_at": _text((created + 200 * DAY).timestamp()) if workspace in account.archived else None,
+                "created_at": _format_time(created.timestamp()),
+                "archived_at": _format_time((created + 200 * DAY).timestamp())
+                if workspace in account.archived_workspaces
+                else None,
                 "display_color": "#6C5BB9",
                 "compartment_id": workspace.replace("wrkspc_", "cmpt_"),
                 "external_key_id": None,
@@ -230,15 +244,15 @@ def _workspaces(asked: _Asked) -> Answer:
                 },
             }
             for workspace, name in account.workspaces.items()
-            if shown or workspace not in account.archived
+            if shown or workspace not in account.archived_workspaces
         ],
     )
 
 
-def _api_keys(asked: _Asked) -> Answer:
-    account, created = asked.account, _text((asked.world.began - 200 * DAY).timestamp())
-    return _list(
-        asked.call,
+def _api_keys(context: _CallContext) -> ApiResponse:
+    account, created = context.account, _format_time((context.world.start_time - 200 * DAY).timestamp())
+    return _list_response(
+        context.call,
         [
             {
                 "id": key,
@@ -257,13 +271,13 @@ def _api_keys(asked: _Asked) -> Answer:
     )
 
 
-def _list(call: Call, items: list[Mapping[str, object]]) -> Answer:
-    data, more, page = listed(items, lambda item: str(item["id"]), call.one("after_id"), call.limit(20, 1000))
+def _list_response(call: Call, items: list[Mapping[str, object]]) -> ApiResponse:
+    data, more, page = paginate_list(items, lambda item: str(item["id"]), call.param("after_id"), call.limit(20, 1000))
     first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    return Answer(200, {"data": data, "first_id": first, "last_id": last, "has_more": more}, page)
+    return ApiResponse(200, {"data": data, "first_id": first, "last_id": last, "has_more": more}, page)
 
 
-_ROUTES: Mapping[str, Callable[[_Asked], Answer]] = {
+_ROUTES: Mapping[str, Callable[[_CallContext], ApiResponse]] = {
     "v1/organizations/usage_report/messages": _usage,
     "v1/organizations/cost_report": _costs,
     "v1/organizations/workspaces": _workspaces,

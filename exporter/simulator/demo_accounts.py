@@ -34,7 +34,7 @@ _WEB, _SUPPORT, _SEARCH, _DATA = "proj_webAssistant", "proj_supportBot", "proj_s
 _VOICE, _STUDIO, _TOOLS, _LEGACY = "proj_mobileVoice", "proj_creativeStudio", "proj_internalTools", "proj_legacyChat"
 
 
-def cast() -> Sequence[SimAccount]:
+def demo_accounts() -> Sequence[SimAccount]:
     """Return the five accounts; together some eighty combinations of workspace, model and tier."""
     return (_acme_openai(), _labs_openai(), _acme_anthropic(), _research_anthropic(), _acme_cursor())
 
@@ -47,7 +47,7 @@ def _acme_openai() -> SimAccount:
         owner="platform",
         key="sk-admin-demo-acme-0000",
         organization="Acme",
-        streams=(*_acme_chat(), *_acme_jobs(), *_acme_media(), *_acme_extras()),
+        streams=(*_acme_chat_streams(), *_acme_batch_streams(), *_acme_media_streams(), *_acme_other_streams()),
         workspaces={
             _WEB: "Web assistant",
             _SUPPORT: "Support bot",
@@ -58,57 +58,59 @@ def _acme_openai() -> SimAccount:
             _TOOLS: "Internal tools",
             _LEGACY: "Legacy chat",
         },
-        archived=frozenset({_LEGACY}),
+        archived_workspaces=frozenset({_LEGACY}),
         api_keys={f"key_{name}Main": f"{name}-production" for name in names} | {"key_webCanary": "web-canary"},
         discount=0.08,
-        bill_after=timedelta(hours=5),
+        bill_delay=timedelta(hours=5),
     )
 
 
-def _acme_chat() -> Iterable[Stream]:
+def _acme_chat_streams() -> Iterable[Stream]:
     web, support, tools = "key_webMain", "key_supportMain", "key_toolsMain"
-    yield Stream(_WEB, "gpt-5.6-sol", api_key=web, size=9000, mix=AGENT_WRITES)
-    yield Stream(_WEB, "gpt-5.6-sol", "priority", web, size=1500, mix=AGENT_WRITES)
-    yield Stream(_WEB, "gpt-5.6-terra", api_key=web, size=14000, mix=AGENT_WRITES)
-    yield Stream(_WEB, "gpt-5.6-terra", api_key="key_webCanary", size=1200, mix=AGENT_WRITES)
-    yield Stream(_WEB, "gpt-5.6-luna", api_key=web, size=26000, mix=AGENT_WRITES)
-    yield Stream(_WEB, "gpt-5.4-mini-2026-03-17", api_key="key_webCanary", size=5200)
-    yield Stream(_SUPPORT, "gpt-5.4-2026-03-05", api_key=support, size=7800, mix=AGENT)
-    yield Stream(_SUPPORT, "gpt-5.4-2026-03-05", "priority", support, size=1100, mix=AGENT)
-    yield Stream(_SUPPORT, "gpt-5.4-mini-2026-03-17", api_key=support, size=21000)
-    yield Stream(_SUPPORT, "gpt-5.4-nano-2026-03-17", api_key=support, size=48000)
-    yield Stream(_TOOLS, "gpt-5.5-2026-04-23", api_key=tools, size=1600, mix=AGENT)
-    yield Stream(_TOOLS, "gpt-5.6-terra", api_key=tools, size=3400, mix=AGENT_WRITES)
-    yield Stream(_TOOLS, "gpt-5-2025-08-07", api_key=tools, size=2600)
-    yield Stream(_TOOLS, "gpt-5-mini-2025-08-07", "flex", tools, size=6100, mix=BULK)
-    yield Stream(_TOOLS, "gpt-4.1-2025-04-14", api_key=tools, size=900)
-    yield Stream(_LEGACY, "gpt-4o-2024-08-06", api_key="key_legacyMain", size=2100, shape="steady")
-    yield Stream(_LEGACY, "gpt-4o-mini-2024-07-18", api_key="key_legacyMain", size=5200, shape="steady")
+    yield Stream(_WEB, "gpt-5.6-sol", api_key=web, daily_requests=9000, mix=AGENT_WRITES)
+    yield Stream(_WEB, "gpt-5.6-sol", "priority", web, daily_requests=1500, mix=AGENT_WRITES)
+    yield Stream(_WEB, "gpt-5.6-terra", api_key=web, daily_requests=14000, mix=AGENT_WRITES)
+    yield Stream(_WEB, "gpt-5.6-terra", api_key="key_webCanary", daily_requests=1200, mix=AGENT_WRITES)
+    yield Stream(_WEB, "gpt-5.6-luna", api_key=web, daily_requests=26000, mix=AGENT_WRITES)
+    yield Stream(_WEB, "gpt-5.4-mini-2026-03-17", api_key="key_webCanary", daily_requests=5200)
+    yield Stream(_SUPPORT, "gpt-5.4-2026-03-05", api_key=support, daily_requests=7800, mix=AGENT)
+    yield Stream(_SUPPORT, "gpt-5.4-2026-03-05", "priority", support, daily_requests=1100, mix=AGENT)
+    yield Stream(_SUPPORT, "gpt-5.4-mini-2026-03-17", api_key=support, daily_requests=21000)
+    yield Stream(_SUPPORT, "gpt-5.4-nano-2026-03-17", api_key=support, daily_requests=48000)
+    yield Stream(_TOOLS, "gpt-5.5-2026-04-23", api_key=tools, daily_requests=1600, mix=AGENT)
+    yield Stream(_TOOLS, "gpt-5.6-terra", api_key=tools, daily_requests=3400, mix=AGENT_WRITES)
+    yield Stream(_TOOLS, "gpt-5-2025-08-07", api_key=tools, daily_requests=2600)
+    yield Stream(_TOOLS, "gpt-5-mini-2025-08-07", "flex", tools, daily_requests=6100, mix=BULK)
+    yield Stream(_TOOLS, "gpt-4.1-2025-04-14", api_key=tools, daily_requests=900)
+    yield Stream(_LEGACY, "gpt-4o-2024-08-06", api_key="key_legacyMain", daily_requests=2100, load_profile="steady")
+    yield Stream(
+        _LEGACY, "gpt-4o-mini-2024-07-18", api_key="key_legacyMain", daily_requests=5200, load_profile="steady"
+    )
 
 
-def _acme_jobs() -> Iterable[Stream]:
+def _acme_batch_streams() -> Iterable[Stream]:
     etl, search = "key_etlMain", "key_searchMain"
-    yield Stream(_DATA, "gpt-5.4-mini-2026-03-17", "batch", etl, size=52000, mix=BULK, shape="nightly")
-    yield Stream(_DATA, "gpt-5.4-nano-2026-03-17", "batch", etl, size=90000, mix=BULK, shape="nightly")
-    yield Stream(_DATA, "gpt-5.6-luna", "flex", etl, size=30000, mix=BULK, shape="nightly")
-    yield Stream(_DATA, "gpt-5.4-2026-03-05", "batch", etl, size=8000, mix=BULK, shape="nightly")
-    yield Stream(_DATA, "gpt-5.6-terra", api_key=etl, size=2400, mix=BULK, shape="steady")
-    yield Stream(_SEARCH, "gpt-5.4-nano-2026-03-17", api_key=search, size=64000, shape="steady")
-    yield Stream(_SEARCH, "gpt-5.6-luna", api_key=search, size=31000, shape="steady")
+    yield Stream(_DATA, "gpt-5.4-mini-2026-03-17", "batch", etl, daily_requests=52000, mix=BULK, load_profile="nightly")
+    yield Stream(_DATA, "gpt-5.4-nano-2026-03-17", "batch", etl, daily_requests=90000, mix=BULK, load_profile="nightly")
+    yield Stream(_DATA, "gpt-5.6-luna", "flex", etl, daily_requests=30000, mix=BULK, load_profile="nightly")
+    yield Stream(_DATA, "gpt-5.4-2026-03-05", "batch", etl, daily_requests=8000, mix=BULK, load_profile="nightly")
+    yield Stream(_DATA, "gpt-5.6-terra", api_key=etl, daily_requests=2400, mix=BULK, load_profile="steady")
+    yield Stream(_SEARCH, "gpt-5.4-nano-2026-03-17", api_key=search, daily_requests=64000, load_profile="steady")
+    yield Stream(_SEARCH, "gpt-5.6-luna", api_key=search, daily_requests=31000, load_profile="steady")
 
 
-def _acme_media() -> Iterable[Stream]:
+def _acme_media_streams() -> Iterable[Stream]:
     voice, studio = "key_voiceMain", "key_studioMain"
-    yield Stream(_VOICE, "gpt-audio-mini-2025-12-15", api_key=voice, size=4800, mix=VOICE)
-    yield Stream(_VOICE, "gpt-5.4-mini-2026-03-17", api_key=voice, size=5200)
+    yield Stream(_VOICE, "gpt-audio-mini-2025-12-15", api_key=voice, daily_requests=4800, mix=VOICE)
+    yield Stream(_VOICE, "gpt-5.4-mini-2026-03-17", api_key=voice, daily_requests=5200)
     yield Stream(_VOICE, "tts-1-hd", "", voice, "audio_speeches", 900, (("characters", 320.0),))
     yield Stream(_VOICE, "whisper-1", "", voice, "audio_transcriptions", 1400, (("seconds", 95.0),))
-    yield Stream(_STUDIO, "gpt-image-2", api_key=studio, size=700, mix=PICTURE)
-    yield Stream(_STUDIO, "gpt-5.6-sol", api_key=studio, size=800, mix=AGENT_WRITES)
+    yield Stream(_STUDIO, "gpt-image-2", api_key=studio, daily_requests=700, mix=PICTURE)
+    yield Stream(_STUDIO, "gpt-5.6-sol", api_key=studio, daily_requests=800, mix=AGENT_WRITES)
     yield Stream(_STUDIO, "dall-e-3", "", studio, "images", 240, (("images", 1.0),))
 
 
-def _acme_extras() -> Iterable[Stream]:
+def _acme_other_streams() -> Iterable[Stream]:
     etl, search, support, web = "key_etlMain", "key_searchMain", "key_supportMain", "key_webMain"
     text: Mix = (("uncached_input", 520.0),)
     yield Stream(_SEARCH, "text-embedding-3-large", "", search, "embeddings", 42000, text, "steady")
@@ -129,19 +131,27 @@ def _labs_openai() -> SimAccount:
         key="sk-admin-demo-labs-0000",
         organization="Acme Labs",
         streams=(
-            Stream(sandbox, "gpt-5-2025-08-07", api_key="key_sandbox", size=900),
-            Stream(sandbox, "gpt-4.1-2025-04-14", api_key="key_sandbox", size=700),
-            Stream(sandbox, "gpt-4o-mini-2024-07-18", api_key="key_sandbox", size=2200),
-            Stream(papers, "gpt-5-mini-2025-08-07", "batch", "key_papers", size=9000, mix=BULK, shape="nightly"),
-            Stream(papers, "gpt-5-2025-08-07", api_key="key_papers", size=1100, mix=BULK),
+            Stream(sandbox, "gpt-5-2025-08-07", api_key="key_sandbox", daily_requests=900),
+            Stream(sandbox, "gpt-4.1-2025-04-14", api_key="key_sandbox", daily_requests=700),
+            Stream(sandbox, "gpt-4o-mini-2024-07-18", api_key="key_sandbox", daily_requests=2200),
+            Stream(
+                papers,
+                "gpt-5-mini-2025-08-07",
+                "batch",
+                "key_papers",
+                daily_requests=9000,
+                mix=BULK,
+                load_profile="nightly",
+            ),
+            Stream(papers, "gpt-5-2025-08-07", api_key="key_papers", daily_requests=1100, mix=BULK),
             Stream(
                 papers, "text-embedding-3-small", "", "key_papers", "embeddings", 4000, (("uncached_input", 480.0),)
             ),
         ),
         workspaces={sandbox: "Sandbox", papers: "Paper reader"},
-        amount_as="string",
-        bill_after=timedelta(hours=7),
-        details=False,
+        amount_format="string",
+        bill_delay=timedelta(hours=7),
+        token_details=False,
     )
 
 
@@ -154,36 +164,36 @@ def _acme_anthropic() -> SimAccount:
         key="sk-ant-admin01-demo-acme-0000",
         organization="Acme",
         streams=(
-            Stream("", "claude-sonnet-4-6", api_key="apikey_default", kind="messages", size=1500, mix=CLAUDE),
-            Stream("", "claude-haiku-4-5-20251001", kind="messages", size=2600, mix=CLAUDE),
-            Stream("", "claude-sonnet-5", kind="messages", size=260, mix=CLAUDE_SEARCH),
-            Stream(code, "claude-opus-5", api_key="apikey_code", kind="messages", size=4200, mix=CLAUDE_LONG_CACHE),
-            Stream(code, "claude-sonnet-5", api_key="apikey_code", kind="messages", size=9000, mix=CLAUDE_LONG_CACHE),
+            Stream("", "claude-sonnet-4-6", "standard", "apikey_default", "messages", 1500, CLAUDE),
+            Stream("", "claude-haiku-4-5-20251001", "standard", "", "messages", 2600, CLAUDE),
+            Stream("", "claude-sonnet-5", "standard", "", "messages", 260, CLAUDE_SEARCH),
+            Stream(code, "claude-opus-5", "standard", "apikey_code", "messages", 4200, CLAUDE_LONG_CACHE),
+            Stream(code, "claude-sonnet-5", "standard", "apikey_code", "messages", 9000, CLAUDE_LONG_CACHE),
             Stream(code, "claude-opus-5", "priority", "apikey_code", "messages", 600, CLAUDE_LONG_CACHE),
-            Stream(code, "claude-haiku-4-5-20251001", api_key="apikey_code", kind="messages", size=8000, mix=CLAUDE),
-            Stream(docs, "claude-sonnet-4-5-20250929", api_key="apikey_docs", kind="messages", size=2100, mix=CLAUDE),
+            Stream(code, "claude-haiku-4-5-20251001", "standard", "apikey_code", "messages", 8000, CLAUDE),
+            Stream(docs, "claude-sonnet-4-5-20250929", "standard", "apikey_docs", "messages", 2100, CLAUDE),
             Stream(
                 docs,
                 "claude-sonnet-4-5-20250929",
                 api_key="apikey_docs",
-                kind="messages",
-                size=90,
+                report="messages",
+                daily_requests=90,
                 mix=CLAUDE_LONG,
-                context="200k-1M",
+                context_window="200k-1M",
             ),
             Stream(docs, "claude-sonnet-5", "batch", "apikey_docs", "messages", 14000, BULK, "nightly"),
             Stream(docs, "claude-haiku-4-5-20251001", "batch", "apikey_docs", "messages", 20000, BULK, "nightly"),
             Stream(evals, "claude-opus-4-6", "batch", "apikey_evals", "messages", 3000, BULK, "nightly"),
             Stream(evals, "claude-opus-5", "batch", "apikey_evals", "messages", 2400, BULK, "nightly"),
-            Stream(evals, "claude-sonnet-4-6", api_key="apikey_evals", kind="messages", size=800, mix=CLAUDE),
-            Stream(ops, "claude-sonnet-5", api_key="apikey_ops", kind="messages", size=1400, mix=CLAUDE, region="us"),
-            Stream(ops, "claude-opus-5", api_key="apikey_ops", kind="messages", size=300, mix=CLAUDE, shape="steady"),
+            Stream(evals, "claude-sonnet-4-6", "standard", "apikey_evals", "messages", 800, CLAUDE),
+            Stream(ops, "claude-sonnet-5", "standard", "apikey_ops", "messages", 1400, CLAUDE, region="us"),
+            Stream(ops, "claude-opus-5", "standard", "apikey_ops", "messages", 300, CLAUDE, load_profile="steady"),
         ),
         workspaces={code: "Coding agents", docs: "Document review", evals: "Evaluations", ops: "Ops copilot"},
-        archived=frozenset({evals}),
+        archived_workspaces=frozenset({evals}),
         api_keys={"apikey_default": "playground", "apikey_code": "coding-agents", "apikey_docs": "doc-review"},
         discount=0.05,
-        bill_after=timedelta(hours=4),
+        bill_delay=timedelta(hours=4),
     )
 
 
@@ -196,14 +206,14 @@ def _research_anthropic() -> SimAccount:
         key="sk-ant-admin01-demo-research-0000",
         organization="Acme Research",
         streams=(
-            Stream("", "claude-sonnet-5", api_key="apikey_notebooks", kind="messages", size=420, mix=CLAUDE),
-            Stream("", "claude-haiku-4-5-20251001", kind="messages", size=900, mix=CLAUDE_SEARCH),
-            Stream(lab, "claude-opus-5", api_key="apikey_lab", kind="messages", size=380, mix=CLAUDE_LONG_CACHE),
+            Stream("", "claude-sonnet-5", "standard", "apikey_notebooks", "messages", 420, CLAUDE),
+            Stream("", "claude-haiku-4-5-20251001", "standard", "", "messages", 900, CLAUDE_SEARCH),
+            Stream(lab, "claude-opus-5", "standard", "apikey_lab", "messages", 380, CLAUDE_LONG_CACHE),
             Stream(lab, "claude-sonnet-4-6", "batch", "apikey_lab", "messages", 2600, BULK, "nightly"),
         ),
         workspaces={lab: "Lab"},
         api_keys={"apikey_notebooks": "notebooks", "apikey_lab": "lab-runner"},
-        bill_after=timedelta(hours=6),
+        bill_delay=timedelta(hours=6),
     )
 
 
@@ -231,13 +241,13 @@ def _acme_cursor() -> SimAccount:
         owner="engineering",
         key="crsr_" + "0d" * 32,
         organization="Acme",
-        streams=tuple(_acme_editors()),
+        streams=tuple(_acme_cursor_streams()),
         workspaces={group: name for group, (name, _) in _TEAM.items() if group},
         members=(*members, *bots),
     )
 
 
-def _acme_editors() -> Iterable[Stream]:
+def _acme_cursor_streams() -> Iterable[Stream]:
     kind = "usage_events"
     for group, size in (("group_backend", 210.0), ("group_frontend", 150.0), ("group_mobile", 80.0), ("", 25.0)):
         yield Stream(group, "claude-5-sonnet", "included", "", kind, size, EDITOR)

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from exporter.simulator.http import Answer, Problem
+from exporter.simulator.http import ApiResponse, ErrorKind
 
-_REFUSING: tuple[Problem, ...] = (
+_ERROR_KINDS: tuple[ErrorKind, ...] = (
     "rate_limited",
     "overloaded",
     "server_error",
@@ -17,10 +17,10 @@ _REFUSING: tuple[Problem, ...] = (
     "missing_scope",
     "wrong_key",
 )
-REFUSALS: Mapping[str, Problem] = {problem: problem for problem in _REFUSING}
+ERROR_FAULTS: Mapping[str, ErrorKind] = {problem: problem for problem in _ERROR_KINDS}
 """Faults that replace the answer by the provider's own error."""
 
-KINDS = frozenset({*REFUSALS, "slow", "truncated", "malformed", "mistyped", "html"})
+FAULT_KINDS = frozenset({*ERROR_FAULTS, "slow", "truncated", "malformed", "mistyped", "html"})
 
 
 @dataclass(slots=True)
@@ -41,10 +41,10 @@ class Fault:
 
     def __post_init__(self) -> None:
         """Refuse a kind that nobody knows."""
-        if self.kind not in KINDS:
-            raise ValueError(f"fault {self.kind!r} is none of {', '.join(sorted(KINDS))}")
+        if self.kind not in FAULT_KINDS:
+            raise ValueError(f"fault {self.kind!r} is none of {', '.join(sorted(FAULT_KINDS))}")
 
-    def hits(self, account: str, path: str, page: int) -> bool:
+    def matches(self, account: str, path: str, page: int) -> bool:
         """Tell whether the fault is meant for this call."""
         return self.account == account and self.path in path and self.page in {None, page} and self.times != 0
 
@@ -69,27 +69,27 @@ class Faults:
     def take(self, account: str, path: str, page: int) -> Fault | None:
         """Return the fault that strikes this call, and count the stroke."""
         with self._lock:
-            fault = next((fault for fault in self._faults if fault.hits(account, path, page)), None)
+            fault = next((fault for fault in self._faults if fault.matches(account, path, page)), None)
             if fault is not None and fault.times is not None:
                 fault.times -= 1
             return fault
 
 
-def without_list(answer: Answer) -> Answer:
+def remove_list(response: ApiResponse) -> ApiResponse:
     """Return the answer without the list that it is about: a required field is missing."""
-    body = answer.body if isinstance(answer.body, dict) else {}
+    body = response.body if isinstance(response.body, dict) else {}
     kept = {name: value for name, value in body.items() if not isinstance(value, list)}
-    return Answer(answer.status, kept, answer.page, answer.headers)
+    return ApiResponse(response.status, kept, response.page, response.headers)
 
 
-def with_text_for_numbers(answer: Answer) -> Answer:
+def replace_integers(response: ApiResponse) -> ApiResponse:
     """Return the answer with every whole number spelled as words: the fields are there, of another type."""
-    return Answer(answer.status, _mistyped(answer.body), answer.page, answer.headers)
+    return ApiResponse(response.status, _replace_integers_in(response.body), response.page, response.headers)
 
 
-def _mistyped(value: object) -> object:
+def _replace_integers_in(value: object) -> object:
     if isinstance(value, dict):
-        return {name: _mistyped(inner) for name, inner in value.items()}
+        return {name: _replace_integers_in(inner) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_mistyped(inner) for inner in value]
+        return [_replace_integers_in(inner) for inner in value]
     return "many" if isinstance(value, int) and not isinstance(value, bool) else value

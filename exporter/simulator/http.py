@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeVar
 from exporter.simulator.accounts import SimAccount
 from exporter.simulator.world import World
 
-Problem = Literal[
+ErrorKind = Literal[
     "bad_request",
     "not_found",
     "unknown_key",
@@ -31,13 +31,13 @@ Problem = Literal[
 T = TypeVar("T")
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """A call that the provider answers with an error; each provider words it in its own way."""
 
-    def __init__(self, problem: Problem, message: str = "") -> None:
-        self.problem: Problem = problem
+    def __init__(self, error_kind: ErrorKind, message: str = "") -> None:
+        self.error_kind: ErrorKind = error_kind
         self.message = message
-        super().__init__(message or problem)
+        super().__init__(message or error_kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +50,38 @@ class Call:
     headers: Mapping[str, str]
     body: Mapping[str, object]
 
-    def one(self, name: str, default: str = "") -> str:
+    def param(self, name: str, default: str = "") -> str:
         """Return the last value of a parameter."""
         return self.query.get(name, (default,))[-1]
 
-    def whole(self, name: str, default: int | None = None) -> int:
+    def int_param(self, name: str, default: int | None = None) -> int:
         """Return a whole number of the query; raises Refused where it is none, or missing without a default."""
-        text = self.one(name)
+        text = self.param(name)
         if not text and default is not None:
             return default
         try:
             return int(text)
         except ValueError:
-            raise Refused("bad_request", f"{name}: expected a whole number, got {text!r}") from None
+            raise ApiError("bad_request", f"{name}: expected a whole number, got {text!r}") from None
 
-    def limit(self, default: int, most: int) -> int:
+    def limit(self, default: int, max_limit: int) -> int:
         """Return how many items a page may have; raises Refused outside of 1..most."""
-        limit = self.whole("limit", default)
-        if not 1 <= limit <= most:
-            raise Refused("bad_request", f"limit: {limit} is not between 1 and {most}")
+        limit = self.int_param("limit", default)
+        if not 1 <= limit <= max_limit:
+            raise ApiError("bad_request", f"limit: {limit} is not between 1 and {max_limit}")
         return limit
 
-    def choices(self, name: str, known: Iterable[str]) -> tuple[str, ...]:
+    def choices(self, name: str, allowed: Iterable[str]) -> tuple[str, ...]:
         """Return the values of an array parameter; raises Refused for one that is not known."""
         wanted = self.query.get(name, ())
         for value in wanted:
-            if value not in set(known):
-                raise Refused("bad_request", f"{name}: {value!r} is not one of {', '.join(sorted(known))}")
+            if value not in set(allowed):
+                raise ApiError("bad_request", f"{name}: {value!r} is not one of {', '.join(sorted(allowed))}")
         return wanted
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ApiResponse:
     """A reply before it becomes bytes; `page` is its place in a walk, from 1."""
 
     status: int
@@ -93,25 +93,25 @@ class Answer:
 class Api(Protocol):
     """What one provider's module offers to the server."""
 
-    def key_of(self, call: Call) -> str:
+    def extract_key(self, call: Call) -> str:
         """Return the key that the call carries; empty where it carries none."""
         ...
 
-    def kind_of(self, key: str) -> Problem:
+    def classify_key(self, key: str) -> ErrorKind:
         """Tell what is wrong with a key that belongs to no account, by its prefix."""
         ...
 
-    def answer(self, world: World, account: SimAccount, call: Call) -> Answer:
+    def handle(self, world: World, account: SimAccount, call: Call) -> ApiResponse:
         """Answer a call of a known account. Raises Refused."""
         ...
 
-    def refuse(self, problem: Problem, message: str = "") -> Answer:
+    def error_response(self, error_kind: ErrorKind, message: str = "") -> ApiResponse:
         """Word an error as this provider does."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
+class SlotPage:
     """One page of slots: their (start, end) in epoch seconds, its number, and the cursor of the next page."""
 
     slots: Sequence[tuple[int, int]]
@@ -119,19 +119,19 @@ class Walk:
     next_page: str | None
 
 
-def walk_slots(call: Call, slots: Callable[[int], Iterator[tuple[int, int]]], start: int, limit: int) -> Walk:
+def paginate_slots(call: Call, slots: Callable[[int], Iterator[tuple[int, int]]], start: int, limit: int) -> SlotPage:
     """Return the page that the call's cursor asks for; `slots(start)` yields all slots from a moment on.
 
     Raises Refused for a cursor that was not given for exactly these parameters.
     """
-    begin, number = _read_cursor(call) if call.one("page") else (start, 1)
+    begin, number = _decode_cursor(call) if call.param("page") else (start, 1)
     taken = list(islice(slots(begin), limit + 1))
     if len(taken) <= limit:
-        return Walk(taken, number, None)
-    return Walk(taken[:limit], number, _cursor(call, taken[limit][0], number + 1))
+        return SlotPage(taken, number, None)
+    return SlotPage(taken[:limit], number, _encode_cursor(call, taken[limit][0], number + 1))
 
 
-def aligned(start: int, end: int, width: int) -> Iterator[tuple[int, int]]:
+def aligned_slots(start: int, end: int, width: int) -> Iterator[tuple[int, int]]:
     """Yield the slots of `width` seconds that cover [start, end); the first and the last are cut to it."""
     while start < end:
         stop = min(start - start % width + width, end)
@@ -139,34 +139,34 @@ def aligned(start: int, end: int, width: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def grouped(
-    items: Iterable[tuple[T, Mapping[str, int]]], by: Sequence[str], labels: Mapping[str, Callable[[T], object]]
+def sum_by_labels(
+    items: Iterable[tuple[T, Mapping[str, int]]], group_by: Sequence[str], labels: Mapping[str, Callable[[T], object]]
 ) -> Iterator[tuple[dict[str, object], dict[str, int]]]:
     """Sum the items' units by the labels named in `by`; without any, all items are one group."""
-    tell = [labels[name] for name in by]
+    tell = [labels[name] for name in group_by]
     groups: dict[tuple[object, ...], dict[str, int]] = {}
     for item, units in items:
         key = tuple([label(item) for label in tell])
         if key in groups:
-            _add(groups[key], units)
+            _add_units(groups[key], units)
         else:
             groups[key] = dict(units)
-    return ((dict(zip(by, key, strict=True)), sums) for key, sums in groups.items())
+    return ((dict(zip(group_by, key, strict=True)), sums) for key, sums in groups.items())
 
 
-def listed(items: Sequence[T], name: Callable[[T], str], after: str, limit: int) -> tuple[list[T], bool, int]:
+def paginate_list(items: Sequence[T], get_id: Callable[[T], str], after: str, limit: int) -> tuple[list[T], bool, int]:
     """Return (one page of a list, whether more follows, the page's number); the page starts behind the id `after`.
 
     Raises Refused for an id that is not in the list.
     """
-    names = [name(item) for item in items]
+    names = [get_id(item) for item in items]
     if after and after not in names:
-        raise Refused("bad_request", f"after: no such object: {after}")
+        raise ApiError("bad_request", f"after: no such object: {after}")
     begin = names.index(after) + 1 if after else 0
     return list(items[begin : begin + limit]), begin + limit < len(items), begin // limit + 1
 
 
-def _add(sums: dict[str, int], units: Mapping[str, int]) -> None:
+def _add_units(sums: dict[str, int], units: Mapping[str, int]) -> None:
     for meter, count in units.items():
         sums[meter] = sums.get(meter, 0) + count
 
@@ -176,16 +176,16 @@ def _digest(call: Call) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _cursor(call: Call, start: int, number: int) -> str:
+def _encode_cursor(call: Call, start: int, number: int) -> str:
     text = json.dumps([start, number, _digest(call)])
     return "page_" + base64.urlsafe_b64encode(text.encode()).decode()
 
 
-def _read_cursor(call: Call) -> tuple[int, int]:
+def _decode_cursor(call: Call) -> tuple[int, int]:
     try:
-        start, number, digest = json.loads(base64.urlsafe_b64decode(call.one("page").removeprefix("page_")))
+        start, number, digest = json.loads(base64.urlsafe_b64decode(call.param("page").removeprefix("page_")))
     except (binascii.Error, ValueError, TypeError):
-        raise Refused("bad_request", "page: not a cursor") from None
+        raise ApiError("bad_request", "page: not a cursor") from None
     if digest != _digest(call):
-        raise Refused("bad_request", "page: this cursor belongs to other parameters")
+        raise ApiError("bad_request", "page: this cursor belongs to other parameters")
     return int(start), int(number)

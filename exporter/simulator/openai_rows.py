@@ -5,28 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-SIZES = ("1024x1024",)
+IMAGE_SIZES = ("1024x1024",)
 
-_FOUR = ("project_id", "user_id", "api_key_id", "model")
+_COMMON_GROUPS = ("project_id", "user_id", "api_key_id", "model")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class UsageReport:
     """One kind of usage: the end of its path, its result's object name, fields (name -> meter) and groupings."""
 
     path: str
-    object: str
-    own: Mapping[str, str]
-    groups: tuple[str, ...]
+    object_name: str
+    field_meters: Mapping[str, str]
+    group_by: tuple[str, ...]
 
     def fields(self, units: Mapping[str, int], *, details: bool) -> dict[str, int]:
         """Return the kind's own fields from units by meter; `details` is False for old rows of completions."""
         if self.path == "completions":
-            return _completions(units, details=details)
-        return {name: units.get(meter, 0) for name, meter in self.own.items()}
+            return _completion_fields(units, details=details)
+        return {name: units.get(meter, 0) for name, meter in self.field_meters.items()}
 
 
-def _completions(units: Mapping[str, int], *, details: bool) -> dict[str, int]:
+def _completion_fields(units: Mapping[str, int], *, details: bool) -> dict[str, int]:
     text, audio, image, write = _counts(units, "uncached_input", "audio_input", "image_input", "cache_write")
     cached = sum(_counts(units, "cache_read", "audio_cache_read", "image_cache_read"))
     uncached = text + audio + image
@@ -60,34 +60,34 @@ _DETAIL_METERS = {
 }
 
 
-def _kind(path: str, own: Mapping[str, str], groups: tuple[str, ...], name: str = "") -> Kind:
-    return Kind(path, f"organization.usage.{name or path}.result", own, groups)
+def _usage_report(path: str, field_meters: Mapping[str, str], group_by: tuple[str, ...], name: str = "") -> UsageReport:
+    return UsageReport(path, f"organization.usage.{name or path}.result", field_meters, group_by)
 
 
-_REQUESTS = {"num_model_requests": "requests"}
+_REQUESTS_FIELD = {"num_model_requests": "requests"}
 
-KINDS: Mapping[str, Kind] = {
+USAGE_REPORTS: Mapping[str, UsageReport] = {
     kind.path: kind
     for kind in (
-        _kind("completions", {}, (*_FOUR, "batch", "service_tier")),
-        _kind("embeddings", {"input_tokens": "uncached_input", **_REQUESTS}, _FOUR),
-        _kind("moderations", {"input_tokens": "uncached_input", **_REQUESTS}, _FOUR),
-        _kind("images", {"images": "images", **_REQUESTS}, (*_FOUR, "source", "size")),
-        _kind("audio_speeches", {"characters": "characters", **_REQUESTS}, _FOUR),
-        _kind("audio_transcriptions", {"seconds": "seconds", **_REQUESTS}, _FOUR),
-        _kind("vector_stores", {"usage_bytes": "bytes"}, ("project_id",)),
-        _kind("code_interpreter_sessions", {"num_sessions": "sessions"}, ("project_id",)),
-        _kind(
+        _usage_report("completions", {}, (*_COMMON_GROUPS, "batch", "service_tier")),
+        _usage_report("embeddings", {"input_tokens": "uncached_input", **_REQUESTS_FIELD}, _COMMON_GROUPS),
+        _usage_report("moderations", {"input_tokens": "uncached_input", **_REQUESTS_FIELD}, _COMMON_GROUPS),
+        _usage_report("images", {"images": "images", **_REQUESTS_FIELD}, (*_COMMON_GROUPS, "source", "size")),
+        _usage_report("audio_speeches", {"characters": "characters", **_REQUESTS_FIELD}, _COMMON_GROUPS),
+        _usage_report("audio_transcriptions", {"seconds": "seconds", **_REQUESTS_FIELD}, _COMMON_GROUPS),
+        _usage_report("vector_stores", {"usage_bytes": "bytes"}, ("project_id",)),
+        _usage_report("code_interpreter_sessions", {"num_sessions": "sessions"}, ("project_id",)),
+        _usage_report(
             "file_search_calls",
             {"num_requests": "file_searches"},
             ("project_id", "user_id", "api_key_id", "vector_store_id"),
             name="file_searches",
         ),
-        _kind(
+        _usage_report(
             "web_search_calls",
             # Every search is made by one request of a model, which completions count already.
             {"num_requests": "web_searches", "num_model_requests": "web_searches"},
-            (*_FOUR, "context_level"),
+            (*_COMMON_GROUPS, "context_level"),
             name="web_searches",
         ),
     )

@@ -21,19 +21,19 @@ from starlette.routing import Route
 
 from exporter.simulator import anthropic, cursor, openai
 from exporter.simulator.accounts import SimAccount
-from exporter.simulator.faults import REFUSALS, Fault, Faults, with_text_for_numbers, without_list
-from exporter.simulator.http import Answer, Api, Call, Refused
+from exporter.simulator.faults import ERROR_FAULTS, Fault, Faults, remove_list, replace_integers
+from exporter.simulator.http import Api, ApiError, ApiResponse, Call
 from exporter.simulator.world import World
 
 _APIS: Mapping[str, Api] = {"openai/v1": openai, "anthropic": anthropic, "cursor": cursor}
-_BASES = {"openai": "openai/v1", "anthropic": "anthropic", "cursor": "cursor"}
+_BASE_PATHS = {"openai": "openai/v1", "anthropic": "anthropic", "cursor": "cursor"}
 _HTML = "<!doctype html><html><head><title>Just a moment</title></head><body>Checking your browser.</body></html>"
-LOG_LENGTH = 100_000
+MAX_LOGGED_REQUESTS = 100_000
 """How many answered calls are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class LoggedRequest:
     """One answered call; `account` is empty where the key belongs to nobody."""
 
     account: str
@@ -54,11 +54,11 @@ class Simulator:
 
     def __init__(self, world: World, port: int = 0) -> None:
         self.world = world
-        self.requests: list[Served] = []
+        self.requests: list[LoggedRequest] = []
         self.url = ""
         self._port = port
         self._faults = Faults()
-        self._keys = {(_BASES[account.provider], account.key): account for account in world.accounts.values()}
+        self._keys = {(_BASE_PATHS[account.provider], account.key): account for account in world.accounts.values()}
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -85,7 +85,7 @@ class Simulator:
         """Return what an account's `base_url` is configured with."""
         return base_url(self.url, self.world.accounts[account_name])
 
-    def fault(
+    def add_fault(
         self,
         account: str,
         kind: str,
@@ -100,7 +100,7 @@ class Simulator:
             raise ValueError(f"account {account!r} is none of {', '.join(self.world.accounts)}")
         self._faults.add(Fault(account, kind, times, path, page, retry_after, seconds))
 
-    def clear(self, account: str | None = None) -> None:
+    def clear_faults(self, account: str | None = None) -> None:
         """Switch the faults of one account off, or all of them."""
         self._faults.clear(account)
 
@@ -111,39 +111,41 @@ class Simulator:
                 Route("/control/faults", self._post_fault, methods=["POST"]),
                 Route("/control/faults", self._delete_faults, methods=["DELETE"]),
                 Route("/control/truth", self._get_truth),
-                *(Route(f"/{base}/{{path:path}}", self._provider(base), methods=both) for base in _APIS),
+                *(Route(f"/{base}/{{path:path}}", self._provider_endpoint(base), methods=both) for base in _APIS),
             ]
         )
 
-    def _provider(self, base: str) -> Callable[[Request], Awaitable[Response]]:
+    def _provider_endpoint(self, base: str) -> Callable[[Request], Awaitable[Response]]:
         api = _APIS[base]
 
         async def endpoint(request: Request) -> Response:
-            call = await _call(request)
-            account = self._keys.get((base, api.key_of(call)))
+            call = await _parse_call(request)
+            account = self._keys.get((base, api.extract_key(call)))
             name = account.name if account else ""
-            answer = self._answer(api, account, call)
+            answer = self._handle_call(api, account, call)
             fault = self._faults.take(name, request.url.path, answer.page) if account else None
             if fault is not None:
                 await asyncio.sleep(fault.seconds)
-                answer = _spoiled(api, answer, fault)
-            del self.requests[:-LOG_LENGTH]
-            self.requests.append(Served(name, call.method, request.url.path, _flat(call), answer.status))
-            return _response(answer, fault.kind if fault else "", len(self.requests))
+                answer = _apply_fault(api, answer, fault)
+            del self.requests[:-MAX_LOGGED_REQUESTS]
+            self.requests.append(
+                LoggedRequest(name, call.method, request.url.path, _flatten_params(call), answer.status)
+            )
+            return _build_response(answer, fault.kind if fault else "", len(self.requests))
 
         return endpoint
 
-    def _answer(self, api: Api, account: SimAccount | None, call: Call) -> Answer:
+    def _handle_call(self, api: Api, account: SimAccount | None, call: Call) -> ApiResponse:
         if account is None:
-            return api.refuse(api.kind_of(api.key_of(call)))
+            return api.error_response(api.classify_key(api.extract_key(call)))
         try:
-            return api.answer(self.world, account, call)
-        except Refused as refused:
-            return api.refuse(refused.problem, refused.message)
+            return api.handle(self.world, account, call)
+        except ApiError as refused:
+            return api.error_response(refused.error_kind, refused.message)
 
     async def _post_fault(self, request: Request) -> Response:
         try:
-            self.fault(**await request.json())
+            self.add_fault(**await request.json())
         except (TypeError, ValueError) as error:
             return JSONResponse({"error": str(error)}, 400)
         return JSONResponse({}, 201)
@@ -156,7 +158,7 @@ class Simulator:
         query = request.query_params
         try:
             since, until = (datetime.fromisoformat(query[name]) for name in ("since", "until"))
-            rows = list(self.world.truth(query["account"], since, until))
+            rows = list(self.world.ground_truth(query["account"], since, until))
         except (KeyError, ValueError, TypeError) as error:
             return JSONResponse({"error": f"account, since and until are needed: {error}"}, 400)
         return JSONResponse([{"hour": hour.isoformat(), **asdict(row)} for hour, row in rows])
@@ -164,7 +166,7 @@ class Simulator:
 
 def base_url(url: str, account: SimAccount) -> str:
     """Return what an account's `base_url` is configured with, where the simulator answers at `url`."""
-    return f"{url}/{_BASES[account.provider]}"
+    return f"{url}/{_BASE_PATHS[account.provider]}"
 
 
 class _Server(uvicorn.Server):
@@ -181,7 +183,7 @@ class _Server(uvicorn.Server):
             self.run(sockets=[listener])
 
 
-async def _call(request: Request) -> Call:
+async def _parse_call(request: Request) -> Call:
     query: dict[str, tuple[str, ...]] = {}
     for name, value in request.query_params.multi_items():
         plain = name.removesuffix("[]")
@@ -194,25 +196,25 @@ async def _call(request: Request) -> Call:
     return Call(request.method, path, query, dict(request.headers), body if isinstance(body, dict) else {})
 
 
-def _flat(call: Call) -> dict[str, str]:
+def _flatten_params(call: Call) -> dict[str, str]:
     sent = {name: str(value) for name, value in call.body.items()}
     return sent | {name: ",".join(values) for name, values in call.query.items()}
 
 
-def _spoiled(api: Api, answer: Answer, fault: Fault) -> Answer:
-    if fault.kind in REFUSALS:
-        refusal = api.refuse(REFUSALS[fault.kind])
+def _apply_fault(api: Api, response: ApiResponse, fault: Fault) -> ApiResponse:
+    if fault.kind in ERROR_FAULTS:
+        refusal = api.error_response(ERROR_FAULTS[fault.kind])
         wait = {} if fault.retry_after is None else {"retry-after": str(fault.retry_after)}
         return replace(refusal, headers=wait)
-    spoil = {"malformed": without_list, "mistyped": with_text_for_numbers}.get(fault.kind)
-    return spoil(answer) if spoil else answer
+    spoil = {"malformed": remove_list, "mistyped": replace_integers}.get(fault.kind)
+    return spoil(response) if spoil else response
 
 
-def _response(answer: Answer, fault: str, number: int) -> Response:
+def _build_response(response: ApiResponse, fault: str, number: int) -> Response:
     if fault == "html":
         return Response(_HTML, media_type="text/html")
-    text = json.dumps(answer.body, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(response.body, separators=(",", ":"), ensure_ascii=False)
     if fault == "truncated":
         text = text[: len(text) // 2]
-    headers = {"request-id": f"req_{number:08d}", **answer.headers}
-    return Response(text, answer.status, headers, "application/json")
+    headers = {"request-id": f"req_{number:08d}", **response.headers}
+    return Response(text, response.status, headers, "application/json")

@@ -6,42 +6,49 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from exporter.model import COST, DAY, HOUR, LEVEL_METERS, Row, utc
-from exporter.simulator.accounts import Extra, Member, PriceChange, SimAccount, Stream
-from exporter.simulator.billing import Charge, charges_of
-from exporter.simulator.demo_accounts import cast
-from exporter.simulator.events import Event, hour_events
-from exporter.simulator.usage_model import HOUR_SECONDS, SETTLED, hour_use, salt_of, spent_share, told_share
+from exporter.model import COST, DAY, GAUGE_METERS, HOUR, Row, utc
+from exporter.simulator.accounts import ExtraCharge, Member, PriceChange, SimAccount, Stream
+from exporter.simulator.billing import Charge, compute_charges
+from exporter.simulator.demo_accounts import demo_accounts
+from exporter.simulator.events import CursorEvent, hour_events
+from exporter.simulator.usage_model import (
+    HOUR_SECONDS,
+    SETTLE_SECONDS,
+    elapsed_share,
+    hour_usage,
+    reported_share,
+    stream_salt,
+)
 
-__all__ = ["Extra", "Member", "PriceChange", "SimAccount", "Stream", "World", "demo_world", "incident"]
+__all__ = ["ExtraCharge", "Member", "PriceChange", "SimAccount", "Stream", "World", "demo_world", "start_incident"]
 
-Use = tuple[tuple[Stream, Mapping[str, int]], ...]
+UsageByStream = tuple[tuple[Stream, Mapping[str, int]], ...]
 """Units of each meter by stream; streams without use are left out."""
 _Labels = tuple[str, str, str, str]
 
 
-class _Memory:
+class _Cache:
     """What was computed once; replaced as a whole, so that a call under way cannot leave what is no longer true."""
 
     def __init__(self) -> None:
-        self.use: dict[tuple[str, int, int], dict[str, int]] = {}
-        self.spans: dict[tuple[str, str, int, int], Use] = {}
-        self.events: dict[tuple[str, int], tuple[Event, ...]] = {}
+        self.usage: dict[tuple[str, int, int], dict[str, int]] = {}
+        self.reported_usage: dict[tuple[str, str, int, int], UsageByStream] = {}
+        self.events: dict[tuple[str, int], tuple[CursorEvent, ...]] = {}
         self.charges: dict[tuple[str, datetime], tuple[Charge, ...]] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class _Sight:
+class _View:
     """What is seen at a moment (epoch seconds): all that was spent until then, or what the provider tells of it."""
 
     now: float
-    told: bool
+    reported_only: bool
 
     def share(self, salt: int, hour: int) -> float:
-        return told_share(salt, hour, self.now, self.now) if self.told else spent_share(hour, self.now)
+        return reported_share(salt, hour, self.now, self.now) if self.reported_only else elapsed_share(hour, self.now)
 
-    def sees(self, event: Event) -> bool:
-        return (event.told if self.told else event.moment) <= self.now * 1000
+    def includes(self, event: CursorEvent) -> bool:
+        return (event.visible_from_ms if self.reported_only else event.time_ms) <= self.now * 1000
 
 
 class World:
@@ -55,32 +62,32 @@ class World:
         accounts: Sequence[SimAccount],
         clock: Callable[[], datetime],
         seed: int = 7,
-        began: datetime | None = None,
+        start_time: datetime | None = None,
     ) -> None:
         self.accounts: Mapping[str, SimAccount] = {account.name: account for account in accounts}
         self.clock = clock
-        self.began = began or clock().replace(hour=0, minute=0, second=0, microsecond=0) - 30 * DAY
-        self._first_hour = _epoch(self.began)
+        self.start_time = start_time or clock().replace(hour=0, minute=0, second=0, microsecond=0) - 30 * DAY
+        self._first_hour = _epoch(self.start_time)
         self._salts = {
             account.name: [
-                salt_of(seed, account.name, position, stream) for position, stream in enumerate(account.streams)
+                stream_salt(seed, account.name, position, stream) for position, stream in enumerate(account.streams)
             ]
             for account in accounts
         }
-        self._revised: dict[tuple[str, str | None, int], float] = {}
-        self._restated: dict[tuple[str, datetime], float] = {}
-        self._memory = _Memory()
+        self._usage_factors: dict[tuple[str, str | None, int], float] = {}
+        self._bill_factors: dict[tuple[str, datetime], float] = {}
+        self._cache = _Cache()
 
-    def truth(self, account: str, since: datetime, until: datetime) -> Iterator[tuple[datetime, Row]]:
+    def ground_truth(self, account: str, since: datetime, until: datetime) -> Iterator[tuple[datetime, Row]]:
         """Yield (hour, row) for what was really spent in the hours that start in [since, until), up to the clock.
 
         Meters are those of `model`; `cost` (nano-USD) is among them only at Cursor, whose events carry their money.
         """
-        return self._rows(account, since, until, _Sight(self.clock().timestamp(), told=False))
+        return self._rows(account, since, until, _View(self.clock().timestamp(), reported_only=False))
 
-    def visible(self, account: str, since: datetime, until: datetime) -> Iterator[tuple[datetime, Row]]:
+    def reported_rows(self, account: str, since: datetime, until: datetime) -> Iterator[tuple[datetime, Row]]:
         """Yield the same rows as `truth`, as far as the provider tells them at the clock's time."""
-        return self._rows(account, since, until, _Sight(self.clock().timestamp(), told=True))
+        return self._rows(account, since, until, _View(self.clock().timestamp(), reported_only=True))
 
     def bill(self, account: str, day: datetime) -> tuple[Row, ...]:
         """Return the final bill of a UTC day, whether it is out yet or not: rows of `cost` in nano-USD.
@@ -89,7 +96,7 @@ class World:
         """
         if self.accounts[account].provider == "cursor":
             return self._event_bill(account, day)
-        return tuple(charge.row() for charge in self.charges(account, day))
+        return tuple(charge.to_row() for charge in self.charges(account, day))
 
     def revise(self, account: str, hour: datetime, factor: float, workspace: str | None = None) -> None:
         """Let the provider correct that hour's use: from now on truth, what is told and the bill are `factor` times.
@@ -99,8 +106,8 @@ class World:
         if workspace is not None and self.accounts[account].provider == "cursor":
             raise ValueError("Cursor's events are revised by the account, not by the workspace")
         key = (account, workspace, _epoch(hour))
-        self._revised[key] = self._revised.get(key, 1.0) * factor
-        self._memory = _Memory()
+        self._usage_factors[key] = self._usage_factors.get(key, 1.0) * factor
+        self._cache = _Cache()
 
     def restate(self, account: str, day: datetime, factor: float) -> None:
         """Let the provider change that day's bill: from now on its money is `factor` times; its units stay.
@@ -109,104 +116,104 @@ class World:
         """
         if self.accounts[account].provider == "cursor":
             raise ValueError("Cursor has no bills: revise an hour instead")
-        self._restated[account, day] = self._restated.get((account, day), 1.0) * factor
-        self._memory = _Memory()
+        self._bill_factors[account, day] = self._bill_factors.get((account, day), 1.0) * factor
+        self._cache = _Cache()
 
-    def billed(self, account: str, day: datetime) -> bool:
+    def is_billed(self, account: str, day: datetime) -> bool:
         """Tell whether the day's bill is out."""
-        return self.clock() >= day + DAY + self.accounts[account].bill_after
+        return self.clock() >= day + DAY + self.accounts[account].bill_delay
 
     def charges(self, account: str, day: datetime) -> tuple[Charge, ...]:
         """Return the lines of the final bill of a UTC day, whether it is out yet or not."""
-        memory, key = self._memory.charges, (account, day)
+        memory, key = self._cache.charges, (account, day)
         if key not in memory:
             start = _epoch(day)
             use = [
-                (stream, self._final(account, position, hour))
+                (stream, self._final_usage(account, position, hour))
                 for position, stream in enumerate(self.accounts[account].streams)
                 for hour in range(start, start + 24 * HOUR_SECONDS, HOUR_SECONDS)
             ]
-            began = day + DAY > self.began
-            restated = self._restated.get(key, 1.0)
-            memory[key] = tuple(charges_of(self.accounts[account], day.date(), use, restated)) if began else ()
+            began = day + DAY > self.start_time
+            restated = self._bill_factors.get(key, 1.0)
+            memory[key] = tuple(compute_charges(self.accounts[account], day.date(), use, restated)) if began else ()
         return memory[key]
 
-    def use(self, account: str, kind: str, start: int, end: int) -> Use:
+    def usage(self, account: str, report: str, start: int, end: int) -> UsageByStream:
         """Return what the provider tells now of the use of one kind in [start, end), epoch seconds."""
-        now, memory, key = self.clock().timestamp(), self._memory.spans, (account, kind, start, end)
+        now, memory, key = self.clock().timestamp(), self._cache.reported_usage, (account, report, start, end)
         if key in memory:
             return memory[key]
         spans = (
-            (stream, self._told(account, position, start, end, now))
+            (stream, self._reported_usage(account, position, start, end, now))
             for position, stream in enumerate(self.accounts[account].streams)
-            if stream.kind == kind
+            if stream.report == report
         )
         use = tuple((stream, units) for stream, units in spans if units)
-        if now >= end + HOUR_SECONDS + SETTLED:
+        if now >= end + HOUR_SECONDS + SETTLE_SECONDS:
             memory[key] = use
         return use
 
-    def events(self, account: str, hour: int) -> Sequence[Event]:
+    def events(self, account: str, hour: int) -> Sequence[CursorEvent]:
         """Return the calls of the hour that starts at epoch second `hour`, oldest first, as told now."""
         now = self.clock().timestamp()
         events = self._all_events(account, hour)
-        if now >= hour + HOUR_SECONDS + SETTLED:
+        if now >= hour + HOUR_SECONDS + SETTLE_SECONDS:
             return events
-        return [event for event in events if event.told <= now * 1000]
+        return [event for event in events if event.visible_from_ms <= now * 1000]
 
-    def _rows(self, account: str, since: datetime, until: datetime, sight: _Sight) -> Iterator[tuple[datetime, Row]]:
-        seen = self._seen_events if self.accounts[account].provider == "cursor" else self._seen_use
-        for hour in _hours(max(since, self.began), min(until, utc(sight.now))):
-            yield from ((utc(hour), row) for row in _summed(seen(account, hour, sight)))
+    def _rows(self, account: str, since: datetime, until: datetime, view: _View) -> Iterator[tuple[datetime, Row]]:
+        seen = self._visible_events if self.accounts[account].provider == "cursor" else self._visible_usage
+        for hour in _hours(max(since, self.start_time), min(until, utc(view.now))):
+            yield from ((utc(hour), row) for row in _sum_rows(seen(account, hour, view)))
 
-    def _seen_events(self, account: str, hour: int, sight: _Sight) -> Iterator[tuple[_Labels, Mapping[str, int]]]:
+    def _visible_events(self, account: str, hour: int, view: _View) -> Iterator[tuple[_Labels, Mapping[str, int]]]:
         for event in self._all_events(account, hour):
-            if sight.sees(event):
+            if view.includes(event):
                 yield _event_labels(event), event.units()
 
-    def _seen_use(self, account: str, hour: int, sight: _Sight) -> Iterator[tuple[_Labels, Mapping[str, int]]]:
+    def _visible_usage(self, account: str, hour: int, view: _View) -> Iterator[tuple[_Labels, Mapping[str, int]]]:
         for position, stream in enumerate(self.accounts[account].streams):
-            share = sight.share(self._salts[account][position], hour)
-            yield stream.labels(), _portion(self._final(account, position, hour), 0.0, share)
+            share = view.share(self._salts[account][position], hour)
+            yield stream.labels(), _slice_usage(self._final_usage(account, position, hour), 0.0, share)
 
-    def _told(self, account: str, position: int, start: int, end: int, now: float) -> dict[str, int]:
+    def _reported_usage(self, account: str, position: int, start: int, end: int, now: float) -> dict[str, int]:
         salt = self._salts[account][position]
         units: dict[str, int] = {}
         for hour in range(start - start % HOUR_SECONDS, end, HOUR_SECONDS):
-            use = self._final(account, position, hour)
+            use = self._final_usage(account, position, hour)
             if not use:
                 continue
             whole = start <= hour and end >= hour + HOUR_SECONDS
-            if not whole or now < hour + HOUR_SECONDS + SETTLED:
-                before = told_share(salt, hour, start, now)
-                use = _portion(use, before, told_share(salt, hour, end, now))
+            if not whole or now < hour + HOUR_SECONDS + SETTLE_SECONDS:
+                before = reported_share(salt, hour, start, now)
+                use = _slice_usage(use, before, reported_share(salt, hour, end, now))
             for meter, count in use.items():
-                units[meter] = max(units.get(meter, 0), count) if meter in LEVEL_METERS else units.get(meter, 0) + count
+                units[meter] = max(units.get(meter, 0), count) if meter in GAUGE_METERS else units.get(meter, 0) + count
         return units
 
-    def _final(self, account: str, position: int, hour: int) -> dict[str, int]:
-        memory, key = self._memory.use, (account, position, hour)
+    def _final_usage(self, account: str, position: int, hour: int) -> dict[str, int]:
+        memory, key = self._cache.usage, (account, position, hour)
         use = memory.get(key)
         if use is None:
             stream = self.accounts[account].streams[position]
-            use = hour_use(stream, self._salts[account][position], hour) if hour >= self._first_hour else {}
-            factor = self._factor(account, hour) * self._factor(account, hour, stream.workspace)
+            use = hour_usage(stream, self._salts[account][position], hour) if hour >= self._first_hour else {}
+            factor = self._usage_factor(account, hour) * self._usage_factor(account, hour, stream.workspace)
             if factor != 1.0:
                 use = {meter: round(count * factor) for meter, count in use.items()}
             memory[key] = use
         return use
 
-    def _all_events(self, account: str, hour: int) -> tuple[Event, ...]:
-        memory, key = self._memory.events, (account, hour)
+    def _all_events(self, account: str, hour: int) -> tuple[CursorEvent, ...]:
+        memory, key = self._cache.events, (account, hour)
         if hour < self._first_hour:
             return ()
         if key not in memory:
-            factor = self._factor(account, hour)
+            factor = self._usage_factor(account, hour)
             memory[key] = hour_events(self.accounts[account], self._salts[account], hour, factor)
         return memory[key]
 
-    def _factor(self, account: str, hour: int, workspace: str | None = None) -> float:
-        return self._revised.get((account, workspace, hour), 1.0)
+    def _usage_factor(self, account: str, hour: int, workspace: str | None = None) -> float:
+        return self._usage_factors.get((account, workspace, hour), 1.0)
 
     def _event_bill(self, account: str, day: datetime) -> tuple[Row, ...]:
         money: dict[tuple[_Labels, str], int] = {}
@@ -219,38 +226,38 @@ class World:
 
 def demo_world(clock: Callable[[], datetime], seed: int = 7) -> World:
     """Return the world of `demo`: two accounts at OpenAI, two at Anthropic and a team at Cursor."""
-    return World(cast(), clock, seed)
+    return World(demo_accounts(), clock, seed)
 
 
-def incident(world: World) -> None:
+def start_incident(world: World) -> None:
     """Let a workspace of the demo's world use eight times as much as usual, for six hours that began two hours ago."""
     running = world.clock().replace(minute=0, second=0, microsecond=0)
     for number in range(-2, 4):
         world.revise("acme-openai", running + number * HOUR, 8.0, "proj_siteSearch")
 
 
-def _summed(use: Iterable[tuple[_Labels, Mapping[str, int]]]) -> Iterator[Row]:
+def _sum_rows(usage: Iterable[tuple[_Labels, Mapping[str, int]]]) -> Iterator[Row]:
     sums: dict[tuple[_Labels, str], int] = {}
-    for labels, units in use:
+    for labels, units in usage:
         for meter, count in units.items():
             sums[labels, meter] = sums.get((labels, meter), 0) + count
     return (Row(meter, count, *labels) for (labels, meter), count in sums.items() if count)
 
 
-def _portion(use: Mapping[str, int], before: float, until: float) -> dict[str, int]:
+def _slice_usage(usage: Mapping[str, int], start_share: float, end_share: float) -> dict[str, int]:
     """Return the part of an hour's use between two shares of it, so that adjoining parts add up to the unit."""
-    if until <= before:
+    if end_share <= start_share:
         return {}
-    if before == 0.0 and until == 1.0:
-        return dict(use)
+    if start_share == 0.0 and end_share == 1.0:
+        return dict(usage)
     parts = {
-        meter: count if meter in LEVEL_METERS else int(count * until) - int(count * before)
-        for meter, count in use.items()
+        meter: count if meter in GAUGE_METERS else int(count * end_share) - int(count * start_share)
+        for meter, count in usage.items()
     }
     return {meter: count for meter, count in parts.items() if count}
 
 
-def _event_labels(event: Event) -> _Labels:
+def _event_labels(event: CursorEvent) -> _Labels:
     return event.member.group, event.model, event.tier, event.member.service_account
 
 
@@ -263,5 +270,5 @@ def _hours(since: datetime, until: datetime) -> Iterator[int]:
         hour += HOUR
 
 
-def _epoch(moment: datetime) -> int:
-    return int(moment.timestamp())
+def _epoch(time: datetime) -> int:
+    return int(time.timestamp())

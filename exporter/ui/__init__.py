@@ -11,38 +11,39 @@ from html import escape
 
 from exporter import __version__
 from exporter.ledger import Ledger
-from exporter.metrics.budgets import Told
-from exporter.metrics.labels import Places
-from exporter.polling.account_state import Member
-from exporter.ui.budgets import budgets as budget_bars
-from exporter.ui.chart import chart
-from exporter.ui.overview import figures, health, notices, problems
-from exporter.ui.page_data import Facts, facts
-from exporter.ui.style import HATCH, STYLE
-from exporter.ui.tables import accounts, changes, models
+from exporter.metrics.budgets import EvaluatedBudget
+from exporter.metrics.labels import LabelMapper
+from exporter.polling.account_state import AccountState
+from exporter.ui.budgets import render_budget_bars as render_budget_bars
+from exporter.ui.chart import render_chart
+from exporter.ui.overview import render_health, render_notices, render_problems, render_totals
+from exporter.ui.page_data import PageData, collect_page_data
+from exporter.ui.style import HATCH_PATTERN, STYLE
+from exporter.ui.tables import render_accounts, render_changes, render_models
 
 
-def landing_page(
-    members: Iterable[Member],
+def render_landing_page(
+    account_states: Iterable[AccountState],
     ledger: Ledger,
-    places: Callable[[tuple[str, str]], Places | None],
-    budgets: Sequence[Told],
+    get_label_mapper: Callable[[tuple[str, str]], LabelMapper | None],
+    budgets: Sequence[EvaluatedBudget],
     now: datetime,
 ) -> str:
     """Return the page as HTML; `places` and `budgets` are those that /metrics shows."""
-    return html(facts(members, ledger, places, budgets, now))
+    return render_page(collect_page_data(account_states, ledger, get_label_mapper, budgets, now))
 
 
-def html(shown: Facts) -> str:
+def render_page(page_data: PageData) -> str:
     """Return what is shown as HTML."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>AI spend exporter</title><style>{STYLE}</style></head><body>
-{HATCH}<header><h1>AI spend exporter</h1>
-<p class="top"><a href="metrics">Metrics</a> · version {escape(__version__)} · {shown.now:%Y-%m-%d %H:%M} UTC</p>
-{health(shown)}</header><main>
-{problems(shown)}{notices(shown)}{figures(shown)}{chart(shown.bars())}{budget_bars(shown.budgets, shown.now)}
-{accounts(shown)}{models(shown)}{changes(shown)}</main>
+{HATCH_PATTERN}<header><h1>AI spend exporter</h1>
+<p class="top"><a href="metrics">Metrics</a> · version {escape(__version__)} · {page_data.now:%Y-%m-%d %H:%M} UTC</p>
+{render_health(page_data)}</header><main>
+{render_problems(page_data)}{render_notices(page_data)}{render_totals(page_data)}{render_chart(page_data.bars())}
+{render_budget_bars(page_data.budgets, page_data.now)}
+{render_accounts(page_data)}{render_models(page_data)}{render_changes(page_data)}</main>
 <footer><small>Money in USD, days in UTC. ≈ estimated until the provider has billed the day;
 * corrected since it was first billed.</small></footer>
 </body></html>

@@ -6,35 +6,39 @@ from collections.abc import Sequence
 from math import ceil, floor, log10
 
 from exporter.model import NANO
-from exporter.ui.format import day, money
+from exporter.ui.format import format_day, format_money
 from exporter.ui.page_data import Bar
 
-MOST_LINES = 5
-_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+MAX_GRID_LINES = 5
+_TICK_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
-def ticks(most: int) -> list[int]:
+def axis_ticks(maximum: int) -> list[int]:
     """Return round amounts in nano-USD from 0 to at least `most`, at most five steps of at least a cent."""
-    least = max(most / NANO / MOST_LINES, 0.01)
+    least = max(maximum / NANO / MAX_GRID_LINES, 0.01)
     power = 10.0 ** floor(log10(least))
-    step = next(round(one * power * NANO) for one in _STEPS if one * power >= least * 0.999_999)
-    return [number * step for number in range(max(1, ceil(most / step)) + 1)]
+    step = next(round(one * power * NANO) for one in _TICK_STEPS if one * power >= least * 0.999_999)
+    return [number * step for number in range(max(1, ceil(maximum / step)) + 1)]
 
 
-def chart(bars: Sequence[Bar]) -> str:
+def render_chart(bars: Sequence[Bar]) -> str:
     """Return the daily cost of these days; the last one is still running."""
-    if not any(bar.told for bar in bars):
+    if not any(bar.has_data for bar in bars):
         return "<h2>Daily cost</h2>\n<p>No day has been read yet.</p>\n"
-    lines = ticks(max((bar.billed + bar.estimated for bar in bars), default=0))
+    lines = axis_ticks(max((bar.billed + bar.estimated for bar in bars), default=0))
     top, width = lines[-1], 100 / max(1, len(bars))
-    scale = "".join(f'<span style="bottom:calc({100 * one / top:.2f}% - .6rem)">{_round(one)}</span>' for one in lines)
+    scale = "".join(
+        f'<span style="bottom:calc({100 * one / top:.2f}% - .6rem)">{_format_tick(one)}</span>' for one in lines
+    )
     grid = "".join(
         f'<line class="grid" x1="0" x2="100%" y1="{100 - 100 * one / top:.2f}%" y2="{100 - 100 * one / top:.2f}%"/>'
         for one in lines
     )
-    drawn = "".join(_bar(bar, place * width, width, top, last=bar is bars[-1]) for place, bar in enumerate(bars))
+    drawn = "".join(
+        _render_day_bar(bar, place * width, width, top, last=bar is bars[-1]) for place, bar in enumerate(bars)
+    )
     dates = "".join(
-        f'<span style="left:{(place + 0.5) * width:.2f}%">{day(bar.start)}</span>'
+        f'<span style="left:{(place + 0.5) * width:.2f}%">{format_day(bar.start)}</span>'
         for place, bar in enumerate(bars[:-1])
         if (len(bars) - 1 - place) % 7 == 0
     )
@@ -42,30 +46,30 @@ def chart(bars: Sequence[Bar]) -> str:
         f'<h2>Daily cost</h2>\n<div class="chart"><div class="scale" aria-hidden="true">{scale}</div>'
         f'<svg role="group" aria-label="Cost of each of the last {len(bars)} UTC days">{grid}{drawn}</svg>'
         f'<div class="dates" aria-hidden="true">{dates}<span class="last">today</span></div></div>\n'
-        f"{_KEY}{_table(bars)}"
+        f"{_LEGEND}{_render_table(bars)}"
     )
 
 
-def words(bar: Bar, *, running: bool) -> str:
+def describe_bar(bar: Bar, *, running: bool) -> str:
     """Return a day in words: `2026-11-17: $12.00, billed`."""
-    return f"{bar.start:%Y-%m-%d}: {_amount(bar)}, {_state(bar, running=running)}"
+    return f"{bar.start:%Y-%m-%d}: {_format_amount(bar)}, {_describe_state(bar, running=running)}"
 
 
-def _amount(bar: Bar) -> str:
-    return money(bar.billed + bar.estimated) if bar.told else "not read"
+def _format_amount(bar: Bar) -> str:
+    return format_money(bar.billed + bar.estimated) if bar.has_data else "not read"
 
 
-def _state(bar: Bar, *, running: bool) -> str:
-    if not bar.told:
+def _describe_state(bar: Bar, *, running: bool) -> str:
+    if not bar.has_data:
         return "nobody was asked"
     if bar.billed and bar.estimated:
-        state = f"{money(bar.billed)} billed, {money(bar.estimated)} estimated"
+        state = f"{format_money(bar.billed)} billed, {format_money(bar.estimated)} estimated"
     else:
         state = "estimated" if bar.estimated else "billed" if bar.billed else "nothing used"
     return f"today, still running, {state}" if running else state
 
 
-def _bar(bar: Bar, left: float, width: float, top: int, *, last: bool) -> str:
+def _render_day_bar(bar: Bar, left: float, width: float, top: int, *, last: bool) -> str:
     # A credit may make a day's cost negative: there is nothing to draw of it.
     solid, hatched = (100 * max(0, one) / top for one in (bar.billed, bar.estimated))
     x, wide = f"{left + width * 0.12:.2f}%", f"{width * 0.76:.2f}%"
@@ -77,28 +81,28 @@ def _bar(bar: Bar, left: float, width: float, top: int, *, last: bool) -> str:
     if last:
         parts.append(f'<rect class="now" x="{left:.2f}%" y="0" width="{width:.2f}%" height="100%"/>')
     return (
-        f'<g role="img"><title>{words(bar, running=last)}</title>'
+        f'<g role="img"><title>{describe_bar(bar, running=last)}</title>'
         f'<rect class="back" x="{left:.2f}%" y="0" width="{width:.2f}%" height="100%"/>{"".join(parts)}</g>'
     )
 
 
-_SAMPLE = '<svg aria-hidden="true"><rect class="{}" x="1" y="1" width="85%" height="85%"/></svg> {}'
-_KEY = (
+_LEGEND_ITEM = '<svg aria-hidden="true"><rect class="{}" x="1" y="1" width="85%" height="85%"/></svg> {}'
+_LEGEND = (
     '<p class="key"><small>'
     + "".join(
-        f"<span>{_SAMPLE.format(kind, name)}</span>"
+        f"<span>{_LEGEND_ITEM.format(kind, name)}</span>"
         for kind, name in (("billed", "billed"), ("open", "estimated"), ("now", "today, still running"))
     )
     + "</small></p>\n"
 )
 
 
-def _table(bars: Sequence[Bar]) -> str:
+def _render_table(bars: Sequence[Bar]) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{bar.start:%Y-%m-%d}</th><td class="n">{_amount(bar)}</td>'
-        f"<td>{_state(bar, running=bar is bars[-1])}</td></tr>\n"
+        f'<tr><th scope="row">{bar.start:%Y-%m-%d}</th><td class="n">{_format_amount(bar)}</td>'
+        f"<td>{_describe_state(bar, running=bar is bars[-1])}</td></tr>\n"
         for bar in reversed(bars)
-        if bar.told
+        if bar.has_data
     )
     return (
         '<details><summary>The days as a table</summary><table class="narrow"><thead><tr><th>Day</th>'
@@ -106,8 +110,8 @@ def _table(bars: Sequence[Bar]) -> str:
     )
 
 
-def _round(nano: int) -> str:
-    dollars = nano / NANO
+def _format_tick(nano_usd: int) -> str:
+    dollars = nano_usd / NANO
     if dollars >= 1_000_000:
         return f"${dollars / 1_000_000:g}M"
-    return f"${dollars:,.0f}" if nano % NANO == 0 else f"${dollars:,.2f}"
+    return f"${dollars:,.0f}" if nano_usd % NANO == 0 else f"${dollars:,.2f}"

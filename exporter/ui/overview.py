@@ -4,111 +4,133 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from exporter.ui.format import clock, counted, day, lasting, money, percent, text
-from exporter.ui.page_data import FIRST, Account, Facts, State, Trouble
-from exporter.ui.style import told
+from exporter.ui.format import (
+    escape_text,
+    format_count,
+    format_day,
+    format_duration,
+    format_money,
+    format_percent,
+    format_time,
+)
+from exporter.ui.page_data import FIRST_POLL, AccountProblem, AccountRow, PageData, State
+from exporter.ui.style import render_state
 
-MOST_PROBLEMS = 20
+MAX_PROBLEMS = 20
 """Shown at once; the rest unfolds."""
-MOST_NAMED = 10
+MAX_NOTICE_ITEMS = 10
 """In one notice."""
 
 
-def health(facts: Facts) -> str:
+def render_health(page_data: PageData) -> str:
     """Return one line on how all accounts fare."""
-    state, words = _health(facts.accounts)
-    return f'<p class="health">{told(state, words)}</p>\n'
+    state, words = _health_state(page_data.accounts)
+    return f'<p class="health">{render_state(state, words)}</p>\n'
 
 
-def _health(accounts: Sequence[Account]) -> tuple[State, str]:
+def _health_state(accounts: Sequence[AccountRow]) -> tuple[State, str]:
     if not accounts:
         return "wait", "No account is configured"
     bad = sum(one.state == "bad" for one in accounts)
-    first = sum(one.words == FIRST for one in accounts)
-    late = sum(_only_late(one) for one in accounts)
+    first = sum(one.state_text == FIRST_POLL for one in accounts)
+    late = sum(_is_only_late(one) for one in accounts)
     rest = "".join([f"; {first:,} in the first poll" if first else "", f"; {late:,} with late data" if late else ""])
     if bad:
-        return "bad", f"{bad:,} of {counted(len(accounts), 'account')} {'need' if bad > 1 else 'needs'} somebody{rest}"
+        return (
+            "bad",
+            f"{bad:,} of {format_count(len(accounts), 'account')} {'need' if bad > 1 else 'needs'} somebody{rest}",
+        )
     if rest:
-        return "wait", f"{counted(len(accounts), 'account')}, none fails{rest}"
+        return "wait", f"{format_count(len(accounts), 'account')}, none fails{rest}"
     return "good", "1 account, up" if len(accounts) == 1 else f"{len(accounts):,} accounts, all up"
 
 
-def problems(facts: Facts) -> str:
+def render_problems(page_data: PageData) -> str:
     """Return every problem with what to do about it; nothing where there is none."""
-    boxes = [_problem(one, facts) for account in facts.accounts for one in account.troubles]
-    more = "".join(boxes[MOST_PROBLEMS:])
-    rest = f"<details><summary>{len(boxes) - MOST_PROBLEMS:,} more</summary>\n{more}</details>\n" if more else ""
-    return "".join(boxes[:MOST_PROBLEMS]) + rest
+    boxes = [_render_problem(one, page_data) for account in page_data.accounts for one in account.problems]
+    more = "".join(boxes[MAX_PROBLEMS:])
+    rest = f"<details><summary>{len(boxes) - MAX_PROBLEMS:,} more</summary>\n{more}</details>\n" if more else ""
+    return "".join(boxes[:MAX_PROBLEMS]) + rest
 
 
-def _problem(trouble: Trouble, facts: Facts) -> str:
-    owner = f" (owner {text(trouble.owner)})" if trouble.owner else " (no owner)"
-    what = f" · {text(', '.join(trouble.reports))}" if trouble.reports else ""
-    advice = f"<p><strong>What to do:</strong> {text(trouble.advice)}</p>" if trouble.advice else ""
-    others = "".join(f"<p>{text(one)}</p>" for one in trouble.words[1:])
-    more = f"<details><summary>{len(trouble.words) - 1} more of the kind</summary>{others}</details>" if others else ""
+def _render_problem(problem: AccountProblem, page_data: PageData) -> str:
+    owner = f" (owner {escape_text(problem.owner)})" if problem.owner else " (no owner)"
+    what = f" · {escape_text(', '.join(problem.reports))}" if problem.reports else ""
+    advice = f"<p><strong>What to do:</strong> {escape_text(problem.advice)}</p>" if problem.advice else ""
+    others = "".join(f"<p>{escape_text(one)}</p>" for one in problem.messages[1:])
+    more = (
+        f"<details><summary>{len(problem.messages) - 1} more of the kind</summary>{others}</details>" if others else ""
+    )
     since = "Nothing was ever read."
-    if trouble.since is not None:
-        since = f"Nothing read since {clock(trouble.since)} UTC ({lasting(facts.now - trouble.since)})."
+    if problem.last_read is not None:
+        since = (
+            f"Nothing read since {format_time(problem.last_read)} UTC "
+            f"({format_duration(page_data.now - problem.last_read)})."
+        )
     return (
-        f'<div class="problem"><p><strong class="bad">{text(trouble.account)}</strong>{owner}{what}</p>'
-        f'<p>{text(trouble.words[0])}</p>{more}{advice}<p class="muted">{since}</p></div>\n'
+        f'<div class="problem"><p><strong class="bad">{escape_text(problem.account)}</strong>{owner}{what}</p>'
+        f'<p>{escape_text(problem.messages[0])}</p>{more}{advice}<p class="muted">{since}</p></div>\n'
     )
 
 
-def notices(facts: Facts) -> str:
+def render_notices(page_data: PageData) -> str:
     """Return what is worth knowing and not yet a problem, one notice of a kind."""
-    every = facts.accounts
-    late = [f"{text(one.name)} ({_mark(one, facts)})" for one in every if _only_late(one)]
+    every = page_data.accounts
+    late = [f"{escape_text(one.name)} ({_watermark_text(one, page_data)})" for one in every if _is_only_late(one)]
     unpriced = [
-        f"{text(model)} of {text(one.name)} ({counted(tokens, 'token')})"
+        f"{escape_text(model)} of {escape_text(one.name)} ({format_count(tokens, 'token')})"
         for one in every
         for model, tokens in sorted(one.unpriced.items(), key=lambda told: -told[1])
     ]
-    folded = [f"{text(one.name)} ({one.folded:,} series)" for one in every if one.folded]
-    spare = [f"{text(one.name)} ({text(one.spare)})" for one in every if one.spare]
+    folded = [f"{escape_text(one.name)} ({one.aggregated_series:,} series)" for one in every if one.aggregated_series]
+    spare = [
+        f"{escape_text(one.name)} ({escape_text(one.pending_key_message)})" for one in every if one.pending_key_message
+    ]
     kinds = (
         ("New key not used", spare, "The key before it still works here."),
-        ("First poll under way", [text(one.name) for one in every if one.words == FIRST], "Numbers are not whole yet."),
+        (
+            "First poll under way",
+            [escape_text(one.name) for one in every if one.state_text == FIRST_POLL],
+            "Numbers are not whole yet.",
+        ),
         ("Data is late", late, "What was used since is not in the numbers yet."),
         ("No price known today", unpriced, "They cost nothing here: give the price in <code>prices:</code>."),
         ("Series folded into <code>other</code>", folded, "Sums stay right; <code>max_series</code> keeps more names."),
     )
-    return "".join(_notice(title, items, advice) for title, items, advice in kinds if items)
+    return "".join(_render_notice(title, items, advice) for title, items, advice in kinds if items)
 
 
-def _notice(title: str, items: Sequence[str], advice: str) -> str:
-    more = f" and {len(items) - MOST_NAMED:,} more" if len(items) > MOST_NAMED else ""
+def _render_notice(title: str, items: Sequence[str], advice: str) -> str:
+    more = f" and {len(items) - MAX_NOTICE_ITEMS:,} more" if len(items) > MAX_NOTICE_ITEMS else ""
     return (
-        f'<div class="notice"><p><strong class="wait">{title}:</strong> {", ".join(items[:MOST_NAMED])}{more}. '
+        f'<div class="notice"><p><strong class="wait">{title}:</strong> {", ".join(items[:MAX_NOTICE_ITEMS])}{more}. '
         f"{advice}</p></div>\n"
     )
 
 
-def _only_late(account: Account) -> bool:
+def _is_only_late(account: AccountRow) -> bool:
     return account.late and account.state != "bad"
 
 
-def _mark(account: Account, facts: Facts) -> str:
+def _watermark_text(account: AccountRow, page_data: PageData) -> str:
     until = account.complete_until
-    return "" if until is None else f"complete until {clock(until)}, {lasting(facts.now - until)} ago"
+    return "" if until is None else f"complete until {format_time(until)}, {format_duration(page_data.now - until)} ago"
 
 
-def figures(facts: Facts) -> str:
+def render_totals(page_data: PageData) -> str:
     """Return today, this month and the 30 days as large figures."""
-    return '<dl class="figures">' + "".join(_figures(facts)) + "</dl>\n"
+    return '<dl class="figures">' + "".join(_render_each_total(page_data)) + "</dl>\n"
 
 
-def _figures(facts: Facts) -> Iterator[str]:
-    bars, month = facts.bars(), sum(one.month for one in facts.accounts)
-    billed = sum(one.month_billed for one in facts.accounts)
+def _render_each_total(page_data: PageData) -> Iterator[str]:
+    bars, month = page_data.bars(), sum(one.month for one in page_data.accounts)
+    billed = sum(one.month_billed for one in page_data.accounts)
     rest = ", the rest estimated" if billed != month else ""
-    since = day(bars[0].start)
-    yield _figure("Today", sum(one.today for one in facts.accounts), "running, in UTC")
-    yield _figure("This month", month, f"{money(billed)} billed ({percent(billed, month)}){rest}")
-    yield _figure("30 days", sum(bar.billed + bar.estimated for bar in bars), f"{since} to today")
+    since = format_day(bars[0].start)
+    yield _render_total("Today", sum(one.today for one in page_data.accounts), "running, in UTC")
+    yield _render_total("This month", month, f"{format_money(billed)} billed ({format_percent(billed, month)}){rest}")
+    yield _render_total("30 days", sum(bar.billed + bar.estimated for bar in bars), f"{since} to today")
 
 
-def _figure(name: str, nano: int, words: str) -> str:
-    return f'<div><dt>{name}</dt><dd class="sum">{money(nano)}</dd><dd><small>{words}</small></dd></div>'
+def _render_total(name: str, nano_usd: int, note: str) -> str:
+    return f'<div><dt>{name}</dt><dd class="sum">{format_money(nano_usd)}</dd><dd><small>{note}</small></dd></div>'

@@ -58,21 +58,21 @@ footer{margin:2rem 0 1rem;border-top:1px solid var(--line);padding-top:.6rem}
 .models th{padding-right:.5rem}}
 """
 
-HATCH = (
+HATCH_PATTERN = (
     '<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>'
     '<pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
     '<rect width="6" height="6"/><path d="M0 0V6"/></pattern></defs></svg>\n'
 )
 """What an estimate is filled with."""
 
-SIGNS = {"good": "●", "wait": "▲", "bad": "✖"}
+STATE_SIGNS = {"good": "●", "wait": "▲", "bad": "✖"}
 
 
-def sign(state: str) -> str:
+def render_sign(state: str) -> str:
     """Return the coloured sign of a state, to stand before words."""
-    return f'<span class="sign {state}" aria-hidden="true">{SIGNS[state]}</span> '
+    return f'<span class="sign {state}" aria-hidden="true">{STATE_SIGNS[state]}</span> '
 
 
-def told(state: str, words: str) -> str:
+def render_state(state: str, html: str) -> str:
     """Return a state in colour and words; the words are HTML."""
-    return f'<span class="{state}">{sign(state)}{words}</span>'
+    return f'<span class="{state}">{render_sign(state)}{html}</span>'

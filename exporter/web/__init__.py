@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from exporter.web.config_reload import Entrance
-from exporter.web.connection_limits import Loop, Patient
-from exporter.web.routes import Views, accepts_gzip, build, prefers_openmetrics
+from exporter.web.config_reload import WebConfigReloader
+from exporter.web.connection_limits import LimitedEventLoop, LimitedProtocol
+from exporter.web.routes import Handlers, accepts_gzip, build_asgi_app, prefers_openmetrics
 
-__all__ = ["Entrance", "Loop", "Patient", "Views", "accepts_gzip", "build", "prefers_openmetrics"]
+__all__ = [
+    "Handlers",
+    "LimitedEventLoop",
+    "LimitedProtocol",
+    "WebConfigReloader",
+    "accepts_gzip",
+    "build_asgi_app",
+    "prefers_openmetrics",
+]

@@ -8,26 +8,26 @@ from typing import Any, cast
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
-class Loop(asyncio.SelectorEventLoop):
+class LimitedEventLoop(asyncio.SelectorEventLoop):
     """An event loop whose servers do not wait long for the TLS handshake."""
 
-    HANDSHAKE = 5.0
+    HANDSHAKE_TIMEOUT = 5.0
     """Seconds."""
 
-    async def create_server(self, *arguments: Any, **more: Any) -> asyncio.Server:
+    async def create_server(self, *args: Any, **kwargs: Any) -> asyncio.Server:
         """Create a server as asyncio does."""
-        patience = self.HANDSHAKE if more.get("ssl") else None
-        return await super().create_server(*arguments, **more, ssl_handshake_timeout=patience)
+        patience = self.HANDSHAKE_TIMEOUT if kwargs.get("ssl") else None
+        return await super().create_server(*args, **kwargs, ssl_handshake_timeout=patience)
 
 
-class Patient(H11Protocol):
+class LimitedProtocol(H11Protocol):
     """A connection that is cut when its client dawdles, or when others need its place."""
 
-    HEAD = 5.0
+    HEADER_TIMEOUT = 5.0
     """Seconds for the head of a request, from the connection or from its first byte on."""
-    WHOLE = 120.0
+    REQUEST_TIMEOUT = 120.0
     """Seconds for a request, from its head until all of the answer is on its way, however slowly the client reads."""
-    MOST = 256
+    MAX_CONNECTIONS = 256
     """Connections. One more gets the place of that which has been idle the longest, strangers' first."""
 
     idle_since = 0.0
@@ -38,19 +38,19 @@ class Patient(H11Protocol):
         """Wait for the head of the first request."""
         super().connection_made(transport)
         self.idle_since = self.loop.time()
-        self._allow(self.HEAD)
-        if len(self.connections) > self.MOST:
-            self._make_room()
+        self._set_deadline(self.HEADER_TIMEOUT)
+        if len(self.connections) > self.MAX_CONNECTIONS:
+            self._evict_connection()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
-        self._allow(None)
+        self._set_deadline(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take what came; the first bytes after an answer begin a head."""
         if self._deadline is None:
-            self._allow(self.HEAD)
+            self._set_deadline(self.HEADER_TIMEOUT)
         super().data_received(data)
 
     def handle_events(self) -> None:
@@ -58,13 +58,13 @@ class Patient(H11Protocol):
         before = self.cycle
         super().handle_events()
         if self.cycle is not before:
-            self._allow(self.WHOLE)
+            self._set_deadline(self.REQUEST_TIMEOUT)
 
     def on_response_complete(self) -> None:
         """Wait for the next request; where the connection is to be closed, for its client to read all."""
         self.idle_since = self.loop.time()
         if not self.transport.is_closing():
-            self._allow(None)
+            self._set_deadline(None)
         super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -73,15 +73,15 @@ class Patient(H11Protocol):
         if self.transport.get_write_buffer_size():
             self.transport.abort()
 
-    def _allow(self, seconds: float | None) -> None:
+    def _set_deadline(self, seconds: float | None) -> None:
         """Cut the connection in so many seconds, instead of when it was to be cut; or not at all."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
 
-    def _make_room(self) -> None:
-        there = [one for one in cast("set[Patient]", self.connections) if not one.transport.is_closing()]
-        if len(there) > self.MOST:
+    def _evict_connection(self) -> None:
+        there = [one for one in cast("set[LimitedProtocol]", self.connections) if not one.transport.is_closing()]
+        if len(there) > self.MAX_CONNECTIONS:
             idle = [one for one in there if one.is_idle and one is not self] or [self]
             min(idle, key=lambda one: (one.cycle is not None, one.idle_since)).transport.abort()
 

@@ -8,72 +8,81 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from exporter.push.models import MOST_EVENTS, Change, UsageEvent
-from exporter.ui.summary import MOST_MODELS
-from exporter.web.push_routes import BATCH, CHANGES, DOCUMENT, EVENT, SUMMARY
-from exporter.windows import DAYS_SHOWN
+from exporter.push.models import MAX_EVENTS_PER_BATCH, ChangeEventBody, UsageEventBody
+from exporter.ui.summary import MAX_TOP_MODELS
+from exporter.web.push_routes import BATCH_PATH, CHANGES_PATH, EVENT_PATH, OPENAPI_PATH, SUMMARY_PATH
+from exporter.windows import DAYS_EXPORTED
 
-Shape = Mapping[str, Any]
+Schema = Mapping[str, Any]
 
-_TEXT: Shape = {"type": "string"}
-_NUMBER: Shape = {"type": "number"}
-_COUNT: Shape = {"type": "integer"}
-_MAYBE: Shape = {"type": ["integer", "null"]}
-_SHARE: Shape = {"type": ["number", "null"]}
-_SUMS: Mapping[str, Shape] = {"costUsd": _NUMBER, "tokens": _COUNT, "requests": _MAYBE}
+_STRING: Schema = {"type": "string"}
+_NUMBER: Schema = {"type": "number"}
+_INTEGER: Schema = {"type": "integer"}
+_NULLABLE_INTEGER: Schema = {"type": ["integer", "null"]}
+_NULLABLE_NUMBER: Schema = {"type": ["number", "null"]}
+_TOTALS: Mapping[str, Schema] = {"costUsd": _NUMBER, "tokens": _INTEGER, "requests": _NULLABLE_INTEGER}
 
 
-def _object(**fields: Shape) -> dict[str, Any]:
+def _object(**fields: Schema) -> dict[str, Any]:
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
-def _list(**fields: Shape) -> dict[str, Any]:
+def _list(**fields: Schema) -> dict[str, Any]:
     return {"type": "array", "items": _object(**fields)}
 
 
-_ERROR = _object(error=_TEXT)
-_STATUS = _object(status={"enum": ["accepted", "repeated"]})
-_TAKEN = _object(accepted=_COUNT, repeated=_COUNT, refused=_list(index=_COUNT, status=_COUNT, reason=_TEXT))
-_ACCOUNT: Mapping[str, Shape] = {"provider": _TEXT, "account": _TEXT}
+_ERROR = _object(error=_STRING)
+_STATUS = _object(status={"enum": ["accepted", "duplicate"]})
+_BATCH_RESULT = _object(
+    accepted=_INTEGER, duplicate=_INTEGER, rejected=_list(index=_INTEGER, status=_INTEGER, reason=_STRING)
+)
+_ACCOUNT_FIELDS: Mapping[str, Schema] = {"provider": _STRING, "account": _STRING}
 _SUMMARY = _object(
     **{
-        "from": _TEXT,
-        "to": _TEXT,
-        "days": _COUNT,
-        "totals": _object(**_SUMS),
-        "byProvider": _list(provider=_TEXT, **_SUMS),
-        "byAccount": _list(**_ACCOUNT, **_SUMS),
-        "byWorkspace": _list(**_ACCOUNT, workspace=_TEXT, **_SUMS),
-        "byModel": _list(model=_TEXT, **_SUMS),
-        "topModels": _list(model=_TEXT, **_SUMS, costShare=_SHARE, requestShare=_SHARE) | {"maxItems": MOST_MODELS},
-        "byDay": _list(date=_TEXT, costUsd=_NUMBER),
+        "from": _STRING,
+        "to": _STRING,
+        "days": _INTEGER,
+        "totals": _object(**_TOTALS),
+        "byProvider": _list(provider=_STRING, **_TOTALS),
+        "byAccount": _list(**_ACCOUNT_FIELDS, **_TOTALS),
+        "byWorkspace": _list(**_ACCOUNT_FIELDS, workspace=_STRING, **_TOTALS),
+        "byModel": _list(model=_STRING, **_TOTALS),
+        "topModels": _list(model=_STRING, **_TOTALS, costShare=_NULLABLE_NUMBER, requestShare=_NULLABLE_NUMBER)
+        | {"maxItems": MAX_TOP_MODELS},
+        "byDay": _list(date=_STRING, costUsd=_NUMBER),
         "signals": _list(
-            kind=_TEXT, **_ACCOUNT, workspace=_TEXT, hour=_TEXT, costUsd=_NUMBER, expectedUsd=_NUMBER, highUsd=_NUMBER
+            kind=_STRING,
+            **_ACCOUNT_FIELDS,
+            workspace=_STRING,
+            hour=_STRING,
+            costUsd=_NUMBER,
+            expectedUsd=_NUMBER,
+            upperBoundUsd=_NUMBER,
         ),
-        "changes": _list(title=_TEXT, time=_TEXT, service=_TEXT, account=_TEXT, link=_TEXT),
+        "changes": _list(title=_STRING, time=_STRING, service=_STRING, account=_STRING, link=_STRING),
         "freshness": _list(
-            **_ACCOUNT,
+            **_ACCOUNT_FIELDS,
             up={"type": "boolean"},
             completeUntil={"type": ["string", "null"]},
-            problems={"type": "array", "items": _TEXT},
+            problems={"type": "array", "items": _STRING},
         ),
     }
 )
 
 
-def _answer(description: str, schema: Shape) -> dict[str, Any]:
+def _response(description: str, schema: Schema) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-_BROKEN = {"503": _answer("The ledger cannot be read or written; nothing of this was kept.", _ERROR)}
-_REFUSED = {
-    "400": _answer("The body is no JSON.", _ERROR),
-    "401": _answer("The token is that of no source.", _ERROR),
+_LEDGER_UNAVAILABLE = {"503": _response("The ledger cannot be read or written; nothing of this was kept.", _ERROR)}
+_REJECTED = {
+    "400": _response("The body is no JSON.", _ERROR),
+    "401": _response("The token is that of no source.", _ERROR),
     "413": {"description": "The body, or the batch, is too long."},
-    "422": _answer("It does not fit; nothing of it is counted.", _ERROR),
-} | _BROKEN
-_BUSY = {"429": _answer("Too many events; ask again after Retry-After seconds.", _ERROR)}
-_KEY = {
+    "422": _response("It does not fit; nothing of it is counted.", _ERROR),
+} | _LEDGER_UNAVAILABLE
+_RATE_LIMITED = {"429": _response("Too many events; ask again after Retry-After seconds.", _ERROR)}
+_IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "description": "Names the request: events without an id are counted once though it is sent again.",
@@ -81,59 +90,65 @@ _KEY = {
 }
 
 
-def _post(summary: str, body: Shape, answers: Shape, **more: Any) -> dict[str, Any]:
+def _post(summary: str, body: Schema, responses: Schema, **extra: Any) -> dict[str, Any]:
     told = {"required": True, "content": {"application/json": {"schema": body}}}
     return {
-        "post": {"summary": summary, "security": [{"token": []}], "requestBody": told, "responses": answers, **more}
+        "post": {"summary": summary, "security": [{"token": []}], "requestBody": told, "responses": responses, **extra}
     }
 
 
-def _schema(shape: type[BaseModel]) -> dict[str, Any]:
-    return shape.model_json_schema(by_alias=True, ref_template="#/components/schemas/{model}")
+def _model_schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema(by_alias=True, ref_template="#/components/schemas/{model}")
 
 
 @functools.cache
-def document(version: str) -> Shape:
+def build_openapi_document(version: str) -> Schema:
     """Return the OpenAPI 3.1 document. Names may also be written in snake_case, which it does not tell."""
-    event, change = ({"$ref": f"#/components/schemas/{one.__name__}"} for one in (UsageEvent, Change))
-    batch = _object(events={"type": "array", "items": event, "minItems": 1, "maxItems": MOST_EVENTS})
-    accepted = {"202": _answer("It is counted, and kept. repeated: it was before.", _STATUS)}
-    conflict = {"409": _answer("Its id was given to another event before.", _ERROR)}
-    some = {"207": _answer("Some are not counted: those that are listed, and why.", _TAKEN)}
-    all_of_it = {"202": _answer("All of them are counted, and kept.", _TAKEN)}
+    event, change = ({"$ref": f"#/components/schemas/{one.__name__}"} for one in (UsageEventBody, ChangeEventBody))
+    batch = _object(events={"type": "array", "items": event, "minItems": 1, "maxItems": MAX_EVENTS_PER_BATCH})
+    accepted = {"202": _response("It is counted, and kept. repeated: it was before.", _STATUS)}
+    conflict = {"409": _response("Its id was given to another event before.", _ERROR)}
+    some = {"207": _response("Some are not counted: those that are listed, and why.", _BATCH_RESULT)}
+    all_of_it = {"202": _response("All of them are counted, and kept.", _BATCH_RESULT)}
     days = {
         "name": "days",
         "in": "query",
-        "schema": {"type": "integer", "minimum": 1, "maximum": DAYS_SHOWN, "default": 30},
+        "schema": {"type": "integer", "minimum": 1, "maximum": DAYS_EXPORTED, "default": 30},
     }
     return {
         "openapi": "3.1.0",
         "info": {"title": "ai-spend-exporter", "version": version},
         "paths": {
-            EVENT: _post(
-                "Tell what one request used.", event, accepted | conflict | _BUSY | _REFUSED, parameters=[_KEY]
+            EVENT_PATH: _post(
+                "Tell what one request used.",
+                event,
+                accepted | conflict | _RATE_LIMITED | _REJECTED,
+                parameters=[_IDEMPOTENCY_KEY],
             ),
-            BATCH: _post(
-                f"Tell what up to {MOST_EVENTS} requests used.",
+            BATCH_PATH: _post(
+                f"Tell what up to {MAX_EVENTS_PER_BATCH} requests used.",
                 batch,
-                all_of_it | some | _BUSY | _REFUSED,
-                parameters=[_KEY],
+                all_of_it | some | _RATE_LIMITED | _REJECTED,
+                parameters=[_IDEMPOTENCY_KEY],
             ),
-            CHANGES: _post(
-                "Tell what was done to a system.", change, {"202": _answer("It is kept.", _STATUS)} | _REFUSED
+            CHANGES_PATH: _post(
+                "Tell what was done to a system.", change, {"202": _response("It is kept.", _STATUS)} | _REJECTED
             ),
-            SUMMARY: {
+            SUMMARY_PATH: {
                 "get": {
                     "summary": "What was spent in the last days, today included (UTC).",
                     "parameters": [days],
-                    "responses": {"200": _answer("Sums.", _SUMMARY), "422": _answer("days is out of range.", _ERROR)}
-                    | _BROKEN,
+                    "responses": {
+                        "200": _response("Sums.", _SUMMARY),
+                        "422": _response("days is out of range.", _ERROR),
+                    }
+                    | _LEDGER_UNAVAILABLE,
                 }
             },
-            DOCUMENT: {"get": {"summary": "This document.", "responses": {"200": {"description": "OpenAPI 3.1."}}}},
+            OPENAPI_PATH: {"get": {"summary": "This document.", "responses": {"200": {"description": "OpenAPI 3.1."}}}},
         },
         "components": {
-            "schemas": {one.__name__: _schema(one) for one in (UsageEvent, Change)},
+            "schemas": {one.__name__: _model_schema(one) for one in (UsageEventBody, ChangeEventBody)},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }

@@ -12,105 +12,109 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from exporter.errors import IngestError
-from exporter.push.parse import Refused
-from exporter.push.service import Taken
+from exporter.errors import PushError
+from exporter.push.parse import Rejected
+from exporter.push.service import Accepted
 
-EVENT, BATCH, CHANGES = "/api/v1/ai/usage/events", "/api/v1/ai/usage/events/batch", "/api/v1/ai/changes"
-SUMMARY, DOCUMENT = "/api/v1/ai/usage/summary", "/api/v1/openapi.json"
+EVENT_PATH, BATCH_PATH, CHANGES_PATH = "/api/v1/ai/usage/events", "/api/v1/ai/usage/events/batch", "/api/v1/ai/changes"
+SUMMARY_PATH, OPENAPI_PATH = "/api/v1/ai/usage/summary", "/api/v1/openapi.json"
 
-LONGEST = {EVENT: 16 << 10, BATCH: 1 << 20, CHANGES: 16 << 10}
+MAX_BODY_BYTES = {EVENT_PATH: 16 << 10, BATCH_PATH: 1 << 20, CHANGES_PATH: 16 << 10}
 """Bytes of the bodies that these paths take."""
 
-_KEY = re.compile("[!-~]{0,255}")
+_IDEMPOTENCY_KEY = re.compile("[!-~]{0,255}")
 
-AT_ONCE = 8
+MAX_CONCURRENT_PUSHES = 8
 """Requests that are taken at the same time; a summary is made one at a time, and keeps none of them waiting."""
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class PushHandlers:
     """What pushed requests are handed to; each may raise IngestError."""
 
-    owner: Callable[[str], str | None]
+    find_source: Callable[[str], str | None]
     """Whose bearer token this is."""
-    take: Callable[[str, bytes, str, bool], Taken]
+    accept_events: Callable[[str, bytes, str, bool], Accepted]
     """Source, body, key of the request, whether it is a batch."""
-    note: Callable[[bytes], None]
+    record_change: Callable[[bytes], None]
     """Keep a change."""
-    summary: Callable[[str], Mapping[str, Any]]
+    summarize: Callable[[str], Mapping[str, Any]]
     """`days` as it was asked for -> what was spent in them."""
-    document: Callable[[], Mapping[str, Any]]
+    build_openapi_document: Callable[[], Mapping[str, Any]]
     """This API, described."""
 
 
-def push_routes(desk: Desk) -> list[Route]:
+def build_push_routes(handlers: PushHandlers) -> list[Route]:
     """Return the routes."""
-    limiter, reading = CapacityLimiter(AT_ONCE), CapacityLimiter(1)
+    limiter, reading = CapacityLimiter(MAX_CONCURRENT_PUSHES), CapacityLimiter(1)
 
     async def one(request: Request) -> Response:
-        return _single(await _taken(request, batch=False))
+        return _event_response(await _taken(request, batch=False))
 
     async def batch(request: Request) -> Response:
-        return _several(await _taken(request, batch=True))
+        return _batch_response(await _taken(request, batch=True))
 
-    async def _taken(request: Request, *, batch: bool) -> Taken:
-        source, key = _source(request, desk), request.headers.get("idempotency-key", "")
-        if not _KEY.fullmatch(key):
-            raise IngestError(422, "Idempotency-Key: expected at most 255 characters, without spaces and within ASCII")
+    async def _taken(request: Request, *, batch: bool) -> Accepted:
+        source, key = _authenticate(request, handlers), request.headers.get("idempotency-key", "")
+        if not _IDEMPOTENCY_KEY.fullmatch(key):
+            raise PushError(422, "Idempotency-Key: expected at most 255 characters, without spaces and within ASCII")
         body = await request.body()
-        return await to_thread.run_sync(desk.take, source, body, key, batch, limiter=limiter)
+        return await to_thread.run_sync(handlers.accept_events, source, body, key, batch, limiter=limiter)
 
     async def changes(request: Request) -> Response:
-        _source(request, desk)
-        await to_thread.run_sync(desk.note, await request.body(), limiter=limiter)
+        _authenticate(request, handlers)
+        await to_thread.run_sync(handlers.record_change, await request.body(), limiter=limiter)
         return JSONResponse({"status": "accepted"}, 202)
 
     async def summary(request: Request) -> Response:
-        told = await to_thread.run_sync(desk.summary, request.query_params.get("days", "30"), limiter=reading)
+        told = await to_thread.run_sync(handlers.summarize, request.query_params.get("days", "30"), limiter=reading)
         return JSONResponse(told, headers={"cache-control": "no-store"})
 
     async def document(_: Request) -> Response:
-        return JSONResponse(desk.document())
+        return JSONResponse(handlers.build_openapi_document())
 
     return [
-        Route(EVENT, _answered(one), methods=["POST"]),
-        Route(BATCH, _answered(batch), methods=["POST"]),
-        Route(CHANGES, _answered(changes), methods=["POST"]),
-        Route(SUMMARY, _answered(summary)),
-        Route(DOCUMENT, document),
+        Route(EVENT_PATH, _handle_push_errors(one), methods=["POST"]),
+        Route(BATCH_PATH, _handle_push_errors(batch), methods=["POST"]),
+        Route(CHANGES_PATH, _handle_push_errors(changes), methods=["POST"]),
+        Route(SUMMARY_PATH, _handle_push_errors(summary)),
+        Route(OPENAPI_PATH, document),
     ]
 
 
-def _answered(route: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+def _handle_push_errors(route: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         try:
             return await route(request)
-        except IngestError as error:
+        except PushError as error:
             headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}}.get(error.status)
             return JSONResponse({"error": str(error)}, error.status, headers)
 
     return answer
 
 
-def _source(request: Request, desk: Desk) -> str:
+def _authenticate(request: Request, handlers: PushHandlers) -> str:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    source = desk.owner(token.strip()) if scheme.lower() == "bearer" else None
+    source = handlers.find_source(token.strip()) if scheme.lower() == "bearer" else None
     if source is None:
-        raise IngestError(401, "this needs `Authorization: Bearer TOKEN` with the token of a configured source")
+        raise PushError(401, "this needs `Authorization: Bearer TOKEN` with the token of a configured source")
     return source
 
 
-def _single(taken: Taken) -> Response:
-    for refused in taken.refused:
+def _event_response(result: Accepted) -> Response:
+    for refused in result.rejected:
         return JSONResponse({"error": refused.reason}, 409 if refused.conflict else 422)
-    return JSONResponse({"status": "accepted" if taken.accepted else "repeated"}, 202)
+    return JSONResponse({"status": "accepted" if result.accepted else "duplicate"}, 202)
 
 
-def _several(taken: Taken) -> Response:
-    told = {"accepted": taken.accepted, "repeated": taken.repeated, "refused": list(map(_plain, taken.refused))}
-    return JSONResponse(told, 207 if taken.refused else 202)
+def _batch_response(result: Accepted) -> Response:
+    told = {
+        "accepted": result.accepted,
+        "duplicate": result.duplicates,
+        "rejected": list(map(_format_rejection, result.rejected)),
+    }
+    return JSONResponse(told, 207 if result.rejected else 202)
 
 
-def _plain(refused: Refused) -> dict[str, Any]:
-    return {"index": refused.index, "status": 409 if refused.conflict else 422, "reason": refused.reason}
+def _format_rejection(rejected: Rejected) -> dict[str, Any]:
+    return {"index": rejected.index, "status": 409 if rejected.conflict else 422, "reason": rejected.reason}

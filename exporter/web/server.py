@@ -15,15 +15,15 @@ from typing import Protocol
 import uvicorn
 
 from exporter.errors import ExporterError, LedgerError
-from exporter.web import Entrance, Loop, Patient, Views, build
-from exporter.web.body_limit import LONGEST_HEAD
+from exporter.web import Handlers, LimitedEventLoop, LimitedProtocol, WebConfigReloader, build_asgi_app
+from exporter.web.body_limit import MAX_HEADER_BYTES
 
 
 class Service(Protocol):
     """What runs beside the HTTP server: started before it, stopped after it."""
 
-    ended: Callable[[], None]
-    web_in_order: Callable[[], bool]
+    on_fatal: Callable[[], None]
+    web_config_healthy: Callable[[], bool]
 
     @property
     def fatal(self) -> LedgerError | None:
@@ -76,9 +76,9 @@ def _advice(port: str, error: OSError) -> str:
     )
 
 
-def told_address(opened: socket.socket) -> str:
+def format_address(sock: socket.socket) -> str:
     """Return where a socket listens, as it is written in an address: `127.0.0.1:10042`, `[::]:10042`."""
-    host, port = opened.getsockname()[:2]
+    host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -101,7 +101,7 @@ class _Server(uvicorn.Server):
     """A server whose signals are ours: SIGTERM is a clean end with status 0, not an end by signal."""
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        with asyncio.Runner(loop_factory=Loop) as runner:
+        with asyncio.Runner(loop_factory=LimitedEventLoop) as runner:
             runner.run(self.serve(sockets))
 
     @contextlib.contextmanager
@@ -109,16 +109,16 @@ class _Server(uvicorn.Server):
         yield
 
 
-def http_server(views: Views, entrance: Entrance | None = None) -> uvicorn.Server:
+def create_server(handlers: Handlers, web_reloader: WebConfigReloader | None = None) -> uvicorn.Server:
     """Return a server that runs until its `should_exit` is set."""
-    terms, context = (entrance.terms, entrance.context) if entrance else (None, None)
+    terms, context = (web_reloader.current_policy, web_reloader.ssl_context) if web_reloader else (None, None)
     return _Server(
         uvicorn.Config(
-            build(views, terms),
-            http=Patient,
+            build_asgi_app(handlers, terms),
+            http=LimitedProtocol,
             ws="none",
             ssl_context_factory=(lambda *_: context) if context else None,
-            h11_max_incomplete_event_size=LONGEST_HEAD,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -130,25 +130,29 @@ def http_server(views: Views, entrance: Entrance | None = None) -> uvicorn.Serve
 
 
 def serve(
-    app: Service, views: Views, opened: socket.socket, on_hangup: Callable[[], object], entrance: Entrance | None = None
+    app: Service,
+    handlers: Handlers,
+    sock: socket.socket,
+    on_sighup: Callable[[], object],
+    web_reloader: WebConfigReloader | None = None,
 ) -> None:
     """Poll and answer until SIGTERM, SIGINT or a broken ledger; SIGHUP calls `on_hangup`. Ends what it began.
 
     `entrance` says who may come in, and how; None: everybody, by plain HTTP. Raises LedgerError where the ledger broke.
     """
-    server = http_server(views, entrance)
-    if entrance is not None:
-        app.web_in_order = lambda: entrance.in_order
+    server = create_server(handlers, web_reloader)
+    if web_reloader is not None:
+        app.web_config_healthy = lambda: web_reloader.healthy
 
     def end(*_: object) -> None:
         server.should_exit = True
 
-    app.ended = end
+    app.on_fatal = end
     previous = {one: signal.signal(one, end) for one in (signal.SIGTERM, signal.SIGINT)}
-    previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=on_hangup).start())
+    previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=on_sighup).start())
     try:
         app.start()
-        server.run(sockets=[opened])
+        server.run(sockets=[sock])
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from grafana.dashboard_sources.words import BURN, SPENT, Rows
-from grafana.panels import RATIO, SECONDS, TIME, USD, Query, gauges, lines, rows
+from grafana.dashboard_sources.words import BUDGET_THRESHOLDS, BURN_RATE_THRESHOLDS, DashboardRows
+from grafana.panels import RATIO, SECONDS, TIME, USD, Query, bar_gauge_panel, table_panel, time_series_panel
 
 
-def budgets() -> Rows:
+def budget_rows() -> DashboardRows:
     """Return how every budget stands."""
     chosen = 'budget=~"$budget",owner=~"$owner"'
 
@@ -33,7 +33,7 @@ def budgets() -> Rows:
         (
             "Every budget",
             (
-                rows(
+                table_panel(
                     "Budgets",
                     "Spent, expected and allowed in the running period (UTC). A burn rate of 1 uses the limit up exactly.",
                     [
@@ -53,51 +53,51 @@ def budgets() -> Rows:
                         ),
                         ("Runs out", table(f"ai_budget_exhaustion_timestamp_seconds{{{chosen}}} * 1000"), TIME),
                     ],
-                    sort="Spent of limit",
+                    sort_by="Spent of limit",
                     width=24,
                 ),
-                gauges(
+                bar_gauge_panel(
                     "Spent",
                     "Spent of the limit. Green below 80 %, orange from there, red above the limit.",
                     Query(f"{whole('ai_budget_spent_usd')} / {limit}", "{{budget}} ({{owner}}, {{period}})"),
-                    steps=SPENT,
+                    thresholds=BUDGET_THRESHOLDS,
                     width=12,
-                    most=1.2,
+                    max_value=1.2,
                 ),
-                gauges(
+                bar_gauge_panel(
                     "Forecast",
                     "What the period is expected to come to, of the limit. Orange above 100 %, red above 120 %.",
                     Query(f"{whole('ai_budget_forecast_usd')} / {limit}", "{{budget}} ({{owner}}, {{period}})"),
-                    steps=((None, "green"), (1.0, "orange"), (1.2, "red")),
+                    thresholds=((None, "green"), (1.0, "orange"), (1.2, "red")),
                     width=12,
-                    most=1.5,
+                    max_value=1.5,
                 ),
             ),
         ),
         (
             "Over time",
             (
-                lines(
+                time_series_panel(
                     "Spent and limit",
                     "Spent in the running period, and its limit; a new period begins at 0. Pace is what an even spend would have come to by then.",
                     Query(whole("ai_budget_spent_usd"), "{{budget}} spent"),
                     Query(limit, "{{budget}} limit"),
                     Query(pace, "{{budget}} pace"),
                 ),
-                lines(
+                time_series_panel(
                     "Forecast",
                     "What the running period was expected to come to, as it was known then, and its limit.",
                     Query(whole("ai_budget_forecast_usd"), "{{budget}} forecast"),
                     Query(limit, "{{budget}} limit"),
                 ),
-                lines(
+                time_series_panel(
                     "Burn rates",
                     "Spend of the newest complete hours relative to an even pace. 1: used up exactly. 1.5 for three days: a ticket. 14.4 in an hour: a page.",
                     Query(f"sum by (budget, window) (ai_budget_burn_rate{{{chosen}}})", "{{budget}} {{window}}"),
                     unit="short",
-                    steps=BURN,
+                    thresholds=BURN_RATE_THRESHOLDS,
                 ),
-                lines(
+                time_series_panel(
                     "Time left",
                     "Until the limit is reached, by known and expected hours; nothing where it is not in this period.",
                     Query(

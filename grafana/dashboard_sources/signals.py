@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from grafana.dashboard_sources.words import Rows, W
-from grafana.panels import RATIO, TOKENS, USD, Query, lines, rows, states
+from grafana.dashboard_sources.words import WORKSPACE_MATCHERS, DashboardRows
+from grafana.panels import RATIO, TOKENS, USD, Query, state_timeline_panel, table_panel, time_series_panel
 
 
-def _moved() -> list[tuple[str, Query, str]]:
+def _cost_change_queries() -> list[tuple[str, Query, str]]:
     def week(metric: str, offset: str = "") -> str:
-        return f"sum by (account, model) (sum_over_time({metric}{{{W}}}[7d]{offset}))"
+        return f"sum by (account, model) (sum_over_time({metric}{{{WORKSPACE_MATCHERS}}}[7d]{offset}))"
 
     cost, before = week("ai_hourly_cost_usd"), week("ai_hourly_cost_usd", " offset 7d")
     tokens, fewer = week("ai_hourly_tokens"), week("ai_hourly_tokens", " offset 7d")
@@ -28,15 +28,15 @@ def _moved() -> list[tuple[str, Query, str]]:
     ]
 
 
-def signals() -> Rows:
+def signal_rows() -> DashboardRows:
     """Return what was expected, what came, and who moved."""
     by = "account, workspace"
-    rise = f"sum by (account, workspace, model) (ai_cost_last_hour_usd{{{W}}}) - sum by (account, workspace, model) (ai_cost_30d_usd{{{W}}}) / 720"
+    rise = f"sum by (account, workspace, model) (ai_cost_last_hour_usd{{{WORKSPACE_MATCHERS}}}) - sum by (account, workspace, model) (ai_cost_30d_usd{{{WORKSPACE_MATCHERS}}}) / 720"
     return (
         (
             "Alerts",
             (
-                states(
+                state_timeline_panel(
                     "Alerts",
                     "Every alert about spend that has fired in this time: red while it fires, orange while it waits.",
                     Query(
@@ -50,61 +50,70 @@ def signals() -> Rows:
         (
             "Actual against expected",
             (
-                lines(
+                time_series_panel(
                     "Newest complete hour",
                     "What the newest complete hour cost, by workspace.",
-                    Query(f"sum by ({by}) (ai_cost_last_hour_usd{{{W}}})", "{{account}} / {{workspace}}"),
+                    Query(
+                        f"sum by ({by}) (ai_cost_last_hour_usd{{{WORKSPACE_MATCHERS}}})", "{{account}} / {{workspace}}"
+                    ),
                     width=12,
                 ),
-                lines(
+                time_series_panel(
                     "Expected",
                     "What that hour was expected to cost: the median of the same hour of fourteen days, workdays or weekends.",
-                    Query(f"sum by ({by}) (ai_cost_last_hour_expected_usd{{{W}}})", "{{account}} / {{workspace}}"),
+                    Query(
+                        f"sum by ({by}) (ai_cost_last_hour_expected_usd{{{WORKSPACE_MATCHERS}}})",
+                        "{{account}} / {{workspace}}",
+                    ),
                     width=12,
                 ),
-                lines(
+                time_series_panel(
                     "Of its high value",
                     "The newest complete hour beside its high value. Above 1 it is unusual.",
                     Query(
-                        f"sum by ({by}) (ai_cost_last_hour_usd{{{W}}}) / sum by ({by}) (ai_cost_last_hour_high_usd{{{W}}})",
+                        f"sum by ({by}) (ai_cost_last_hour_usd{{{WORKSPACE_MATCHERS}}}) / sum by ({by}) (ai_cost_last_hour_upper_bound_usd{{{WORKSPACE_MATCHERS}}})",
                         "{{account}} / {{workspace}}",
                     ),
                     unit=RATIO,
-                    steps=((None, "green"), (1.0, "red")),
+                    thresholds=((None, "green"), (1.0, "red")),
                     width=12,
                 ),
-                lines(
+                time_series_panel(
                     "Running hour of its high value",
                     "The running hour so far beside what a whole such hour would have to cost to be unusual. Above 1 it runs away.",
                     Query(
-                        f"sum by ({by}) (ai_cost_this_hour_usd{{{W}}}) / sum by ({by}) (ai_cost_this_hour_high_usd{{{W}}})",
+                        f"sum by ({by}) (ai_cost_this_hour_usd{{{WORKSPACE_MATCHERS}}}) / sum by ({by}) (ai_cost_this_hour_upper_bound_usd{{{WORKSPACE_MATCHERS}}})",
                         "{{account}} / {{workspace}}",
                     ),
                     unit=RATIO,
-                    steps=((None, "green"), (1.0, "red")),
+                    thresholds=((None, "green"), (1.0, "red")),
                     width=12,
                 ),
-                rows(
+                table_panel(
                     "Excess of 24 hours",
                     "By how much the 24 newest complete hours were above their high values, each by its own; told from $20 on.",
                     [
                         (
                             "Above high",
-                            Query(f"sum by ({by}) (ai_cost_excess_24h_usd{{{W}}}) > 0", instant=True, table=True),
+                            Query(
+                                f"sum by ({by}) (ai_cost_excess_24h_usd{{{WORKSPACE_MATCHERS}}}) > 0",
+                                instant=True,
+                                table=True,
+                            ),
                             USD,
                         )
                     ],
-                    sort="Above high",
+                    sort_by="Above high",
                 ),
-                lines(
+                time_series_panel(
                     "Requests of their high value",
                     "Requests, or tokens where none are counted, of the newest complete hour beside their high value.",
                     Query(
-                        f"sum by ({by}) (ai_requests_last_hour{{{W}}}) / sum by ({by}) (ai_requests_last_hour_high{{{W}}}) or sum by ({by}) (ai_tokens_last_hour{{{W}}}) / sum by ({by}) (ai_tokens_last_hour_high{{{W}}})",
+                        f"sum by ({by}) (ai_requests_last_hour{{{WORKSPACE_MATCHERS}}}) / sum by ({by}) (ai_requests_last_hour_upper_bound{{{WORKSPACE_MATCHERS}}}) or sum by ({by}) (ai_tokens_last_hour{{{WORKSPACE_MATCHERS}}}) / sum by ({by}) (ai_tokens_last_hour_upper_bound{{{WORKSPACE_MATCHERS}}})",
                         "{{account}} / {{workspace}}",
                     ),
                     unit=RATIO,
-                    steps=((None, "green"), (1.0, "red")),
+                    thresholds=((None, "green"), (1.0, "red")),
                     width=12,
                 ),
             ),
@@ -112,49 +121,49 @@ def signals() -> Rows:
         (
             "Who moved",
             (
-                rows(
+                table_panel(
                     "Risen most",
                     "Models of workspaces whose newest complete hour was furthest above the mean hour of thirty days.",
                     [("Above the mean", Query(f"topk(15, {rise})", instant=True, table=True), USD)],
-                    sort="Above the mean",
+                    sort_by="Above the mean",
                 ),
-                rows(
+                table_panel(
                     "New models",
                     "Models with cost today that had none in the 29 days before.",
                     [
                         (
                             "Today",
                             Query(
-                                f"sum by (account, model) (ai_cost_today_usd{{{W}}}) > 0 unless sum by (account, model) (ai_cost_30d_usd{{{W}}}) - sum by (account, model) (ai_cost_today_usd{{{W}}}) > 0.01",
+                                f"sum by (account, model) (ai_cost_today_usd{{{WORKSPACE_MATCHERS}}}) > 0 unless sum by (account, model) (ai_cost_30d_usd{{{WORKSPACE_MATCHERS}}}) - sum by (account, model) (ai_cost_today_usd{{{WORKSPACE_MATCHERS}}}) > 0.01",
                                 instant=True,
                                 table=True,
                             ),
                             USD,
                         )
                     ],
-                    sort="Today",
+                    sort_by="Today",
                 ),
-                rows(
+                table_panel(
                     "What rose in seven days",
                     "The last seven days of complete hours beside the seven before, by model: in all, by more or fewer tokens at the old price, and by another price of a token (its mix of types and tiers included). A model that is new has no old price.",
-                    _moved(),
-                    sort="Change",
+                    _cost_change_queries(),
+                    sort_by="Change",
                     width=24,
                 ),
-                lines(
+                time_series_panel(
                     "Tokens per request",
                     "Tokens of one request in the newest complete hour, where the provider counts requests.",
                     Query(
-                        f"sum by ({by}) (ai_tokens_last_hour{{{W}}}) / (sum by ({by}) (ai_requests_last_hour{{{W}}}) > 0)",
+                        f"sum by ({by}) (ai_tokens_last_hour{{{WORKSPACE_MATCHERS}}}) / (sum by ({by}) (ai_requests_last_hour{{{WORKSPACE_MATCHERS}}}) > 0)",
                         "{{account}} / {{workspace}}",
                     ),
                     unit=TOKENS,
                 ),
-                lines(
+                time_series_panel(
                     "Cost of 1k tokens",
                     "Price and mix: what 1,000 tokens cost today, by account.",
                     Query(
-                        f"1000 * sum by (account) (ai_cost_today_usd{{{W}}}) / sum by (account) (ai_tokens_today{{{W}}})",
+                        f"1000 * sum by (account) (ai_cost_today_usd{{{WORKSPACE_MATCHERS}}}) / sum by (account) (ai_tokens_today{{{WORKSPACE_MATCHERS}}})",
                         "{{account}}",
                     ),
                 ),

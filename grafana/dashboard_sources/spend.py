@@ -5,7 +5,16 @@
 
 from __future__ import annotations
 
-from grafana.dashboard_sources.words import DAY, HIT, LATE, SPENT, A, M, Rows, W
+from grafana.dashboard_sources.words import (
+    ACCOUNT_MATCHERS,
+    BUDGET_THRESHOLDS,
+    CACHE_HIT_DESCRIPTION,
+    DAILY_BARS_NOTE,
+    DATA_DELAY_THRESHOLDS,
+    MODEL_MATCHERS,
+    WORKSPACE_MATCHERS,
+    DashboardRows,
+)
 from grafana.panels import (
     RATIO,
     REQUESTS,
@@ -14,27 +23,29 @@ from grafana.panels import (
     TOKENS,
     USD,
     Query,
-    columns,
-    figure,
-    gauges,
-    lines,
-    rows,
+    bar_chart_panel,
+    bar_gauge_panel,
+    stat_panel,
+    table_panel,
+    time_series_panel,
 )
 
 
-def _top(window: str) -> list[tuple[str, Query, str]]:
+def _top_models_queries(window: str) -> list[tuple[str, Query, str]]:
     def table(expr: str) -> Query:
         return Query(expr, instant=True, table=True)
 
     cost, requests, tokens = (
-        f"sum by (model) (ai_{what}{{{M}}})"
+        f"sum by (model) (ai_{what}{{{MODEL_MATCHERS}}})"
         for what in (f"cost_{window}_usd", f"requests_{window}", f"tokens_{window}")
     )
     return [
         ("Cost", table(f"topk(15, {cost} > 0)"), USD),
         (
             "Share",
-            table(f"{cost} / on () group_left () sum(ai_cost_{window}_usd{{{M}}}) and topk(15, {cost} > 0)"),
+            table(
+                f"{cost} / on () group_left () sum(ai_cost_{window}_usd{{{MODEL_MATCHERS}}}) and topk(15, {cost} > 0)"
+            ),
             RATIO,
         ),
         ("Requests", table(f"{requests} and on (model) topk(15, {cost} > 0)"), REQUESTS),
@@ -43,55 +54,64 @@ def _top(window: str) -> list[tuple[str, Query, str]]:
     ]
 
 
-def spend() -> Rows:
+def spend_rows() -> DashboardRows:
     """Return what is spent, on what, by whom."""
-    week = f"sum(sum_over_time(ai_hourly_cost_usd{{{M}}}[7d]))"
-    before = f"sum(sum_over_time(ai_hourly_cost_usd{{{M}}}[7d] offset 7d))"
+    week = f"sum(sum_over_time(ai_hourly_cost_usd{{{MODEL_MATCHERS}}}[7d]))"
+    before = f"sum(sum_over_time(ai_hourly_cost_usd{{{MODEL_MATCHERS}}}[7d] offset 7d))"
     return (
         (
             "Now",
             (
-                figure(
+                stat_panel(
                     "Today",
                     "Since midnight UTC, the running hour included: billed where billed, estimated otherwise.",
-                    Query(f"sum(ai_cost_today_usd{{{M}}})", "today"),
+                    Query(f"sum(ai_cost_today_usd{{{MODEL_MATCHERS}}})", "today"),
                 ),
-                figure(
-                    "This month", "Since the first of the month, UTC.", Query(f"sum(ai_cost_month_usd{{{M}}})", "month")
+                stat_panel(
+                    "This month",
+                    "Since the first of the month, UTC.",
+                    Query(f"sum(ai_cost_month_usd{{{MODEL_MATCHERS}}})", "month"),
                 ),
-                figure(
+                stat_panel(
                     "Month's forecast",
                     "This month so far, and for the days that are left the mean of the 29 days before today.",
                     Query(
-                        f"sum(ai_cost_month_usd{{{M}}}) + (sum(ai_cost_30d_usd{{{M}}}) - sum(ai_cost_today_usd{{{M}}})) / 29 * scalar(days_in_month() - day_of_month() + 1 - (hour() + minute() / 60) / 24)",
+                        f"sum(ai_cost_month_usd{{{MODEL_MATCHERS}}}) + (sum(ai_cost_30d_usd{{{MODEL_MATCHERS}}}) - sum(ai_cost_today_usd{{{MODEL_MATCHERS}}})) / 29 * scalar(days_in_month() - day_of_month() + 1 - (hour() + minute() / 60) / 24)",
                         "forecast",
                     ),
                 ),
-                figure("30 days", "Today and the 29 days before.", Query(f"sum(ai_cost_30d_usd{{{M}}})", "30 days")),
-                figure(
+                stat_panel(
+                    "30 days",
+                    "Today and the 29 days before.",
+                    Query(f"sum(ai_cost_30d_usd{{{MODEL_MATCHERS}}})", "30 days"),
+                ),
+                stat_panel(
                     "Against last week",
                     "The last seven days of complete hours beside the seven before, from served history. Orange: a quarter more. Red: twice as much.",
                     Query(f"{week} / {before} - 1", "change", instant=True),
                     unit=RATIO,
-                    steps=((None, "green"), (0.25, "orange"), (1.0, "red")),
+                    thresholds=((None, "green"), (0.25, "orange"), (1.0, "red")),
                 ),
-                figure(
+                stat_panel(
                     "Data is late by",
                     "The oldest watermark of the chosen accounts' use: up to then everything is told. Orange from three hours, red from four, when no spike is told any more.",
-                    Query(f'time() - min(ai_account_complete_until_timestamp_seconds{{{A},report!="costs"}})', "late"),
+                    Query(
+                        f'time() - min(ai_account_complete_until_timestamp_seconds{{{ACCOUNT_MATCHERS},report!="costs"}})',
+                        "late",
+                    ),
                     unit=SECONDS,
-                    steps=LATE,
+                    thresholds=DATA_DELAY_THRESHOLDS,
                 ),
             ),
         ),
         (
             "Cost over time",
             (
-                lines(
+                time_series_panel(
                     "Daily cost by $group_by",
-                    f"What each day cost as known now, corrections included; {DAY}. From served history, or where that is not configured from what was scraped.",
+                    f"What each day cost as known now, corrections included; {DAILY_BARS_NOTE}. From served history, or where that is not configured from what was scraped.",
                     Query(
-                        f"sum by ($group_by) (sum_over_time(ai_hourly_cost_usd{{{M}}}[1d] offset -1d)) or sum by ($group_by) (last_over_time(ai_cost_today_usd{{{M}}}[1d] offset -1d))",
+                        f"sum by ($group_by) (sum_over_time(ai_hourly_cost_usd{{{MODEL_MATCHERS}}}[1d] offset -1d)) or sum by ($group_by) (last_over_time(ai_cost_today_usd{{{MODEL_MATCHERS}}}[1d] offset -1d))",
                         "{{$group_by}}",
                         interval="1d",
                     ),
@@ -101,19 +121,22 @@ def spend() -> Rows:
                     width=16,
                     height=11,
                 ),
-                columns(
+                bar_chart_panel(
                     "35 days, right on any engine",
                     "Each of the last 35 UTC days as known now. Needs neither history nor a time zone.",
-                    ("cost", Query(f"sum by (date) (ai_cost_daily_usd{{{A}}})", instant=True, table=True)),
+                    (
+                        "cost",
+                        Query(f"sum by (date) (ai_cost_daily_usd{{{ACCOUNT_MATCHERS}}})", instant=True, table=True),
+                    ),
                     x="date",
                     width=8,
                     height=11,
                 ),
-                lines(
+                time_series_panel(
                     "Hourly cost by $group_by",
                     "What each complete hour cost as known now, corrections included. From served history, or where that is not configured from what was scraped.",
                     Query(
-                        f"sum by ($group_by) (sum_over_time(ai_hourly_cost_usd{{{M}}}[1h] offset -1h)) or sum by ($group_by) (ai_cost_last_hour_usd{{{M}}})",
+                        f"sum by ($group_by) (sum_over_time(ai_hourly_cost_usd{{{MODEL_MATCHERS}}}[1h] offset -1h)) or sum by ($group_by) (ai_cost_last_hour_usd{{{MODEL_MATCHERS}}})",
                         "{{$group_by}}",
                         interval="1h",
                     ),
@@ -122,13 +145,13 @@ def spend() -> Rows:
                     interval="1h",
                     width=12,
                 ),
-                lines(
+                time_series_panel(
                     "Newest complete hour, expected and high",
                     "What the newest complete hour cost; expected is the median of the same hour of fourteen days, high is what would be unusual. Scraped: it begins with Prometheus, and an hour shows when it is complete.",
-                    Query(f"sum(ai_cost_last_hour_usd{{{W}}})", "cost"),
-                    Query(f"sum(ai_cost_last_hour_expected_usd{{{W}}})", "expected"),
-                    Query(f"sum(ai_cost_last_hour_high_usd{{{W}}})", "high"),
-                    last="24h",
+                    Query(f"sum(ai_cost_last_hour_usd{{{WORKSPACE_MATCHERS}}})", "cost"),
+                    Query(f"sum(ai_cost_last_hour_expected_usd{{{WORKSPACE_MATCHERS}}})", "expected"),
+                    Query(f"sum(ai_cost_last_hour_upper_bound_usd{{{WORKSPACE_MATCHERS}}})", "high"),
+                    time_from="24h",
                     width=12,
                 ),
             ),
@@ -136,19 +159,19 @@ def spend() -> Rows:
         (
             "On what",
             (
-                rows(
+                table_panel(
                     "Top models of 30 days",
                     "Cost, share of the chosen cost, requests, and what a request and 1,000 tokens cost. Requests are empty where the provider does not count them.",
-                    _top("30d"),
-                    sort="Cost",
+                    _top_models_queries("30d"),
+                    sort_by="Cost",
                     width=16,
                     height=12,
                 ),
-                lines(
+                time_series_panel(
                     "Tokens by type",
                     "Tokens of complete hours by disjoint type: together they are every token once.",
                     Query(
-                        f"sum by (type) (sum_over_time(ai_hourly_tokens{{{M}}}[1h])) or sum by (type) (ai_tokens_last_hour{{{M}}})",
+                        f"sum by (type) (sum_over_time(ai_hourly_tokens{{{MODEL_MATCHERS}}}[1h])) or sum by (type) (ai_tokens_last_hour{{{MODEL_MATCHERS}}})",
                         "{{type}}",
                         interval="1h",
                     ),
@@ -158,11 +181,11 @@ def spend() -> Rows:
                     width=8,
                     height=12,
                 ),
-                lines(
+                time_series_panel(
                     "Cache hit ratio",
-                    f"{HIT} By UTC day and workspace, from served history, or where that is not configured from what was scraped.",
+                    f"{CACHE_HIT_DESCRIPTION} By UTC day and workspace, from served history, or where that is not configured from what was scraped.",
                     Query(
-                        f'sum by (account, workspace) (sum_over_time(ai_hourly_tokens{{{M},type=~".*cache_read"}}[1d] offset -1d)) / sum by (account, workspace) (sum_over_time(ai_hourly_tokens{{{M},type!~".*output"}}[1d] offset -1d)) or sum by (account, workspace) (ai_tokens_today{{{M},type=~".*cache_read"}}) / sum by (account, workspace) (ai_tokens_today{{{M},type!~".*output"}})',
+                        f'sum by (account, workspace) (sum_over_time(ai_hourly_tokens{{{MODEL_MATCHERS},type=~".*cache_read"}}[1d] offset -1d)) / sum by (account, workspace) (sum_over_time(ai_hourly_tokens{{{MODEL_MATCHERS},type!~".*output"}}[1d] offset -1d)) or sum by (account, workspace) (ai_tokens_today{{{MODEL_MATCHERS},type=~".*cache_read"}}) / sum by (account, workspace) (ai_tokens_today{{{MODEL_MATCHERS},type!~".*output"}})',
                         "{{account}} / {{workspace}}",
                         interval="1d",
                     ),
@@ -170,18 +193,18 @@ def spend() -> Rows:
                     interval="1d",
                     width=9,
                 ),
-                gauges(
+                bar_gauge_panel(
                     "Budgets",
                     "Spent of the limit. Green below 80 %, orange from there, red above the limit.",
                     Query(
                         "budget:ai_budget_spent_usd:ratio or sum by (budget, owner, period) (ai_budget_spent_usd) / max by (budget, owner, period) (ai_budget_limit_usd)",
                         "{{budget}} ({{owner}})",
                     ),
-                    steps=SPENT,
+                    thresholds=BUDGET_THRESHOLDS,
                     width=5,
-                    most=1.2,
+                    max_value=1.2,
                 ),
-                rows(
+                table_panel(
                     "Signals",
                     "Alerts about spend that fire now.",
                     [
@@ -195,7 +218,7 @@ def spend() -> Rows:
                             TIME,
                         )
                     ],
-                    hidden=(
+                    hidden_columns=(
                         "alertstate",
                         "__name__",
                         "period",

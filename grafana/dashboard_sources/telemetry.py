@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from grafana.dashboard_sources.words import LATE, A, Rows
-from grafana.panels import SECONDS, TOKENS, Query, figure, lines, rows, states
+from grafana.dashboard_sources.words import ACCOUNT_MATCHERS, DATA_DELAY_THRESHOLDS, DashboardRows
+from grafana.panels import SECONDS, TOKENS, Query, stat_panel, state_timeline_panel, table_panel, time_series_panel
 
 _ADVICE = {
     "well": ("Nothing.", "text"),
@@ -35,102 +35,103 @@ _ADVICE = {
 """By the reason of a problem; the landing page and `check keys` give the provider's own words beside it."""
 
 
-def telemetry() -> Rows:
+def telemetry_rows() -> DashboardRows:
     """Return whether the numbers can be trusted."""
     reasons = (("0", "well", "green"), ("1", "fails", "red"))
     return (
         (
             "Accounts",
             (
-                rows(
+                table_panel(
                     "What to do",
                     "Every account, and what to do where its polls fail; the landing page and `check keys` have the provider's own words.",
                     (
                         (
                             "Value",
                             Query(
-                                f'label_replace(max by (account, reason) (ai_account_problem{{{A}}} == 1) or on (account) label_replace(0 * max by (account) (ai_account_up{{{A}}}), "reason", "well", "", ""), "to_do", "$1", "reason", "(.*)")',
+                                f'label_replace(max by (account, reason) (ai_account_problem{{{ACCOUNT_MATCHERS}}} == 1) or on (account) label_replace(0 * max by (account) (ai_account_up{{{ACCOUNT_MATCHERS}}}), "reason", "well", "", ""), "to_do", "$1", "reason", "(.*)")',
                                 instant=True,
                                 table=True,
                             ),
                             "short",
                         ),
                     ),
-                    hidden=("Value",),
-                    words={"reason": {"well": ("well", "green")}, "to_do": _ADVICE},
+                    hidden_columns=("Value",),
+                    value_mappings={"reason": {"well": ("well", "green")}, "to_do": _ADVICE},
                     width=24,
                     height=7,
                 ),
-                states(
+                state_timeline_panel(
                     "Problems",
                     "Red while polls of an account fail for a reason.",
                     Query(
-                        f"max by (account, reason) (ai_account_problem{{{A}}}) > 0 or 0 * max by (account) (ai_account_up{{{A}}})",
+                        f"max by (account, reason) (ai_account_problem{{{ACCOUNT_MATCHERS}}}) > 0 or 0 * max by (account) (ai_account_up{{{ACCOUNT_MATCHERS}}})",
                         "{{account}} {{reason}}",
                     ),
                     mappings=reasons,
                 ),
-                lines(
+                time_series_panel(
                     "Watermarks",
                     "How far each report of use is behind: up to then everything is told. From four hours on no spike is told.",
                     Query(
-                        f'time() - max by (account, report) (ai_account_complete_until_timestamp_seconds{{{A},report!="costs"}})',
+                        f'time() - max by (account, report) (ai_account_complete_until_timestamp_seconds{{{ACCOUNT_MATCHERS},report!="costs"}})',
                         "{{account}} {{report}}",
                     ),
                     unit=SECONDS,
-                    steps=LATE,
+                    thresholds=DATA_DELAY_THRESHOLDS,
                 ),
-                lines(
+                time_series_panel(
                     "Since the last sync",
                     "Since each report was last read with success.",
                     Query(
-                        f"time() - max by (account, report) (ai_account_last_success_timestamp_seconds{{{A}}})",
+                        f"time() - max by (account, report) (ai_account_last_success_timestamp_seconds{{{ACCOUNT_MATCHERS}}})",
                         "{{account}} {{report}}",
                     ),
                     unit=SECONDS,
-                    steps=LATE,
+                    thresholds=DATA_DELAY_THRESHOLDS,
                 ),
-                lines(
+                time_series_panel(
                     "API requests",
                     "Requests to the providers per minute, by status; error where no answer came.",
                     Query(
-                        f"60 * sum by (account, code) (rate(ai_account_api_requests_total{{{A}}}[$__rate_interval]))",
+                        f"60 * sum by (account, code) (rate(ai_account_api_requests_total{{{ACCOUNT_MATCHERS}}}[$__rate_interval]))",
                         "{{account}} {{code}}",
                     ),
                     unit="short",
                 ),
-                lines(
+                time_series_panel(
                     "Failed polls",
                     "Polls that failed within the hour, by reason.",
                     Query(
-                        f"sum by (account, reason) (increase(ai_account_poll_failures_total{{{A}}}[1h])) > 0 or 0 * sum by (account) (ai_account_up{{{A}}})",
+                        f"sum by (account, reason) (increase(ai_account_poll_failures_total{{{ACCOUNT_MATCHERS}}}[1h])) > 0 or 0 * sum by (account) (ai_account_up{{{ACCOUNT_MATCHERS}}})",
                         "{{account}} {{reason}}",
                     ),
                     unit="short",
                 ),
-                lines(
+                time_series_panel(
                     "Poll durations",
                     "How long the newest poll of each report took, all its pages.",
                     Query(
-                        f"max by (account, report) (ai_account_poll_duration_seconds{{{A}}})", "{{account}} {{report}}"
+                        f"max by (account, report) (ai_account_poll_duration_seconds{{{ACCOUNT_MATCHERS}}})",
+                        "{{account}} {{report}}",
                     ),
                     width=8,
                     unit=SECONDS,
                 ),
-                lines(
+                time_series_panel(
                     "Tokens without a price",
                     "Today's tokens that no price is known for: their cost is missing until the day is billed.",
                     Query(
-                        f"sum by (account, model) (ai_account_unpriced_tokens{{{A}}}) or 0 * sum by (account) (ai_account_up{{{A}}})",
+                        f"sum by (account, model) (ai_account_unpriced_tokens{{{ACCOUNT_MATCHERS}}}) or 0 * sum by (account) (ai_account_up{{{ACCOUNT_MATCHERS}}})",
                         "{{account}} {{model}}",
                     ),
                     width=8,
                     unit=TOKENS,
                 ),
-                lines(
+                time_series_panel(
                     "Folded series",
                     "Combinations above max_series, shown together under other.",
-                    Query(f"sum by (account) (ai_account_folded_series{{{A}}})", "{{account}}"),
+                    Query(f"sum by (account) (ai_account_aggregated_series{{{ACCOUNT_MATCHERS}}})", "{{account}}"),
                     width=8,
                     unit="short",
                 ),
@@ -139,55 +140,55 @@ def telemetry() -> Rows:
         (
             "Ourselves",
             (
-                lines(
+                time_series_panel(
                     "Memory",
                     "Resident memory of the exporter.",
                     Query('process_resident_memory_bytes{job="ai-spend"}', "{{instance}}"),
                     unit="bytes",
                     width=8,
                 ),
-                lines(
+                time_series_panel(
                     "Scrapes",
                     "How long Prometheus took to scrape the exporter.",
                     Query('scrape_duration_seconds{job="ai-spend"}', "{{instance}}"),
                     unit=SECONDS,
                     width=8,
                 ),
-                lines(
+                time_series_panel(
                     "Series",
                     "Samples of one scrape.",
                     Query('scrape_samples_scraped{job="ai-spend"}', "{{instance}}"),
                     unit="short",
                     width=8,
                 ),
-                lines(
+                time_series_panel(
                     "Ledger",
                     "What the ledger takes on the disk.",
                     Query("ai_exporter_ledger_bytes", "{{instance}}"),
                     unit="bytes",
                     width=8,
                 ),
-                lines(
+                time_series_panel(
                     "CPU",
                     "Seconds of processor time per second.",
                     Query('rate(process_cpu_seconds_total{job="ai-spend"}[$__rate_interval])', "{{instance}}"),
                     unit=SECONDS,
                     width=8,
                 ),
-                figure(
+                stat_panel(
                     "Configuration",
                     "1: the newest reload succeeded. 0: an old configuration is in use.",
                     Query("min(ai_exporter_config_last_reload_successful)", "loaded"),
                     unit="short",
-                    steps=((None, "red"), (1.0, "green")),
+                    thresholds=((None, "red"), (1.0, "green")),
                     width=4,
                 ),
-                figure(
+                stat_panel(
                     "Defects",
                     "Visits that broke off for a defect of ours; the log tells more. Red: report it.",
-                    Query("sum(ai_exporter_defects_total)", "defects"),
+                    Query("sum(ai_exporter_internal_errors_total)", "defects"),
                     unit="short",
-                    steps=((None, "green"), (1.0, "red")),
+                    thresholds=((None, "green"), (1.0, "red")),
                     width=4,
                 ),
             ),

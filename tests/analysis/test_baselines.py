@@ -4,102 +4,108 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from exporter.analysis.baselines import Baseline, Hourly, baseline, excess
+from exporter.analysis.baselines import Baseline, HourlySeries, baseline, excess
 from exporter.model import DAY, HOUR
-from tests.analysis.hourly import MONDAY, hourly
+from tests.analysis.hourly import MONDAY, make_hourly_series
 
 FRIDAY = MONDAY + 18 * DAY
-TEN = FRIDAY + 10 * HOUR
-SUNDAY_TEN = TEN + 2 * DAY
+FRIDAY_TEN = FRIDAY + 10 * HOUR
+SUNDAY_TEN = FRIDAY_TEN + 2 * DAY
 
 
-def by_hour(hour: datetime) -> int:
+def workday_cost(hour: datetime) -> int:
     """Work by day: ten dollars an hour from nine to five on workdays, nothing at weekends, one by night."""
     if hour.weekday() >= 5:
         return 0
     return 10_000 if 9 <= hour.hour < 17 else 1_000
 
 
-def changed(hours: Hourly, *changes: tuple[datetime, int]) -> Hourly:
+def replace_hours(hours: HourlySeries, *changes: tuple[datetime, int]) -> HourlySeries:
     """Return hours of which some are worth something else."""
     values = list(hours.values)
     for hour, value in changes:
         values[(hour - hours.since) // HOUR] = value
-    return Hourly(hours.since, values, hours.known)
+    return HourlySeries(hours.since, values, hours.known_since)
 
 
 def test_an_hour_is_compared_with_the_same_hour_of_the_same_kind_of_day() -> None:
     """A workday's ten o'clock is expected to cost what workdays' did, a night its night, a Sunday what Sundays did."""
-    hours = hourly(by_hour, TEN)
-    assert baseline(hours, TEN, 500) == Baseline(10_000, 20_000)
+    hours = make_hourly_series(workday_cost, FRIDAY_TEN)
+    assert baseline(hours, FRIDAY_TEN, 500) == Baseline(10_000, 20_000)
     assert baseline(hours, FRIDAY + 3 * HOUR, 500) == Baseline(1_000, 2_000)
     assert baseline(hours, SUNDAY_TEN, 500) == Baseline(0, 500)
 
 
-def test_one_wild_day_is_not_the_rule() -> None:
+def test_one_outlier_day_does_not_move_the_baseline() -> None:
     """The day of an incident, and one without use, leave what is expected where it was."""
-    hours = changed(hourly(by_hour, TEN), (TEN - DAY, 900_000), (TEN - 2 * DAY, 0))
-    assert baseline(hours, TEN, 500) == Baseline(10_000, 20_000)
+    hours = replace_hours(
+        make_hourly_series(workday_cost, FRIDAY_TEN), (FRIDAY_TEN - DAY, 900_000), (FRIDAY_TEN - 2 * DAY, 0)
+    )
+    assert baseline(hours, FRIDAY_TEN, 500) == Baseline(10_000, 20_000)
 
 
-def test_what_varies_normally_is_not_high() -> None:
+def test_normal_variation_is_not_above_the_upper_bound() -> None:
     """Where the same hour differs much from day to day, high is four robust standard deviations above the median."""
-    hours = hourly(lambda hour: 10_000 + 4_000 * (hour.day % 3), TEN)
-    told = baseline(hours, TEN, 500)
+    hours = make_hourly_series(lambda hour: 10_000 + 4_000 * (hour.day % 3), FRIDAY_TEN)
+    told = baseline(hours, FRIDAY_TEN, 500)
     assert told is not None
     assert told.expected == 14_000
-    assert told.high == round(14_000 + 4 * 1.4826 * 4_000)
+    assert told.upper_bound == round(14_000 + 4 * 1.4826 * 4_000)
 
 
-def test_small_money_is_never_high() -> None:
+def test_small_amounts_are_never_above_the_upper_bound() -> None:
     """An hour is not high while it is less than the least amount above what was expected."""
-    assert baseline(hourly(lambda _: 10, TEN), TEN, 500) == Baseline(10, 510)
+    assert baseline(make_hourly_series(lambda _: 10, FRIDAY_TEN), FRIDAY_TEN, 500) == Baseline(10, 510)
 
 
 def test_without_three_known_days_nothing_is_expected() -> None:
     """What nobody told is not a day without use: before it is known there is no baseline."""
     for days, known in ((2, False), (3, True)):
-        hours = hourly(by_hour, TEN, known=TEN - days * DAY)
-        assert (baseline(hours, TEN, 500) is not None) == known
-    part = hourly(by_hour, TEN, known=TEN - 3 * DAY + timedelta(minutes=1))
-    assert baseline(part, TEN, 500) is None
+        hours = make_hourly_series(workday_cost, FRIDAY_TEN, known_since=FRIDAY_TEN - days * DAY)
+        assert (baseline(hours, FRIDAY_TEN, 500) is not None) == known
+    part = make_hourly_series(workday_cost, FRIDAY_TEN, known_since=FRIDAY_TEN - 3 * DAY + timedelta(minutes=1))
+    assert baseline(part, FRIDAY_TEN, 500) is None
 
 
 def test_with_few_days_of_a_kind_all_days_count() -> None:
     """On the fourth day of an account, a Monday, its weekend is compared with too: there is nothing else."""
     monday = MONDAY + 14 * DAY + 10 * HOUR
-    hours = hourly(by_hour, monday, known=monday - 4 * DAY)
+    hours = make_hourly_series(workday_cost, monday, known_since=monday - 4 * DAY)
     assert baseline(hours, monday, 500) == Baseline(5_000, 5_000 + round(4 * 1.4826 * 5_000))
 
 
-def test_an_hour_does_not_judge_itself() -> None:
+def test_an_hour_is_not_part_of_its_own_baseline() -> None:
     """What an hour cost, and what came after it, changes nothing of what was expected of it."""
-    hours = hourly(by_hour, TEN + 5 * HOUR)
-    assert baseline(changed(hours, (TEN, 10**9), (TEN + HOUR, 10**9)), TEN, 500) == baseline(hours, TEN, 500)
+    hours = make_hourly_series(workday_cost, FRIDAY_TEN + 5 * HOUR)
+    assert baseline(replace_hours(hours, (FRIDAY_TEN, 10**9), (FRIDAY_TEN + HOUR, 10**9)), FRIDAY_TEN, 500) == baseline(
+        hours, FRIDAY_TEN, 500
+    )
 
 
-def test_excess_is_what_hours_were_above_their_high() -> None:
+def test_excess_is_cost_above_the_upper_bound() -> None:
     """Two hours of an incident in the last day add up what each was above its own high value; all else is nothing."""
-    hours = hourly(by_hour, TEN)
-    assert excess(hours, TEN, 500) == 0
-    incident = changed(hours, (TEN - HOUR, 30_000), (TEN - 6 * HOUR, 2_600))
-    assert excess(incident, TEN, 500) == 10_000 + 600
-    assert excess(incident, TEN + timedelta(minutes=59), 500) == 10_600
+    hours = make_hourly_series(workday_cost, FRIDAY_TEN)
+    assert excess(hours, FRIDAY_TEN, 500) == 0
+    incident = replace_hours(hours, (FRIDAY_TEN - HOUR, 30_000), (FRIDAY_TEN - 6 * HOUR, 2_600))
+    assert excess(incident, FRIDAY_TEN, 500) == 10_000 + 600
+    assert excess(incident, FRIDAY_TEN + timedelta(minutes=59), 500) == 10_600
 
 
 def test_excess_forgets_after_a_day() -> None:
     """An hour counts while it is among the 24 newest complete ones."""
-    hours = changed(hourly(by_hour, TEN + DAY), (TEN - HOUR, 30_000))
-    assert excess(hours, TEN + 23 * HOUR, 500) == 10_000
-    assert excess(hours, TEN + DAY, 500) == 0
+    hours = replace_hours(make_hourly_series(workday_cost, FRIDAY_TEN + DAY), (FRIDAY_TEN - HOUR, 30_000))
+    assert excess(hours, FRIDAY_TEN + 23 * HOUR, 500) == 10_000
+    assert excess(hours, FRIDAY_TEN + DAY, 500) == 0
 
 
 def test_excess_without_a_baseline_is_unknown() -> None:
     """Where no hour can be judged there is no excess, which is not the same as none."""
-    assert excess(hourly(by_hour, TEN, known=TEN - 2 * DAY), TEN, 500) is None
+    assert (
+        excess(make_hourly_series(workday_cost, FRIDAY_TEN, known_since=FRIDAY_TEN - 2 * DAY), FRIDAY_TEN, 500) is None
+    )
 
 
 def test_a_steady_catch_up_is_no_excess() -> None:
     """Five hours told at once are judged hour by hour, as if they had been told in time."""
-    told_late = hourly(by_hour, TEN)
-    assert excess(told_late, TEN - 5 * HOUR, 500) == excess(told_late, TEN, 500) == 0
+    told_late = make_hourly_series(workday_cost, FRIDAY_TEN)
+    assert excess(told_late, FRIDAY_TEN - 5 * HOUR, 500) == excess(told_late, FRIDAY_TEN, 500) == 0

@@ -10,48 +10,56 @@ from statistics import median
 import cramjam
 import pytest
 
-from exporter.history.hourly import account_labels, hourly, series_labels, stamps
-from exporter.history.remote_read import SAMPLE
+from exporter.history.hourly import account_labels, read_day, sample_timestamps, series_labels
+from exporter.history.remote_read import SAMPLE_BYTES
 from exporter.history.remote_read_protocol import MESSAGES
 from exporter.metrics.families import HOURLY_COST
 from exporter.model import DAY, NANO, Row
-from exporter.windows import Span
-from tests.history.ledger_days import DAY1, EQUAL, Past, dollars, opened, request, results
+from exporter.windows import TimeRange
+from tests.history.ledger_days import (
+    DAY1,
+    EQUAL,
+    LedgerHistory,
+    cost_row,
+    decode_read_response,
+    encode_read_request,
+    open_ledger,
+)
 
 DAYS, SERIES, RUNS = 30, 1000, 5
 SAMPLES = DAYS * 24 * SERIES
-ASKED = request((EQUAL, "__name__", HOURLY_COST.name))
-MOST_SECONDS, WANTED = 0.3, 4
+REQUEST = encode_read_request((EQUAL, "__name__", HOURLY_COST.name))
+MAX_SECONDS, MIN_SPEEDUP = 0.3, 4
 
 
 @pytest.fixture(scope="module")
-def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
+def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerHistory]:
     """A ledger in which a thousand series cost something in every hour of thirty days."""
-    with opened(tmp_path_factory.mktemp("past"), limit=SERIES, most=SAMPLES) as it:
+    with open_ledger(tmp_path_factory.mktemp("past"), max_series=SERIES, max_samples=SAMPLES) as it:
         it.until = DAY1 + DAYS * DAY
         for number in range(DAYS):
-            it.cost(DAY1 + number * DAY, {hour: list(_rows(number, hour)) for hour in range(24)})
-        tellers = it.tellers()
-        it.reader._tellers = lambda: tellers
+            it.put_cost(DAY1 + number * DAY, {hour: list(_rows(number, hour)) for hour in range(24)})
+        tellers = it.history_accounts()
+        it.reader._history_accounts = lambda: tellers
         yield it
 
 
 def _rows(number: int, hour: int) -> Iterator[Row]:
     for one in range(SERIES):
-        yield dollars(
+        yield cost_row(
             1 + (one * 7919 + number * 104_729 + hour * 1299) % 10**10, f"model-{one % 20}", f"team-{one // 20}"
         )
 
 
-def plain(past: Past) -> bytes:
+def encode_per_sample(history: LedgerHistory) -> bytes:
     """Answer as one would write it down: every sample a message, all of it anew for every request."""
-    (teller,) = past.reader._tellers()
+    (teller,) = history.reader._history_accounts()
     answer = MESSAGES["ReadResponse"]()
     result = answer.results.add()
     series = {}
-    for day in past.ledger.hours.days(past.number, Span(DAY1, past.until)):
-        times = stamps(day)
-        for shown, values in hourly(past.ledger, HOURLY_COST, teller, day).items():
+    for day in history.ledger.hours.days(history.number, TimeRange(DAY1, history.until)):
+        times = sample_timestamps(day)
+        for shown, values in read_day(history.ledger, HOURLY_COST, teller, day).items():
             if shown not in series:
                 series[shown] = result.timeseries.add()
                 labels = {"__name__": HOURLY_COST.name, **account_labels(teller), **series_labels(teller, shown)}
@@ -63,24 +71,24 @@ def plain(past: Past) -> bytes:
     return bytes(cramjam.snappy.compress_raw(answer.SerializeToString()))
 
 
-def timed(do: Callable[[], object]) -> float:
+def measure_seconds(action: Callable[[], object]) -> float:
     """Return the seconds that something takes."""
     began = time.perf_counter()
-    do()
+    action()
     return time.perf_counter() - began
 
 
-def test_thirty_days_of_a_thousand_series_are_read_in_a_fraction_of_a_second(past: Past) -> None:
+def test_thirty_days_of_a_thousand_series_are_read_in_a_fraction_of_a_second(history: LedgerHistory) -> None:
     """At most 0.3 s and a quarter of the plain encoder's time in the same run; both tell the same samples."""
-    first = timed(lambda: past.reader.answer(ASKED))
+    first = measure_seconds(lambda: history.reader.handle(REQUEST))
     ours, theirs, changed = [], [], []
     for run in range(RUNS):
-        ours.append(timed(lambda: past.reader.answer(ASKED)))
-        theirs.append(timed(lambda: plain(past)))
-        past.cost(DAY1 + (DAYS - 1) * DAY, {hour: list(_rows(run, hour)) for hour in range(24)})
-        changed.append(timed(lambda: past.reader.answer(ASKED)))
-    body = past.reader.answer(ASKED)
-    assert results(body) == results(plain(past))
+        ours.append(measure_seconds(lambda: history.reader.handle(REQUEST)))
+        theirs.append(measure_seconds(lambda: encode_per_sample(history)))
+        history.put_cost(DAY1 + (DAYS - 1) * DAY, {hour: list(_rows(run, hour)) for hour in range(24)})
+        changed.append(measure_seconds(lambda: history.reader.handle(REQUEST)))
+    body = history.reader.handle(REQUEST)
+    assert decode_read_response(body) == decode_read_response(encode_per_sample(history))
     print(f"\n  remote read of {SAMPLES:,} samples, medians of {RUNS}; {len(body) / 1e6:.1f} MB compressed")
     print(f"  sample by sample            {median(theirs) * 1000:8.1f} ms")
     for name, took in (
@@ -89,21 +97,21 @@ def test_thirty_days_of_a_thousand_series_are_read_in_a_fraction_of_a_second(pas
         ("no change", median(ours)),
     ):
         print(f"  here, {name:<24}{took * 1000:6.1f} ms  {median(theirs) / took:6.1f} times as fast")
-    assert median(ours) <= MOST_SECONDS
-    assert median(ours) * WANTED <= median(theirs)
-    assert median(changed) * WANTED <= median(theirs)
+    assert median(ours) <= MAX_SECONDS
+    assert median(ours) * MIN_SPEEDUP <= median(theirs)
+    assert median(changed) * MIN_SPEEDUP <= median(theirs)
     assert first <= median(theirs)
 
 
-def test_the_memory_of_an_answer_is_bounded(past: Past) -> None:
+def test_the_memory_of_an_answer_is_bounded(history: LedgerHistory) -> None:
     """An answer takes no more than twice its samples beside what is kept, and what is kept has a limit."""
-    past.reader.answer(ASKED)
+    history.reader.handle(REQUEST)
     tracemalloc.start()
-    past.reader.answer(ASKED)
+    history.reader.handle(REQUEST)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    kept = past.reader._kept
-    sizes = [f"{size / 2**20:.0f} MiB" for size in (SAMPLES * SAMPLE, peak, kept._size)]
+    kept = history.reader._cache
+    sizes = [f"{size / 2**20:.0f} MiB" for size in (SAMPLES * SAMPLE_BYTES, peak, kept._size)]
     print("\n  samples {}, to answer {} of Python's memory, days kept encoded {}".format(*sizes))
-    assert peak <= 2 * SAMPLES * SAMPLE
-    assert kept._size <= kept._most
+    assert peak <= 2 * SAMPLES * SAMPLE_BYTES
+    assert kept._size <= kept._max_bytes

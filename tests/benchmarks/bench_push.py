@@ -22,37 +22,37 @@ from statistics import median, quantiles
 from typing import Any
 
 from exporter.ledger import Ledger
-from exporter.ledger.events import REPORT
+from exporter.ledger.events import EVENTS_REPORT_NAME
 from exporter.model import DAY, REQUESTS, utc
-from exporter.windows import Span
-from tests.benchmarks.process import process, tell_and_wait
-from tests.command import Exporter, started
+from exporter.windows import TimeRange
+from tests.benchmarks.process import report_and_wait, run_process
+from tests.command import ExporterProcess, start_exporter
 from tests.paths import ROOT
 
 CLIENTS, SIZE, RATE, SECONDS = 4, 300, 5000, 10
 BATCHES = RATE * SECONDS // SIZE // CLIENTS
 """Of each client."""
-MOST_SECONDS = 0.25
-MOST_TIMES_A_SCRAPE = 3
+MAX_SECONDS = 0.25
+MAX_SCRAPE_RATIO = 3
 PATH, TOKEN = "/api/v1/ai/usage/events/batch", "gateway-token-71e9d2c4"
-DAYS, MODELS, WORKSPACES, LATE = 34, 20, 10, 0.02
+DAYS, MODELS, WORKSPACES, LATE_SHARE = 34, 20, 10, 0.02
 """Labels, and the share of events that come late: they fall on any of so many days."""
 
 
 @dataclass
-class Side:
+class MeasuredServer:
     """One server: how long its batches took, from when each was due until it was acknowledged, and its CPU time."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
-    took: float = 0.0
-    computed: float = 0.0
+    duration: float = 0.0
+    cpu_seconds: float = 0.0
 
     def push(self, port: int, pid: int) -> None:
         """Let clients in a process of their own push to it."""
-        before, command = computed(pid), [sys.executable, "-m", __name__, "clients", str(port)]
+        before, command = read_cpu_seconds(pid), [sys.executable, "-m", __name__, "clients", str(port)]
         told = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
-        self.seconds, self.took, self.computed = told["seconds"], told["took"], computed(pid) - before
+        self.seconds, self.duration, self.cpu_seconds = told["seconds"], told["took"], read_cpu_seconds(pid) - before
 
     @property
     def events(self) -> int:
@@ -60,57 +60,57 @@ class Side:
         return len(self.seconds) * SIZE
 
     @property
-    def slowest(self) -> float:
+    def p99(self) -> float:
         """The 99th percentile of a batch, in seconds."""
         return quantiles(self.seconds, n=100)[-1]
 
-    def line(self) -> str:
+    def format_row(self) -> str:
         """Return a line of the table."""
-        times = f"median {median(self.seconds) * 1000:6.1f} ms, p99 {self.slowest * 1000:6.1f} ms"
-        cost = f"{self.computed / self.events * 1e6:5.0f} us of CPU an event"
-        return f"  {self.name:<22}{self.events / self.took:7.0f} events/s  {times}  {cost}"
+        times = f"median {median(self.seconds) * 1000:6.1f} ms, p99 {self.p99 * 1000:6.1f} ms"
+        cost = f"{self.cpu_seconds / self.events * 1e6:5.0f} us of CPU an event"
+        return f"  {self.name:<22}{self.events / self.duration:7.0f} events/s  {times}  {cost}"
 
 
 def test_five_thousand_durable_events_a_second_while_being_scraped(tmp_path: Path) -> None:
     """Every batch is acknowledged, 99 of 100 within 250 ms, is there after kill -9, and scrapes stay as fast."""
-    ours, plain = Side("here"), Side("a row per event")
-    with configured(tmp_path) as it:
-        with scraping(it) as meanwhile:
+    ours, plain = MeasuredServer("here"), MeasuredServer("a row per event")
+    with start_configured_exporter(tmp_path) as it:
+        with scrape_continuously(it) as meanwhile:
             ours.push(int(it.url.rpartition(":")[2]), it.process.pid)
-        with scraping(it) as at_rest:
+        with scrape_continuously(it) as at_rest:
             time.sleep(5)
-        it.end(signal.SIGKILL)
-    with process(__name__, "plain", str(tmp_path / "plain.db")) as told:
+        it.stop(signal.SIGKILL)
+    with run_process(__name__, "plain", str(tmp_path / "plain.db")) as told:
         plain.push(int(told["port"]), int(told["pid"]))
     print(f"\n  {RATE:,} events/s wanted, in batches of {SIZE} from {CLIENTS} clients, for {SECONDS} s")
-    print(ours.line(), plain.line(), sep="\n")
-    print(f"  CPU time an event: {ours.computed / plain.computed:.1f} times the plain server's")
-    print(f"  /metrics while pushing {told_of(meanwhile)}; at rest {told_of(at_rest)}")
-    assert kept(tmp_path / "ledger") == ours.events == plain.events == BATCHES * CLIENTS * SIZE
-    assert ours.events / ours.took >= RATE * 0.99
-    assert ours.slowest < MOST_SECONDS
-    assert median(meanwhile) < median(at_rest) * MOST_TIMES_A_SCRAPE
+    print(ours.format_row(), plain.format_row(), sep="\n")
+    print(f"  CPU time an event: {ours.cpu_seconds / plain.cpu_seconds:.1f} times the plain server's")
+    print(f"  /metrics while pushing {describe_durations(meanwhile)}; at rest {describe_durations(at_rest)}")
+    assert count_stored_events(tmp_path / "ledger") == ours.events == plain.events == BATCHES * CLIENTS * SIZE
+    assert ours.events / ours.duration >= RATE * 0.99
+    assert ours.p99 < MAX_SECONDS
+    assert median(meanwhile) < median(at_rest) * MAX_SCRAPE_RATIO
 
 
 @contextmanager
-def configured(folder: Path) -> Iterator[Exporter]:
+def start_configured_exporter(folder: Path) -> Iterator[ExporterProcess]:
     """Run an exporter with one source."""
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(TOKEN)
     (folder / "config.yaml").write_text("ingest: {sources: [{name: gateway, token_file: token}]}\n")
-    with started(f"--config.file={folder / 'config.yaml'}", f"--storage.path={folder / 'ledger'}") as it:
+    with start_exporter(f"--config.file={folder / 'config.yaml'}", f"--storage.path={folder / 'ledger'}") as it:
         yield it
 
 
 @contextmanager
-def scraping(it: Exporter) -> Iterator[list[float]]:
+def scrape_continuously(exporter: ExporterProcess) -> Iterator[list[float]]:
     """Scrape four times a second until the block ends; yield the seconds that each scrape took."""
     seconds, stop = list[float](), threading.Event()
 
     def scrape() -> None:
         while not stop.wait(0.25):
             began = time.perf_counter()
-            assert it.get().status_code == 200
+            assert exporter.get().status_code == 200
             seconds.append(time.perf_counter() - began)
 
     with ThreadPoolExecutor(1) as pool:
@@ -122,41 +122,43 @@ def scraping(it: Exporter) -> Iterator[list[float]]:
         work.result()
 
 
-def told_of(seconds: list[float]) -> str:
+def describe_durations(seconds: list[float]) -> str:
     """Return how long scrapes took, in words."""
     return f"median {median(seconds) * 1000:.1f} ms, slowest {max(seconds) * 1000:.1f} ms"
 
 
-def computed(pid: int) -> float:
+def read_cpu_seconds(pid: int) -> float:
     """Return the seconds of CPU that a process has used so far."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def kept(folder: Path) -> int:
+def count_stored_events(folder: Path) -> int:
     """Count the events in a ledger."""
-    ledger = Ledger(folder, reading=True)
-    number = ledger.buckets.known("gateway", "vllm")
+    ledger = Ledger(folder, read_only=True)
+    number = ledger.buckets.find_account("gateway", "vllm")
     assert number is not None
-    units = ledger.buckets.units(number, [REPORT], Span(utc(time.time()) - (DAYS + 1) * DAY, utc(time.time())))
+    units = ledger.buckets.units(
+        number, [EVENTS_REPORT_NAME], TimeRange(utc(time.time()) - (DAYS + 1) * DAY, utc(time.time()))
+    )
     ledger.close()
     return sum(value for labels, value in units.items() if labels[0] == REQUESTS)
 
 
-def clients(port: int) -> Mapping[str, Any]:
+def run_clients(port: int) -> Mapping[str, Any]:
     """Push at the wanted rate; return the seconds of each batch, and of all of them together."""
     began = time.monotonic() + 0.2
     with ThreadPoolExecutor(CLIENTS) as pool:
-        told = pool.map(lambda number: list(_pushed(port, number, began)), range(CLIENTS))
+        told = pool.map(lambda number: list(_push_batches(port, number, began)), range(CLIENTS))
         seconds = [one for of_one in told for one in of_one]
     return {"seconds": seconds, "took": time.monotonic() - began}
 
 
-def _pushed(port: int, number: int, began: float) -> Iterator[float]:
+def _push_batches(port: int, number: int, began: float) -> Iterator[float]:
     connection, chance = http.client.HTTPConnection("127.0.0.1", port), random.Random(number)
     head = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
     for batch in range(BATCHES):
-        body = json.dumps({"events": [_event(f"{number}-{batch}-{one}", chance) for one in range(SIZE)]})
+        body = json.dumps({"events": [_make_event(f"{number}-{batch}-{one}", chance) for one in range(SIZE)]})
         # A batch that had to wait for the one before it is late, and counts as slow.
         due = began + (batch * CLIENTS + number) * SIZE / RATE
         time.sleep(max(0.0, due - time.monotonic()))
@@ -168,21 +170,21 @@ def _pushed(port: int, number: int, began: float) -> Iterator[float]:
     connection.close()
 
 
-def _event(name: str, chance: random.Random) -> Mapping[str, object]:
-    ago = chance.random() * DAYS * DAY.total_seconds() if chance.random() < LATE else 0.0
+def _make_event(name: str, rng: random.Random) -> Mapping[str, object]:
+    ago = rng.random() * DAYS * DAY.total_seconds() if rng.random() < LATE_SHARE else 0.0
     return {
         "id": name,
         "provider": "vllm",
-        "model": f"model-{chance.randrange(MODELS)}",
-        "workspace": f"team-{chance.randrange(WORKSPACES)}",
+        "model": f"model-{rng.randrange(MODELS)}",
+        "workspace": f"team-{rng.randrange(WORKSPACES)}",
         "timestamp": time.time() - ago,
-        "promptTokens": chance.randrange(10_000),
-        "completionTokens": chance.randrange(1000),
+        "promptTokens": rng.randrange(10_000),
+        "completionTokens": rng.randrange(1000),
         "costUsd": 0.0125,
     }
 
 
-def plain(path: str) -> None:
+def run_reference_server(path: str) -> None:
     """Serve what one would write down: a row per event, a transaction per batch, and nothing is looked at."""
     db, lock = sqlite3.connect(path, isolation_level=None, check_same_thread=False), threading.Lock()
     db.execute("PRAGMA journal_mode = WAL")
@@ -207,12 +209,12 @@ def plain(path: str) -> None:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    tell_and_wait({"port": server.server_port, "pid": os.getpid()})
+    report_and_wait({"port": server.server_port, "pid": os.getpid()})
 
 
 ROLES: Mapping[str, Callable[[str], object]] = {
-    "clients": lambda port: print(json.dumps(clients(int(port)))),
-    "plain": plain,
+    "clients": lambda port: print(json.dumps(run_clients(int(port)))),
+    "plain": run_reference_server,
 }
 
 if __name__ == "__main__":

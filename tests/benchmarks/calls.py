@@ -10,47 +10,57 @@ from pathlib import Path
 
 from exporter.model import HOUR
 from exporter.simulator.world import World
-from tests.benchmarks.minimum_calls import EVENTS, HISTORY, MAIN_EVERY, Calls, Fewest, accounts
-from tests.system import Clock, Stage, stage
+from tests.benchmarks.minimum_calls import (
+    EVENTS_ENDPOINT,
+    HISTORY,
+    MAIN_INTERVAL,
+    CallCounts,
+    MinimumCalls,
+    make_accounts,
+)
+from tests.system import Clock, System, start_system
 
 
-class Counted:
+class CallCounter:
     """An exporter at work on one account of each provider; every stretch of time gives (asked, the fewest)."""
 
-    def __init__(self, it: Stage) -> None:
-        self._it = it
-        self._fewest = Fewest(it.world)
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._minimum = MinimumCalls(system.world)
 
-    def first_poll(self) -> tuple[Calls, Calls]:
+    def run_first_poll(self) -> tuple[CallCounts, CallCounts]:
         """Read everything for the first time."""
-        self._it.settle()
-        self._fewest.first_poll()
-        return self._taken()
+        self._system.poll_until_idle()
+        self._minimum.add_first_poll()
+        return self._take_counts()
 
-    def steady(self, passed: timedelta) -> tuple[Calls, Calls]:
+    def run_steady_polling(self, duration: timedelta) -> tuple[CallCounts, CallCounts]:
         """Let time pass in steps of the main poll; the events' hourly turn is wherever in the hour it is taken."""
         turns = 0
-        for _ in range(passed // MAIN_EVERY):
-            before = self._it.calls("cursor", EVENTS)
-            self._it.later(MAIN_EVERY)
-            if self._it.calls("cursor", EVENTS) > before:
+        for _ in range(duration // MAIN_INTERVAL):
+            before = self._system.count_calls("cursor", EVENTS_ENDPOINT)
+            self._system.advance(MAIN_INTERVAL)
+            if self._system.count_calls("cursor", EVENTS_ENDPOINT) > before:
                 turns += 1
-                self._fewest.hourly_events()
-        assert turns == passed // HOUR, f"Cursor's events were read {turns} times in {passed}"
-        self._fewest.steady(passed)
-        return self._taken()
+                self._minimum.add_hourly_events()
+        assert turns == duration // HOUR, f"Cursor's events were read {turns} times in {duration}"
+        self._minimum.add_steady_polling(duration)
+        return self._take_counts()
 
-    def _taken(self) -> tuple[Calls, Calls]:
-        assert {served.status for served in self._it.simulator.requests} == {200}
-        asked = Counter((served.account, served.path.rpartition("/")[2]) for served in self._it.simulator.requests)
-        self._it.simulator.requests.clear()
-        fewest, self._fewest.calls = self._fewest.calls, Counter()
+    def _take_counts(self) -> tuple[CallCounts, CallCounts]:
+        assert {served.status for served in self._system.simulator.requests} == {200}
+        asked = Counter((served.account, served.path.rpartition("/")[2]) for served in self._system.simulator.requests)
+        self._system.simulator.requests.clear()
+        fewest, self._minimum.calls = self._minimum.calls, Counter()
         return asked, +fewest
 
 
 @contextmanager
-def counted(folder: Path) -> Iterator[Counted]:
+def start_call_counter(folder: Path) -> Iterator[CallCounter]:
     """Run a small exporter from its first second."""
     clock = Clock()
-    with stage(folder, World(accounts(), clock), clock, history=f"{HISTORY.days}d") as it, it.running():
-        yield Counted(it)
+    with (
+        start_system(folder, World(make_accounts(), clock), clock, history=f"{HISTORY.days}d") as it,
+        it.run_exporter(),
+    ):
+        yield CallCounter(it)

@@ -14,14 +14,14 @@ from exporter.simulator.accounts import Member, SimAccount, Stream
 from exporter.simulator.world import World
 from exporter.windows import floor
 
-HOURS_PER_PAGE, EVENTS_PER_PAGE, LONGEST_RANGE = 168, 1000, 30 * DAY
+HOURS_PER_PAGE, EVENTS_PER_PAGE, MAX_RANGE = 168, 1000, 30 * DAY
 BILL_DAYS_PER_PAGE = {"openai": 180, "anthropic": 31}
 NAMES_PER_PAGE = {"openai": 100, "anthropic": 1000}
-MAIN = {"openai": "completions", "anthropic": "messages"}
-BILL = {"openai": "costs", "anthropic": "cost_report"}
-NAMES = {"openai": "projects", "anthropic": "workspaces", "cursor": "groups"}
-EVENTS = "filtered-usage-events"
-RARER = {
+MAIN_REPORT = {"openai": "completions", "anthropic": "messages"}
+BILL_REPORT = {"openai": "costs", "anthropic": "cost_report"}
+NAMES_ENDPOINT = {"openai": "projects", "anthropic": "workspaces", "cursor": "groups"}
+EVENTS_ENDPOINT = "filtered-usage-events"
+HOURLY_REPORTS = {
     "openai": (
         "embeddings",
         "moderations",
@@ -37,17 +37,19 @@ RARER = {
 }
 """Kinds of use that change no alarm within minutes: hourly, as bills and events are."""
 
-MAIN_EVERY, NAMES_EVERY = timedelta(minutes=5), 6 * HOUR
-EVENTS_OVERLAP, EVENTS_SETTLE = 6 * HOUR, 3 * DAY
+MAIN_INTERVAL, NAMES_INTERVAL = timedelta(minutes=5), 6 * HOUR
+EVENTS_OVERLAP, EVENTS_SETTLE_PERIOD = 6 * HOUR, 3 * DAY
 HISTORY = 30 * DAY
 
-Calls = Counter[tuple[str, str]]
+CallCounts = Counter[tuple[str, str]]
 """(account, the last word of the path) -> requests; the accounts are called like their providers."""
 
 
-def accounts() -> tuple[SimAccount, ...]:
+def make_accounts() -> tuple[SimAccount, ...]:
     """Return one account of each provider, with more names and events than one page holds."""
-    office = tuple(Stream("", model, "included", kind="usage_events", size=200) for model in ("composer-2", "default"))
+    office = tuple(
+        Stream("", model, "included", report="usage_events", daily_requests=200) for model in ("composer-2", "default")
+    )
     return (
         SimAccount(
             "openai",
@@ -64,7 +66,7 @@ def accounts() -> tuple[SimAccount, ...]:
             "platform",
             "sk-ant-admin01-calls-0000",
             "Acme",
-            (Stream("wrkspc_1", "claude-sonnet-5", kind="messages"),),
+            (Stream("wrkspc_1", "claude-sonnet-5", report="messages"),),
             {f"wrkspc_{number}": f"Workspace {number}" for number in range(NAMES_PER_PAGE["anthropic"] + 1)},
         ),
         SimAccount(
@@ -80,65 +82,67 @@ def accounts() -> tuple[SimAccount, ...]:
 
 
 @dataclass
-class Fewest:
+class MinimumCalls:
     """The fewest calls, counted along with a world and its clock."""
 
     world: World
-    calls: Calls = field(default_factory=Counter)
-    _asked: datetime = field(init=False)
-    _settled: datetime = field(init=False)
+    calls: CallCounts = field(default_factory=Counter)
+    _last_read: datetime = field(init=False)
+    _last_settle_read: datetime = field(init=False)
 
-    def first_poll(self) -> None:
+    def add_first_poll(self) -> None:
         """Thirty whole days and the running one: hours, bills, events, names."""
         now = self.world.clock()
         since = floor(now, DAY) - HISTORY
-        for provider, main in MAIN.items():
-            hours = _pages(-((since - now) // HOUR), HOURS_PER_PAGE)
-            self.calls.update({(provider, kind): hours for kind in (main, *RARER[provider])})
+        for provider, main in MAIN_REPORT.items():
+            hours = _count_pages(-((since - now) // HOUR), HOURS_PER_PAGE)
+            self.calls.update({(provider, kind): hours for kind in (main, *HOURLY_REPORTS[provider])})
             days = -((since - now) // DAY)
-            self.calls[provider, BILL[provider]] += _pages(days, BILL_DAYS_PER_PAGE[provider])
-        self._names()
-        self._asked = self._settled = now
-        self._events(since, now)
+            self.calls[provider, BILL_REPORT[provider]] += _count_pages(days, BILL_DAYS_PER_PAGE[provider])
+        self._add_names()
+        self._last_read = self._last_settle_read = now
+        self._add_events(since, now)
 
-    def steady(self, passed: timedelta) -> None:
+    def add_steady_polling(self, duration: timedelta) -> None:
         """Count a time in which the usual few hours are read again: one page of hours at each poll; and the names."""
-        for provider, main in MAIN.items():
-            self.calls[provider, main] += passed // MAIN_EVERY
-            for kind in (*RARER[provider], BILL[provider]):
-                self.calls[provider, kind] += passed // HOUR
-        for _ in range(passed // NAMES_EVERY):
-            self._names()
+        for provider, main in MAIN_REPORT.items():
+            self.calls[provider, main] += duration // MAIN_INTERVAL
+            for kind in (*HOURLY_REPORTS[provider], BILL_REPORT[provider]):
+                self.calls[provider, kind] += duration // HOUR
+        for _ in range(duration // NAMES_INTERVAL):
+            self._add_names()
 
-    def hourly_events(self) -> None:
+    def add_hourly_events(self) -> None:
         """Count the hourly reading of Cursor's events at the clock's time, once a day a deep one."""
         now = self.world.clock()
-        since = floor(self._asked - EVENTS_OVERLAP, HOUR)
-        if now - self._settled >= DAY:
-            since, self._settled = floor(now, DAY) - EVENTS_SETTLE, now
-        self._asked = now
-        self._events(since, now)
+        since = floor(self._last_read - EVENTS_OVERLAP, HOUR)
+        if now - self._last_settle_read >= DAY:
+            since, self._last_settle_read = floor(now, DAY) - EVENTS_SETTLE_PERIOD, now
+        self._last_read = now
+        self._add_events(since, now)
 
-    def _names(self) -> None:
+    def _add_names(self) -> None:
         for provider, most in NAMES_PER_PAGE.items():
-            self.calls[provider, NAMES[provider]] += _pages(len(self.world.accounts[provider].workspaces), most)
-        self.calls["cursor", NAMES["cursor"]] += 1
+            self.calls[provider, NAMES_ENDPOINT[provider]] += _count_pages(
+                len(self.world.accounts[provider].workspaces), most
+            )
+        self.calls["cursor", NAMES_ENDPOINT["cursor"]] += 1
 
-    def _events(self, since: datetime, until: datetime) -> None:
+    def _add_events(self, since: datetime, until: datetime) -> None:
         """Ranges as long as allowed, oldest first: how the events lie is not known before they were asked for."""
         while since < until:
-            end = min(since + LONGEST_RANGE, until)
-            self.calls["cursor", EVENTS] += _pages(self._told(since, end), EVENTS_PER_PAGE)
+            end = min(since + MAX_RANGE, until)
+            self.calls["cursor", EVENTS_ENDPOINT] += _count_pages(self._count_events(since, end), EVENTS_PER_PAGE)
             since = end
 
-    def _told(self, since: datetime, until: datetime) -> int:
+    def _count_events(self, since: datetime, until: datetime) -> int:
         first, end = int(since.timestamp()), int(until.timestamp())
         return sum(
-            first * 1000 <= event.moment < end * 1000
+            first * 1000 <= event.time_ms < end * 1000
             for hour in range(first - first % 3600, end, 3600)
             for event in self.world.events("cursor", hour)
         )
 
 
-def _pages(items: int, most: int) -> int:
-    return max(1, -(-items // most))
+def _count_pages(items: int, page_size: int) -> int:
+    return max(1, -(-items // page_size))

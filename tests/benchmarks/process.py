@@ -12,31 +12,31 @@ from pathlib import Path
 
 from tests.paths import ROOT
 
-Facts = Mapping[str, float]
+ProcessInfo = Mapping[str, float]
 """What a process told when it was ready; `port` among it."""
 
 
 @contextmanager
-def process(module: str, *arguments: str) -> Iterator[Facts]:
+def run_process(module: str, *arguments: str) -> Iterator[ProcessInfo]:
     """Run one side until the block ends; it is ready when it has told its facts."""
     command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
         assert running.stdout is not None
         told = running.stdout.readline()
         assert told, f"{module} did not start"
-        facts: Facts = json.loads(told)
+        facts: ProcessInfo = json.loads(told)
         yield facts
         # Leaving the block closes its standard input, which ends it, and waits.
 
 
-def tell_and_wait(facts: Facts) -> None:
+def report_and_wait(info: ProcessInfo) -> None:
     """Say that this side is ready, and return when the benchmark is over."""
-    sys.stdout.write(f"{json.dumps(facts)}\n")
+    sys.stdout.write(f"{json.dumps(info)}\n")
     sys.stdout.flush()
     sys.stdin.read()
 
 
-def resident() -> int:
+def resident_memory() -> int:
     """Return the bytes of memory that this process holds now."""
     found = re.search(r"^VmRSS:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found is not None

@@ -16,9 +16,9 @@ from prometheus_client import (
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.benchmarks.process import resident, tell_and_wait
+from tests.benchmarks.process import report_and_wait, resident_memory
 
-THEIR_OWN = ("process_", "python_")
+PROCESS_PREFIXES = ("process_", "python_")
 """What prometheus_client tells about its process: on both sides by the same collectors, with values of their own."""
 
 
@@ -26,15 +26,15 @@ def main() -> None:
     """Hold the same families, labels and values, and serve them as prometheus_client does."""
     registry = CollectorRegistry()
     for family in text_string_to_metric_families(Path(sys.argv[1]).read_text()):
-        if not family.name.startswith(THEIR_OWN):
-            _hold(registry, family)
+        if not family.name.startswith(PROCESS_PREFIXES):
+            _register(registry, family)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     server, _ = start_http_server(0, "127.0.0.1", registry)
-    tell_and_wait({"port": server.server_port, "resident": resident()})
+    report_and_wait({"port": server.server_port, "resident": resident_memory()})
 
 
-def _hold(registry: CollectorRegistry, family: Metric) -> None:
+def _register(registry: CollectorRegistry, family: Metric) -> None:
     """Hold a family's samples; a counter too as a gauge, which is no slower and tells nothing beside its value."""
     first = family.samples[0]
     held = Gauge(first.name, family.documentation, tuple(first.labels), registry=registry)

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cli.check_account import _passing_ledger
+from exporter.cli.check_account import _temporary_ledger
 from exporter.errors import ExporterError
 from exporter.model import COST, NANO
-from exporter.providers import PROVIDERS, console_of
+from exporter.providers import PROVIDERS, provider_console
 from exporter.providers.cursor import Cursor
 from exporter.simulator.accounts import CHAT, SimAccount, Stream
-from tests.command import COMMAND, ENVIRONMENT, Site, ended, site, until
-from tests.system import lone
+from tests.command import COMMAND, ENVIRONMENT, Sandbox, run_command, start_sandbox, wait_until
+from tests.system import make_account
 
 CENT = NANO // 100
 MODELS = 24
@@ -32,54 +32,54 @@ MODELS = 24
 
 
 def _many_models() -> SimAccount:
-    account = lone("openai", "acme")
+    account = make_account("openai", "acme")
     models = (f"gpt-5-{number:02}" for number in range(MODELS))
-    streams = (Stream("proj_web", model, size=20.0 + 9 * n, mix=CHAT) for n, model in enumerate(models))
+    streams = (Stream("proj_web", model, daily_requests=20.0 + 9 * n, mix=CHAT) for n, model in enumerate(models))
     return replace(account, streams=(*account.streams, *streams))
 
 
-@pytest.fixture(name="here", scope="module")
-def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+@pytest.fixture(name="sandbox", scope="module")
+def _start_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """Three accounts of three days, the first with many models."""
-    accounts = (_many_models(), lone("anthropic", "labs"), lone("cursor", "crew"))
-    with site(tmp_path_factory.mktemp("check"), *accounts) as here:
-        yield here
+    accounts = (_many_models(), make_account("anthropic", "labs"), make_account("cursor", "crew"))
+    with start_sandbox(tmp_path_factory.mktemp("check"), *accounts) as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(autouse=True)
-def _calm(here: Site) -> Iterator[None]:
+def _clear_faults(sandbox: Sandbox) -> Iterator[None]:
     yield
-    here.simulator.clear()
+    sandbox.simulator.clear_faults()
 
 
-def _check(here: Site, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run_check(sandbox: Sandbox, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command with a folder for temporary files, in which nothing may be left."""
     env = {**ENVIRONMENT, "TMPDIR": str(folder)}
-    told = ended("check", "account", *arguments, f"--config.file={here.config}", env=env)
+    told = run_command("check", "account", *arguments, f"--config.file={sandbox.config}", env=env)
     assert list(folder.iterdir()) == []
     assert "Traceback" not in told.stderr
     return told
 
 
-@pytest.fixture(name="printed", scope="module")
-def _printed(here: Site, tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(name="output", scope="module")
+def _print_account(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> str:
     """What is printed of the account with many models."""
-    told = _check(here, tmp_path_factory.mktemp("tmp"), "acme", "--days=3")
+    told = _run_check(sandbox, tmp_path_factory.mktemp("tmp"), "acme", "--days=3")
     assert (told.returncode, told.stderr) == (0, "")
     return told.stdout
 
 
-def _tables(text: str) -> dict[str, list[list[str]]]:
+def _parse_tables(text: str) -> dict[str, list[list[str]]]:
     """Return the heading of a table's first column -> its rows, as cells."""
     blocks = [block.splitlines() for block in text.split("\n\n")[1:-1]]
     return {rows[0][0]: rows for rows in ([re.split(r"  +", line.strip()) for line in block] for block in blocks)}
 
 
-def _usd(cell: str) -> Decimal:
+def _parse_usd(cell: str) -> Decimal:
     return Decimal(0) if cell == "< $0.01" else Decimal(re.sub(r"[+$,]", "", cell))
 
 
-def _number(cell: str) -> int:
+def _parse_number(cell: str) -> int:
     return int(cell.replace(",", ""))
 
 
@@ -88,10 +88,10 @@ def _column(table: Sequence[Sequence[str]], heading: str) -> list[str]:
     return [row[place] for row in table[1:]]
 
 
-def test_what_was_billed_is_printed_to_the_cent(here: Site, printed: str) -> None:
+def test_what_was_billed_is_printed_to_the_cent(sandbox: Sandbox, output: str) -> None:
     """Each billed day is what the provider charged; every table is as wide as a page and sums to its total."""
-    assert all(line.isprintable() and len(line) <= 100 for line in printed.splitlines())
-    head, tables = printed.partition("\n\n")[0], _tables(printed)
+    assert all(line.isprintable() and len(line) <= 100 for line in output.splitlines())
+    head, tables = output.partition("\n\n")[0], _parse_tables(output)
     assert head.startswith("acme (openai): ok, an organization")
     assert "compare: https://platform.openai.com/usage" in head
     assert list(tables) == ["Day (UTC)", "Workspace", "Model or item", "Tier", "Token type"]
@@ -100,30 +100,30 @@ def test_what_was_billed_is_printed_to_the_cent(here: Site, printed: str) -> Non
     billed = [row for row in days[1:4] if row[4].startswith("$")]
     assert billed
     for day, _, _, estimate, bill, difference in billed:
-        rows = here.simulator.world.bill("acme", datetime.fromisoformat(f"{day}T00:00Z"))
-        assert _usd(bill) == Decimal(round(sum(row.value for row in rows) / CENT)) / 100
-        assert abs(_usd(estimate) - _usd(bill) - _usd(difference)) <= Decimal("0.01")
+        rows = sandbox.simulator.world.bill("acme", datetime.fromisoformat(f"{day}T00:00Z"))
+        assert _parse_usd(bill) == Decimal(round(sum(row.value for row in rows) / CENT)) / 100
+        assert abs(_parse_usd(estimate) - _parse_usd(bill) - _parse_usd(difference)) <= Decimal("0.01")
     for heading in ("Workspace", "Model or item", "Tier"):
-        *costs, total = map(_usd, _column(tables[heading], "Cost"))
+        *costs, total = map(_parse_usd, _column(tables[heading], "Cost"))
         assert abs(sum(costs) - total) <= Decimal("0.005") * len(costs)
-        assert f"Cost: ${total:,}, of which" in printed
+        assert f"Cost: ${total:,}, of which" in output
     for table in tables.values():
-        *parts, whole = map(_number, _column(table, "Tokens"))
+        *parts, whole = map(_parse_number, _column(table, "Tokens"))
         assert sum(parts) == whole * (2 if table is days else 1)
         assert _column(table, "Tokens")[-1] == days[-1][1]
 
 
-def test_long_tables_are_cut_and_stay_whole(printed: str) -> None:
+def test_long_tables_are_truncated_and_keep_their_sums(output: str) -> None:
     """Twenty models are named, the dearest first; the others are one row together."""
-    models = _tables(printed)["Model or item"]
-    costs = [*map(_usd, _column(models, "Cost"))][:20]
+    models = _parse_tables(output)["Model or item"]
+    costs = [*map(_parse_usd, _column(models, "Cost"))][:20]
     assert _column(models, "Model or item")[20:] == [f"and {MODELS + 1 - 20} more", "Total"]
     assert costs == sorted(costs, reverse=True)
 
 
-def test_the_last_lines_say_what_the_tables_mean(here: Site, tmp_path: Path) -> None:
+def test_the_last_lines_say_what_the_tables_mean(sandbox: Sandbox, tmp_path: Path) -> None:
     """How near estimates were, which days are not billed, what no API tells, and that nothing was stored."""
-    told = _check(here, tmp_path, "labs", "--days=3").stdout
+    told = _run_check(sandbox, tmp_path, "labs", "--days=3").stdout
     today = f"{datetime.now(UTC):%Y-%m-%d}"
     assert re.search(rf"^Not billed yet by the provider: .*{today}\.$", told, re.MULTILINE)
     said = " ".join(told.rpartition("\n\n")[2].split())
@@ -134,15 +134,15 @@ def test_the_last_lines_say_what_the_tables_mean(here: Site, tmp_path: Path) -> 
     assert "Requests" not in told
 
 
-def test_use_that_carries_its_price_has_no_columns_for_bills(here: Site, tmp_path: Path) -> None:
+def test_use_that_carries_its_price_has_no_columns_for_bills(sandbox: Sandbox, tmp_path: Path) -> None:
     """Where no bill comes after use, nothing is estimated and nothing compared; money and use are the world's."""
-    told = _check(here, tmp_path, "crew", "--days=4").stdout
-    days = _tables(told)["Day (UTC)"]
+    told = _run_check(sandbox, tmp_path, "crew", "--days=4").stdout
+    days = _parse_tables(told)["Day (UTC)"]
     assert days[0] == ["Day (UTC)", "Tokens", "Requests", "Cost"]
     for day, _, _, cost in days[1:4]:
         start = datetime.fromisoformat(f"{day}T00:00Z")
-        rows = [row for row in here.simulator.world.bill("crew", start) if row.meter == COST]
-        assert abs(_usd(cost) * NANO - sum(row.value for row in rows)) <= CENT
+        rows = [row for row in sandbox.simulator.world.bill("crew", start) if row.meter == COST]
+        assert abs(_parse_usd(cost) * NANO - sum(row.value for row in rows)) <= CENT
     assert "there is no bill to wait for" in told
     assert "Seat fees are in no API." in told
     assert "Estimate" not in told
@@ -150,29 +150,29 @@ def test_use_that_carries_its_price_has_no_columns_for_bills(here: Site, tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_nothing_is_left_when_it_is_interrupted(here: Site, tmp_path: Path, number: int) -> None:
+def test_nothing_is_left_when_it_is_interrupted(sandbox: Sandbox, tmp_path: Path, number: int) -> None:
     """Ctrl-C, a request to end and a closed terminal in the midst of reading leave no file and no traceback."""
-    here.simulator.fault("acme", "slow", path="usage/images", seconds=3)
-    command = [*COMMAND, "check", "account", "acme", f"--config.file={here.config}"]
+    sandbox.simulator.add_fault("acme", "slow", path="usage/images", seconds=3)
+    command = [*COMMAND, "check", "account", "acme", f"--config.file={sandbox.config}"]
     env = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
-    asked = len(here.simulator.requests)
+    asked = len(sandbox.simulator.requests)
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        until("a ledger", lambda: list(tmp_path.glob("*/ledger.db")))
-        until("reading", lambda: len(here.simulator.requests) > asked + 2)
+        wait_until("a ledger", lambda: list(tmp_path.glob("*/ledger.db")))
+        wait_until("reading", lambda: len(sandbox.simulator.requests) > asked + 2)
         process.send_signal(number)
-        printed, said = process.communicate(timeout=20)
+        output, said = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert (printed, said.strip()) == ("", "Aborted!")
+    assert (output, said.strip()) == ("", "Aborted!")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_terminal_is_shown_how_far_it_is(here: Site) -> None:
+def test_a_terminal_is_shown_how_far_it_is(sandbox: Sandbox) -> None:
     """On a terminal a bar moves while the account is read, and the tables are as wide as that."""
     ours, theirs = pty.openpty()
-    command = [*COMMAND, "check", "account", "crew", f"--config.file={here.config}"]
+    command = [*COMMAND, "check", "account", "crew", f"--config.file={sandbox.config}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env={**ENVIRONMENT, "TERM": "xterm"}) as it:
         os.close(theirs)
-        said = b"".join(iter(lambda: _read(ours), b"")).decode()
+        said = b"".join(iter(lambda: _read_terminal(ours), b"")).decode()
         it.communicate()
     os.close(ours)
     assert it.returncode == 0
@@ -180,59 +180,59 @@ def test_a_terminal_is_shown_how_far_it_is(here: Site) -> None:
     assert "100%" in said
 
 
-def _read(terminal: int) -> bytes:
+def _read_terminal(terminal: int) -> bytes:
     try:
         return os.read(terminal, 1 << 16)
     except OSError:
         return b""
 
 
-def test_a_rate_limit_is_said_and_waited_for(here: Site, tmp_path: Path) -> None:
+def test_a_rate_limit_is_reported_and_waited_for(sandbox: Sandbox, tmp_path: Path) -> None:
     """The wait that the provider asks for is told on stderr, and then everything is read."""
-    here.simulator.fault("labs", "rate_limited", times=1, path="messages", retry_after=1)
-    told = _check(here, tmp_path, "labs", "--days=2")
+    sandbox.simulator.add_fault("labs", "rate_limited", times=1, path="messages", retry_after=1)
+    told = _run_check(sandbox, tmp_path, "labs", "--days=2")
     assert told.returncode == 0
     assert "429" in told.stderr
     assert told.stderr.endswith("Going on in 1 s.\n")
 
 
-def test_what_a_plan_does_not_have_is_said(here: Site, tmp_path: Path) -> None:
+def test_reports_outside_of_the_plan_are_listed(sandbox: Sandbox, tmp_path: Path) -> None:
     """An optional report that is refused is named, and the rest is told all the same."""
-    here.simulator.fault("acme", "missing_scope", path="usage/audio_speeches")
-    told = _check(here, tmp_path, "acme", "--days=1")
+    sandbox.simulator.add_fault("acme", "missing_scope", path="usage/audio_speeches")
+    told = _run_check(sandbox, tmp_path, "acme", "--days=1")
     assert told.returncode == 0
     assert "Left out, because this key or plan does not have it: audio_speeches.\n" in told.stdout
 
 
-def test_a_failure_is_told_as_check_keys_tells_it(here: Site, tmp_path: Path) -> None:
+def test_a_failure_is_reported_as_by_check_keys(sandbox: Sandbox, tmp_path: Path) -> None:
     """The provider's words and the advice are those of `check keys`; the status is 1 and nothing is printed."""
-    here.simulator.fault("labs", "revoked")
-    told = _check(here, tmp_path, "labs")
-    keys = ended("check", "keys", f"--config.file={here.config}").stdout
+    sandbox.simulator.add_fault("labs", "revoked")
+    told = _run_check(sandbox, tmp_path, "labs")
+    keys = run_command("check", "keys", f"--config.file={sandbox.config}").stdout
     assert (told.returncode, told.stdout) == (1, "")
     assert told.stderr.startswith("Error: labs: GET /v1/organizations/me answered ")
     row = "".join(takewhile(lambda one: not one.startswith("crew"), keys.partition("\nlabs ")[2].splitlines(True)))
-    assert _words(told.stderr.partition("labs: ")[2]) in _words(row)
+    assert _join_whitespace(told.stderr.partition("labs: ")[2]) in _join_whitespace(row)
 
 
-def _words(text: str) -> str:
+def _join_whitespace(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_a_key_of_the_wrong_kind_is_told_before_anything_is_asked(here: Site, tmp_path: Path) -> None:
+def test_a_key_of_the_wrong_kind_is_rejected_without_an_api_call(sandbox: Sandbox, tmp_path: Path) -> None:
     """The key's prefix tells what it is, and the message what to do; the key itself is not shown."""
-    path, good = here.folder / "acme.key", (here.folder / "acme.key").read_text()
+    path, good = sandbox.folder / "acme.key", (sandbox.folder / "acme.key").read_text()
     path.write_text("sk-proj-3nM8bV5cR2Zq7wX9kT")
-    asked = len(here.simulator.requests)
-    told = _check(here, tmp_path, "acme")
+    asked = len(sandbox.simulator.requests)
+    told = _run_check(sandbox, tmp_path, "acme")
     path.write_text("")
-    empty = _check(here, tmp_path, "acme")
+    empty = _run_check(sandbox, tmp_path, "acme")
     path.write_text(good)
     assert told.returncode == empty.returncode == 1
     assert "Error: acme: the key starts with sk-proj-: project key.\n-> A project key cannot read usage." in told.stderr
     assert "Zq7wX9kT" not in told.stderr
     assert "acme.key: it is empty; put the key there" in empty.stderr
-    assert len(here.simulator.requests) == asked
+    assert len(sandbox.simulator.requests) == asked
 
 
 @pytest.mark.parametrize(
@@ -242,31 +242,31 @@ def test_a_key_of_the_wrong_kind_is_told_before_anything_is_asked(here: Site, tm
         ("sk-admin-9dKf3Lm2Zq7wX9kT", "has no account <secret>. It has acme, labs, crew."),
     ],
 )
-def test_an_unknown_account_is_told(here: Site, tmp_path: Path, name: str, said: str) -> None:
+def test_an_unknown_account_is_reported(sandbox: Sandbox, tmp_path: Path, name: str, said: str) -> None:
     """What is near is proposed, some that there are are named, and a key given by mistake is not repeated."""
-    told = _check(here, tmp_path, name)
+    told = _run_check(sandbox, tmp_path, name)
     assert told.returncode == 1
-    assert told.stderr == f"Error: {here.config} {said}\n"
+    assert told.stderr == f"Error: {sandbox.config} {said}\n"
 
 
-def test_more_days_than_thirty_are_misuse(here: Site, tmp_path: Path) -> None:
+def test_more_days_than_thirty_are_misuse(sandbox: Sandbox, tmp_path: Path) -> None:
     """What is no number of days that can be read ends with status 2."""
-    assert _check(here, tmp_path, "acme", "--days=31").returncode == 2
+    assert _run_check(sandbox, tmp_path, "acme", "--days=31").returncode == 2
 
 
-def test_a_machine_without_a_temporary_folder_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_temporary_folder_is_reported_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing can be written, as in a container that is read only, the message says what is needed."""
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
     with (
         pytest.raises(ExporterError, match=r"\(No such file or directory\)\. Set TMPDIR to a folder"),
-        _passing_ledger(),
+        _temporary_ledger(),
     ):
         pass
 
 
 def test_a_plug_in_need_not_know_a_console(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each provider of ours says where its own figures are; one that does not is a provider all the same."""
-    told = [console_of(kind) for kind in PROVIDERS.values()]
+    told = [provider_console(kind) for kind in PROVIDERS.values()]
     assert all(one is not None and one.url.startswith("https://") for one in told)
     monkeypatch.delattr(Cursor, "console")
-    assert console_of(Cursor) is None
+    assert provider_console(Cursor) is None

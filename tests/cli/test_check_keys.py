@@ -10,12 +10,12 @@ from pathlib import Path
 
 import yaml
 
-from tests.command import ENVIRONMENT, ended, site, started
-from tests.secret_scan import WRONG_KIND, leaks
-from tests.system import lone
+from tests.command import ENVIRONMENT, run_command, start_exporter, start_sandbox
+from tests.secret_scan import WRONG_KIND_KEY, find_leaks
+from tests.system import make_account
 
 
-def _configure(folder: Path, accounts: Mapping[str, Mapping[str, object]]) -> Path:
+def _write_config(folder: Path, accounts: Mapping[str, Mapping[str, object]]) -> Path:
     """Write a configuration; `key` is put into a file of its own."""
     written = []
     for name, fields in accounts.items():
@@ -30,13 +30,13 @@ def _configure(folder: Path, accounts: Mapping[str, Mapping[str, object]]) -> Pa
 
 
 @contextmanager
-def _silent() -> Iterator[str]:
+def _start_silent_server() -> Iterator[str]:
     """Take connections and never answer."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def _verdicts(table: str) -> dict[str, str]:
+def _parse_rows(table: str) -> dict[str, str]:
     """Account -> its row, with the lines that the last column takes put together again."""
     head, *lines = table.splitlines()
     column = head.index("What")
@@ -72,32 +72,32 @@ FAILURES: dict[str, tuple[str, ...]] = {
 }
 
 
-def test_check_keys_tells_what_each_account_lacks(tmp_path: Path) -> None:
+def test_check_keys_reports_what_each_account_lacks(tmp_path: Path) -> None:
     """One row per account, in the configuration's order, each failure with advice of its own; status 1."""
     accounts = {
-        "revoked": lone("openai", "revoked"),
-        "expired": lone("anthropic", "expired"),
-        "missing-scope": lone("cursor", "missing-scope"),
-        "wrong-answer": lone("cursor", "wrong-answer"),
-        "html": lone("openai", "html"),
-        "limited": lone("openai", "limited"),
-        "overloaded": lone("anthropic", "overloaded"),
-        "fine": lone("openai", "fine"),
-        "labs": lone("anthropic", "labs"),
-        "crew": lone("cursor", "crew"),
+        "revoked": make_account("openai", "revoked"),
+        "expired": make_account("anthropic", "expired"),
+        "missing-scope": make_account("cursor", "missing-scope"),
+        "wrong-answer": make_account("cursor", "wrong-answer"),
+        "html": make_account("openai", "html"),
+        "limited": make_account("openai", "limited"),
+        "overloaded": make_account("anthropic", "overloaded"),
+        "fine": make_account("openai", "fine"),
+        "labs": make_account("anthropic", "labs"),
+        "crew": make_account("cursor", "crew"),
     }
     faults = {"missing-scope": "missing_scope", "wrong-answer": "wrong_key", "limited": "rate_limited"}
-    with site(tmp_path, *accounts.values()) as here, _silent() as silent:
+    with start_sandbox(tmp_path, *accounts.values()) as here, _start_silent_server() as silent:
         for name in ("revoked", "expired", "missing-scope", "wrong-answer", "html", "limited"):
-            here.simulator.fault(name, faults.get(name, name))
-        here.simulator.fault("overloaded", "server_error")
+            here.simulator.add_fault(name, faults.get(name, name))
+        here.simulator.add_fault("overloaded", "server_error")
         fields: dict[str, dict[str, object]] = {
             name: {"provider": one.provider, "key": one.key, "base_url": here.simulator.base_url(name)}
             for name, one in accounts.items()
         }
         good = fields["fine"]
         fields |= {
-            "wrong-prefix": {**good, "key": WRONG_KIND},
+            "wrong-prefix": {**good, "key": WRONG_KIND_KEY},
             "wrong-provider": {**good, "key": "sk-ant-admin01-mine"},
             "refusing": {**good, "base_url": "http://127.0.0.1:9/v1"},
             "no-tls": {**good, "base_url": str(good["base_url"]).replace("http:", "https:")},
@@ -105,60 +105,62 @@ def test_check_keys_tells_what_each_account_lacks(tmp_path: Path) -> None:
             "silent": {**good, "base_url": silent, "timeout": "1s"},
             "no-key": {**good, "key": ""},
         }
-        path = _configure(tmp_path, {name: fields[name] for name in FAILURES})
-        told = ended("check", "keys", f"--config.file={path}", env={**ENVIRONMENT, "TERM": "xterm-256color"})
+        path = _write_config(tmp_path, {name: fields[name] for name in FAILURES})
+        told = run_command("check", "keys", f"--config.file={path}", env={**ENVIRONMENT, "TERM": "xterm-256color"})
     assert told.returncode == 1
     assert told.stderr == ""
     assert all(line.isprintable() and len(line) <= 160 for line in told.stdout.splitlines())
     assert "sk-admin-demo" not in told.stdout
-    assert leaks(told.stdout) == []
-    verdicts = _verdicts(told.stdout)
+    assert find_leaks(told.stdout) == []
+    verdicts = _parse_rows(told.stdout)
     assert list(verdicts) == list(FAILURES)
     for name, words in FAILURES.items():
         assert [word for word in words if word not in verdicts[name]] == [], verdicts[name]
 
 
-def test_check_keys_is_content_when_all_are_good(tmp_path: Path) -> None:
+def test_check_keys_succeeds_when_all_keys_are_valid(tmp_path: Path) -> None:
     """Where every key works, the status is 0."""
-    with site(tmp_path, lone("openai", "acme"), lone("anthropic", "labs"), lone("cursor", "crew")) as here:
-        told = ended("check", "keys", f"--config.file={here.config}")
+    with start_sandbox(
+        tmp_path, make_account("openai", "acme"), make_account("anthropic", "labs"), make_account("cursor", "crew")
+    ) as here:
+        told = run_command("check", "keys", f"--config.file={here.config}")
     assert told.returncode == 0
-    assert all(" good " in row for row in _verdicts(told.stdout).values())
-    assert len(_verdicts(told.stdout)) == 3
+    assert all(" good " in row for row in _parse_rows(told.stdout).values())
+    assert len(_parse_rows(told.stdout)) == 3
 
 
 def test_slow_accounts_do_not_wait_for_each_other(tmp_path: Path) -> None:
     """Thirty providers that hang for two seconds each are told together, and those that answer beside them."""
-    with site(tmp_path, lone("openai", "acme")) as here, _silent() as silent:
+    with start_sandbox(tmp_path, make_account("openai", "acme")) as here, _start_silent_server() as silent:
         one = here.simulator.world.accounts["acme"]
         hanging = {f"slow-{n}": {"key": one.key, "base_url": silent, "timeout": "2s"} for n in range(30)}
         good = {"acme": {"key": one.key, "base_url": here.simulator.base_url("acme")}}
-        path = _configure(tmp_path, {**hanging, **good})
+        path = _write_config(tmp_path, {**hanging, **good})
         began = time.monotonic()
-        told = ended("check", "keys", f"--config.file={path}")
+        told = run_command("check", "keys", f"--config.file={path}")
         took = time.monotonic() - began
     assert told.returncode == 1
-    verdicts = _verdicts(told.stdout)
+    verdicts = _parse_rows(told.stdout)
     assert " good " in verdicts["acme"]
     assert sum("within 2 s" in row for row in verdicts.values()) == 30
     assert took < 6
 
 
-def test_a_key_of_the_wrong_kind_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+def test_a_key_of_the_wrong_kind_is_rejected_without_an_api_call(tmp_path: Path) -> None:
     """`run` judges a key by its prefix: log and landing page say what is wrong and what to do; no request is made."""
-    with site(tmp_path, lone("openai", "acme"), lone("anthropic", "labs")) as here:
-        (here.folder / "acme.key").write_text(WRONG_KIND)
-        with started(*here.flags, "--log.level=debug") as it:
-            it.until_up("labs")
-            it.until_said("Key rejected")
+    with start_sandbox(tmp_path, make_account("openai", "acme"), make_account("anthropic", "labs")) as here:
+        (here.folder / "acme.key").write_text(WRONG_KIND_KEY)
+        with start_exporter(*here.flags, "--log.level=debug") as it:
+            it.wait_until_up("labs")
+            it.wait_for_log("Key rejected")
             landing, page = it.get("/").text, it.get().text
             assert 'ai_account_problem{provider="openai",account="acme",reason="wrong_key_kind"} 1' in page
             assert 'ai_account_up{provider="openai",account="acme"} 0' in page
-            assert it.end() == 0
+            assert it.stop() == 0
         assert {served.account for served in here.simulator.requests} == {"labs"}
-    (line,) = (one for one in it.said if "Key rejected" in one)
+    (line,) = (one for one in it.stderr_lines if "Key rejected" in one)
     for text in (line, landing):
         assert "the key starts with sk-proj-: project key" in text
         assert "Create an admin key: platform.openai.com" in text
     assert "account=acme reason=wrong_key_kind" in line
-    assert leaks(*it.said, *it.printed, landing, page) == []
+    assert find_leaks(*it.stderr_lines, *it.stdout_lines, landing, page) == []

@@ -17,55 +17,63 @@ import yaml
 
 from exporter import __version__
 from exporter.cli import main
-from exporter.ledger.store import FILE
-from tests.command import ANYWHERE, ENVIRONMENT, ended, site, started, unprivileged, until
+from exporter.ledger.store import LEDGER_FILE_NAME
+from tests.command import (
+    ANY_PORT_FLAG,
+    ENVIRONMENT,
+    run_command,
+    start_exporter,
+    start_sandbox,
+    unprivileged_prefix,
+    wait_until,
+)
 from tests.paths import ROOT
-from tests.system import lone
+from tests.system import make_account
 
 KEY = "sk-admin-0123456789abcdef"
-CLOSED = "http://127.0.0.1:9/v1"
+UNREACHABLE_URL = "http://127.0.0.1:9/v1"
 """Where nobody listens: polls fail at once."""
 LOGFMT = re.compile(r'\w+=("(\\.|[^"\\])*"|[^\s"=]+)( \w+=("(\\.|[^"\\])*"|[^\s"=]+))*')
 
 
-def _write(folder: Path, *names: str, **fields: object) -> Path:
+def _write_config(folder: Path, *names: str, **fields: object) -> Path:
     """Write a configuration of OpenAI accounts that share one good key file."""
     (folder / "good.key").touch(mode=0o600)
     (folder / "good.key").write_text(KEY)
-    common = {"provider": "openai", "api_key_file": "good.key", "base_url": CLOSED, **fields}
+    common = {"provider": "openai", "api_key_file": "good.key", "base_url": UNREACHABLE_URL, **fields}
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({"accounts": [{"name": name, **common} for name in names]}))
     return path
 
 
-def _run(folder: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> tuple[int, str]:
+def _run_failing(folder: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> tuple[int, str]:
     """Run a start that has to fail; return its status and what it says."""
-    flags = (f"--config.file={folder / 'config.yaml'}", f"--storage.path={folder / 'ledger'}", ANYWHERE)
-    failed = ended("run", *flags, *arguments, prefix=prefix)
-    _fits_a_screen(failed.stderr)
+    flags = (f"--config.file={folder / 'config.yaml'}", f"--storage.path={folder / 'ledger'}", ANY_PORT_FLAG)
+    failed = run_command("run", *flags, *arguments, prefix=prefix)
+    _assert_fits_a_screen(failed.stderr)
     assert failed.stdout == ""
     return failed.returncode, failed.stderr
 
 
-def _fits_a_screen(told: str) -> None:
-    assert 1 <= sum(1 + len(line) // 100 for line in told.splitlines()) <= 24, told
-    assert "Traceback" not in told
+def _assert_fits_a_screen(output: str) -> None:
+    assert 1 <= sum(1 + len(line) // 100 for line in output.splitlines()) <= 24, output
+    assert "Traceback" not in output
 
 
-def test_a_configuration_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_configuration_is_reported(tmp_path: Path) -> None:
     """A missing file, and a folder in its place, are named with what to do; status 1."""
     path = tmp_path / "config.yaml"
-    assert _run(tmp_path) == (
+    assert _run_failing(tmp_path) == (
         1,
         f"1 problem in the configuration:\n  {path}: it does not exist; create it or correct the path\n",
     )
     path.mkdir()
-    status, told = _run(tmp_path)
+    status, told = _run_failing(tmp_path)
     assert (status, "it is a directory; name the file in it" in told) == (1, True)
     assert not (tmp_path / "ledger").exists()
 
 
-BAD = """\
+INVALID_CONFIG = """\
 defaults:
   poll_interval: 5
 accounts:
@@ -80,15 +88,15 @@ accounts:
 
 
 @pytest.mark.parametrize("command", ["run", "check config", "check keys"])
-def test_every_problem_of_a_configuration_is_told_at_once(tmp_path: Path, command: str) -> None:
+def test_every_problem_of_a_configuration_is_reported_at_once(tmp_path: Path, command: str) -> None:
     """All problems come together, each with file and line and a way out; status 1."""
     path = tmp_path / "config.yaml"
-    path.write_text(BAD)
+    path.write_text(INVALID_CONFIG)
     arguments = [*command.split(), str(path) if command == "check config" else f"--config.file={path}"]
-    failed = ended(*arguments)
+    failed = run_command(*arguments)
     assert failed.returncode == 1
     assert failed.stdout == ""
-    _fits_a_screen(failed.stderr)
+    _assert_fits_a_screen(failed.stderr)
     head, *told = failed.stderr.splitlines()
     assert head == "4 problems in the configuration:"
     assert [re.match(rf"  {path}:(\d+): ", line)[1] for line in told] == ["2", "5", "7", "10"]  # type: ignore[index]
@@ -106,22 +114,22 @@ def test_every_problem_of_a_configuration_is_told_at_once(tmp_path: Path, comman
         ("unreadable", "this user may not read it; check its owner and mode"),
     ],
 )
-def test_a_key_file_that_holds_no_key_is_told(tmp_path: Path, content: str | None, complaint: str) -> None:
+def test_a_key_file_without_a_key_is_reported(tmp_path: Path, content: str | None, complaint: str) -> None:
     """The account's line, the file and what is wrong with it are told, at the start and by `check config`; status 1."""
-    path = _write(tmp_path, "acme", api_key_file="acme.key")
+    path = _write_config(tmp_path, "acme", api_key_file="acme.key")
     key = tmp_path / "acme.key"
     if content == "a folder":
         key.mkdir()
     elif content is not None:
         key.write_text(content)
         key.chmod(0o000 if content == "unreadable" else 0o600)
-    prefix = tuple(unprivileged())
+    prefix = tuple(unprivileged_prefix())
 
-    status, told = _run(tmp_path, prefix=prefix)
+    status, told = _run_failing(tmp_path, prefix=prefix)
     assert status == 1
     assert f"{path}:2: api_key_file {key}: {complaint}" in told
     assert "sk-admin-second" not in told
-    checked = ended("check", "config", str(path), prefix=prefix)
+    checked = run_command("check", "config", str(path), prefix=prefix)
     assert checked.returncode == 0
     assert f"warning: {path}:2: api_key_file {key}: {complaint}" in checked.stderr
     assert checked.stdout.endswith(
@@ -129,17 +137,17 @@ def test_a_key_file_that_holds_no_key_is_told(tmp_path: Path, content: str | Non
     )
 
 
-def test_a_variable_without_a_key_is_told(tmp_path: Path) -> None:
+def test_a_variable_without_a_key_is_reported(tmp_path: Path) -> None:
     """An environment variable that is not set ends `run`, and is a warning of `check config`."""
     path = tmp_path / "config.yaml"
     path.write_text("accounts: [{name: acme, provider: openai, api_key_env: ACME_KEY}]\n")
-    status, told = _run(tmp_path)
+    status, told = _run_failing(tmp_path)
     assert status == 1
     assert "api_key_env ACME_KEY: the environment variable is not set" in told
-    warned = ended("check", "config", str(path))
+    warned = run_command("check", "config", str(path))
     assert (warned.returncode, warned.stderr.startswith("warning: ")) == (0, True)
     assert "api_key_env ACME_KEY: the environment variable is not set" in warned.stderr
-    assert ended("check", "config", str(path), env={**ENVIRONMENT, "ACME_KEY": KEY}).stderr == ""
+    assert run_command("check", "config", str(path), env={**ENVIRONMENT, "ACME_KEY": KEY}).stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -154,30 +162,30 @@ def test_a_variable_without_a_key_is_told(tmp_path: Path) -> None:
         ("192.0.2.1:0", "Cannot assign requested address. Give --web.listen-address an address of this machine"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_told(tmp_path: Path, address: str, complaint: str) -> None:
+def test_an_unusable_listen_address_is_reported(tmp_path: Path, address: str, complaint: str) -> None:
     """An address that is none, or that is not of this machine, is named with what to write; status 1."""
-    _write(tmp_path, "acme")
-    status, told = _run(tmp_path, f"--web.listen-address={address}")
+    _write_config(tmp_path, "acme")
+    status, told = _run_failing(tmp_path, f"--web.listen-address={address}")
     assert status == 1
     assert address in told
     assert complaint in told
 
 
-def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     """Where something else listens, the message says how to see what it is; status 1."""
-    _write(tmp_path, "acme")
+    _write_config(tmp_path, "acme")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        status, told = _run(tmp_path, f"--web.listen-address=127.0.0.1:{port}")
+        status, told = _run_failing(tmp_path, f"--web.listen-address=127.0.0.1:{port}")
     assert status == 1
     assert f"Cannot listen on 127.0.0.1:{port}: Address already in use" in told
     assert f"ss -ltnp 'sport = :{port}'" in told
 
 
-def test_a_ledger_of_a_newer_version_is_told_and_left_alone(tmp_path: Path) -> None:
+def test_a_ledger_of_a_newer_version_is_reported_and_left_alone(tmp_path: Path) -> None:
     """A file that a newer release wrote is refused with status 1, and not a byte of it changes."""
-    _write(tmp_path, "acme")
-    file = tmp_path / "ledger" / FILE
+    _write_config(tmp_path, "acme")
+    file = tmp_path / "ledger" / LEDGER_FILE_NAME
     file.parent.mkdir()
     with sqlite3.connect(file) as db:
         db.execute("PRAGMA journal_mode = WAL")
@@ -185,7 +193,7 @@ def test_a_ledger_of_a_newer_version_is_told_and_left_alone(tmp_path: Path) -> N
         db.execute("PRAGMA user_version = 99")
     db.close()
     before = file.read_bytes()
-    status, told = _run(tmp_path)
+    status, told = _run_failing(tmp_path)
     assert status == 1
     assert f"{file} was written by a newer ai-spend-exporter (ledger version 99;" in told
     assert "Run the newer release again" in told
@@ -203,16 +211,16 @@ def test_a_ledger_of_a_newer_version_is_told_and_left_alone(tmp_path: Path) -> N
         ("readonly", "Make the folder and the file writable for this user"),
     ],
 )
-def test_a_ledger_that_cannot_be_used_is_told(tmp_path: Path, place: str, complaint: str) -> None:
+def test_an_unusable_ledger_is_reported(tmp_path: Path, place: str, complaint: str) -> None:
     """A folder that is not writable, a file in its place, or a file that is no ledger: named, with advice; status 1."""
-    _write(tmp_path, "acme")
+    _write_config(tmp_path, "acme")
     (tmp_path / "locked").mkdir(mode=0o500)
     (tmp_path / "file").write_text("mine")
     (tmp_path / "garbage").mkdir()
-    (tmp_path / "garbage" / FILE).write_text("no ledger " * 500)
+    (tmp_path / "garbage" / LEDGER_FILE_NAME).write_text("no ledger " * 500)
     (tmp_path / "readonly").mkdir()
-    (tmp_path / "readonly" / FILE).touch(mode=0o400)
-    status, told = _run(tmp_path, f"--storage.path={tmp_path / place}", prefix=tuple(unprivileged()))
+    (tmp_path / "readonly" / LEDGER_FILE_NAME).touch(mode=0o400)
+    status, told = _run_failing(tmp_path, f"--storage.path={tmp_path / place}", prefix=tuple(unprivileged_prefix()))
     assert status == 1
     assert str(tmp_path / place) in told
     assert complaint in told
@@ -221,16 +229,16 @@ def test_a_ledger_that_cannot_be_used_is_told(tmp_path: Path, place: str, compla
 
 def test_two_exporters_do_not_share_a_ledger(tmp_path: Path) -> None:
     """A second process on the same folder ends with status 1 and says why; a kill leaves no lock behind."""
-    path = _write(tmp_path, "acme")
+    path = _write_config(tmp_path, "acme")
     flags = (f"--config.file={path}", f"--storage.path={tmp_path / 'ledger'}")
-    with started(*flags) as first:
-        status, told = _run(tmp_path)
+    with start_exporter(*flags) as first:
+        status, told = _run_failing(tmp_path)
         assert status == 1
         assert f"{tmp_path / 'ledger'} is in use by another ai-spend-exporter. Stop that one" in told
         assert first.get("/-/ready").status_code == 200
         first.process.kill()
         first.process.wait()
-    with started(*flags) as second:
+    with start_exporter(*flags) as second:
         assert second.get("/-/ready").status_code == 200
 
 
@@ -264,35 +272,35 @@ def test_two_exporters_do_not_share_a_ledger(tmp_path: Path) -> None:
 )
 def test_misuse_of_the_command_line_has_a_status_of_its_own(tmp_path: Path, arguments: str, complaint: str) -> None:
     """A flag, value or command that is none ends with status 2 before anything is read, and says what is wrong."""
-    failed = ended(*arguments.split(), cwd=tmp_path)
+    failed = run_command(*arguments.split(), cwd=tmp_path)
     assert failed.returncode == 2
     assert complaint in failed.stdout + failed.stderr
-    _fits_a_screen(failed.stdout + failed.stderr)
+    _assert_fits_a_screen(failed.stdout + failed.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["run", "check config config.yaml", "check keys"])
-def test_a_plug_in_that_cannot_be_loaded_is_told(tmp_path: Path, command: str) -> None:
+def test_a_plug_in_that_cannot_be_loaded_is_reported(tmp_path: Path, command: str) -> None:
     """A broken provider of another package is named by its entry point; status 1."""
-    _write(tmp_path, "acme")
+    _write_config(tmp_path, "acme")
     package = tmp_path / "packages" / "broken-1.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
     (package / "entry_points.txt").write_text("[ai_spend_exporter.providers]\nmistral = nowhere.at_all:Mistral\n")
-    failed = ended(*command.split(), cwd=tmp_path, env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{package.parent}"})
+    failed = run_command(*command.split(), cwd=tmp_path, env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{package.parent}"})
     assert failed.returncode == 1
-    _fits_a_screen(failed.stderr)
+    _assert_fits_a_screen(failed.stderr)
     assert "entry point mistral = nowhere.at_all:Mistral: cannot be loaded" in failed.stderr
 
 
-def test_check_config_tells_a_good_one(tmp_path: Path) -> None:
+def test_check_config_accepts_a_valid_configuration(tmp_path: Path) -> None:
     """A good configuration ends with status 0 and the number of accounts; what is unsafe about keys is a warning."""
-    path = _write(tmp_path, "acme", "labs")
-    good = ended("check", "config", str(path))
+    path = _write_config(tmp_path, "acme", "labs")
+    good = run_command("check", "config", str(path))
     assert (good.returncode, good.stdout) == (0, f"{path}: good, 2 accounts\n")
     assert good.stderr.endswith("labs has the same key as acme: what it spends counts twice\n")
     (tmp_path / "good.key").chmod(0o644)
-    warned = ended("check", "config", str(path))
+    warned = run_command("check", "config", str(path))
     assert warned.returncode == 0
     assert "good.key: everyone on this machine may read it; give it mode 0400" in warned.stderr
     assert KEY not in warned.stderr
@@ -301,35 +309,37 @@ def test_check_config_tells_a_good_one(tmp_path: Path) -> None:
 def test_the_example_passes_where_its_keys_are_not() -> None:
     """`check config` finds config.example.yaml good and warns of keys that are not here, --syntax-only does not."""
     example = str(ROOT / "config.example.yaml")
-    told = ended("check", "config", example)
+    told = run_command("check", "config", example)
     assert told.returncode == 0
     assert told.stdout.endswith(
         ": good, 4 accounts; 6 of the keys and tokens cannot be read here, and `run` needs them all\n"
     )
     assert "CURSOR_ADMIN_KEY" in told.stderr
-    quiet = ended("check", "config", "--syntax-only", example)
+    quiet = run_command("check", "config", "--syntax-only", example)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, f"{example}: good, 4 accounts\n", "")
 
 
-def test_the_version_is_told() -> None:
+def test_the_version_is_printed() -> None:
     """`--version` tells the exporter's and Python's version."""
-    told = ended("--version")
+    told = run_command("--version")
     assert told.returncode == 0
     assert re.fullmatch(rf"ai-spend-exporter, version {re.escape(__version__)} \(python 3\.\d+\.\d+\)\n", told.stdout)
 
 
-def _commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def _walk_commands(
+    command: click.Command, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     yield path, command
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
-            yield from _commands(inner, (*path, name))
+            yield from _walk_commands(inner, (*path, name))
 
 
-@pytest.mark.parametrize("path", [" ".join(path) for path, _ in _commands(main)])
+@pytest.mark.parametrize("path", [" ".join(path) for path, _ in _walk_commands(main)])
 def test_help_documents_every_flag(path: str) -> None:
     """Every command tells what it does, each of its flags with a sentence and its default, and fits 100 columns."""
-    command = dict(_commands(main))[tuple(path.split())]
-    told = ended(*path.split(), "-h" if path == "run" else "--help", env={**ENVIRONMENT, "COLUMNS": "100"})
+    command = dict(_walk_commands(main))[tuple(path.split())]
+    told = run_command(*path.split(), "-h" if path == "run" else "--help", env={**ENVIRONMENT, "COLUMNS": "100"})
     assert told.returncode == 0
     assert told.stderr == ""
     assert max(map(len, told.stdout.splitlines())) <= 100
@@ -345,39 +355,41 @@ def test_help_documents_every_flag(path: str) -> None:
                 assert f"[default: {default}" in flat
 
 
-def test_the_shards_share_the_accounts_out(tmp_path: Path) -> None:
+def test_every_account_belongs_to_one_shard(tmp_path: Path) -> None:
     """Every account is in exactly one of three parts, and always in the same: the parts are fixed for all releases."""
     names = [f"account-{number}" for number in range(12)]
-    path = _write(tmp_path, *names)
+    path = _write_config(tmp_path, *names)
     parts = {}
     for number in (1, 2, 3):
         flags = (f"--config.file={path}", f"--storage.path={tmp_path / str(number)}", f"--shard={number}/3")
-        with started(*flags) as it:
+        with start_exporter(*flags) as it:
             parts[number] = {int(name.removeprefix("account-")) for name in it.accounts()}
-            assert any(f"accounts={len(parts[number])}" in line for line in it.said)
+            assert any(f"accounts={len(parts[number])}" in line for line in it.stderr_lines)
     assert parts == {1: {0, 4, 6}, 2: {1, 2, 3, 5, 8, 9, 10, 11}, 3: {7}}
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_every_line_of_the_log_can_be_read_by_a_machine(tmp_path: Path, form: str) -> None:
     """At level debug, through failing polls and reloads, every line is logfmt or JSON with time, level and message."""
-    with site(tmp_path, lone("openai", "acme"), lone("anthropic", "labs"), lone("cursor", "crew")) as here:
-        here.simulator.fault("acme", "html")
-        here.simulator.fault("labs", "revoked")
-        with started(*here.flags, "--log.level=debug", f"--log.format={form}") as it:
-            it.until_up("crew")
-            here.config.write_text(BAD)
-            it.send(signal.SIGHUP)
-            it.until_said("not reloaded")
-            until("the refusals", lambda: it.accounts("ai_account_problem", "1") == {"acme", "labs"})
-            assert it.end() == 0
-    assert it.printed == []
-    for line in it.said:
-        _read_line(form, line.removesuffix("\n"))
+    with start_sandbox(
+        tmp_path, make_account("openai", "acme"), make_account("anthropic", "labs"), make_account("cursor", "crew")
+    ) as here:
+        here.simulator.add_fault("acme", "html")
+        here.simulator.add_fault("labs", "revoked")
+        with start_exporter(*here.flags, "--log.level=debug", f"--log.format={form}") as it:
+            it.wait_until_up("crew")
+            here.config.write_text(INVALID_CONFIG)
+            it.send_signal(signal.SIGHUP)
+            it.wait_for_log("not reloaded")
+            wait_until("the refusals", lambda: it.accounts("ai_account_problem", "1") == {"acme", "labs"})
+            assert it.stop() == 0
+    assert it.stdout_lines == []
+    for line in it.stderr_lines:
+        _assert_parses(form, line.removesuffix("\n"))
 
 
-def _read_line(form: str, line: str) -> None:
-    if form == "json":
+def _assert_parses(log_format: str, line: str) -> None:
+    if log_format == "json":
         told = json.loads(line)
         names = list(told)
         assert told["level"] in ("debug", "info", "warn", "error")
@@ -387,12 +399,12 @@ def _read_line(form: str, line: str) -> None:
     assert names[:3] == ["ts", "level", "msg"], line
 
 
-def test_the_first_lines_tell_what_runs_and_how(tmp_path: Path) -> None:
+def test_the_first_log_lines_describe_what_runs(tmp_path: Path) -> None:
     """The log begins with version, configuration and address, and warns of a key file that everyone may read."""
-    path = _write(tmp_path, "acme")
+    path = _write_config(tmp_path, "acme")
     (tmp_path / "good.key").chmod(0o644)
-    with started(f"--config.file={path}", f"--storage.path={tmp_path / 'ledger'}") as it:
-        first = it.said[:4]
+    with start_exporter(f"--config.file={path}", f"--storage.path={tmp_path / 'ledger'}") as it:
+        first = it.stderr_lines[:4]
         port = it.url.rpartition(":")[2]
     assert f'msg="Starting ai-spend-exporter" version={__version__} python=3.' in first[0]
     assert f'msg="Configuration loaded" file={path} accounts=1' in first[1]

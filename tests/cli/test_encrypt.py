@@ -12,25 +12,25 @@ import pytest
 import yaml
 from cryptography.fernet import Fernet
 
-from tests.command import COMMAND, ENVIRONMENT, Site, ended, site, started
-from tests.system import lone
+from tests.command import COMMAND, ENVIRONMENT, Sandbox, run_command, start_exporter, start_sandbox
+from tests.system import make_account
 
 KEY = "sk-admin-4fD9kQ2mZx7Tb1Lw"
-OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
+OLD_KEY, NEW_KEY = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 
 
-def _master(*keys: str) -> dict[str, str]:
+def _environment(*keys: str) -> dict[str, str]:
     return {**ENVIRONMENT, "AI_SPEND_MASTER_KEY": " ".join(keys)}
 
 
-def _encrypted(key: str, *masters: str) -> str:
+def _encrypt(key: str, *masters: str) -> str:
     """Return the token that `encrypt` prints for a key."""
-    told = ended("encrypt", env=_master(*masters), stdin=f"{key}\n")
+    told = run_command("encrypt", env=_environment(*masters), stdin=f"{key}\n")
     assert (told.returncode, told.stderr) == (0, "")
     return str(yaml.safe_load(told.stdout)["api_key_encrypted"])
 
 
-def _config(folder: Path, **tokens: str) -> Path:
+def _write_config(folder: Path, **tokens: str) -> Path:
     """Write a configuration with a comment, and one account per token."""
     lines = ["# What we pay for.", "accounts:"]
     for name, token in tokens.items():
@@ -42,9 +42,9 @@ def _config(folder: Path, **tokens: str) -> Path:
 
 def test_a_key_from_stdin_becomes_a_line_of_yaml() -> None:
     """What is printed is the line for the YAML, another one each time; only the master key gets the key out of it."""
-    first, second = _encrypted(KEY, NEW, OLD), _encrypted(f"  {KEY}\r\n", NEW)
+    first, second = _encrypt(KEY, NEW_KEY, OLD_KEY), _encrypt(f"  {KEY}\r\n", NEW_KEY)
     assert first != second
-    assert [Fernet(NEW).decrypt(one).decode() for one in (first, second)] == [KEY, KEY]
+    assert [Fernet(NEW_KEY).decrypt(one).decode() for one in (first, second)] == [KEY, KEY]
 
 
 def test_a_key_is_asked_for_without_an_echo() -> None:
@@ -52,7 +52,12 @@ def test_a_key_is_asked_for_without_an_echo() -> None:
     ours, theirs = pty.openpty()
     with closing(os.fdopen(ours, "rb+", buffering=0)) as terminal:
         process = subprocess.Popen(
-            [*COMMAND, "encrypt"], env=_master(NEW), stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, text=True
+            [*COMMAND, "encrypt"],
+            env=_environment(NEW_KEY),
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
         )
         os.close(theirs)
         shown = b""
@@ -64,14 +69,14 @@ def test_a_key_is_asked_for_without_an_echo() -> None:
     assert process.returncode == 0
     assert KEY.encode() not in shown
     token = yaml.safe_load(printed)["api_key_encrypted"]
-    assert Fernet(NEW).decrypt(token).decode() == KEY
+    assert Fernet(NEW_KEY).decrypt(token).decode() == KEY
 
 
 def test_a_new_master_key_works() -> None:
     """`encrypt --new-master-key` prints one that encrypts; each is another one."""
-    made = [ended("encrypt", "--new-master-key").stdout.strip() for _ in range(2)]
+    made = [run_command("encrypt", "--new-master-key").stdout.strip() for _ in range(2)]
     assert made[0] != made[1]
-    assert Fernet(made[0]).decrypt(_encrypted(KEY, made[0])).decode() == KEY
+    assert Fernet(made[0]).decrypt(_encrypt(KEY, made[0])).decode() == KEY
 
 
 @pytest.mark.parametrize(
@@ -83,23 +88,25 @@ def test_a_new_master_key_works() -> None:
         ("k" * 5000, "it holds more than 4 KiB; put only master keys there"),
     ],
 )
-def test_a_master_key_that_is_none_is_told(tmp_path: Path, content: str | None, complaint: str) -> None:
+def test_an_invalid_master_key_is_reported(tmp_path: Path, content: str | None, complaint: str) -> None:
     """Without a usable master key nothing is printed, and what to do is said; it is never shown itself."""
     file = tmp_path / "master.key"
     if content is not None:
         file.write_text(content)
-    failed = ended("encrypt", env={**ENVIRONMENT, "AI_SPEND_MASTER_KEY_FILE": str(file)}, stdin=KEY)
+    failed = run_command("encrypt", env={**ENVIRONMENT, "AI_SPEND_MASTER_KEY_FILE": str(file)}, stdin=KEY)
     assert (failed.returncode, failed.stdout) == (1, "")
     assert complaint.format(file=file) in failed.stderr
     assert "hunter2" not in failed.stderr
 
 
-def test_master_keys_stand_in_one_place_only(tmp_path: Path) -> None:
+def test_master_keys_have_a_single_source(tmp_path: Path) -> None:
     """Where both the variable and the file are given, one has to go; where neither is, both ways are named."""
-    (tmp_path / "master.key").write_text(NEW)
-    both = ended("encrypt", env={**_master(NEW), "AI_SPEND_MASTER_KEY_FILE": str(tmp_path / "master.key")}, stdin=KEY)
+    (tmp_path / "master.key").write_text(NEW_KEY)
+    both = run_command(
+        "encrypt", env={**_environment(NEW_KEY), "AI_SPEND_MASTER_KEY_FILE": str(tmp_path / "master.key")}, stdin=KEY
+    )
     assert "AI_SPEND_MASTER_KEY: AI_SPEND_MASTER_KEY_FILE is set too; keep one" in both.stderr
-    neither = ended("encrypt", stdin=KEY)
+    neither = run_command("encrypt", stdin=KEY)
     assert neither.returncode == 1
     assert "AI_SPEND_MASTER_KEY: is not set, so there is no master key" in neither.stderr
 
@@ -107,26 +114,26 @@ def test_master_keys_stand_in_one_place_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "two words", "two\nlines"])
 def test_what_is_no_key_is_not_encrypted(text: str) -> None:
     """Nothing is printed for an empty key or one that no provider can have given."""
-    failed = ended("encrypt", env=_master(NEW), stdin=text)
+    failed = run_command("encrypt", env=_environment(NEW_KEY), stdin=text)
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.startswith("Error: This is no key: it ")
 
 
-def test_rotate_encrypts_every_key_anew(tmp_path: Path) -> None:
+def test_rotate_encrypts_every_key_again(tmp_path: Path) -> None:
     """Each token of each file becomes one of the first master key; all else stays byte by byte, the mode too."""
-    path = _config(tmp_path, acme=_encrypted(KEY, OLD), labs=_encrypted(KEY[::-1], NEW))
+    path = _write_config(tmp_path, acme=_encrypt(KEY, OLD_KEY), labs=_encrypt(KEY[::-1], NEW_KEY))
     (tmp_path / "more").mkdir()
-    more = _config(tmp_path / "more", crew=_encrypted(KEY.upper(), OLD))
+    more = _write_config(tmp_path / "more", crew=_encrypt(KEY.upper(), OLD_KEY))
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + b"account_files: [more/*.yaml]\r\n")
     path.chmod(0o640)
     before = path.read_bytes()
 
-    told = ended("encrypt", "--rotate", f"--config.file={path}", env=_master(NEW, OLD))
+    told = run_command("encrypt", "--rotate", f"--config.file={path}", env=_environment(NEW_KEY, OLD_KEY))
     assert (told.returncode, told.stderr) == (0, "")
     assert told.stdout.splitlines()[:2] == [f"{path}: 1 encrypted anew", f"{more}: 1 encrypted anew"]
     assert path.stat().st_mode & 0o777 == 0o640
     accounts = [one for file in (path, more) for one in yaml.safe_load(file.read_text())["accounts"]]
-    keys = {one["name"]: Fernet(NEW).decrypt(one["api_key_encrypted"]).decode() for one in accounts}
+    keys = {one["name"]: Fernet(NEW_KEY).decrypt(one["api_key_encrypted"]).decode() for one in accounts}
     assert keys == {"acme": KEY, "labs": KEY[::-1], "crew": KEY.upper()}
     after = path.read_bytes()
     old, new = (yaml.safe_load(text)["accounts"][0]["api_key_encrypted"].encode() for text in (before, after))
@@ -136,65 +143,65 @@ def test_rotate_encrypts_every_key_anew(tmp_path: Path) -> None:
 
 def test_rotate_changes_nothing_where_a_key_cannot_be_read(tmp_path: Path) -> None:
     """A token that no master key opens is told by file and line, and no file is touched."""
-    path = _config(tmp_path, acme=_encrypted(KEY, OLD), labs=_encrypted(KEY, Fernet.generate_key().decode()))
+    path = _write_config(tmp_path, acme=_encrypt(KEY, OLD_KEY), labs=_encrypt(KEY, Fernet.generate_key().decode()))
     before = path.read_bytes()
-    failed = ended("encrypt", "--rotate", f"--config.file={path}", env=_master(NEW, OLD))
+    failed = run_command("encrypt", "--rotate", f"--config.file={path}", env=_environment(NEW_KEY, OLD_KEY))
     assert failed.returncode == 1
     assert f"{path}:8: api_key_encrypted: no master key that is there opens it" in failed.stderr
     assert path.read_bytes() == before
 
 
-def test_check_config_tells_of_keys_that_the_master_keys_do_not_open(tmp_path: Path) -> None:
+def test_check_config_reports_keys_that_no_master_key_decrypts(tmp_path: Path) -> None:
     """Without the master key, or with another one, a warning says so; with an older one, that it is time to rotate."""
-    path = _config(tmp_path, acme=_encrypted(KEY, OLD))
+    path = _write_config(tmp_path, acme=_encrypt(KEY, OLD_KEY))
     place = f"warning: {path}:5: api_key_encrypted: "
     for masters, complaint in (
         ((), "AI_SPEND_MASTER_KEY: is not set, so there is no master key"),
-        ((NEW,), "no master key that is there opens it"),
-        ((NEW, OLD), "an older master key opens it; run `ai-spend-exporter encrypt --rotate`"),
+        ((NEW_KEY,), "no master key that is there opens it"),
+        ((NEW_KEY, OLD_KEY), "an older master key opens it; run `ai-spend-exporter encrypt --rotate`"),
     ):
-        told = ended("check", "config", str(path), env=_master(*masters) if masters else ENVIRONMENT)
+        told = run_command("check", "config", str(path), env=_environment(*masters) if masters else ENVIRONMENT)
         assert told.returncode == 0
         assert f"{place}{complaint}" in told.stderr
-    assert ended("check", "config", str(path), env=_master(OLD)).stderr == ""
+    assert run_command("check", "config", str(path), env=_environment(OLD_KEY)).stderr == ""
 
 
-def _with_tokens(here: Site, *masters: str) -> None:
+def _encrypt_keys(sandbox: Sandbox, *masters: str) -> None:
     """Let every account of a site have its key encrypted in the YAML."""
-    document = yaml.safe_load(here.config.read_text())
+    document = yaml.safe_load(sandbox.config.read_text())
     for account in document["accounts"]:
-        account["api_key_encrypted"] = _encrypted(Path(account.pop("api_key_file")).read_text(), *masters)
-    here.config.write_text(yaml.safe_dump(document))
+        account["api_key_encrypted"] = _encrypt(Path(account.pop("api_key_file")).read_text(), *masters)
+    sandbox.config.write_text(yaml.safe_dump(document))
 
 
 def test_an_exporter_reads_accounts_with_encrypted_keys(tmp_path: Path) -> None:
     """It polls with the master key's file; master keys and tokens are rotated while it runs, and the old key goes."""
     master = tmp_path / "master.key"
     master.touch(mode=0o600)
-    master.write_text(OLD)
+    master.write_text(OLD_KEY)
     environment = {**ENVIRONMENT, "AI_SPEND_MASTER_KEY_FILE": str(master)}
-    with site(tmp_path, lone("openai", "acme"), lone("anthropic", "labs")) as here:
-        _with_tokens(here, OLD)
-        with started(*here.flags, "--config.auto-reload-interval=1s", env=environment) as it:
-            it.until_up("acme", "labs")
+    with start_sandbox(tmp_path, make_account("openai", "acme"), make_account("anthropic", "labs")) as here:
+        _encrypt_keys(here, OLD_KEY)
+        with start_exporter(*here.flags, "--config.auto-reload-interval=1s", env=environment) as it:
+            it.wait_until_up("acme", "labs")
             asked = len(here.simulator.requests)
-            master.write_text(f"{NEW}\n{OLD}\n")
-            assert ended("encrypt", "--rotate", f"--config.file={here.config}", env=environment).returncode == 0
-            it.until_said("Configuration reloaded")
+            master.write_text(f"{NEW_KEY}\n{OLD_KEY}\n")
+            assert run_command("encrypt", "--rotate", f"--config.file={here.config}", env=environment).returncode == 0
+            it.wait_for_log("Configuration reloaded")
             assert it.accounts("ai_account_up", "1") == {"acme", "labs"}
             assert len(here.simulator.requests) == asked
-            assert it.end() == 0
-        master.write_text(NEW)
-        with started(*here.flags, env=environment) as again:
-            again.until_up("acme", "labs")
-            assert again.end() == 0
-    assert not [line for line in it.said + again.said if "level=error" in line or "level=warn" in line]
+            assert it.stop() == 0
+        master.write_text(NEW_KEY)
+        with start_exporter(*here.flags, env=environment) as again:
+            again.wait_until_up("acme", "labs")
+            assert again.stop() == 0
+    assert not [line for line in it.stderr_lines + again.stderr_lines if "level=error" in line or "level=warn" in line]
 
 
 def test_a_start_without_the_master_key_fails(tmp_path: Path) -> None:
     """`run` refuses to start where a key cannot be opened, and says which and why."""
-    with site(tmp_path, lone("openai", "acme")) as here:
-        _with_tokens(here, OLD)
-        failed = ended("run", "--web.listen-address=127.0.0.1:0", *here.flags)
+    with start_sandbox(tmp_path, make_account("openai", "acme")) as here:
+        _encrypt_keys(here, OLD_KEY)
+        failed = run_command("run", "--web.listen-address=127.0.0.1:0", *here.flags)
     assert failed.returncode == 1
     assert "api_key_encrypted: AI_SPEND_MASTER_KEY: is not set, so there is no master key" in failed.stderr

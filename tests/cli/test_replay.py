@@ -13,20 +13,20 @@ from typing import Literal
 import pytest
 import yaml
 
-from exporter.backtest.gauges import courses
-from exporter.backtest.offline import past, pasts, tellers
-from exporter.backtest.promtool import Episode, fired
-from exporter.backtest.promtool_series import STEP, Course
+from exporter.backtest.gauges import build_series
+from exporter.backtest.offline import load_account_histories, load_history_accounts, open_ledger
+from exporter.backtest.promtool import AlertEpisode, find_alert_episodes
+from exporter.backtest.promtool_series import STEP, PromtoolSeries
 from exporter.config.configuration import Budget
 from exporter.model import DAY, HOUR
 from exporter.providers import PROVIDERS
 from exporter.simulator.world import World
-from exporter.windows import Span, floor
-from tests.command import ended
+from exporter.windows import TimeRange, floor
+from tests.command import run_command
 from tests.paths import ROOT
-from tests.servers import PLACES, VERSIONS
-from tests.system import Clock, Stage, lone, midnight, stage
-from tests.timelapse import busy, filmed
+from tests.servers import BIN_DIRS, VERSIONS
+from tests.system import Clock, System, make_account, midnight, start_system
+from tests.timelapse import increase_spend, start_timelapse
 
 Provider = Literal["openai", "anthropic", "cursor"]
 Labels = frozenset[tuple[str, str]]
@@ -34,33 +34,41 @@ RULES = ROOT / "prometheus" / "rules"
 TUESDAY = datetime(2026, 11, 17, 9, 2, 30, tzinfo=UTC)
 
 
-@pytest.fixture(name="site", scope="module")
-def _site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(name="folder", scope="module")
+def _write_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger of three weeks up to now, with a spike of two hours three days ago, and its configuration."""
     folder, clock = tmp_path_factory.mktemp("site"), Clock(datetime.now(UTC))
-    accounts = [busy(lone("openai", "acme")), busy(lone("anthropic", "labs"), "research")]
-    world = World(accounts, clock, began=midnight(clock.now) - 25 * DAY)
+    accounts = [
+        increase_spend(make_account("openai", "acme")),
+        increase_spend(make_account("anthropic", "labs"), "research"),
+    ]
+    world = World(accounts, clock, start_time=midnight(clock.now) - 25 * DAY)
     for hour in (13, 14):
         world.revise("acme", midnight(clock.now) - 3 * DAY + hour * HOUR, 25, "proj_web")
-    with stage(folder, world, clock, history="20d") as it, it.running():
-        it.settle()
+    with start_system(folder, world, clock, history="20d") as it, it.run_exporter():
+        it.poll_until_idle()
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["budgets"] = [{"name": "tiny", "owner": "finance", "period": "day", "limit_usd": 1}]
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 
 
-def flags(site: Path, version: str = "debian", rules: Path = RULES) -> list[str]:
+def replay_flags(folder: Path, version: str = "debian", rules: Path = RULES) -> list[str]:
     """Return what the command is called with."""
-    program = f"--promtool={PLACES[version] / 'promtool'}"
-    return [f"--config.file={site / 'config.yaml'}", f"--storage.path={site / 'ledger'}", f"--rules={rules}", program]
+    program = f"--promtool={BIN_DIRS[version] / 'promtool'}"
+    return [
+        f"--config.file={folder / 'config.yaml'}",
+        f"--storage.path={folder / 'ledger'}",
+        f"--rules={rules}",
+        program,
+    ]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_it_tells_what_would_have_fired_when_and_for_how_long(site: Path, version: str) -> None:
+def test_replay_reports_what_would_have_fired_when_and_for_how_long(folder: Path, version: str) -> None:
     """The spike of three days ago pages within its hour and not again; a budget is exceeded; the rest is silent."""
     day = midnight(datetime.now(UTC)) - 3 * DAY
-    run = ended("replay", *flags(site, version), f"--from={day:%Y-%m-%d}", f"--to={day:%Y-%m-%d}")
+    run = run_command("replay", *replay_flags(folder, version), f"--from={day:%Y-%m-%d}", f"--to={day:%Y-%m-%d}")
     assert (run.returncode, run.stderr) == (0, "")
     rows = [line.split() for line in run.stdout.splitlines() if line.startswith("20")]
     (runaway,) = (row for row in rows if "AIRunawaySpend" in row)
@@ -75,17 +83,17 @@ def test_it_tells_what_would_have_fired_when_and_for_how_long(site: Path, versio
     assert {"AICostSpike", "AIUnexpectedSpend", "AISpendStopped", "AIExporterDown"} <= set(re.findall(r"\w+", silent))
 
 
-def test_it_is_what_happened_at_the_time(tmp_path: Path) -> None:
+def test_replay_matches_what_happened(tmp_path: Path) -> None:
     """An exporter is watched through a spike and through use that stops; replayed, its ledger tells the same alerts."""
-    with filmed(tmp_path, TUESDAY) as film:
-        hour = floor(film.it.clock.now, HOUR)
-        film.roll(HOUR)
-        film.it.world.revise("acme", hour + HOUR, 25, "proj_web")
+    with start_timelapse(tmp_path, TUESDAY) as film:
+        hour = floor(film.system.clock.now, HOUR)
+        film.advance(HOUR)
+        film.system.world.revise("acme", hour + HOUR, 25, "proj_web")
         for number in range(3, 10):
-            film.it.world.revise("acme", hour + number * HOUR, 0, "proj_lab")
-        film.roll(9 * HOUR)
-        live = film.fired()
-        run = replayed(film.it, Span(hour, hour + 9 * HOUR))
+            film.system.world.revise("acme", hour + number * HOUR, 0, "proj_lab")
+        film.advance(9 * HOUR)
+        live = film.evaluate_rules()
+        run = replay_rules(film.system, TimeRange(hour, hour + 9 * HOUR))
     names = [(one.alert, one.labels.get("workspace")) for one in live]
     assert {name for name, _ in names} >= {"AIRunawaySpend", "AISpendStopped"}
     assert sorted(names, key=str) == sorted(((one.alert, one.labels.get("workspace")) for one in run), key=str)
@@ -94,26 +102,32 @@ def test_it_is_what_happened_at_the_time(tmp_path: Path) -> None:
         assert abs(one.since - other.since) <= timedelta(minutes=30), (one, other)
 
 
-def replayed(it: Stage, span: Span) -> list[Episode]:
+def replay_rules(system: System, time_range: TimeRange) -> list[AlertEpisode]:
     """Run the rules over what the stage's ledger knows of a span."""
-    found = list(gauges(it, span))
-    return fired(
-        PLACES["debian"] / "promtool", sorted(RULES.glob("*.yml")), found, span.start, (span.end - span.start) // STEP
+    found = list(backtest_gauges(system, time_range))
+    return find_alert_episodes(
+        BIN_DIRS["debian"] / "promtool",
+        sorted(RULES.glob("*.yml")),
+        found,
+        time_range.start,
+        (time_range.end - time_range.start) // STEP,
     )
 
 
-def gauges(it: Stage, span: Span) -> Iterator[Course]:
+def backtest_gauges(system: System, time_range: TimeRange) -> Iterator[PromtoolSeries]:
     """Yield the gauges of a span, which may reach into the running hour."""
-    with past(it.folder / "ledger") as ledger:
-        told = tellers(ledger, it.config.accounts, PROVIDERS, it.clock.now)
-        told = [replace(one, until=max(one.until, span.end)) for one in told]
-        yield from courses(pasts(ledger, told, it.config.accounts, span), it.config.budgets, span)
+    with open_ledger(system.folder / "ledger") as ledger:
+        told = load_history_accounts(ledger, system.config.accounts, PROVIDERS, system.clock.now)
+        told = [replace(one, complete_until=max(one.complete_until, time_range.end)) for one in told]
+        yield from build_series(
+            load_account_histories(ledger, told, system.config.accounts, time_range), system.config.budgets, time_range
+        )
 
 
-def values(course: Course) -> list[float | None]:
+def expand_values(series: PromtoolSeries) -> list[float | None]:
     """Return a course step by step; where it rises, the value with which it begins."""
     found: list[float | None] = []
-    for token in course.values.split():
+    for token in series.values.split():
         value, _, count = token.partition("x")
         times = int(count or 0) + (value != "_")
         found += [None if value == "_" else float(re.split(r"(?<=\d)[+-]", value)[0])] * times
@@ -121,27 +135,29 @@ def values(course: Course) -> list[float | None]:
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "cursor"])
-def test_gauges_of_the_past_are_those_of_the_page(tmp_path: Path, provider: Provider) -> None:
+def test_past_gauges_match_the_metrics_page(tmp_path: Path, provider: Provider) -> None:
     """At the time of a page, what was complete, expected, high and forecast is the page's, series by series."""
     clock = Clock(TUESDAY.replace(minute=45, second=0))
-    account = lone(provider, "acme")
+    account = make_account(provider, "acme")
     # A Cursor account has its every call told: enough of them are too many.
-    world = World([account if provider == "cursor" else busy(account)], clock, began=midnight(clock.now) - 40 * DAY)
+    world = World(
+        [account if provider == "cursor" else increase_spend(account)], clock, start_time=midnight(clock.now) - 40 * DAY
+    )
     budget = Budget("web", "finance", "month", Decimal(900), {"workspace": "Web"})
     hour = floor(clock.now, HOUR)
-    with stage(tmp_path, world, clock, history="36d") as it:
+    with start_system(tmp_path, world, clock, history="36d") as it:
         it.config = replace(it.config, budgets=(budget,))
-        with it.running():
-            it.settle()
+        with it.run_exporter():
+            it.poll_until_idle()
             page = it.samples()
             told: dict[str, dict[Labels, list[float | None]]] = {}
-            for course in gauges(it, Span(hour - 5 * HOUR, hour + HOUR)):
-                name, _, rest = course.text.partition("{")
+            for course in backtest_gauges(it, TimeRange(hour - 5 * HOUR, hour + HOUR)):
+                name, _, rest = course.selector.partition("{")
                 found = re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', rest)
                 labels = {one: value.replace('\\"', '"') for one, value in found if one not in ("job", "instance")}
-                told.setdefault(name, {})[frozenset(labels.items())] = values(course)
+                told.setdefault(name, {})[frozenset(labels.items())] = expand_values(course)
     step = 5 * 15 + timedelta(minutes=45) // STEP
-    for name in SAME & page.keys():
+    for name in COMPARED_METRICS & page.keys():
         assert {one: series[step] for one, series in told[name].items() if series[step] is not None} == {
             one: pytest.approx(value, abs=1e-6) for one, value in page[name].items()
         }, name
@@ -155,7 +171,7 @@ def test_gauges_of_the_past_are_those_of_the_page(tmp_path: Path, provider: Prov
         assert (hour - 5 * HOUR).timestamp() + (marks[one][step] or 0) == value
 
 
-SAME = {
+COMPARED_METRICS = {
     "ai_account_info",
     "ai_account_up",
     "ai_account_problem",
@@ -164,12 +180,12 @@ SAME = {
     "ai_tokens_last_hour",
     "ai_requests_last_hour",
     "ai_cost_last_hour_expected_usd",
-    "ai_cost_last_hour_high_usd",
-    "ai_cost_this_hour_high_usd",
+    "ai_cost_last_hour_upper_bound_usd",
+    "ai_cost_this_hour_upper_bound_usd",
     "ai_requests_last_hour_expected",
-    "ai_requests_last_hour_high",
+    "ai_requests_last_hour_upper_bound",
     "ai_tokens_last_hour_expected",
-    "ai_tokens_last_hour_high",
+    "ai_tokens_last_hour_upper_bound",
     "ai_cost_excess_24h_usd",
     "ai_budget_info",
     "ai_budget_limit_usd",
@@ -189,37 +205,37 @@ SAME = {
         ({"--config.file": "/nowhere.yaml"}, "/nowhere.yaml"),
     ],
 )
-def test_what_is_wrong_is_said_plainly(site: Path, change: dict[str, str], complaint: str) -> None:
+def test_errors_are_clear(folder: Path, change: dict[str, str], complaint: str) -> None:
     """What cannot be replayed ends with status 1, the reason, and what to do; no traceback."""
-    given = dict(flag.split("=", 1) for flag in flags(site)) | change
-    run = ended("replay", *(f"{name}={value}" for name, value in given.items()), cwd=ROOT)
+    given = dict(flag.split("=", 1) for flag in replay_flags(folder)) | change
+    run = run_command("replay", *(f"{name}={value}" for name, value in given.items()), cwd=ROOT)
     assert run.returncode == 1
     assert complaint in run.stderr
     assert "Traceback" not in run.stderr
     assert run.stdout == ""
 
 
-def test_the_rules_that_come_along_are_the_usual_ones(site: Path) -> None:
+def test_the_rules_that_come_along_are_the_usual_ones(folder: Path) -> None:
     """Without --rules it is the repository's own rules, from wherever it is called."""
     day = midnight(datetime.now(UTC)) - DAY
-    given = [flag for flag in flags(site) if not flag.startswith("--rules")]
-    run = ended("replay", *given, f"--from={day:%Y-%m-%d}", f"--to={day:%Y-%m-%d}", cwd="/")
+    given = [flag for flag in replay_flags(folder) if not flag.startswith("--rules")]
+    run = run_command("replay", *given, f"--from={day:%Y-%m-%d}", f"--to={day:%Y-%m-%d}", cwd="/")
     assert run.returncode == 0
     assert "AIRunawaySpend" in run.stdout.rpartition("Silent: ")[2]
 
 
-def test_a_span_that_is_none_is_misuse(site: Path) -> None:
+def test_an_invalid_time_range_is_misuse(folder: Path) -> None:
     """Days to come cannot be replayed: status 2."""
-    run = ended("replay", *flags(site), "--from=2999-01-01")
+    run = run_command("replay", *replay_flags(folder), "--from=2999-01-01")
     assert run.returncode == 2
     assert "is not before" in run.stderr
 
 
-def test_a_rule_that_promtool_refuses_is_told_in_its_words(site: Path, tmp_path: Path) -> None:
+def test_a_rule_that_promtool_rejects_is_reported_with_its_message(folder: Path, tmp_path: Path) -> None:
     """Where promtool does not accept the rules, its own reason is shown."""
     rules = tmp_path / "rules.yml"
     rules.write_text("groups: [{name: a, rules: [{alert: A, expr: 'sum('}]}]")
-    run = ended("replay", *flags(site, rules=rules))
+    run = run_command("replay", *replay_flags(folder, rules=rules))
     assert run.returncode == 1
     assert "refuses the rules" in run.stderr
     assert "parse error" in run.stderr

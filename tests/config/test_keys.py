@@ -10,32 +10,32 @@ from pathlib import Path
 import pytest
 
 from exporter.config.configuration import Config, load
-from exporter.config.keys import KeySource, check, diagnose, tokens, warnings
+from exporter.config.keys import KeySource, check, diagnose, find_warnings, read_bearer_tokens
 from exporter.errors import ConfigError
 from exporter.model import KeyKind, Secret
 from exporter.providers import PROVIDERS
 
-PLACE = "config.yaml:4"
-KINDS = (
+LOCATION = "config.yaml:4"
+KEY_KINDS = (
     KeyKind("sk-", "a personal key", "create an admin key"),
     KeyKind("sk-admin-", "an admin key"),
     KeyKind("sk-proj-", "a project key", "a project cannot see the bill; create an admin key"),
 )
 
 
-ODD = "it holds a space, a control character or one beyond ASCII, and no key does; paste the key again"
+UNUSABLE_MESSAGE = "it holds a space, a control character or one beyond ASCII, and no key does; paste the key again"
 
 
-def key_file(folder: Path, content: bytes, mode: int = 0o400) -> KeySource:
+def write_key_file(folder: Path, content: bytes, mode: int = 0o400) -> KeySource:
     file = folder / "acme.key"
     file.unlink(missing_ok=True)
     file.write_bytes(content)
     file.chmod(mode)
-    return KeySource(PLACE, file=file)
+    return KeySource(LOCATION, file=file)
 
 
 @contextmanager
-def without_privileges() -> Iterator[None]:
+def drop_privileges() -> Iterator[None]:
     """Root may read every file, so for a while it acts as nobody."""
     user = os.geteuid()
     os.seteuid(user or 65534)
@@ -43,7 +43,7 @@ def without_privileges() -> Iterator[None]:
     os.seteuid(user)
 
 
-def complaint(source: KeySource, environ: dict[str, str] | None = None) -> str:
+def read_error(source: KeySource, environ: dict[str, str] | None = None) -> str:
     with pytest.raises(ConfigError) as caught:
         source.read(environ or {})
     return str(caught.value)
@@ -52,19 +52,19 @@ def complaint(source: KeySource, environ: dict[str, str] | None = None) -> str:
 @pytest.mark.parametrize("content", [b"sk-admin-1", b"sk-admin-1\n", b"\r\n  sk-admin-1 \t\r\n\n"])
 def test_key_from_a_file(tmp_path: Path, content: bytes) -> None:
     """A key is what its file holds, without the white space around it."""
-    assert key_file(tmp_path, content).read({}) == Secret("sk-admin-1")
+    assert write_key_file(tmp_path, content).read({}) == Secret("sk-admin-1")
 
 
 def test_key_from_the_environment() -> None:
     """A key is what its environment variable holds, without the white space around it."""
-    assert KeySource(PLACE, env="ACME").read({"ACME": " sk-admin-1\n"}) == Secret("sk-admin-1")
+    assert KeySource(LOCATION, env="ACME").read({"ACME": " sk-admin-1\n"}) == Secret("sk-admin-1")
 
 
 def test_changed_key(tmp_path: Path) -> None:
     """A key is read anew each time, so a rotated key is seen."""
-    source = key_file(tmp_path, b"old")
+    source = write_key_file(tmp_path, b"old")
     assert source.read({}) == Secret("old")
-    key_file(tmp_path, b"new")
+    write_key_file(tmp_path, b"new")
     assert source.read({}) == Secret("new")
 
 
@@ -89,28 +89,28 @@ def test_changed_key(tmp_path: Path) -> None:
 )
 def test_unusable_content(tmp_path: Path, content: bytes, fault: str) -> None:
     """What cannot be a key is refused with the reason and without being shown."""
-    source = key_file(tmp_path, content)
-    assert complaint(source) == f"{PLACE}: api_key_file {source.file}: {fault}"
+    source = write_key_file(tmp_path, content)
+    assert read_error(source) == f"{LOCATION}: api_key_file {source.file}: {fault}"
 
 
 def test_same_rules_for_the_environment() -> None:
     """A variable's content is judged as a file's."""
-    told = complaint(KeySource(PLACE, env="ACME"), {"ACME": "grüße"})
-    assert told == f"{PLACE}: api_key_env ACME: {ODD}"
-    assert complaint(KeySource(PLACE, env="ACME"), {"ACME": ""}).endswith("it is empty; put the key there")
+    told = read_error(KeySource(LOCATION, env="ACME"), {"ACME": "grüße"})
+    assert told == f"{LOCATION}: api_key_env ACME: {UNUSABLE_MESSAGE}"
+    assert read_error(KeySource(LOCATION, env="ACME"), {"ACME": ""}).endswith("it is empty; put the key there")
 
 
 def test_missing_variable() -> None:
     """A variable that is not set is told by its name."""
-    told = complaint(KeySource(PLACE, env="ACME"))
-    assert told == f"{PLACE}: api_key_env ACME: the environment variable is not set; set it or correct its name"
+    told = read_error(KeySource(LOCATION, env="ACME"))
+    assert told == f"{LOCATION}: api_key_env ACME: the environment variable is not set; set it or correct its name"
 
 
 def test_missing_file(tmp_path: Path) -> None:
     """A file that is not there is told by its path."""
     file = tmp_path / "none.key"
-    told = complaint(KeySource(PLACE, file=file))
-    assert told == f"{PLACE}: api_key_file {file}: it does not exist; create it or correct the path"
+    told = read_error(KeySource(LOCATION, file=file))
+    assert told == f"{LOCATION}: api_key_file {file}: it does not exist; create it or correct the path"
 
 
 @pytest.mark.parametrize("name", ["folder", "pipe"])
@@ -118,39 +118,39 @@ def test_not_a_plain_file(tmp_path: Path, name: str) -> None:
     """A directory, or a pipe that would be waited for, is refused at once."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    told = complaint(KeySource(PLACE, file=tmp_path / name))
+    told = read_error(KeySource(LOCATION, file=tmp_path / name))
     assert told.endswith("this is a directory or a device; name the file that holds the key")
 
 
 def test_forbidden_file(tmp_path: Path) -> None:
     """A file that this user may not read is told as such."""
-    source = key_file(tmp_path, b"sk-admin-1", 0o000)
-    with without_privileges():
-        told = complaint(source)
+    source = write_key_file(tmp_path, b"sk-admin-1", 0o000)
+    with drop_privileges():
+        told = read_error(source)
     assert told.endswith("this user may not read it; check its owner and mode")
 
 
 def test_warning(tmp_path: Path) -> None:
     """A key file that everyone may read is warned of; one for its owner or group is not."""
-    source = key_file(tmp_path, b"sk-admin-1", 0o444)
-    expected = f"{PLACE}: api_key_file {source.file}: everyone on this machine may read it; give it mode 0400"
+    source = write_key_file(tmp_path, b"sk-admin-1", 0o444)
+    expected = f"{LOCATION}: api_key_file {source.file}: everyone on this machine may read it; give it mode 0400"
     assert source.warning({}) == expected
-    assert key_file(tmp_path, b"sk-admin-1", 0o440).warning({}) is None
+    assert write_key_file(tmp_path, b"sk-admin-1", 0o440).warning({}) is None
 
 
 def test_no_warning(tmp_path: Path) -> None:
     """A variable and a missing file are no matter of modes."""
-    assert KeySource(PLACE, env="ACME").warning({}) is None
-    assert KeySource(PLACE, file=tmp_path / "none").warning({}) is None
+    assert KeySource(LOCATION, env="ACME").warning({}) is None
+    assert KeySource(LOCATION, file=tmp_path / "none").warning({}) is None
 
 
 def test_diagnosis() -> None:
     """A key is judged by the longest prefix that fits it, and only the prefix is told."""
-    refusal = diagnose(Secret("sk-proj-hidden"), KINDS)
+    refusal = diagnose(Secret("sk-proj-hidden"), KEY_KINDS)
     assert refusal is not None
     assert (refusal.reason, str(refusal)) == ("wrong_key_kind", "the key starts with sk-proj-: a project key")
     assert refusal.advice == "a project cannot see the bill; create an admin key"
-    personal = diagnose(Secret("sk-hidden"), KINDS)
+    personal = diagnose(Secret("sk-hidden"), KEY_KINDS)
     assert personal is not None
     assert personal.advice == "create an admin key"
 
@@ -158,7 +158,7 @@ def test_diagnosis() -> None:
 @pytest.mark.parametrize("key", ["sk-admin-hidden", "unheard-of", "s"])
 def test_no_diagnosis(key: str) -> None:
     """A key of the right kind, or of none that is known, is left for the provider to judge."""
-    assert diagnose(Secret(key), KINDS) is None
+    assert diagnose(Secret(key), KEY_KINDS) is None
 
 
 def test_check(tmp_path: Path) -> None:
@@ -171,11 +171,11 @@ def test_check(tmp_path: Path) -> None:
         "- {name: c, provider: openai, api_key_env: ABSENT}\n"
     )
     problems = check(load(path, ["openai"]), {"GOOD": "sk-admin-1"})
-    assert [problem.place for problem in problems] == [f"{path}:2", f"{path}:4"]
+    assert [problem.location for problem in problems] == [f"{path}:2", f"{path}:4"]
     assert check(load(path, ["openai"]), {"GOOD": "k", "ABSENT": "k"}) == problems[:1]
 
 
-def test_two_accounts_with_one_key_are_told(tmp_path: Path) -> None:
+def test_two_accounts_with_one_key_are_reported(tmp_path: Path) -> None:
     """What one organisation spends would be counted twice; the key is not shown, and another provider's is another."""
     accounts = [("a", "openai", "one"), ("b", "openai", "two"), ("c", "openai", "one"), ("d", "anthropic", "one")]
     lines = [f"  - {{name: {name}, provider: {kind}, api_key_file: {key}}}" for name, kind, key in accounts]
@@ -186,10 +186,10 @@ def test_two_accounts_with_one_key_are_told(tmp_path: Path) -> None:
 
     config = load(tmp_path / "config.yaml", ("openai", "anthropic"))
     place = f"{tmp_path / 'config.yaml'}:4"
-    assert warnings(config, {}) == [f"{place}: c has the same key as a: what it spends counts twice"]
+    assert find_warnings(config, {}) == [f"{place}: c has the same key as a: what it spends counts twice"]
 
 
-def _sources(folder: Path, **contents: str) -> Config:
+def _load_sources(folder: Path, **contents: str) -> Config:
     lines = ["accounts: [{name: acme, provider: openai, api_key_env: KEY}]", "ingest:", "  sources:"]
     for name, content in contents.items():
         (folder / f"{name}.token").write_text(content)
@@ -200,12 +200,12 @@ def _sources(folder: Path, **contents: str) -> Config:
 
 def test_every_source_has_a_token_of_its_own(tmp_path: Path) -> None:
     """Tokens are read from their files; one that is short, shared or not there is told by file and line."""
-    good = _sources(tmp_path, one="a" * 20, two="b" * 40 + "\n")
-    assert tokens(good, {}) == {"one": Secret("a" * 20), "two": Secret("b" * 40)}
-    bad = _sources(tmp_path, one="a" * 20, two="a" * 20, three="guess", four="")
+    good = _load_sources(tmp_path, one="a" * 20, two="b" * 40 + "\n")
+    assert read_bearer_tokens(good, {}) == {"one": Secret("a" * 20), "two": Secret("b" * 40)}
+    bad = _load_sources(tmp_path, one="a" * 20, two="a" * 20, three="guess", four="")
     (tmp_path / "one.token").chmod(0o644)
     with pytest.raises(ConfigError) as caught:
-        tokens(bad, {})
+        read_bearer_tokens(bad, {})
     place = tmp_path / "config.yaml"
     weak = "it holds fewer than 20 characters; make one with `openssl rand -hex 32`"
     assert str(caught.value).splitlines() == [
@@ -214,4 +214,4 @@ def test_every_source_has_a_token_of_its_own(tmp_path: Path) -> None:
         f"{place}:7: token_file {tmp_path}/four.token: it is empty; put the key there",
     ]
     assert "guess" not in str(caught.value)
-    assert any("one.token: everyone on this machine may read it" in one for one in warnings(bad, {"KEY": "x"}))
+    assert any("one.token: everyone on this machine may read it" in one for one in find_warnings(bad, {"KEY": "x"}))

@@ -14,55 +14,55 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from exporter.config.web_configuration import load, warnings
+from exporter.config.web_configuration import find_warnings, load
 from exporter.errors import ConfigError
-from exporter.web import Entrance
-from tests.certificates import Authority
-from tests.web_server import TLS, hashed, written
+from exporter.web import WebConfigReloader
+from tests.certificates import CertificateAuthority
+from tests.web_server import TLS, hash_password, write_web_config
 
-BAD = Path(__file__).parent / "bad_web"
+INVALID_DIR = Path(__file__).parent / "bad_web"
 
 
 @pytest.fixture(name="authority")
-def _authority(tmp_path: Path) -> Authority:
-    authority = Authority(tmp_path)
+def _authority(tmp_path: Path) -> CertificateAuthority:
+    authority = CertificateAuthority(tmp_path)
     authority.sign("server")
     return authority
 
 
-def complaint(folder: Path, **sections: object) -> str:
+def load_error(folder: Path, **sections: object) -> str:
     with pytest.raises(ConfigError) as caught:
-        Entrance(written(folder, **sections), time.monotonic)
+        WebConfigReloader(write_web_config(folder, **sections), time.monotonic)
     return str(caught.value).replace(f"{folder}/", "")
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in BAD.glob("*.yml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in INVALID_DIR.glob("*.yml")))
 def test_bad_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each bad file is told everything that is wrong with it, in plain words, by file and line."""
-    monkeypatch.chdir(BAD)
+    monkeypatch.chdir(INVALID_DIR)
     with pytest.raises(ConfigError) as caught:
         load(Path(f"{name}.yml"))
     assert f"{caught.value}\n" == Path(f"{name}.txt").read_text()
 
 
-def test_no_complaint_shows_a_secret() -> None:
+def test_no_error_shows_a_secret() -> None:
     """What stands where a password, a hash or a key belongs is never shown again."""
-    told = "".join(path.read_text() for path in BAD.glob("*.txt")).lower()
+    told = "".join(path.read_text() for path in INVALID_DIR.glob("*.txt")).lower()
     for secret in ("eal-secret", "123456789", "abcdefghijkl", "might be a secret"):
         assert secret not in told
 
 
-def test_nothing_that_is_handed_around_shows_a_secret(tmp_path: Path, authority: Authority) -> None:
+def test_no_object_shows_a_secret(tmp_path: Path, authority: CertificateAuthority) -> None:
     """Neither a key nor a hash is in what a loaded file looks like."""
-    key, one = (tmp_path / "server.key").read_text(), hashed("x")
+    key, one = (tmp_path / "server.key").read_text(), hash_password("x")
     pems = {"cert": (tmp_path / "server.crt").read_text(), "key": key}
-    shown = repr(load(written(tmp_path, tls_server_config=pems, basic_auth_users={"alice": one})))
+    shown = repr(load(write_web_config(tmp_path, tls_server_config=pems, basic_auth_users={"alice": one})))
     assert "alice" in shown
     assert key.splitlines()[1] not in shown
     assert one not in shown
 
 
-def test_pems_that_cannot_work_are_told_apart(tmp_path: Path, authority: Authority) -> None:
+def test_each_invalid_pem_has_its_own_error(tmp_path: Path, authority: CertificateAuthority) -> None:
     """A key that is encrypted, of another certificate, too weak, or not there at all is refused in its own words."""
     authority.sign("other")
     key = load_pem_private_key((tmp_path / "server.key").read_bytes(), None)
@@ -75,21 +75,21 @@ def test_pems_that_cannot_work_are_told_apart(tmp_path: Path, authority: Authori
         ("empty", "it is empty"),
     ):
         given = TLS | {"key_file": f"{name}.key"}
-        assert complaint(tmp_path, tls_server_config=given).startswith(
+        assert load_error(tmp_path, tls_server_config=given).startswith(
             f"web.yml:3: tls_server_config.key_file: {name}.key: {told}"
         )
     authority.sign("weak", curve=ec.SECP192R1())
     weak = {"cert_file": "weak.crt", "key_file": "weak.key"}
-    assert complaint(tmp_path, tls_server_config=weak).startswith(
+    assert load_error(tmp_path, tls_server_config=weak).startswith(
         "web.yml:1: tls_server_config: OpenSSL refuses this ("
     )
 
 
-def test_files_that_everyone_may_read_are_warned_of(tmp_path: Path, authority: Authority) -> None:
+def test_files_readable_by_everyone_are_warned_about(tmp_path: Path, authority: CertificateAuthority) -> None:
     """A key, and a web configuration with secrets, that everyone may read are warned of; certificates are not."""
-    path = written(tmp_path, tls_server_config=TLS, basic_auth_users={"alice": hashed("x")})
-    assert warnings(load(path)) == []
+    path = write_web_config(tmp_path, tls_server_config=TLS, basic_auth_users={"alice": hash_password("x")})
+    assert find_warnings(load(path)) == []
     for file in (path, tmp_path / "server.key", tmp_path / "server.crt"):
         file.chmod(0o644)
-    told = [one.partition(": ")[0] for one in warnings(load(path))]
+    told = [one.partition(": ")[0] for one in find_warnings(load(path))]
     assert told == [str(path), str(tmp_path / "server.key")]

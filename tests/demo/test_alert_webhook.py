@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from exporter.demo.alert_webhook import MOST_BYTES, notices, told
+from exporter.demo.alert_webhook import MAX_BODY_BYTES, format_notification, serve_webhook
 from exporter.web.server import listen
-from tests.command import ANYWHERE, COMMAND, ENVIRONMENT
+from tests.command import ANY_PORT_FLAG, COMMAND, ENVIRONMENT
 
-NOTICE = {
+NOTIFICATION = {
     "status": "firing",
     "receiver": "platform",
     "groupLabels": {"owner": "platform", "account": "acme", "budget": ""},
@@ -35,18 +35,18 @@ NOTICE = {
 }
 
 
-@pytest.fixture(name="place")
-def _place() -> Iterator[tuple[str, list[str]]]:
+@pytest.fixture(name="webhook")
+def _start_webhook() -> Iterator[tuple[str, list[str]]]:
     said: list[str] = []
     opened = listen("127.0.0.1:0")
-    with notices(opened, said.append):
+    with serve_webhook(opened, said.append):
         yield f"http://127.0.0.1:{opened.getsockname()[1]}/", said
 
 
-def test_a_notification_is_printed_in_a_few_lines(place: tuple[str, list[str]]) -> None:
+def test_a_notification_is_printed_in_a_few_lines(webhook: tuple[str, list[str]]) -> None:
     """Who is told, what fires since when, what it means and where to read on; what is over in one line."""
-    url, said = place
-    assert httpx.post(url, json=NOTICE).status_code == 200
+    url, said = webhook
+    assert httpx.post(url, json=NOTIFICATION).status_code == 200
     assert said == [
         "FIRING for platform: account=acme owner=platform",
         "  firing    warning   AICostSpike  since 2026-11-21 08:42 UTC  acme: $9 in an hour",
@@ -56,34 +56,34 @@ def test_a_notification_is_printed_in_a_few_lines(place: tuple[str, list[str]]) 
     ]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", json.dumps({**NOTICE, "alerts": [1]}).encode()])
-def test_what_is_no_notification_is_refused(place: tuple[str, list[str]], body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", json.dumps({**NOTIFICATION, "alerts": [1]}).encode()])
+def test_an_invalid_notification_is_rejected(webhook: tuple[str, list[str]], body: bytes) -> None:
     """Anything else gets 400 with the reason, and nothing of it is printed."""
-    url, said = place
+    url, said = webhook
     answer = httpx.post(url, content=body)
     assert answer.status_code == 400
     assert said == []
     with pytest.raises(ValueError, match=r".+"):
-        list(told(body))
+        list(format_notification(body))
 
 
-def test_a_body_has_to_say_its_length(place: tuple[str, list[str]]) -> None:
+def test_a_body_has_to_say_its_length(webhook: tuple[str, list[str]]) -> None:
     """A body without a length, or with too great a one, is refused before it is read."""
-    url, said = place
+    url, said = webhook
     assert httpx.post(url, content=iter([b"{}"])).status_code == 413
-    assert httpx.post(url, content=bytes(MOST_BYTES + 1)).status_code == 413
+    assert httpx.post(url, content=bytes(MAX_BODY_BYTES + 1)).status_code == 413
     assert said == []
 
 
 def test_the_command_prints_until_it_is_ended() -> None:
     """`ai-spend-exporter notices` says where it listens, prints what comes, and ends with status 0 at SIGTERM."""
-    command = [*COMMAND, "notices", ANYWHERE]
+    command = [*COMMAND, "notices", ANY_PORT_FLAG]
     with subprocess.Popen(
         command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stderr is not None
         address = process.stderr.readline().removeprefix("Listening on ").strip()
-        assert httpx.post(f"http://{address}/", json=NOTICE).status_code == 200
+        assert httpx.post(f"http://{address}/", json=NOTIFICATION).status_code == 200
         process.send_signal(signal.SIGTERM)
         printed, _ = process.communicate(timeout=10)
     assert process.returncode == 0

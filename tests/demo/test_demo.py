@@ -32,7 +32,7 @@ class Demo:
     exporter: str
     prometheus: str
     alertmanager: str
-    said: list[str]
+    output_lines: list[str]
 
 
 def _free_ports(count: int) -> list[int]:
@@ -42,7 +42,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def _running(folder: Path, *, stack: bool = True) -> Iterator[Demo]:
+def _start_demo(folder: Path, *, stack: bool = True) -> Iterator[Demo]:
     exporter, prometheus, alertmanager = _free_ports(3)
     command = [sys.executable, "-m", "exporter", "demo", f"--web.listen-address=127.0.0.1:{exporter}"]
     command += [f"--prometheus.port={prometheus}", f"--alertmanager.port={alertmanager}"]
@@ -53,7 +53,7 @@ def _running(folder: Path, *, stack: bool = True) -> Iterator[Demo]:
     )
     addresses = [f"http://127.0.0.1:{port}" for port in (exporter, prometheus, alertmanager)]
     demo = Demo(process, addresses[0], addresses[1], addresses[2], [])
-    reader = threading.Thread(target=_listen, args=(demo,))
+    reader = threading.Thread(target=_collect_output, args=(demo,))
     reader.start()
     try:
         yield demo
@@ -66,19 +66,19 @@ def _running(folder: Path, *, stack: bool = True) -> Iterator[Demo]:
             process.stdout.close()
 
 
-def _listen(demo: Demo) -> None:
+def _collect_output(demo: Demo) -> None:
     assert demo.process.stdout is not None
-    demo.said.extend(iter(demo.process.stdout.readline, ""))
+    demo.output_lines.extend(iter(demo.process.stdout.readline, ""))
 
 
-def _until(deadline: float, what: str, ready: Callable[[], bool]) -> None:
-    end = time.monotonic() + deadline
-    while not ready():
-        assert time.monotonic() < end, f"{what} did not happen within {deadline} s"
+def _wait_until(timeout: float, description: str, condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"{description} did not happen within {timeout} s"
         threading.Event().wait(0.05)
 
 
-def _complete(demo: Demo) -> bool:
+def _is_complete(demo: Demo) -> bool:
     try:
         page = httpx.get(f"{demo.exporter}/metrics").text
     except httpx.TransportError:
@@ -86,8 +86,8 @@ def _complete(demo: Demo) -> bool:
     return len(re.findall(r"^ai_account_up\{.*\} 1$", page, re.MULTILINE)) == ACCOUNTS
 
 
-def _until_complete(demo: Demo) -> None:
-    _until(60, "a complete page", lambda: _complete(demo))
+def _wait_until_complete(demo: Demo) -> None:
+    _wait_until(60, "a complete page", lambda: _is_complete(demo))
 
 
 def _query(demo: Demo, query: str) -> dict[tuple[str, ...], float]:
@@ -100,13 +100,15 @@ def _query(demo: Demo, query: str) -> dict[tuple[str, ...], float]:
 
 def test_the_demo_shows_what_a_newcomer_has_to_see_and_ctrl_c_ends_it(tmp_path: Path) -> None:
     """Prometheus answers cost of now and of thirty days; a spike and a budget fire; Ctrl-C leaves nothing."""
-    with _running(tmp_path) as demo:
+    with _start_demo(tmp_path) as demo:
         began = time.monotonic()
-        _until_complete(demo)
+        _wait_until_complete(demo)
         by = "sum by (provider, model, workspace) (ai_cost_today_usd)"
-        _until(60, "a scrape", lambda: len(_query(demo, by)) > 50)
+        _wait_until(60, "a scrape", lambda: len(_query(demo, by)) > 50)
         assert {"openai", "anthropic", "cursor"} <= {label for labels in _query(demo, by) for label in labels}
-        _until(60, "a scrape of the complete page", lambda: _query(demo, "count(ai_account_up == 1)") == {(): ACCOUNTS})
+        _wait_until(
+            60, "a scrape of the complete page", lambda: _query(demo, "count(ai_account_up == 1)") == {(): ACCOUNTS}
+        )
         month = sum(_query(demo, "sum by (account) (ai_cost_month_usd)").values())
         page = httpx.get(f"{demo.exporter}/metrics").text
         told = sum(float(one) for one in re.findall(r"^ai_cost_month_usd\{.*\} (\S+)$", page, re.MULTILINE))
@@ -118,7 +120,7 @@ def test_the_demo_shows_what_a_newcomer_has_to_see_and_ctrl_c_ends_it(tmp_path: 
         configured = httpx.get(f"{demo.prometheus}/api/v1/alertmanagers").json()["data"]["activeAlertmanagers"]
         assert configured == [{"url": f"{demo.alertmanager}/api/v2/alerts"}]
         assert httpx.get(f"{demo.alertmanager}/-/ready").status_code == 200
-        _until_told(demo, began)
+        _wait_for_alerts(demo, began)
 
         demo.process.send_signal(signal.SIGINT)
         assert demo.process.wait(20) == 0
@@ -126,11 +128,11 @@ def test_the_demo_shows_what_a_newcomer_has_to_see_and_ctrl_c_ends_it(tmp_path: 
             with pytest.raises(httpx.ConnectError):
                 httpx.get(address)
     assert list(tmp_path.iterdir()) == []
-    assert "".join(demo.said).rstrip().endswith("Stopped.")
-    assert demo.exporter in "".join(demo.said)
+    assert "".join(demo.output_lines).rstrip().endswith("Stopped.")
+    assert demo.exporter in "".join(demo.output_lines)
 
 
-def _alerts(demo: Demo) -> dict[str, str]:
+def _query_alerts(demo: Demo) -> dict[str, str]:
     """Return name -> state of the worst of every alert that Prometheus knows."""
     try:
         told = httpx.get(f"{demo.prometheus}/api/v1/alerts").json()["data"]["alerts"]
@@ -142,31 +144,35 @@ def _alerts(demo: Demo) -> dict[str, str]:
     return found
 
 
-def _until_told(demo: Demo, began: float) -> None:
+def _wait_for_alerts(demo: Demo, start: float) -> None:
     """Within two minutes a spike and a budget that is nearly spent fire and are printed, and nothing else is."""
-    _until(115, "firing", lambda: {"AICostSpike", "AIBudgetNearlySpent"} <= _firing(demo))
+    _wait_until(115, "firing", lambda: {"AICostSpike", "AIBudgetNearlySpent"} <= _firing_alerts(demo))
     ratio = _query(demo, 'budget:ai_budget_spent_usd:ratio{budget="research-month"}')
     assert all(0.8 <= value < 0.92 for value in ratio.values())
-    _until(20, "printed", lambda: "AICostSpike" in "".join(demo.said) and "research-month" in "".join(demo.said))
-    assert time.monotonic() - began < 120
-    assert _firing(demo) <= {"AICostSpike", "AIBudgetNearlySpent", "AIRequestSpike", "AIRunawaySpend"}
-    assert "acme-openai / Site search: $" in "".join(demo.said)
-    assert "AIRequestSpike" not in "".join(demo.said)
+    _wait_until(
+        20,
+        "printed",
+        lambda: "AICostSpike" in "".join(demo.output_lines) and "research-month" in "".join(demo.output_lines),
+    )
+    assert time.monotonic() - start < 120
+    assert _firing_alerts(demo) <= {"AICostSpike", "AIBudgetNearlySpent", "AIRequestSpike", "AIRunawaySpend"}
+    assert "acme-openai / Site search: $" in "".join(demo.output_lines)
+    assert "AIRequestSpike" not in "".join(demo.output_lines)
 
 
-def _firing(demo: Demo) -> set[str]:
-    return {name for name, state in _alerts(demo).items() if state == "firing"}
+def _firing_alerts(demo: Demo) -> set[str]:
+    return {name for name, state in _query_alerts(demo).items() if state == "firing"}
 
 
 def test_the_first_complete_page_comes_within_ten_seconds() -> None:
     """From the command to thirty days of five accounts on /metrics: at most 10 s, in the best of three tries."""
     took = []
     for _ in range(3):
-        with tempfile.TemporaryDirectory() as folder, _running(Path(folder), stack=False) as demo:
+        with tempfile.TemporaryDirectory() as folder, _start_demo(Path(folder), stack=False) as demo:
             began = time.monotonic()
-            _until_complete(demo)
+            _wait_until_complete(demo)
             took.append(time.monotonic() - began)
-            assert any("not installed here" in line for line in demo.said)
+            assert any("not installed here" in line for line in demo.output_lines)
             demo.process.send_signal(signal.SIGTERM)
             assert demo.process.wait(20) == 0
         if took[-1] <= 10:
@@ -174,7 +180,7 @@ def test_the_first_complete_page_comes_within_ten_seconds() -> None:
     assert min(took) <= 10, took
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     """Where something listens on the port already, the message says how to see what, and which flag to use."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"

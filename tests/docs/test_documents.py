@@ -51,7 +51,7 @@ def test_the_example_configuration_loads() -> None:
     assert config.accounts[0].poll_interval == timedelta(minutes=5)
 
 
-def test_the_readme_tells_the_measured_errors() -> None:
+def test_the_readme_lists_the_measured_errors() -> None:
     """The README's table of estimates is that of docs/estimates.md, which a test compares with what is measured."""
     measured = [_cells(line) for line in (ROOT / "docs" / "estimates.md").read_text().splitlines()]
     told = {tuple(_cells(line)) for line in README.splitlines()}
@@ -78,7 +78,7 @@ def test_every_link_into_the_repository_leads_somewhere(document: Path, target: 
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/history.md"])
-def test_every_query_that_is_told_is_one(document: str, tmp_path: Path) -> None:
+def test_every_documented_query_is_valid(document: str, tmp_path: Path) -> None:
     """Every line of PromQL in the documents is understood by Prometheus and names metrics that there are."""
     blocks = re.findall(r"```promql\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     queries = [line.replace("$__range", "7d") for block in blocks for line in block.splitlines()]

@@ -17,33 +17,33 @@ import pytest
 from exporter.config.configuration import Budget
 from exporter.metrics.families import FAMILIES
 from exporter.model import DAY
-from exporter.simulator.world import demo_world, incident
+from exporter.simulator.world import demo_world, start_incident
 from exporter.windows import floor
-from grafana.build import BOARDS, FOLDER, files
-from tests.command import until
+from grafana.build import DASHBOARD_SPECS, DASHBOARDS_FOLDER, render_files
+from tests.command import wait_until
 from tests.paths import ROOT
-from tests.prometheus.test_rules import RECORDED
-from tests.servers import VERSIONS, Prometheus, configuration, prometheus
-from tests.system import Clock, Stage, stage
+from tests.prometheus.test_rules import RECORDING_RULES
+from tests.servers import VERSIONS, Prometheus, start_prometheus, write_prometheus_config
+from tests.system import Clock, System, start_system
 
 DASHBOARDS: dict[str, dict[str, Any]] = {
-    path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))
+    path.stem: json.loads(path.read_text()) for path in sorted(DASHBOARDS_FOLDER.glob("*.json"))
 }
 PANELS = [(uid, panel) for uid, board in DASHBOARDS.items() for panel in board["panels"] if panel["type"] != "row"]
 each_panel = pytest.mark.parametrize(("uid", "panel"), PANELS, ids=[f"{uid}-{panel['title']}" for uid, panel in PANELS])
 GROUPS = ("provider", "account", "workspace", "model")
-NOT_OURS = {"ALERTS", "ALERTS_FOR_STATE", "process_resident_memory_bytes", "process_cpu_seconds_total"}
-NOT_OURS |= {"scrape_duration_seconds", "scrape_samples_scraped"}
-FIRING = 'ALERTS{alertname="AIBudgetExceeded",alertstate="firing"}'
+EXTERNAL_METRICS = {"ALERTS", "ALERTS_FOR_STATE", "process_resident_memory_bytes", "process_cpu_seconds_total"}
+EXTERNAL_METRICS |= {"scrape_duration_seconds", "scrape_samples_scraped"}
+FIRING_QUERY = 'ALERTS{alertname="AIBudgetExceeded",alertstate="firing"}'
 FUNCTIONS = {"label_replace", "sum_over_time", "last_over_time", "days_in_month", "day_of_month", "day_of_week"}
-SELDOM = {"New models"}
+EMPTY_IN_DEMO = {"New models"}
 """Empty in the demo: nothing new is used there."""
 
 
 def test_the_dashboards_are_current() -> None:
     """grafana/dashboards holds what grafana/build.py makes, and nothing else."""
-    made = dict(files())
-    assert set(made) == set(FOLDER.glob("*"))
+    made = dict(render_files())
+    assert set(made) == set(DASHBOARDS_FOLDER.glob("*"))
     for path, text in made.items():
         assert path.read_text() == text, "run make dashboards"
 
@@ -102,32 +102,32 @@ def test_a_panel_asks_for_metrics_that_there_are(uid: str, panel: dict[str, Any]
     for target in panel["targets"]:
         told = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by) \([^)]*\)|group_left \(\)', " ", target["expr"])
         names = set(re.findall(r"[a-zA-Z_][\w:]*_[\w:]+|ALERTS", told)) - FUNCTIONS
-        assert names <= {family.name for family in FAMILIES} | RECORDED | NOT_OURS
+        assert names <= {family.name for family in FAMILIES} | RECORDING_RULES | EXTERNAL_METRICS
 
 
 @dataclass(frozen=True)
-class Asked:
+class DashboardServer:
     """A running Prometheus, and how panels' variables are filled in."""
 
     server: Prometheus
     accounts: str
 
-    def filled(self, expr: str, group: str = "provider") -> str:
+    def expand_variables(self, expr: str, group: str = "provider") -> str:
         """Return an expression with every variable filled in."""
         values = {"account": self.accounts, "group_by": group, "__rate_interval": "1m", "__interval": "1h"}
         values["__range"] = "30d"
         return re.sub(r"\$(\w+)", lambda found: values.get(found[1], ".*"), expr)
 
-    def data(self, target: dict[str, Any], group: str = "provider") -> list[dict[str, Any]]:
+    def query_panel(self, target: dict[str, Any], group: str = "provider") -> list[dict[str, Any]]:
         """Ask as Grafana would, and return the series."""
-        expr = self.filled(target["expr"], group)
+        expr = self.expand_variables(target["expr"], group)
         now = datetime.now(UTC)
         if target.get("instant"):
-            told = self.server.ask("query", query=expr, time=now.timestamp())
+            told = self.server.call_api("query", query=expr, time=now.timestamp())
         else:
             step = {"1d": DAY, "1h": timedelta(hours=1)}.get(target.get("interval", ""), timedelta(seconds=15))
             first = floor(now, DAY) - 3 * DAY if step > timedelta(minutes=1) else now - timedelta(seconds=60)
-            told = self.server.ask(
+            told = self.server.call_api(
                 "query_range", query=expr, start=first.timestamp(), end=now.timestamp(), step=step.total_seconds()
             )
         assert not told.get("warnings"), told
@@ -135,53 +135,53 @@ class Asked:
         return series
 
 
-@pytest.fixture(name="servers", scope="module")
-def _servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Asked]]:
+@pytest.fixture(name="dashboard_servers", scope="module")
+def _start_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, DashboardServer]]:
     """Every version of Prometheus on the demo's accounts, with a spike and budgets in every state."""
     folder, clock = tmp_path_factory.mktemp("dashboards"), Clock(datetime.now(UTC))
     world = demo_world(clock)
-    incident(world)
+    start_incident(world)
     with ExitStack() as stack:
-        it: Stage = stack.enter_context(stage(folder, world, clock))
+        it: System = stack.enter_context(start_system(folder, world, clock))
         tight = Budget("tight", "research", "month", Decimal(1), {"owner": "research"})
-        stack.enter_context(it.running())
-        it.settle()
+        stack.enter_context(it.run_exporter())
+        it.poll_until_idle()
         soon = Budget("soon", "platform", "month", Decimal(round((it.value("ai_cost_month_usd") or 0) * 1.01)), {})
         it.config = replace(it.config, budgets=(soon, tight))
         it.app.apply(it.config)
-        found: dict[str, Asked] = {}
+        found: dict[str, DashboardServer] = {}
         for version in VERSIONS:
             (folder / version).mkdir()
-            config = configuration(folder / version, it.url.removeprefix("http://"), rules=True)
-            server = stack.enter_context(prometheus(version, folder / version, config))
-            found[version] = Asked(server, "|".join(it.world.accounts))
+            config = write_prometheus_config(folder / version, it.url.removeprefix("http://"), rules=True)
+            server = stack.enter_context(start_prometheus(version, folder / version, config))
+            found[version] = DashboardServer(server, "|".join(it.world.accounts))
         for one in found.values():
-            until("an alert", lambda one=one: one.server.query(FIRING, datetime.now(UTC)), 40)  # type: ignore[misc]
+            wait_until("an alert", lambda one=one: one.server.query(FIRING_QUERY, datetime.now(UTC)), 40)  # type: ignore[misc]
         yield found
 
 
-@pytest.fixture(name="asked", params=VERSIONS)
-def _asked(request: pytest.FixtureRequest, servers: dict[str, Asked]) -> Asked:
-    return servers[request.param]
+@pytest.fixture(name="dashboard_server", params=VERSIONS)
+def _select_server(request: pytest.FixtureRequest, dashboard_servers: dict[str, DashboardServer]) -> DashboardServer:
+    return dashboard_servers[request.param]
 
 
 @each_panel
-def test_a_panel_shows_data_in_the_demo(uid: str, panel: dict[str, Any], asked: Asked) -> None:
+def test_a_panel_shows_data_in_the_demo(uid: str, panel: dict[str, Any], dashboard_server: DashboardServer) -> None:
     """Each query of each panel parses, answers without error or warning, and returns data."""
     del uid
     assert panel["targets"]
     for target in panel["targets"]:
-        found = asked.data(target)
-        assert found or panel["title"] in SELDOM, target["expr"]
+        found = dashboard_server.query_panel(target)
+        assert found or panel["title"] in EMPTY_IN_DEMO, target["expr"]
 
 
-def test_sums_do_not_depend_on_how_they_are_grouped(asked: Asked) -> None:
+def test_sums_do_not_depend_on_how_they_are_grouped(dashboard_server: DashboardServer) -> None:
     """The daily cost by provider, account, workspace and model comes to the same for every day."""
     (panel,) = (panel for uid, panel in PANELS if uid == "ai-spend" and panel["title"].startswith("Daily cost"))
     sums = []
     for group in GROUPS:
         days: dict[float, float] = {}
-        for series in asked.data(panel["targets"][0], group):
+        for series in dashboard_server.query_panel(panel["targets"][0], group):
             for at, value in series["values"]:
                 days[at] = days.get(at, 0) + float(value)
         sums.append(days)
@@ -191,19 +191,21 @@ def test_sums_do_not_depend_on_how_they_are_grouped(asked: Asked) -> None:
 
 
 @pytest.mark.parametrize("uid", DASHBOARDS)
-def test_variables_find_values(uid: str, asked: Asked) -> None:
+def test_variables_find_values(uid: str, dashboard_server: DashboardServer) -> None:
     """Every variable's query finds something in what is scraped: served history does not tell label values."""
     for variable in DASHBOARDS[uid]["templating"]["list"]:
         if variable["type"] == "query":
             query = variable["query"]
             selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", query).groups()  # type: ignore[union-attr]
-            told = asked.server.ask(f"label/{label}/values", **{"match[]": asked.filled(selector)})
+            told = dashboard_server.server.call_api(
+                f"label/{label}/values", **{"match[]": dashboard_server.expand_variables(selector)}
+            )
             assert told["data"], variable["name"]
 
 
 def test_provisioning_finds_them() -> None:
     """What alerts link to is what is provisioned: every dashboard has a file, in the folder that compose mounts."""
-    assert {board.uid for board in BOARDS} == set(DASHBOARDS)
+    assert {board.uid for board in DASHBOARD_SPECS} == set(DASHBOARDS)
     assert "/etc/grafana/dashboards" in (ROOT / "grafana" / "provisioning" / "dashboards" / "ai-spend.yml").read_text()
     assert "./grafana/dashboards:/etc/grafana/dashboards:ro" in (ROOT / "docker-compose.yml").read_text()
-    assert isinstance(FOLDER, Path)
+    assert isinstance(DASHBOARDS_FOLDER, Path)

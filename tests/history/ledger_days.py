@@ -11,27 +11,27 @@ from typing import Any
 
 import cramjam
 
-from exporter.history.hourly import Teller
-from exporter.history.remote_read import Reader
+from exporter.history.hourly import HistoryAccount
+from exporter.history.remote_read import RemoteReadHandler
 from exporter.history.remote_read_protocol import MESSAGES
-from exporter.ledger import Ledger, Worth
-from exporter.metrics.spend import places_at
+from exporter.ledger import Ledger, ValuedDay
+from exporter.metrics.spend import build_label_mapper
 from exporter.model import COST, DAY, HOUR, Bucket, Report, Row
-from exporter.pricing.valuer import Book
-from exporter.windows import Span
+from exporter.pricing.valuer import LedgerAccount
+from exporter.windows import TimeRange
 
 DAY1 = datetime(2026, 3, 1, tzinfo=UTC)
-USE = Report("use", "usage", HOUR, HOUR, HOUR, DAY, timedelta(0), 30 * DAY)
-EQUAL, UNEQUAL, LIKE, UNLIKE = range(4)
+USAGE_REPORT = Report("use", "usage", HOUR, HOUR, HOUR, DAY, timedelta(0), 30 * DAY)
+EQUAL, NOT_EQUAL, REGEX, NOT_REGEX = range(4)
 Matcher = tuple[int, str, str]
 
 
-def ms(moment: datetime) -> int:
+def to_milliseconds(timestamp: datetime) -> int:
     """Return a time in milliseconds."""
-    return int(moment.timestamp()) * 1000
+    return int(timestamp.timestamp()) * 1000
 
 
-def request(*matchers: Matcher, since: int = 0, until: int = 2**62, types: Sequence[int] = (1, 0)) -> bytes:
+def encode_read_request(*matchers: Matcher, since: int = 0, until: int = 2**62, types: Sequence[int] = (1, 0)) -> bytes:
     """Return the body of a request with one query."""
     asked = MESSAGES["ReadRequest"](accepted_response_types=types)
     query = asked.queries.add(start_timestamp_ms=since, end_timestamp_ms=until)
@@ -40,7 +40,7 @@ def request(*matchers: Matcher, since: int = 0, until: int = 2**62, types: Seque
     return bytes(cramjam.snappy.compress_raw(asked.SerializeToString()))
 
 
-def results(body: bytes) -> list[dict[frozenset[tuple[str, str]], dict[int, float]]]:
+def decode_read_response(body: bytes) -> list[dict[frozenset[tuple[str, str]], dict[int, float]]]:
     """Read an answer: per query, labels -> time in ms -> value."""
     answer: Any = MESSAGES["ReadResponse"]()
     answer.ParseFromString(bytes(cramjam.snappy.decompress_raw(body)))
@@ -56,56 +56,60 @@ def results(body: bytes) -> list[dict[frozenset[tuple[str, str]], dict[int, floa
 
 
 @dataclass
-class Past:
+class LedgerHistory:
     """One account's ledger, told up to the end of its second day."""
 
     ledger: Ledger
-    limit: int = 100
+    max_series: int = 100
     until: datetime = DAY1 + 2 * DAY
-    most: int = 10_000
+    max_samples: int = 10_000
     number: int = field(init=False)
-    reader: Reader = field(init=False)
+    reader: RemoteReadHandler = field(init=False)
 
     def __post_init__(self) -> None:
         """Register the account and build its reader."""
-        self.number = self.ledger.buckets.account("acme", "maker")
-        self.reader = Reader(self.ledger, self.tellers, self.most)
+        self.number = self.ledger.buckets.register_account("acme", "maker")
+        self.reader = RemoteReadHandler(self.ledger, self.history_accounts, self.max_samples)
 
-    def tellers(self) -> list[Teller]:
+    def history_accounts(self) -> list[HistoryAccount]:
         """Return the account as it would be shown at the end of its second day."""
-        book = Book(self.number, "maker", (USE,))
-        return [Teller("acme", book, places_at(book, self.limit, self.ledger, DAY1 + 2 * DAY), self.until)]
+        book = LedgerAccount(self.number, "maker", (USAGE_REPORT,))
+        return [
+            HistoryAccount(
+                "acme", book, build_label_mapper(book, self.max_series, self.ledger, DAY1 + 2 * DAY), self.until
+            )
+        ]
 
-    def use(self, start: datetime, *rows: Row) -> None:
+    def put_usage(self, start: datetime, *rows: Row) -> None:
         """Tell an hour."""
-        span = Span(start, start + HOUR)
+        span = TimeRange(start, start + HOUR)
         self.ledger.buckets.put(self.number, "use", span, [Bucket("use", span.start, span.end, rows)])
 
-    def cost(self, day: datetime, hours: dict[int, Sequence[Row]]) -> None:
+    def put_cost(self, day: datetime, hours: dict[int, Sequence[Row]]) -> None:
         """Value a day."""
-        told = self.ledger.costs.told(self.number, day)
-        self.ledger.costs.put(self.number, day, Worth(hours, {}, "by hand", billed=False), told)
+        told = self.ledger.costs.revision(self.number, day)
+        self.ledger.costs.put(self.number, day, ValuedDay(hours, {}, "by hand", billed=False), told)
 
     def read(
         self, *matchers: Matcher, since: int = 0, until: int = 2**62
     ) -> dict[frozenset[tuple[str, str]], dict[int, float]]:
         """Answer one query."""
-        (found,) = results(self.reader.answer(request(*matchers, since=since, until=until)))
+        (found,) = decode_read_response(self.reader.handle(encode_read_request(*matchers, since=since, until=until)))
         return found
 
-    def shown(self, *matchers: Matcher, label: str = "model") -> set[str]:
+    def label_values(self, *matchers: Matcher, label: str = "model") -> set[str]:
         """Return the values of a label of the series that are found."""
         return {dict(one).get(label, "") for one in self.read(*matchers)}
 
 
-def dollars(value: int, model: str = "m", workspace: str = "w", tier: str = "", item: str = "") -> Row:
+def cost_row(value: int, model: str = "m", workspace: str = "w", tier: str = "", item: str = "") -> Row:
     """Return a row of money, in nano-USD."""
     return Row(COST, value, workspace, model, tier, "", item)
 
 
 @contextmanager
-def opened(folder: Path, limit: int = 100, most: int = 10_000) -> Iterator[Past]:
+def open_ledger(folder: Path, max_series: int = 100, max_samples: int = 10_000) -> Iterator[LedgerHistory]:
     """Open an empty ledger."""
     ledger = Ledger(folder)
-    yield Past(ledger, limit, most=most)
+    yield LedgerHistory(ledger, max_series, max_samples=max_samples)
     ledger.close()

@@ -12,119 +12,119 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.errors import QueryRefused
-from exporter.history.remote_read import SAMPLE, encode
-from exporter.history.remote_read_protocol import LONGEST_REQUEST, MESSAGES, varint
+from exporter.errors import QueryRejected
+from exporter.history.remote_read import SAMPLE_BYTES, encode_day
+from exporter.history.remote_read_protocol import MAX_REQUEST_BYTES, MESSAGES, encode_varint
 from exporter.metrics.families import HISTORY_FAMILIES
 from exporter.model import DAY, HOUR, NANO, REQUESTS, Row
 from tests.history.ledger_days import (
     DAY1,
     EQUAL,
-    LIKE,
-    UNEQUAL,
-    UNLIKE,
+    NOT_EQUAL,
+    NOT_REGEX,
+    REGEX,
+    LedgerHistory,
     Matcher,
-    Past,
-    dollars,
-    ms,
-    opened,
-    request,
-    results,
+    cost_row,
+    decode_read_response,
+    encode_read_request,
+    open_ledger,
+    to_milliseconds,
 )
 
-COSTS = (EQUAL, "__name__", "ai_hourly_cost_usd")
-TOKENS = (EQUAL, "__name__", "ai_hourly_tokens")
-COUNTS = (EQUAL, "__name__", "ai_hourly_requests")
+COST_MATCHER = (EQUAL, "__name__", "ai_hourly_cost_usd")
+TOKENS_MATCHER = (EQUAL, "__name__", "ai_hourly_tokens")
+REQUESTS_MATCHER = (EQUAL, "__name__", "ai_hourly_requests")
 
 
 @pytest.fixture
-def past(tmp_path: Path) -> Iterator[Past]:
+def history(tmp_path: Path) -> Iterator[LedgerHistory]:
     """An empty past."""
-    with opened(tmp_path) as it:
+    with open_ledger(tmp_path) as it:
         yield it
 
 
-def end(hour: int, day: datetime = DAY1) -> int:
+def sample_time(hour: int, day: datetime = DAY1) -> int:
     """Return when the sample of an hour stands."""
-    return ms(day + (hour + 1) * HOUR) - 1
+    return to_milliseconds(day + (hour + 1) * HOUR) - 1
 
 
-def test_a_series_tells_every_hour_of_a_day_on_which_it_was_active(past: Past) -> None:
+def test_a_series_has_every_hour_of_a_day_on_which_it_was_active(history: LedgerHistory) -> None:
     """The samples stand one millisecond before their hour's end, idle hours of the day as 0; other days are absent."""
-    past.cost(DAY1, {3: [dollars(2_500_000_001)], 5: [dollars(NANO), dollars(NANO // 4, model="n")]})
-    past.cost(DAY1 + DAY, {0: [dollars(7, model="n")]})
-    found = past.read(COSTS)
+    history.put_cost(DAY1, {3: [cost_row(2_500_000_001)], 5: [cost_row(NANO), cost_row(NANO // 4, model="n")]})
+    history.put_cost(DAY1 + DAY, {0: [cost_row(7, model="n")]})
+    found = history.read(COST_MATCHER)
     labels = {"__name__": "ai_hourly_cost_usd", "provider": "maker", "account": "acme", "workspace": "w"}
 
     steady = found[frozenset({**labels, "model": "m"}.items())]
-    assert steady == {end(hour): 0.0 for hour in range(24)} | {end(3): 2.500000001, end(5): 1.0}
+    assert steady == {sample_time(hour): 0.0 for hour in range(24)} | {sample_time(3): 2.500000001, sample_time(5): 1.0}
     moved = found[frozenset({**labels, "model": "n"}.items())]
-    assert sorted(moved) == [end(hour, day) for day in (DAY1, DAY1 + DAY) for hour in range(24)]
+    assert sorted(moved) == [sample_time(hour, day) for day in (DAY1, DAY1 + DAY) for hour in range(24)]
     assert sum(moved.values()) == 0.25 + 7e-9
 
 
-def test_tokens_and_requests_are_told_apart(past: Past) -> None:
+def test_tokens_requests_and_cost_have_their_own_labels(history: LedgerHistory) -> None:
     """Tokens have their type; requests have none; other units are not told; money is told under its item."""
     rows = (Row("output", 5, "w", "m"), Row("cache_read", 7, "w", "m"), Row(REQUESTS, 2, "w", "m"), Row("images", 9))
-    past.use(DAY1 + 2 * HOUR, *rows)
-    past.cost(DAY1, {0: [dollars(1, model="", item="web search")]})
+    history.put_usage(DAY1 + 2 * HOUR, *rows)
+    history.put_cost(DAY1, {0: [cost_row(1, model="", item="web search")]})
 
-    tokens = past.read(TOKENS, since=end(2), until=end(2))
+    tokens = history.read(TOKENS_MATCHER, since=sample_time(2), until=sample_time(2))
     assert {dict(one)["type"]: set(told.values()) for one, told in tokens.items()} == {"output": {5}, "cache_read": {7}}
-    (counted,) = past.read(COUNTS).items()
+    (counted,) = history.read(REQUESTS_MATCHER).items()
     assert sum(counted[1].values()) == 2
     assert "type" not in dict(counted[0])
-    assert past.shown(COSTS) == {"web search"}
+    assert history.label_values(COST_MATCHER) == {"web search"}
 
 
 @pytest.mark.parametrize(
     ("matchers", "models"),
     [
         ([(EQUAL, "model", "m-1")], {"m-1"}),
-        ([(UNEQUAL, "model", "m-1")], {"m-2", "n.x", ""}),
-        ([(LIKE, "model", "m-.")], {"m-1", "m-2"}),
-        ([(LIKE, "model", "m")], set()),
-        ([(LIKE, "model", "m-1|n\\.x")], {"m-1", "n.x"}),
-        ([(LIKE, "model", "(?i)M-[[:digit:]]")], {"m-1", "m-2"}),
-        ([(LIKE, "model", ".*")], {"m-1", "m-2", "n.x", ""}),
-        ([(LIKE, "model", ".+")], {"m-1", "m-2", "n.x"}),
-        ([(LIKE, "model", "")], {""}),
-        ([(LIKE, "model", "|m-1")], {"", "m-1"}),
-        ([(UNLIKE, "model", "m.*")], {"n.x", ""}),
-        ([(UNLIKE, "model", ".+")], {""}),
+        ([(NOT_EQUAL, "model", "m-1")], {"m-2", "n.x", ""}),
+        ([(REGEX, "model", "m-.")], {"m-1", "m-2"}),
+        ([(REGEX, "model", "m")], set()),
+        ([(REGEX, "model", "m-1|n\\.x")], {"m-1", "n.x"}),
+        ([(REGEX, "model", "(?i)M-[[:digit:]]")], {"m-1", "m-2"}),
+        ([(REGEX, "model", ".*")], {"m-1", "m-2", "n.x", ""}),
+        ([(REGEX, "model", ".+")], {"m-1", "m-2", "n.x"}),
+        ([(REGEX, "model", "")], {""}),
+        ([(REGEX, "model", "|m-1")], {"", "m-1"}),
+        ([(NOT_REGEX, "model", "m.*")], {"n.x", ""}),
+        ([(NOT_REGEX, "model", ".+")], {""}),
         ([(EQUAL, "model", "")], {""}),
         ([(EQUAL, "job", "")], {"m-1", "m-2", "n.x", ""}),
-        ([(UNEQUAL, "job", "")], set()),
-        ([(LIKE, "job", "x|")], {"m-1", "m-2", "n.x", ""}),
-        ([(UNLIKE, "instance", "x")], {"m-1", "m-2", "n.x", ""}),
-        ([(EQUAL, "tier", "batch"), (LIKE, "model", "m-.*")], {"m-2"}),
-        ([(EQUAL, "provider", "maker"), (UNEQUAL, "account", "acme")], set()),
-        ([(EQUAL, "account", "acme"), (LIKE, "workspace", "é|w")], {"m-1", "m-2", "n.x", ""}),
+        ([(NOT_EQUAL, "job", "")], set()),
+        ([(REGEX, "job", "x|")], {"m-1", "m-2", "n.x", ""}),
+        ([(NOT_REGEX, "instance", "x")], {"m-1", "m-2", "n.x", ""}),
+        ([(EQUAL, "tier", "batch"), (REGEX, "model", "m-.*")], {"m-2"}),
+        ([(EQUAL, "provider", "maker"), (NOT_EQUAL, "account", "acme")], set()),
+        ([(EQUAL, "account", "acme"), (REGEX, "workspace", "é|w")], {"m-1", "m-2", "n.x", ""}),
         ([], {"m-1", "m-2", "n.x", ""}),
     ],
 )
-def test_matchers_select_as_in_prometheus(past: Past, matchers: list[Matcher], models: set[str]) -> None:
+def test_matchers_select_as_in_prometheus(history: LedgerHistory, matchers: list[Matcher], models: set[str]) -> None:
     """The four kinds of matcher work on every label as in Prometheus; a label that is not there is empty."""
-    rows = [dollars(1, "m-1"), dollars(1, "m-2", tier="batch"), dollars(1, "n.x", workspace="é"), dollars(1, "")]
-    past.cost(DAY1, {1: rows})
-    assert past.shown(*matchers) == models
+    rows = [cost_row(1, "m-1"), cost_row(1, "m-2", tier="batch"), cost_row(1, "n.x", workspace="é"), cost_row(1, "")]
+    history.put_cost(DAY1, {1: rows})
+    assert history.label_values(*matchers) == models
 
 
 @pytest.mark.parametrize(
     ("matcher", "names"),
     [
-        ((LIKE, "__name__", "ai_hourly_.*"), {family.name for family in HISTORY_FAMILIES}),
-        ((UNEQUAL, "__name__", "ai_hourly_tokens"), {"ai_hourly_cost_usd", "ai_hourly_requests"}),
-        ((UNLIKE, "__name__", ".*_usd"), {"ai_hourly_tokens", "ai_hourly_requests"}),
+        ((REGEX, "__name__", "ai_hourly_.*"), {family.name for family in HISTORY_FAMILIES}),
+        ((NOT_EQUAL, "__name__", "ai_hourly_tokens"), {"ai_hourly_cost_usd", "ai_hourly_requests"}),
+        ((NOT_REGEX, "__name__", ".*_usd"), {"ai_hourly_tokens", "ai_hourly_requests"}),
         ((EQUAL, "__name__", "ai_cost_today_usd"), set()),
         ((EQUAL, "type", ""), {"ai_hourly_cost_usd", "ai_hourly_requests"}),
     ],
 )
-def test_the_metric_is_a_label_like_any_other(past: Past, matcher: Matcher, names: set[str]) -> None:
+def test_the_metric_is_a_label_like_any_other(history: LedgerHistory, matcher: Matcher, names: set[str]) -> None:
     """Every kind of matcher works on __name__ too."""
-    past.use(DAY1, Row("output", 5, "w", "m"), Row(REQUESTS, 2, "w", "m"))
-    past.cost(DAY1, {0: [dollars(1)]})
-    assert past.shown(matcher, label="__name__") == names
+    history.put_usage(DAY1, Row("output", 5, "w", "m"), Row(REQUESTS, 2, "w", "m"))
+    history.put_cost(DAY1, {0: [cost_row(1)]})
+    assert history.label_values(matcher, label="__name__") == names
 
 
 @given(first=st.integers(-30, 60), last=st.integers(-30, 60), early=st.integers(-2, 2), late=st.integers(-2, 2))
@@ -132,99 +132,102 @@ def test_a_query_gets_the_samples_of_its_time_and_no_others(
     tmp_path_factory: pytest.TempPathFactory, first: int, last: int, early: int, late: int
 ) -> None:
     """Whatever the two ends of a query, both are included, to the millisecond."""
-    with opened(tmp_path_factory.mktemp("past")) as past:
+    with open_ledger(tmp_path_factory.mktemp("past")) as history:
         for day in (DAY1, DAY1 + DAY):
-            past.cost(day, {hour: [dollars(NANO)] for hour in range(24)})
-        since, until = end(first) + early, end(last) + late
-        (times,) = past.read(COSTS, since=since, until=until).values() or [{}]
-    assert sorted(times) == [end(hour) for hour in range(48) if since <= end(hour) <= until]
+            history.put_cost(day, {hour: [cost_row(NANO)] for hour in range(24)})
+        since, until = sample_time(first) + early, sample_time(last) + late
+        (times,) = history.read(COST_MATCHER, since=since, until=until).values() or [{}]
+    assert sorted(times) == [sample_time(hour) for hour in range(48) if since <= sample_time(hour) <= until]
 
 
-def test_nothing_is_told_beyond_the_newest_complete_hour(past: Past) -> None:
+def test_nothing_is_returned_beyond_the_newest_complete_hour(history: LedgerHistory) -> None:
     """An hour that the provider may not have told in full is not told, though it has cost already."""
-    past.cost(DAY1, {hour: [dollars(NANO)] for hour in range(24)})
-    past.until = DAY1 + 7 * HOUR
-    assert [max(times) for times in past.read(COSTS).values()] == [end(6)]
-    past.until = DAY1
-    assert past.read(COSTS) == {}
+    history.put_cost(DAY1, {hour: [cost_row(NANO)] for hour in range(24)})
+    history.until = DAY1 + 7 * HOUR
+    assert [max(times) for times in history.read(COST_MATCHER).values()] == [sample_time(6)]
+    history.until = DAY1
+    assert history.read(COST_MATCHER) == {}
 
 
-def test_a_day_of_which_only_the_sum_is_kept_has_one_sample_at_its_end(past: Past) -> None:
+def test_a_day_of_which_only_the_sum_is_kept_has_one_sample_at_its_end(history: LedgerHistory) -> None:
     """Old hours are rolled into days: a day's sum stays what it is, and no hour is told that is not known."""
-    past.use(DAY1 + 2 * HOUR, Row("output", 5, "w", "m"))
-    past.use(DAY1 + 9 * HOUR, Row("output", 6, "w", "m"))
-    past.cost(DAY1, {2: [dollars(NANO)], 9: [dollars(NANO)]})
-    past.cost(DAY1 + DAY, {0: [dollars(NANO)]})
-    assert [len(times) for times in past.read(COSTS).values()] == [48]
-    past.ledger.retention.apply(DAY1 + 40 * DAY, 39 * DAY, 1000 * DAY)
+    history.put_usage(DAY1 + 2 * HOUR, Row("output", 5, "w", "m"))
+    history.put_usage(DAY1 + 9 * HOUR, Row("output", 6, "w", "m"))
+    history.put_cost(DAY1, {2: [cost_row(NANO)], 9: [cost_row(NANO)]})
+    history.put_cost(DAY1 + DAY, {0: [cost_row(NANO)]})
+    assert [len(times) for times in history.read(COST_MATCHER).values()] == [48]
+    history.ledger.retention.apply(DAY1 + 40 * DAY, 39 * DAY, 1000 * DAY)
 
-    (cost,) = past.read(COSTS).values()
-    assert cost == {end(23): 2.0} | {end(hour, DAY1 + DAY): float(hour == 0) for hour in range(24)}
-    assert [*past.read(TOKENS).values()] == [{end(23): 11.0}]
-    assert past.read(TOKENS, until=end(22)) == {}
-    assert [*past.read(TOKENS, since=end(23)).values()] == [{end(23): 11.0}]
+    (cost,) = history.read(COST_MATCHER).values()
+    assert cost == {sample_time(23): 2.0} | {sample_time(hour, DAY1 + DAY): float(hour == 0) for hour in range(24)}
+    assert [*history.read(TOKENS_MATCHER).values()] == [{sample_time(23): 11.0}]
+    assert history.read(TOKENS_MATCHER, until=sample_time(22)) == {}
+    assert [*history.read(TOKENS_MATCHER, since=sample_time(23)).values()] == [{sample_time(23): 11.0}]
 
 
-def test_what_the_page_folds_is_folded_in_history(tmp_path: Path) -> None:
+def test_series_aggregated_on_metrics_are_aggregated_in_history(tmp_path: Path) -> None:
     """Above max_series the small ones are told together, hour by hour."""
-    with opened(tmp_path, limit=2) as past:
-        rows = [dollars(10**9 * size, f"m{size}") for size in (40, 30, 2, 1)]
-        past.cost(DAY1, {0: rows, 1: rows[2:]})
-        told = {dict(one)["model"]: (times[end(0)], times[end(1)]) for one, times in past.read(COSTS).items()}
+    with open_ledger(tmp_path, max_series=2) as history:
+        rows = [cost_row(10**9 * size, f"m{size}") for size in (40, 30, 2, 1)]
+        history.put_cost(DAY1, {0: rows, 1: rows[2:]})
+        told = {
+            dict(one)["model"]: (times[sample_time(0)], times[sample_time(1)])
+            for one, times in history.read(COST_MATCHER).items()
+        }
     assert told == {"m40": (40, 0), "m30": (30, 0), "other": (3, 3)}
 
 
-def test_only_a_day_that_changed_is_encoded_again(past: Past) -> None:
+def test_only_a_day_that_changed_is_encoded_again(history: LedgerHistory) -> None:
     """A change is told at the next query, and the days that did not change are not made anew."""
-    past.cost(DAY1, {0: [dollars(NANO)]})
-    past.cost(DAY1 + DAY, {0: [dollars(NANO)]})
-    past.read(COSTS)
-    kept = {key[2]: entry.day for key, entry in past.reader._kept._entries.items()}
-    past.read(COSTS)
-    assert all(entry.day is kept[key[2]] for key, entry in past.reader._kept._entries.items())
+    history.put_cost(DAY1, {0: [cost_row(NANO)]})
+    history.put_cost(DAY1 + DAY, {0: [cost_row(NANO)]})
+    history.read(COST_MATCHER)
+    kept = {key[2]: entry.day for key, entry in history.reader._cache._entries.items()}
+    history.read(COST_MATCHER)
+    assert all(entry.day is kept[key[2]] for key, entry in history.reader._cache._entries.items())
 
-    past.cost(DAY1, {0: [dollars(3 * NANO)]})
-    (times,) = past.read(COSTS).values()
-    assert times[end(0)] == 3
-    again = {key[2]: entry.day for key, entry in past.reader._kept._entries.items()}
+    history.put_cost(DAY1, {0: [cost_row(3 * NANO)]})
+    (times,) = history.read(COST_MATCHER).values()
+    assert times[sample_time(0)] == 3
+    again = {key[2]: entry.day for key, entry in history.reader._cache._entries.items()}
     assert again[DAY1] is not kept[DAY1]
     assert again[DAY1 + DAY] is kept[DAY1 + DAY]
 
 
-def test_a_token_that_is_told_late_is_told_at_the_next_query(past: Past) -> None:
+def test_late_tokens_are_returned_by_the_next_query(history: LedgerHistory) -> None:
     """A bucket that is told anew changes the hour that it belongs to."""
-    past.use(DAY1, Row("output", 5, "w", "m"))
-    assert [times[end(0)] for times in past.read(TOKENS).values()] == [5]
-    past.use(DAY1, Row("output", 6, "w", "m"))
-    assert [times[end(0)] for times in past.read(TOKENS).values()] == [6]
+    history.put_usage(DAY1, Row("output", 5, "w", "m"))
+    assert [times[sample_time(0)] for times in history.read(TOKENS_MATCHER).values()] == [5]
+    history.put_usage(DAY1, Row("output", 6, "w", "m"))
+    assert [times[sample_time(0)] for times in history.read(TOKENS_MATCHER).values()] == [6]
 
 
-def test_what_is_kept_is_bounded(past: Past) -> None:
+def test_the_cache_is_bounded(history: LedgerHistory) -> None:
     """The days asked for last are kept, up to a number of bytes."""
-    past.reader._kept._most = 2000
+    history.reader._cache._max_bytes = 2000
     for number in range(6):
-        past.cost(DAY1 + number * DAY, {0: [dollars(NANO)]})
-    past.until = DAY1 + 6 * DAY
-    (times,) = past.read(COSTS).values()
+        history.put_cost(DAY1 + number * DAY, {0: [cost_row(NANO)]})
+    history.until = DAY1 + 6 * DAY
+    (times,) = history.read(COST_MATCHER).values()
     assert len(times) == 6 * 24
-    kept = past.reader._kept
+    kept = history.reader._cache
     assert 0 < kept._size <= 2000
     assert kept._size == sum(entry.size for entry in kept._entries.values())
     assert max(key[2] for key in kept._entries) == DAY1 + 5 * DAY
 
 
-def test_several_queries_get_as_many_results_in_their_order(past: Past) -> None:
+def test_several_queries_get_as_many_results_in_their_order(history: LedgerHistory) -> None:
     """A request may hold several queries; one that finds nothing has an empty result."""
-    past.cost(DAY1, {0: [dollars(NANO)]})
+    history.put_cost(DAY1, {0: [cost_row(NANO)]})
     asked = MESSAGES["ReadRequest"]()
     for name in ("ai_nothing", "ai_hourly_cost_usd"):
         asked.queries.add(end_timestamp_ms=2**62).matchers.add(name="__name__", value=name)
-    found = results(past.reader.answer(bytes(cramjam.snappy.compress_raw(asked.SerializeToString()))))
+    found = decode_read_response(history.reader.handle(bytes(cramjam.snappy.compress_raw(asked.SerializeToString()))))
     assert [len(one) for one in found] == [0, 1]
-    assert results(past.reader.answer(b"\0")) == []
+    assert decode_read_response(history.reader.handle(b"\0")) == []
 
 
-BOMB = varint(2**31) + bytes(40)
+DECOMPRESSION_BOMB = encode_varint(2**31) + bytes(40)
 
 
 @pytest.mark.parametrize(
@@ -233,39 +236,41 @@ BOMB = varint(2**31) + bytes(40)
         (b"not snappy at all", "not compressed with snappy"),
         (b"", "not compressed with snappy"),
         (bytes(cramjam.snappy.compress_raw(b"\xff\xff\xff")), "not a remote-read request in protobuf"),
-        (BOMB, f"longer than {LONGEST_REQUEST} bytes"),
-        (bytes(LONGEST_REQUEST + 1), f"longer than {LONGEST_REQUEST} bytes"),
-        (request((LIKE, "model", "m(")), r"the pattern of the matcher on model cannot be read: m\("),
-        (request((LIKE, "model", "a)|(b")), r"the pattern of the matcher on model cannot be read"),
-        (request((7, "model", "m")), r"the matcher on model is of an unknown kind \(7\)"),
-        (request(types=[1]), "only the response type SAMPLES is answered"),
+        (DECOMPRESSION_BOMB, f"longer than {MAX_REQUEST_BYTES} bytes"),
+        (bytes(MAX_REQUEST_BYTES + 1), f"longer than {MAX_REQUEST_BYTES} bytes"),
+        (encode_read_request((REGEX, "model", "m(")), r"the pattern of the matcher on model cannot be read: m\("),
+        (encode_read_request((REGEX, "model", "a)|(b")), r"the pattern of the matcher on model cannot be read"),
+        (encode_read_request((7, "model", "m")), r"the matcher on model is of an unknown kind \(7\)"),
+        (encode_read_request(types=[1]), "only the response type SAMPLES is answered"),
     ],
 )
-def test_a_request_that_is_not_understood_is_refused_with_the_reason(past: Past, body: bytes, reason: str) -> None:
+def test_a_malformed_request_is_rejected_with_the_reason(history: LedgerHistory, body: bytes, reason: str) -> None:
     """Whatever is wrong with a request, it says what."""
-    with pytest.raises(QueryRefused, match=reason):
-        past.reader.answer(body)
+    with pytest.raises(QueryRejected, match=reason):
+        history.reader.handle(body)
 
 
-def test_an_answer_that_would_be_too_large_is_refused(tmp_path: Path) -> None:
+def test_a_response_that_would_be_too_large_is_rejected(tmp_path: Path) -> None:
     """More samples than the limit are refused, over one account or several queries, with what to do about it."""
-    with opened(tmp_path, most=48) as past:
+    with open_ledger(tmp_path, max_samples=48) as history:
         for day in (DAY1, DAY1 + DAY):
-            past.cost(day, {0: [dollars(NANO)]})
-        assert [len(times) for times in past.read(COSTS).values()] == [48]
-        past.cost(DAY1, {0: [dollars(NANO), dollars(NANO, "n")]})
-        with pytest.raises(QueryRefused, match=r"more than 48 samples: .*--storage\.remote\.read-sample-limit"):
-            past.read(COSTS)
-        assert len(past.read(COSTS, (EQUAL, "model", "m"))) == 1
+            history.put_cost(day, {0: [cost_row(NANO)]})
+        assert [len(times) for times in history.read(COST_MATCHER).values()] == [48]
+        history.put_cost(DAY1, {0: [cost_row(NANO), cost_row(NANO, "n")]})
+        with pytest.raises(QueryRejected, match=r"more than 48 samples: .*--storage\.remote\.read-sample-limit"):
+            history.read(COST_MATCHER)
+        assert len(history.read(COST_MATCHER, (EQUAL, "model", "m"))) == 1
 
 
 @given(st.dictionaries(st.text(max_size=3), st.lists(st.integers(-(10**17), 10**17), min_size=24, max_size=24)))
 def test_a_day_is_encoded_as_protobuf_would(told: dict[str, list[int]]) -> None:
     """The samples written at a stroke are, message by message, those of the protobuf library."""
-    for shown, samples in encode(DAY1, {(("", one, "", ""), ""): values for one, values in told.items()}, NANO).items():
+    for shown, samples in encode_day(
+        DAY1, {(("", one, "", ""), ""): values for one, values in told.items()}, NANO
+    ).items():
         series = MESSAGES["TimeSeries"].FromString(samples)
         values = told[shown[0][1]]
-        assert len(samples) == 24 * SAMPLE
-        assert [one.timestamp for one in series.samples] == [end(hour) for hour in range(24)]
+        assert len(samples) == 24 * SAMPLE_BYTES
+        assert [one.timestamp for one in series.samples] == [sample_time(hour) for hour in range(24)]
         packed = [struct.pack("<d", one.value) for one in series.samples]
         assert packed == [struct.pack("<d", value / NANO) for value in values]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from exporter.ledger import Ledger
 from exporter.ledger.series import Labels
 from exporter.model import DAY, HOUR, Bucket, Row
-from exporter.windows import Span
+from exporter.windows import TimeRange
 
 DAY1 = datetime(2026, 3, 1, tzinfo=UTC)
-ALL = Span(DAY1 - 100 * DAY, DAY1 + 100 * DAY)
+ALL_TIME = TimeRange(DAY1 - 100 * DAY, DAY1 + 100 * DAY)
 
 
 @pytest.fixture
@@ -27,75 +27,77 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened.close()
 
 
-def bucket(hour: int, *rows: Row) -> Bucket:
+def make_bucket(hour: int, *rows: Row) -> Bucket:
     """One hour of the report `use`."""
     return Bucket("use", DAY1 + hour * HOUR, DAY1 + (hour + 1) * HOUR, rows)
 
 
-def span(first: int, last: int) -> Span:
+def hour_range(first: int, last: int) -> TimeRange:
     """The hours [first, last)."""
-    return Span(DAY1 + first * HOUR, DAY1 + last * HOUR)
+    return TimeRange(DAY1 + first * HOUR, DAY1 + last * HOUR)
 
 
-def total(ledger: Ledger, number: int) -> dict[Labels, int]:
+def sum_units(ledger: Ledger, number: int) -> dict[Labels, int]:
     """Every series with its sum over all time."""
-    return ledger.buckets.units(number, ["use"], ALL)
+    return ledger.buckets.units(number, ["use"], ALL_TIME)
 
 
 def test_a_bucket_replaces_the_whole_bucket(ledger: Ledger) -> None:
     """A row that the provider moved to another model vanishes from the old one."""
-    number = ledger.buckets.account("a", "p")
-    ledger.buckets.put(number, "use", span(0, 1), [bucket(0, Row("output", 5, model="m"), Row("output", 7, model="n"))])
-    ledger.buckets.put(number, "use", span(0, 1), [bucket(0, Row("output", 12, model="n"))])
+    number = ledger.buckets.register_account("a", "p")
+    ledger.buckets.put(
+        number, "use", hour_range(0, 1), [make_bucket(0, Row("output", 5, model="m"), Row("output", 7, model="n"))]
+    )
+    ledger.buckets.put(number, "use", hour_range(0, 1), [make_bucket(0, Row("output", 12, model="n"))])
 
-    assert total(ledger, number) == {("output", "", "n", "", "", ""): 12}
+    assert sum_units(ledger, number) == {("output", "", "n", "", "", ""): 12}
 
 
-def test_telling_twice_changes_nothing(ledger: Ledger) -> None:
+def test_storing_twice_changes_nothing(ledger: Ledger) -> None:
     """The same bucket told again changes no day, whatever the order of its rows."""
-    number = ledger.buckets.account("a", "p")
+    number = ledger.buckets.register_account("a", "p")
     rows = (Row("output", 5, model="m"), Row("output", 7, model="n"))
 
-    assert ledger.buckets.put(number, "use", span(0, 1), [bucket(0, *rows)]) == {DAY1}
-    assert ledger.buckets.put(number, "use", span(0, 1), [bucket(0, *reversed(rows))]) == frozenset()
+    assert ledger.buckets.put(number, "use", hour_range(0, 1), [make_bucket(0, *rows)]) == {DAY1}
+    assert ledger.buckets.put(number, "use", hour_range(0, 1), [make_bucket(0, *reversed(rows))]) == frozenset()
 
 
 def test_rows_with_the_same_labels_are_added(ledger: Ledger) -> None:
     """Two rows of one bucket that differ in nothing that is kept count both."""
-    number = ledger.buckets.account("a", "p")
-    ledger.buckets.put(number, "use", span(0, 1), [bucket(0, Row("output", 5), Row("output", 7))])
+    number = ledger.buckets.register_account("a", "p")
+    ledger.buckets.put(number, "use", hour_range(0, 1), [make_bucket(0, Row("output", 5), Row("output", 7))])
 
-    assert sum(total(ledger, number).values()) == 12
+    assert sum(sum_units(ledger, number).values()) == 12
 
 
 def test_an_emptied_bucket_withdraws_its_rows(ledger: Ledger) -> None:
     """A bucket that is told empty takes back what it said, and its day has changed."""
-    number = ledger.buckets.account("a", "p")
-    ledger.buckets.put(number, "use", span(0, 1), [bucket(0, Row("output", 5))])
+    number = ledger.buckets.register_account("a", "p")
+    ledger.buckets.put(number, "use", hour_range(0, 1), [make_bucket(0, Row("output", 5))])
 
-    assert ledger.buckets.put(number, "use", span(0, 1), [bucket(0)]) == {DAY1}
-    assert total(ledger, number) == {}
+    assert ledger.buckets.put(number, "use", hour_range(0, 1), [make_bucket(0)]) == {DAY1}
+    assert sum_units(ledger, number) == {}
 
 
-def test_a_stock_is_told_by_its_largest_hour(ledger: Ledger) -> None:
+def test_a_gauge_meter_is_stored_as_its_largest_hour(ledger: Ledger) -> None:
     """Bytes are not added up over hours: their largest hour is told."""
-    number = ledger.buckets.account("a", "p")
-    told = [bucket(hour, Row("bytes", 10 + hour)) for hour in range(3)]
-    ledger.buckets.put(number, "use", span(0, 3), told)
+    number = ledger.buckets.register_account("a", "p")
+    told = [make_bucket(hour, Row("bytes", 10 + hour)) for hour in range(3)]
+    ledger.buckets.put(number, "use", hour_range(0, 3), told)
 
-    assert list(total(ledger, number).values()) == [12]
+    assert list(sum_units(ledger, number).values()) == [12]
 
 
 def test_coverage_never_hides_a_gap(ledger: Ledger) -> None:
     """Spans that touch are joined; one that does not touch begins a new coverage."""
-    number = ledger.buckets.account("a", "p")
+    number = ledger.buckets.register_account("a", "p")
     for first, last in ((5, 8), (8, 9), (3, 5)):
-        ledger.buckets.put(number, "use", span(first, last), [])
+        ledger.buckets.put(number, "use", hour_range(first, last), [])
     joined = ledger.buckets.coverage(number, "use")
     assert joined is not None
     assert (joined.since, joined.until) == (DAY1 + 3 * HOUR, DAY1 + 9 * HOUR)
 
-    ledger.buckets.put(number, "use", span(20, 22), [])
+    ledger.buckets.put(number, "use", hour_range(20, 22), [])
     apart = ledger.buckets.coverage(number, "use")
     assert apart is not None
     assert apart.since == DAY1 + 20 * HOUR
@@ -104,38 +106,38 @@ def test_coverage_never_hides_a_gap(ledger: Ledger) -> None:
 def test_what_was_stored_survives_a_restart(tmp_path: Path) -> None:
     """A ledger opened again knows buckets, coverage and names."""
     first = Ledger(tmp_path)
-    number = first.buckets.account("a", "p")
-    first.buckets.put(number, "use", span(0, 1), [bucket(0, Row("output", 5))], settled=True)
+    number = first.buckets.register_account("a", "p")
+    first.buckets.put(number, "use", hour_range(0, 1), [make_bucket(0, Row("output", 5))], completes_refresh=True)
     first.names.put(number, {"w1": "Web"})
     before = first.buckets.coverage(number, "use")
     first.close()
 
     second = Ledger(tmp_path)
-    assert second.buckets.account("a", "p") == number
+    assert second.buckets.register_account("a", "p") == number
     assert second.buckets.coverage(number, "use") == before
     assert second.names.all(number) == {"w1": "Web"}
-    assert sum(total(second, number).values()) == 5
+    assert sum(sum_units(second, number).values()) == 5
     second.close()
 
 
-def test_a_failed_telling_leaves_nothing(ledger: Ledger) -> None:
+def test_a_failed_write_stores_nothing(ledger: Ledger) -> None:
     """When the telling breaks off half way, neither its buckets nor its coverage are stored."""
-    number = ledger.buckets.account("a", "p")
+    number = ledger.buckets.register_account("a", "p")
 
     def breaking() -> Iterator[Bucket]:
-        yield bucket(0, Row("output", 5))
+        yield make_bucket(0, Row("output", 5))
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        ledger.buckets.put(number, "use", span(0, 2), breaking())
+        ledger.buckets.put(number, "use", hour_range(0, 2), breaking())
 
-    assert total(ledger, number) == {}
+    assert sum_units(ledger, number) == {}
     assert ledger.buckets.coverage(number, "use") is None
-    ledger.buckets.put(number, "use", span(0, 1), [bucket(0, Row("output", 5))])
-    assert sum(total(ledger, number).values()) == 5
+    ledger.buckets.put(number, "use", hour_range(0, 1), [make_bucket(0, Row("output", 5))])
+    assert sum(sum_units(ledger, number).values()) == 5
 
 
-tellings = st.lists(
+bucket_updates = st.lists(
     st.tuples(
         st.integers(0, 5),
         st.lists(
@@ -150,35 +152,35 @@ tellings = st.lists(
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(told=tellings)
-def test_the_newest_telling_of_every_bucket_stands(
+@given(told=bucket_updates)
+def test_the_newest_version_of_every_bucket_is_kept(
     tmp_path_factory: pytest.TempPathFactory, told: list[tuple[int, list[Row]]]
 ) -> None:
     """For any interleaving of tellings the ledger holds, for each bucket, exactly what was said last."""
     ledger = Ledger(tmp_path_factory.mktemp("ledger"))
-    number = ledger.buckets.account("a", "p")
+    number = ledger.buckets.register_account("a", "p")
     newest: dict[int, list[Row]] = {}
     for hour, rows in told:
-        ledger.buckets.put(number, "use", span(hour, hour + 1), [bucket(hour, *rows)])
+        ledger.buckets.put(number, "use", hour_range(hour, hour + 1), [make_bucket(hour, *rows)])
         newest[hour] = rows
 
     expected: dict[tuple[str, str], int] = {}
     for rows in newest.values():
         for row in rows:
             expected[row.meter, row.model] = expected.get((row.meter, row.model), 0) + row.value
-    found = {(labels[0], labels[2]): value for labels, value in total(ledger, number).items()}
+    found = {(labels[0], labels[2]): value for labels, value in sum_units(ledger, number).items()}
     ledger.close()
     assert found == expected
 
 
 def test_labels_that_come_after_a_read_are_known_at_the_next(ledger: Ledger) -> None:
     """A model that is told for the first time, once others were read already, is read under its own name."""
-    number = ledger.buckets.account("a", "p")
-    ledger.buckets.put(number, "use", span(0, 1), [bucket(0, Row("output", 5, model="m"))])
-    assert total(ledger, number) == {("output", "", "m", "", "", ""): 5}
+    number = ledger.buckets.register_account("a", "p")
+    ledger.buckets.put(number, "use", hour_range(0, 1), [make_bucket(0, Row("output", 5, model="m"))])
+    assert sum_units(ledger, number) == {("output", "", "m", "", "", ""): 5}
 
-    ledger.buckets.put(number, "use", span(1, 2), [bucket(1, Row("output", 7, model="n"))])
-    assert total(ledger, number) == {("output", "", "m", "", "", ""): 5, ("output", "", "n", "", "", ""): 7}
+    ledger.buckets.put(number, "use", hour_range(1, 2), [make_bucket(1, Row("output", 7, model="n"))])
+    assert sum_units(ledger, number) == {("output", "", "m", "", "", ""): 5, ("output", "", "n", "", "", ""): 7}
     assert ledger.buckets.rows(number, "use", DAY1) == {
         0: [Row("output", 5, model="m")],
         1: [Row("output", 7, model="n")],

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import LedgerError
-from exporter.ledger import Ledger, Worth
+from exporter.ledger import Ledger, ValuedDay
 from exporter.model import COST, DAY, HOUR, Bucket, Row
-from exporter.windows import Span
+from exporter.windows import TimeRange
 
 DAY1 = datetime(2026, 3, 1, tzinfo=UTC)
-ONE = ("output", "w", "m", "", "", "")
+LABELS = ("output", "w", "m", "", "", "")
 
 
 @pytest.fixture
@@ -26,44 +26,44 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened.close()
 
 
-def tell(ledger: Ledger, report: str, hour: int, value: int) -> None:
+def put_usage(ledger: Ledger, report: str, hour: int, value: int) -> None:
     """Tell an hour of a report of account 1."""
-    span = Span(DAY1 + hour * HOUR, DAY1 + (hour + 1) * HOUR)
+    span = TimeRange(DAY1 + hour * HOUR, DAY1 + (hour + 1) * HOUR)
     ledger.buckets.put(1, report, span, [Bucket(report, span.start, span.end, (Row("output", value, "w", "m"),))])
 
 
-def value(ledger: Ledger, day: datetime, nano: int) -> None:
+def put_cost(ledger: Ledger, day: datetime, nano: int) -> None:
     """Value a day of account 1."""
-    worth = Worth({4: [Row(COST, nano, "w", "m")]}, {}, "by hand", billed=False)
-    ledger.costs.put(1, day, worth, ledger.costs.told(1, day))
+    worth = ValuedDay({4: [Row(COST, nano, "w", "m")]}, {}, "by hand", billed=False)
+    ledger.costs.put(1, day, worth, ledger.costs.revision(1, day))
 
 
 def test_reports_are_added_hour_by_hour(ledger: Ledger) -> None:
     """What several reports told of the same series is one series, hour by hour; other reports are left out."""
-    ledger.buckets.account("a", "p")
-    tell(ledger, "use", 0, 5)
-    tell(ledger, "use", 3, 7)
-    tell(ledger, "more", 3, 10)
-    tell(ledger, "other", 3, 100)
-    assert ledger.hours.units(1, ["use", "more"], DAY1) == {ONE: [5, 0, 0, 17] + [0] * 20}
+    ledger.buckets.register_account("a", "p")
+    put_usage(ledger, "use", 0, 5)
+    put_usage(ledger, "use", 3, 7)
+    put_usage(ledger, "more", 3, 10)
+    put_usage(ledger, "other", 3, 100)
+    assert ledger.hours.units(1, ["use", "more"], DAY1) == {LABELS: [5, 0, 0, 17] + [0] * 20}
     assert ledger.hours.units(1, ["use", "more"], DAY1 + DAY) == {}
 
 
 def test_where_one_report_keeps_only_the_sum_so_does_the_day(ledger: Ledger) -> None:
     """Between the rolling of two reports of a day, their sum is told without hours."""
-    ledger.buckets.account("a", "p")
-    tell(ledger, "use", 2, 5)
+    ledger.buckets.register_account("a", "p")
+    put_usage(ledger, "use", 2, 5)
     ledger.retention.apply(DAY1 + 10 * DAY, 5 * DAY, 1000 * DAY)
-    assert ledger.hours.units(1, ["use"], DAY1) == {ONE: [5]}
-    tell(ledger, "more", 3, 10)
-    assert ledger.hours.units(1, ["use", "more"], DAY1) == {ONE: [15]}
-    assert ledger.hours.units(1, ["more", "use"], DAY1) == {ONE: [15]}
+    assert ledger.hours.units(1, ["use"], DAY1) == {LABELS: [5]}
+    put_usage(ledger, "more", 3, 10)
+    assert ledger.hours.units(1, ["use", "more"], DAY1) == {LABELS: [15]}
+    assert ledger.hours.units(1, ["more", "use"], DAY1) == {LABELS: [15]}
 
 
 def test_a_rolled_cost_is_one_sum_and_is_not_rolled_again(ledger: Ledger) -> None:
     """A day's hours of cost become one sum; another round leaves them, and the version, as they are."""
-    ledger.buckets.account("a", "p")
-    value(ledger, DAY1, 9)
+    ledger.buckets.register_account("a", "p")
+    put_cost(ledger, DAY1, 9)
     assert ledger.hours.cost(1, DAY1) == {(COST, "w", "m", "", "", ""): [0] * 4 + [9] + [0] * 19}
     for _ in range(2):
         ledger.retention.apply(DAY1 + 10 * DAY, 5 * DAY, 1000 * DAY)
@@ -73,80 +73,80 @@ def test_a_rolled_cost_is_one_sum_and_is_not_rolled_again(ledger: Ledger) -> Non
 
 def test_a_version_grows_with_every_change_and_only_then(ledger: Ledger) -> None:
     """A telling, a valuation and the rolling of a day change it; a telling in the same words does not."""
-    ledger.buckets.account("a", "p")
+    ledger.buckets.register_account("a", "p")
     seen = [ledger.hours.version(1, DAY1)]
     for change in (
-        lambda: tell(ledger, "use", 0, 5),
-        lambda: tell(ledger, "use", 0, 6),
-        lambda: value(ledger, DAY1, 9),
+        lambda: put_usage(ledger, "use", 0, 5),
+        lambda: put_usage(ledger, "use", 0, 6),
+        lambda: put_cost(ledger, DAY1, 9),
         lambda: ledger.retention.apply(DAY1 + 10 * DAY, 5 * DAY, 1000 * DAY),
     ):
         change()
         seen.append(ledger.hours.version(1, DAY1))
     assert seen == sorted(set(seen))
     before = ledger.hours.version(1, DAY1 + 12 * DAY)
-    tell(ledger, "use", 12 * 24, 5)
-    tell(ledger, "use", 12 * 24, 5)
+    put_usage(ledger, "use", 12 * 24, 5)
+    put_usage(ledger, "use", 12 * 24, 5)
     assert ledger.hours.version(1, DAY1 + 12 * DAY) == before + 1
     assert ledger.hours.version(2, DAY1) == 0
 
 
 def test_a_valuation_that_came_too_late_changes_nothing(ledger: Ledger) -> None:
     """Where a day was told anew meanwhile, neither its cost nor its version changes."""
-    ledger.buckets.account("a", "p")
-    before = ledger.costs.told(1, DAY1)
-    tell(ledger, "use", 0, 5)
+    ledger.buckets.register_account("a", "p")
+    before = ledger.costs.revision(1, DAY1)
+    put_usage(ledger, "use", 0, 5)
     version = ledger.hours.version(1, DAY1)
-    ledger.costs.put(1, DAY1, Worth({4: [Row(COST, 9)]}, {}, "by hand", billed=False), before)
+    ledger.costs.put(1, DAY1, ValuedDay({4: [Row(COST, 9)]}, {}, "by hand", billed=False), before)
     assert ledger.hours.version(1, DAY1) == version
     assert ledger.hours.cost(1, DAY1) == {}
 
 
-def test_a_day_that_is_told_more_all_the_time_has_a_cost_meanwhile(ledger: Ledger) -> None:
+def test_a_day_under_continuous_ingest_has_a_cost(ledger: Ledger) -> None:
     """Where it is moving, it takes the cost of what was known, and has to be valued again."""
-    ledger.buckets.account("a", "p")
-    before = ledger.costs.told(1, DAY1)
-    tell(ledger, "use", 0, 5)
-    ledger.costs.put(1, DAY1, Worth({4: [Row(COST, 9)]}, {}, "by hand", billed=False), before, moving=True)
+    ledger.buckets.register_account("a", "p")
+    before = ledger.costs.revision(1, DAY1)
+    put_usage(ledger, "use", 0, 5)
+    ledger.costs.put(1, DAY1, ValuedDay({4: [Row(COST, 9)]}, {}, "by hand", billed=False), before, still_open=True)
     assert sum(map(sum, ledger.hours.cost(1, DAY1).values())) == 9
-    assert ledger.costs.unvalued(1, "by hand") == [DAY1]
+    assert ledger.costs.unvalued_days(1, "by hand") == [DAY1]
 
 
 def test_days_and_labels_are_those_of_the_account(ledger: Ledger) -> None:
     """The days within a span of which anything is known, and the labels of the reports that are asked for."""
-    ledger.buckets.account("a", "p")
+    ledger.buckets.register_account("a", "p")
     for hour in (0, 24, 72):
-        tell(ledger, "use", hour, 5)
-    value(ledger, DAY1, 9)
-    tell(ledger, "bill", 0, 5)
-    assert ledger.hours.days(1, Span(DAY1 + DAY, DAY1 + 9 * DAY)) == [DAY1 + DAY, DAY1 + 3 * DAY]
-    assert ledger.hours.days(1, Span(DAY1, DAY1 + DAY)) == [DAY1]
-    assert sorted(ledger.hours.labels(1, ["use"])) == [(COST, "w", "m", "", "", ""), ONE]
+        put_usage(ledger, "use", hour, 5)
+    put_cost(ledger, DAY1, 9)
+    put_usage(ledger, "bill", 0, 5)
+    assert ledger.hours.days(1, TimeRange(DAY1 + DAY, DAY1 + 9 * DAY)) == [DAY1 + DAY, DAY1 + 3 * DAY]
+    assert ledger.hours.days(1, TimeRange(DAY1, DAY1 + DAY)) == [DAY1]
+    assert sorted(ledger.hours.labels(1, ["use"])) == [(COST, "w", "m", "", "", ""), LABELS]
     assert ledger.hours.labels(2, ["use"]) == []
 
 
 def test_a_reader_works_beside_the_writer(tmp_path: Path) -> None:
     """A ledger opened for reading takes no lock, sees what is committed, and cannot write."""
     writer = Ledger(tmp_path)
-    writer.buckets.account("a", "p")
-    reader = Ledger(tmp_path, reading=True)
-    tell(writer, "use", 0, 5)
-    assert reader.buckets.known("a", "p") == 1
-    assert reader.buckets.known("a", "q") is None
-    assert reader.hours.units(1, ["use"], DAY1)[ONE][0] == 5
+    writer.buckets.register_account("a", "p")
+    reader = Ledger(tmp_path, read_only=True)
+    put_usage(writer, "use", 0, 5)
+    assert reader.buckets.find_account("a", "p") == 1
+    assert reader.buckets.find_account("a", "q") is None
+    assert reader.hours.units(1, ["use"], DAY1)[LABELS][0] == 5
     with pytest.raises(LedgerError, match="readonly"):
-        tell(reader, "use", 0, 6)
+        put_usage(reader, "use", 0, 6)
     reader.close()
     writer.close()
-    closed = Ledger(tmp_path, reading=True)
-    assert closed.hours.units(1, ["use"], DAY1)[ONE][0] == 5
+    closed = Ledger(tmp_path, read_only=True)
+    assert closed.hours.units(1, ["use"], DAY1)[LABELS][0] == 5
     closed.close()
 
 
 def test_a_reader_makes_no_ledger_and_changes_none(tmp_path: Path) -> None:
     """Where there is none, or one of an older or a newer release, it is told what to do."""
     with pytest.raises(LedgerError, match=r"There is no ledger in .* --storage\.path"):
-        Ledger(tmp_path, reading=True)
+        Ledger(tmp_path, read_only=True)
     assert list(tmp_path.iterdir()) == []
     Ledger(tmp_path).close()
     for version, said in ((0, "written by an older .* Start this release's `run`"), (99, "written by a newer")):
@@ -154,4 +154,4 @@ def test_a_reader_makes_no_ledger_and_changes_none(tmp_path: Path) -> None:
             db.execute(f"PRAGMA user_version = {version}")
         db.close()
         with pytest.raises(LedgerError, match=said):
-            Ledger(tmp_path, reading=True)
+            Ledger(tmp_path, read_only=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import LedgerError
-from exporter.ledger import Ledger, Worth
+from exporter.ledger import Ledger, ValuedDay
 from exporter.model import COST, DAY, HOUR, Bucket, Row
-from exporter.windows import Span
+from exporter.windows import TimeRange
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -45,17 +45,17 @@ def test_two_exporters_cannot_share_a_ledger(tmp_path: Path) -> None:
     Ledger(tmp_path).close()
 
 
-def test_a_ledger_is_closed_under_those_who_read(tmp_path: Path) -> None:
+def test_closing_a_ledger_waits_for_readers(tmp_path: Path) -> None:
     """Closing waits for reads that go on and refuses later ones with a reason; nothing crashes, nothing hangs."""
     ledger = Ledger(tmp_path)
-    number = ledger.buckets.account("acme", "maker")
+    number = ledger.buckets.register_account("acme", "maker")
     reading, refused = threading.Barrier(9), list[str]()
 
     def read() -> None:
         reading.wait()
         while True:
             try:
-                ledger.costs.days(number, Span(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)))
+                ledger.costs.days(number, TimeRange(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)))
             except LedgerError as error:
                 refused.append(str(error))
                 return
@@ -72,17 +72,17 @@ def test_a_ledger_is_closed_under_those_who_read(tmp_path: Path) -> None:
     assert len(refused) == 8
     assert all("is closed: the process is ending" in reason for reason in refused)
     with pytest.raises(LedgerError, match="is closed"):
-        ledger.buckets.account("other", "maker")
+        ledger.buckets.register_account("other", "maker")
 
 
-def test_a_file_that_is_no_ledger_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_ledger_is_reported(tmp_path: Path) -> None:
     """A damaged file is told as such, with the way out."""
     (tmp_path / "ledger.db").write_bytes(b"this is not a database, it is a text" * 100)
     with pytest.raises(LedgerError, match=r"damaged: move it away"):
         Ledger(tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     """Where a file stands in the way, the message names the folder and the flag."""
     (tmp_path / "taken").write_text("")
     with pytest.raises(LedgerError, match=r"taken/data cannot be used.*--storage\.path"):
@@ -92,26 +92,28 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 def test_a_full_disk_loses_nothing_that_was_stored(tmp_path: Path) -> None:
     """When the disk is full the telling fails as a whole, in plain words, and what was stored before stays."""
     ledger = Ledger(tmp_path)
-    number = ledger.buckets.account("a", "p")
-    ledger.buckets.put(number, "use", Span(START, START + HOUR), [_hour(0, 3)])
+    number = ledger.buckets.register_account("a", "p")
+    ledger.buckets.put(number, "use", TimeRange(START, START + HOUR), [_hour_bucket(0, 3)])
     with ledger._store.write() as db:
         pages = db.execute("PRAGMA page_count").fetchone()[0]
     ledger._store._writer.execute(f"PRAGMA max_page_count = {pages}")
 
     with pytest.raises(LedgerError, match="disk is full: free some space"):
-        ledger.buckets.put(number, "use", Span(START, START + DAY), [_hour(hour, 500) for hour in range(24)])
+        ledger.buckets.put(
+            number, "use", TimeRange(START, START + DAY), [_hour_bucket(hour, 500) for hour in range(24)]
+        )
 
     ledger._store._writer.execute(f"PRAGMA max_page_count = {pages * 100}")
-    assert len(ledger.buckets.units(number, ["use"], Span(START, START + DAY))) == 3
+    assert len(ledger.buckets.units(number, ["use"], TimeRange(START, START + DAY))) == 3
     ledger.close()
 
 
-def _hour(hour: int, rows: int) -> Bucket:
+def _hour_bucket(hour: int, rows: int) -> Bucket:
     moment = START + hour * HOUR
     return Bucket("use", moment, moment + HOUR, tuple(Row("output", 1, model=f"model-{n}" * 9) for n in range(rows)))
 
 
-_WRITER = """
+_WRITER_SCRIPT = """
 import sys
 import threading
 import time
@@ -119,15 +121,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from exporter.ledger import Ledger
 from exporter.model import HOUR, Bucket, Row
-from exporter.windows import Span
+from exporter.windows import TimeRange
 start = datetime(2026, 1, 1, tzinfo=UTC)
 ledger = Ledger(Path(sys.argv[1]))
-number = ledger.buckets.account("a", "p")
+number = ledger.buckets.register_account("a", "p")
 hour = 0
 while True:
     at = start + hour * HOUR
     rows = tuple(Row("output", 1, model=f"m{n}") for n in range(20))
-    ledger.buckets.put(number, "use", Span(at, at + HOUR), [Bucket("use", at, at + HOUR, rows)])
+    ledger.buckets.put(number, "use", TimeRange(at, at + HOUR), [Bucket("use", at, at + HOUR, rows)])
     hour += 1
     print(hour, flush=True)
 """
@@ -136,7 +138,9 @@ while True:
 def test_a_killed_process_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
     """After kill -9 in the middle of writing, every acknowledged bucket is there, whole, and once."""
     for _ in range(5):
-        process = subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WRITER_SCRIPT, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout is not None
         acknowledged = 0
         for line in process.stdout:
@@ -147,8 +151,8 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(tmp_path: Path) -> 
         process.stdout.close()
 
         ledger = Ledger(tmp_path)
-        number = ledger.buckets.account("a", "p")
-        totals = ledger.buckets.units(number, ["use"], Span(START, START + 365 * DAY))
+        number = ledger.buckets.register_account("a", "p")
+        totals = ledger.buckets.units(number, ["use"], TimeRange(START, START + 365 * DAY))
         ledger.close()
         assert len(totals) == 20
         assert len(set(totals.values())) == 1, "a bucket was stored in part"
@@ -158,49 +162,51 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(tmp_path: Path) -> 
 def test_old_hours_become_days_and_keep_their_sums(tmp_path: Path) -> None:
     """Rolling keeps every sum, a rolled day is not counted again when it is told again, and old days go."""
     ledger = Ledger(tmp_path)
-    number = ledger.buckets.account("a", "p")
+    number = ledger.buckets.register_account("a", "p")
     days = [START + n * DAY for n in range(3)]
     for day in days:
         hours = [Bucket("use", day + n * HOUR, day + (n + 1) * HOUR, (Row("output", n),)) for n in range(24)]
-        ledger.buckets.put(number, "use", Span(day, day + DAY), hours)
-        ledger.costs.put(number, day, Worth({n: [Row(COST, n)] for n in range(24)}, {}, "x", billed=True), told=1)
+        ledger.buckets.put(number, "use", TimeRange(day, day + DAY), hours)
+        ledger.costs.put(
+            number, day, ValuedDay({n: [Row(COST, n)] for n in range(24)}, {}, "x", billed=True), revision=1
+        )
     now = START + 100 * DAY
 
     ledger.retention.apply(now, timedelta(days=98), timedelta(days=1000))
-    ledger.buckets.put(number, "use", Span(days[0], days[1]), hours[:1])
+    ledger.buckets.put(number, "use", TimeRange(days[0], days[1]), hours[:1])
 
-    everything = Span(START, now)
+    everything = TimeRange(START, now)
     assert list(ledger.buckets.units(number, ["use"], everything).values()) == [3 * 276]
     assert list(ledger.costs.total(number, everything).values()) == [3 * 276]
     assert len(ledger.buckets.rows(number, "use", days[0])) == 1
     assert len(ledger.buckets.rows(number, "use", days[2])) == 24
-    assert ledger.costs.unvalued(number, "y") == [days[2]]
+    assert ledger.costs.unvalued_days(number, "y") == [days[2]]
 
     ledger.retention.apply(now, timedelta(days=98), timedelta(days=99))
     assert list(ledger.costs.total(number, everything).values()) == [2 * 276]
     ledger.close()
 
 
-def _worth(nano: int, *, billed: bool, estimate: int | None = None) -> Worth:
-    return Worth({0: [Row(COST, nano)]}, {}, "x", billed, estimate)
+def _valued_day(nano: int, *, billed: bool, estimate: int | None = None) -> ValuedDay:
+    return ValuedDay({0: [Row(COST, nano)]}, {}, "x", billed, estimate)
 
 
-def test_a_billed_day_keeps_what_it_was_first_told_and_estimated(tmp_path: Path) -> None:
+def test_a_billed_day_keeps_its_first_bill_and_estimate(tmp_path: Path) -> None:
     """Corrections of a billed day are added up, up and down, beside its first bill and the estimate before it."""
     ledger = Ledger(tmp_path)
-    number = ledger.buckets.account("a", "p")
+    number = ledger.buckets.register_account("a", "p")
     for worth in (
-        _worth(90, billed=False),
-        _worth(100, billed=True, estimate=92),
-        _worth(100, billed=True, estimate=7),
+        _valued_day(90, billed=False),
+        _valued_day(100, billed=True, estimate=92),
+        _valued_day(100, billed=True, estimate=7),
     ):
-        ledger.costs.put(number, START, worth, told=0)
-    assert ledger.costs.restated(number) == 0
+        ledger.costs.put(number, START, worth, revision=0)
+    assert ledger.costs.total_restatement(number) == 0
 
-    ledger.costs.put(number, START, _worth(70, billed=True), told=0)
-    ledger.costs.put(number, START, _worth(80, billed=True), told=0)
+    ledger.costs.put(number, START, _valued_day(70, billed=True), revision=0)
+    ledger.costs.put(number, START, _valued_day(80, billed=True), revision=0)
 
-    (day,) = ledger.costs.days(number, Span(START, START + DAY))
-    assert (day.cost, day.billed, day.first, day.restated, day.estimate) == (80, True, 100, 40, 92)
-    assert ledger.costs.restated(number) == 40
+    (day,) = ledger.costs.days(number, TimeRange(START, START + DAY))
+    assert (day.cost, day.billed, day.first_bill, day.restatement, day.estimate) == (80, True, 100, 40, 92)
+    assert ledger.costs.total_restatement(number) == 40
     ledger.close()

@@ -11,26 +11,28 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.metrics.exposition import Page, Section, assemble, dollars, labelled, render
-from exporter.metrics.families import ACCOUNT, FAMILIES, POLLS, UP
+from exporter.metrics.exposition import Page, Section, assemble, format_labels, format_usd, render_samples
+from exporter.metrics.families import ACCOUNT_LABELS, ACCOUNT_UP, FAMILIES, POLLS
 from exporter.web import accepts_gzip, prefers_openmetrics
 
 CHUNKS = {
-    UP: render(UP, [(labelled(ACCOUNT, ("p", "a")), "1")]),
-    POLLS: render(POLLS, [(labelled((*ACCOUNT, "report"), ("p", "a", "r")), "7")]),
+    ACCOUNT_UP: render_samples(ACCOUNT_UP, [(format_labels(ACCOUNT_LABELS, ("p", "a")), "1")]),
+    POLLS: render_samples(POLLS, [(format_labels((*ACCOUNT_LABELS, "report"), ("p", "a", "r")), "7")]),
 }
 
 
-def page() -> Page:
+def make_page() -> Page:
     """A page of one account."""
-    text, openmetrics = (assemble((UP, POLLS), [CHUNKS], openmetrics=form) for form in (False, True))
-    return Page.of(Section.of(b"# spend\n" * 5000), Section.of(text), Section.of(openmetrics))
+    text, openmetrics = (assemble((ACCOUNT_UP, POLLS), [CHUNKS], openmetrics=form) for form in (False, True))
+    return Page.from_sections(
+        Section.compress(b"# spend\n" * 5000), Section.compress(text), Section.compress(openmetrics)
+    )
 
 
 @given(st.integers(-(10**18), 10**18))
 def test_dollars_are_exact(nano: int) -> None:
     """A nano-dollar amount is written as the decimal that it is, without an exponent."""
-    whole, _, rest = dollars(nano).lstrip("-").partition(".")
+    whole, _, rest = format_usd(nano).lstrip("-").partition(".")
 
     assert (int(whole) * 10**9 + int((rest + "0" * 9)[:9])) * (-1 if nano < 0 else 1) == nano
     assert len(rest) <= 9
@@ -40,7 +42,7 @@ def test_dollars_are_exact(nano: int) -> None:
 def test_any_label_value_reads_back(first: str, second: str) -> None:
     """Quotes, backslashes, line ends and anything else in a name survive a parser."""
     first, second = (text.encode("utf-8", "ignore").decode().replace("\r", "") for text in (first, second))
-    line = render(UP, [(labelled(ACCOUNT, (first, second or "x")), "1")]).decode()
+    line = render_samples(ACCOUNT_UP, [(format_labels(ACCOUNT_LABELS, (first, second or "x")), "1")]).decode()
     family = next(iter(parse_text(line)))
 
     assert family.samples[0].labels.get("provider", "") == first
@@ -51,8 +53,8 @@ def test_any_label_value_reads_back(first: str, second: str) -> None:
 def test_the_compressed_page_is_one_gzip_member_with_the_same_bytes(openmetrics: bool) -> None:
     """The compressed answer unpacks to the plain one and ends with its only member: curl stops after the first."""
     tail = b"fresh 1\n# EOF\n"
-    plain = b"".join(page().plain(tail, openmetrics=openmetrics))
-    packed = b"".join(page().gzipped(tail, openmetrics=openmetrics))
+    plain = b"".join(make_page().plain(tail, openmetrics=openmetrics))
+    packed = b"".join(make_page().gzipped(tail, openmetrics=openmetrics))
     reader = zlib.decompressobj(zlib.MAX_WBITS | 16)
 
     assert reader.decompress(packed) == plain
@@ -63,8 +65,8 @@ def test_the_compressed_page_is_one_gzip_member_with_the_same_bytes(openmetrics:
 
 def test_both_formats_are_read_by_their_parsers() -> None:
     """A counter is announced without _total in OpenMetrics and with it in the text format."""
-    text = b"".join(page().plain(b"", openmetrics=False)).decode()
-    openmetrics = assemble((UP, POLLS), [CHUNKS], openmetrics=True).decode() + "# EOF\n"
+    text = b"".join(make_page().plain(b"", openmetrics=False)).decode()
+    openmetrics = assemble((ACCOUNT_UP, POLLS), [CHUNKS], openmetrics=True).decode() + "# EOF\n"
 
     assert {family.name: family.type for family in parse_text(text)} == {
         "ai_account_up": "gauge",
@@ -79,7 +81,7 @@ def test_both_formats_are_read_by_their_parsers() -> None:
 
 def test_a_family_without_samples_is_left_out() -> None:
     """No account has anything to say of it, so neither does the page."""
-    assert assemble((UP,), [{UP: b""}], openmetrics=False) == b""
+    assert assemble((ACCOUNT_UP,), [{ACCOUNT_UP: b""}], openmetrics=False) == b""
 
 
 def test_every_family_has_a_help_and_a_name_by_the_rules() -> None:

@@ -18,20 +18,20 @@ import yaml
 from exporter.config.configuration import Budget
 from exporter.model import DAY, HOUR, NANO, REQUESTS, TOKEN_METERS
 from exporter.simulator.world import World
-from exporter.windows import Span, floor
-from tests.servers import VERSIONS, promtool
-from tests.system import NOON, Clock, Stage, lone, midnight, stage
+from exporter.windows import TimeRange, floor
+from tests.servers import VERSIONS, run_promtool
+from tests.system import NOON, Clock, System, make_account, midnight, start_system
 
 COST_SIGNALS = (
     "ai_cost_last_hour_expected_usd",
-    "ai_cost_last_hour_high_usd",
-    "ai_cost_this_hour_high_usd",
+    "ai_cost_last_hour_upper_bound_usd",
+    "ai_cost_this_hour_upper_bound_usd",
     "ai_cost_excess_24h_usd",
 )
 Provider = Literal["openai", "anthropic", "cursor"]
 
 
-def budget(
+def make_budget(
     name: str = "all", period: str = "month", limit: int = 1000, owner: str = "platform", **match: str
 ) -> Budget:
     """Return a budget."""
@@ -40,126 +40,139 @@ def budget(
 
 
 @contextmanager
-def played(folder: Path, *names: Provider, days: int = 20, now: datetime = NOON, **more: str) -> Iterator[Stage]:
+def start_system_with_history(
+    folder: Path, *names: Provider, days: int = 20, now: datetime = NOON, **defaults: str
+) -> Iterator[System]:
     """Run an exporter on an account of each provider with some weeks of past."""
     clock = Clock(now)
-    world = World([lone(name, name) for name in names], clock, began=midnight(now) - 40 * DAY)
-    with stage(folder, world, clock, history=f"{days}d", **more) as it, it.running():
-        it.settle()
+    world = World([make_account(name, name) for name in names], clock, start_time=midnight(now) - 40 * DAY)
+    with start_system(folder, world, clock, history=f"{days}d", **defaults) as it, it.run_exporter():
+        it.poll_until_idle()
         yield it
 
 
-def by_hour(it: Stage, hour: datetime) -> Counter[str]:
+def cost_by_workspace(system: System, hour: datetime) -> Counter[str]:
     """Return nano-USD of an hour as the ledger has them now, by workspace id."""
     found: Counter[str] = Counter()
-    for member in it.app._members.values():
-        for labels, nano in it.app._ledger.costs.total(member.book.number, Span(hour, hour + HOUR)).items():
+    for member in system.app._polled_accounts.values():
+        for labels, nano in system.app._ledger.costs.total(
+            member.ledger_account.id, TimeRange(hour, hour + HOUR)
+        ).items():
             found[labels[1]] += nano
     return found
 
 
-def newest(it: Stage, account: str) -> datetime:
+def newest_complete_hour(system: System, account: str) -> datetime:
     """Return the start of the newest complete hour."""
-    return it.span("last_hour", account).start
+    return system.window_range("last_hour", account).start
 
 
-def nano(it: Stage, name: str, **labels: str) -> int:
+def require_nano_usd(system: System, name: str, **labels: str) -> int:
     """Return the sum of a money metric, which has to be there, in nano-USD."""
-    told = it.nano(name, **labels)
+    told = system.nano_usd(name, **labels)
     assert told is not None, name
     return told
 
 
-def budgeted(it: Stage, *budgets: Budget) -> None:
+def apply_budgets(system: System, *budgets: Budget) -> None:
     """Apply the configuration with these budgets."""
-    it.config = replace(it.config, budgets=budgets)
-    it.app.apply(it.config)
+    system.config = replace(system.config, budgets=budgets)
+    system.app.apply(system.config)
 
 
 def test_what_an_hour_was_expected_to_cost(tmp_path: Path) -> None:
     """Expected is the median of the workdays' same hour, per workspace under its name; high is at least twice that."""
-    with played(tmp_path, "openai") as it:
-        hour = newest(it, "openai")
+    with start_system_with_history(tmp_path, "openai") as it:
+        hour = newest_complete_hour(it, "openai")
         for workspace, name in (("proj_web", "Web"), ("proj_lab", "Lab")):
             days = [hour - number * DAY for number in range(1, 15) if (hour - number * DAY).weekday() < 5]
-            expected = median(by_hour(it, day)[workspace] for day in days)
-            assert nano(it, COST_SIGNALS[0], workspace=name) == pytest.approx(expected, abs=1)
-            assert nano(it, COST_SIGNALS[1], workspace=name) >= max(2 * expected, expected + NANO) - 1
+            expected = median(cost_by_workspace(it, day)[workspace] for day in days)
+            assert require_nano_usd(it, COST_SIGNALS[0], workspace=name) == pytest.approx(expected, abs=1)
+            assert require_nano_usd(it, COST_SIGNALS[1], workspace=name) >= max(2 * expected, expected + NANO) - 1
         assert it.value(COST_SIGNALS[3]) == 0
-        assert nano(it, "ai_cost_last_hour_usd") < nano(it, COST_SIGNALS[1])
+        assert require_nano_usd(it, "ai_cost_last_hour_usd") < require_nano_usd(it, COST_SIGNALS[1])
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "cursor"])
 def test_requests_are_judged_where_they_are_counted_and_tokens_elsewhere(tmp_path: Path, provider: Provider) -> None:
     """An account has the one or the other, and both of its workspaces."""
-    with played(tmp_path, provider) as it:
+    with start_system_with_history(tmp_path, provider) as it:
         counted = provider != "anthropic"
         for unit, there in (("requests", counted), ("tokens", not counted)):
-            for what in ("expected", "high"):
+            for what in ("expected", "upper_bound"):
                 told = it.samples().get(f"ai_{unit}_last_hour_{what}", {})
                 assert len(told) == (2 if there else 0)
-        hour, meters = newest(it, provider), {REQUESTS} if counted else TOKEN_METERS
+        hour, meters = newest_complete_hour(it, provider), {REQUESTS} if counted else TOKEN_METERS
         days = [hour - number * DAY for number in range(1, 15) if (hour - number * DAY).weekday() < 5]
         sums = []
         for day in days:
-            rows = it.world.truth(provider, day, day + HOUR)
+            rows = it.world.ground_truth(provider, day, day + HOUR)
             sums.append(sum(row.value for _, row in rows if row.meter in meters and row.workspace.endswith("web")))
         unit = "requests" if counted else "tokens"
         assert it.value(f"ai_{unit}_last_hour_expected", workspace="Web") == pytest.approx(median(sums), abs=1)
 
 
-def test_with_two_days_of_past_nothing_is_expected(tmp_path: Path) -> None:
+def test_with_two_days_of_history_nothing_is_expected(tmp_path: Path) -> None:
     """A new account has no baseline: the metrics are absent, not zero."""
-    with played(tmp_path, "openai", days=2) as it:
+    with start_system_with_history(tmp_path, "openai", days=2) as it:
         assert it.value("ai_cost_last_hour_usd") is not None
         assert not {*COST_SIGNALS, "ai_requests_last_hour_expected"} & it.samples().keys()
 
 
-def test_a_spike_is_told_by_the_hour_it_was_spent_in(tmp_path: Path) -> None:
+def test_a_spike_is_judged_by_the_hour_of_its_usage(tmp_path: Path) -> None:
     """A workspace's hour above its high value shows in that hour, then as excess for a day, and nowhere else."""
-    with played(tmp_path, "openai") as it:
+    with start_system_with_history(tmp_path, "openai") as it:
         spike = floor(it.clock.now, HOUR) + HOUR
         it.world.revise("openai", spike, 300, "proj_web")
-        it.later(HOUR + timedelta(minutes=50))
-        assert nano(it, "ai_cost_this_hour_usd", workspace="Web") > nano(it, COST_SIGNALS[2], workspace="Web")
-        it.later(HOUR)
-        assert newest(it, "openai") == spike
-        cost, high = nano(it, "ai_cost_last_hour_usd", workspace="Web"), nano(it, COST_SIGNALS[1], workspace="Web")
+        it.advance(HOUR + timedelta(minutes=50))
+        assert require_nano_usd(it, "ai_cost_this_hour_usd", workspace="Web") > require_nano_usd(
+            it, COST_SIGNALS[2], workspace="Web"
+        )
+        it.advance(HOUR)
+        assert newest_complete_hour(it, "openai") == spike
+        cost, high = (
+            require_nano_usd(it, "ai_cost_last_hour_usd", workspace="Web"),
+            require_nano_usd(it, COST_SIGNALS[1], workspace="Web"),
+        )
         assert cost > high
-        assert nano(it, COST_SIGNALS[3], workspace="Web") == pytest.approx(cost - high, abs=1)
-        assert nano(it, COST_SIGNALS[3], workspace="Lab") == 0
-        it.later(5 * HOUR)
-        assert nano(it, "ai_cost_last_hour_usd", workspace="Web") < nano(it, COST_SIGNALS[1], workspace="Web")
-        assert nano(it, COST_SIGNALS[3], workspace="Web") > 0
-        it.later(20 * HOUR)
-        assert nano(it, COST_SIGNALS[3], workspace="Web") == 0
+        assert require_nano_usd(it, COST_SIGNALS[3], workspace="Web") == pytest.approx(cost - high, abs=1)
+        assert require_nano_usd(it, COST_SIGNALS[3], workspace="Lab") == 0
+        it.advance(5 * HOUR)
+        assert require_nano_usd(it, "ai_cost_last_hour_usd", workspace="Web") < require_nano_usd(
+            it, COST_SIGNALS[1], workspace="Web"
+        )
+        assert require_nano_usd(it, COST_SIGNALS[3], workspace="Web") > 0
+        it.advance(20 * HOUR)
+        assert require_nano_usd(it, COST_SIGNALS[3], workspace="Web") == 0
 
 
 def test_a_spike_inside_an_outage_of_ours_still_shows(tmp_path: Path) -> None:
     """Five hours nobody asks; afterwards the newest hour is usual and the excess tells of the spike in between."""
-    with played(tmp_path, "anthropic") as it:
+    with start_system_with_history(tmp_path, "anthropic") as it:
         spike = floor(it.clock.now, HOUR) + 2 * HOUR
         it.world.revise("anthropic", spike, 300, "wrkspc_lab")
-        it.later(6 * HOUR)
-        assert nano(it, "ai_cost_last_hour_usd", workspace="Lab") < nano(it, COST_SIGNALS[1], workspace="Lab")
-        assert nano(it, COST_SIGNALS[3], workspace="Lab") > NANO
+        it.advance(6 * HOUR)
+        assert require_nano_usd(it, "ai_cost_last_hour_usd", workspace="Lab") < require_nano_usd(
+            it, COST_SIGNALS[1], workspace="Lab"
+        )
+        assert require_nano_usd(it, COST_SIGNALS[3], workspace="Lab") > NANO
         assert it.value(COST_SIGNALS[3], workspace="Web") == 0
 
 
 def test_signals_come_back_with_a_restart(tmp_path: Path) -> None:
     """After a restart the same is expected before anything is asked."""
-    with played(tmp_path, "openai") as it:
-        budgeted(it, budget())
+    with start_system_with_history(tmp_path, "openai") as it:
+        apply_budgets(it, make_budget())
         before = {name: it.samples()[name] for name in (*COST_SIGNALS, "ai_budget_forecast_usd")}
     asked = len(it.simulator.requests)
-    with it.running():
+    with it.run_exporter():
         assert {name: it.samples()[name] for name in before} == before
         assert len(it.simulator.requests) == asked
 
 
-def test_signals_fold_with_the_series(tmp_path: Path) -> None:
+def test_signals_are_aggregated_with_the_series(tmp_path: Path) -> None:
     """Where even workspaces are too many to be shown, what is expected is told of the same labels as what was spent."""
-    with played(tmp_path, "openai", max_series="1") as it:
+    with start_system_with_history(tmp_path, "openai", max_series="1") as it:
         for name in ("ai_cost_last_hour_usd", *COST_SIGNALS):
             told = {dict(series).get("workspace") for series in it.samples()[name]}
             assert told == {dict(series).get("workspace") for series in it.samples()["ai_cost_30d_usd"]}
@@ -167,111 +180,119 @@ def test_signals_fold_with_the_series(tmp_path: Path) -> None:
 
 def test_overlapping_budgets_count_what_fits(tmp_path: Path) -> None:
     """Budgets over everything, a provider, a workspace by name, a model and an owner each tell the page's own sums."""
-    with played(tmp_path, "openai", "anthropic", "cursor", days=35) as it:
-        budgeted(
+    with start_system_with_history(tmp_path, "openai", "anthropic", "cursor", days=35) as it:
+        apply_budgets(
             it,
-            budget("all"),
-            budget("day", "day"),
-            budget("web", workspace="Web"),
-            budget("claude", model="claude-*"),
-            budget("mine", owner="platform", account="open*"),
-            budget("nobody", model="llama-*"),
+            make_budget("all"),
+            make_budget("day", "day"),
+            make_budget("web", workspace="Web"),
+            make_budget("claude", model="claude-*"),
+            make_budget("mine", owner="platform", account="open*"),
+            make_budget("nobody", model="llama-*"),
         )
         spent = {
             dict(series)["budget"]: round(value * NANO) for series, value in it.samples()["ai_budget_spent_usd"].items()
         }
         assert spent == {
-            "all": nano(it, "ai_cost_month_usd"),
-            "day": nano(it, "ai_cost_today_usd"),
-            "web": nano(it, "ai_cost_month_usd", workspace="Web"),
+            "all": require_nano_usd(it, "ai_cost_month_usd"),
+            "day": require_nano_usd(it, "ai_cost_today_usd"),
+            "web": require_nano_usd(it, "ai_cost_month_usd", workspace="Web"),
             "claude": sum(
                 round(value * NANO)
                 for series, value in it.samples()["ai_cost_month_usd"].items()
                 if dict(series)["model"].startswith("claude-")
             ),
-            "mine": nano(it, "ai_cost_month_usd", account="openai"),
+            "mine": require_nano_usd(it, "ai_cost_month_usd", account="openai"),
             "nobody": 0,
         }
         labels = {"owner": "platform", "period": "month", "budget": "all"}
         assert it.value("ai_budget_limit_usd", **labels) == 1000
         assert {dict(one)["window"] for one in it.samples()["ai_budget_burn_rate"]} == {"1h", "6h", "1d", "3d"}
-        assert nano(it, "ai_budget_forecast_usd", budget="nobody") == 0
+        assert require_nano_usd(it, "ai_budget_forecast_usd", budget="nobody") == 0
 
 
 def test_a_budget_that_changes_by_reload_is_right_at_once(tmp_path: Path) -> None:
     """New, changed and removed budgets are on the page when the reload has returned; nobody is asked for it."""
-    with played(tmp_path, "openai", "anthropic") as it:
+    with start_system_with_history(tmp_path, "openai", "anthropic") as it:
         asked = len(it.simulator.requests)
-        budgeted(it, budget("one"))
-        assert nano(it, "ai_budget_spent_usd", budget="one") == nano(it, "ai_cost_month_usd")
-        budgeted(it, budget("one", limit=7, account="openai"), budget("two", workspace="Lab"))
+        apply_budgets(it, make_budget("one"))
+        assert require_nano_usd(it, "ai_budget_spent_usd", budget="one") == require_nano_usd(it, "ai_cost_month_usd")
+        apply_budgets(it, make_budget("one", limit=7, account="openai"), make_budget("two", workspace="Lab"))
         assert it.value("ai_budget_limit_usd", budget="one") == 7
-        assert nano(it, "ai_budget_spent_usd", budget="one") == nano(it, "ai_cost_month_usd", account="openai")
-        assert nano(it, "ai_budget_spent_usd", budget="two") == nano(it, "ai_cost_month_usd", workspace="Lab")
-        budgeted(it)
+        assert require_nano_usd(it, "ai_budget_spent_usd", budget="one") == require_nano_usd(
+            it, "ai_cost_month_usd", account="openai"
+        )
+        assert require_nano_usd(it, "ai_budget_spent_usd", budget="two") == require_nano_usd(
+            it, "ai_cost_month_usd", workspace="Lab"
+        )
+        apply_budgets(it)
         assert not [name for name in it.samples() if name.startswith("ai_budget")]
         assert len(it.simulator.requests) == asked
 
 
-def test_the_forecast_comes_near_the_truth(tmp_path: Path) -> None:
+def test_the_forecast_is_near_the_ground_truth(tmp_path: Path) -> None:
     """On the eighteenth, the month's forecast is within 5 % of what the month finally comes to."""
-    with played(tmp_path, "openai", "cursor", days=35) as it:
-        budgeted(it, budget())
+    with start_system_with_history(tmp_path, "openai", "cursor", days=35) as it:
+        apply_budgets(it, make_budget())
         forecast = it.value("ai_budget_forecast_usd", budget="all")
-        it.later(12 * DAY - timedelta(hours=12, minutes=10))
+        it.advance(12 * DAY - timedelta(hours=12, minutes=10))
         final = it.value("ai_cost_month_usd")
         assert forecast == pytest.approx(final, rel=0.05)
 
 
-def test_a_month_that_turns_begins_its_budgets_anew(tmp_path: Path) -> None:
+def test_budgets_restart_with_the_month(tmp_path: Path) -> None:
     """In a leap February's last minute all of it is spent, a minute later nothing; pace still looks back."""
     last = datetime(2028, 2, 29, 23, 59, 0, tzinfo=NOON.tzinfo)
-    with played(tmp_path, "cursor", days=35, now=last) as it:
-        budgeted(it, budget())
-        spent = nano(it, "ai_budget_spent_usd")
-        assert spent == nano(it, "ai_cost_month_usd")
+    with start_system_with_history(tmp_path, "cursor", days=35, now=last) as it:
+        apply_budgets(it, make_budget())
+        spent = require_nano_usd(it, "ai_budget_spent_usd")
+        assert spent == require_nano_usd(it, "ai_cost_month_usd")
         assert spent > 0
-        burn = nano(it, "ai_budget_burn_rate", window="3d")
-        it.later(timedelta(minutes=2))
-        assert nano(it, "ai_budget_spent_usd") == nano(it, "ai_cost_month_usd") == 0
+        burn = require_nano_usd(it, "ai_budget_burn_rate", window="3d")
+        it.advance(timedelta(minutes=2))
+        assert require_nano_usd(it, "ai_budget_spent_usd") == require_nano_usd(it, "ai_cost_month_usd") == 0
         # February has 29 days and March 31: an even pace is that much slower.
-        assert nano(it, "ai_budget_burn_rate", window="3d") == pytest.approx(burn * 31 / 29, rel=0.02)
+        assert require_nano_usd(it, "ai_budget_burn_rate", window="3d") == pytest.approx(burn * 31 / 29, rel=0.02)
 
 
-def test_an_account_that_leaves_takes_its_part_along(tmp_path: Path) -> None:
+def test_a_removed_account_takes_its_budget_share_along(tmp_path: Path) -> None:
     """A budget over two accounts has spent what the remaining one did once the other is removed."""
-    with played(tmp_path, "openai", "anthropic") as it:
-        budgeted(it, budget())
+    with start_system_with_history(tmp_path, "openai", "anthropic") as it:
+        apply_budgets(it, make_budget())
         it.config = replace(it.config, accounts=it.config.accounts[:1])
         it.app.apply(it.config)
-        assert nano(it, "ai_budget_spent_usd") == nano(it, "ai_cost_month_usd", account="openai")
+        assert require_nano_usd(it, "ai_budget_spent_usd") == require_nano_usd(
+            it, "ai_cost_month_usd", account="openai"
+        )
 
 
 def test_a_renamed_owner_moves_to_the_other_budget(tmp_path: Path) -> None:
     """What an account spends counts for the budget of its owner from the reload on."""
-    with played(tmp_path, "openai") as it:
+    with start_system_with_history(tmp_path, "openai") as it:
         it.config = replace(it.config, budgets=(Budget("a", "x", "month", Decimal(5), {"owner": "platform"}),))
         it.app.apply(it.config)
-        assert nano(it, "ai_budget_spent_usd") == nano(it, "ai_cost_month_usd")
-        it.change("openai", lambda account: replace(account, owner="search"))
-        assert nano(it, "ai_budget_spent_usd") == 0
+        assert require_nano_usd(it, "ai_budget_spent_usd") == require_nano_usd(it, "ai_cost_month_usd")
+        it.change_account("openai", lambda account: replace(account, owner="search"))
+        assert require_nano_usd(it, "ai_budget_spent_usd") == 0
 
 
-def test_a_budget_tells_what_it_counts(tmp_path: Path) -> None:
+def test_budget_info_selects_what_the_budget_counts(tmp_path: Path) -> None:
     """The selector in ai_budget_info is PromQL that finds what the budget counts, whatever stands in its globs."""
-    with played(tmp_path, "openai", days=2) as it:
-        budgeted(it, budget("odd", workspace='We"b\\ (1)*', model="gpt-5.?"), budget("all"))
+    with start_system_with_history(tmp_path, "openai", days=2) as it:
+        apply_budgets(it, make_budget("odd", workspace='We"b\\ (1)*', model="gpt-5.?"), make_budget("all"))
         found = {dict(one)["budget"]: dict(one)["selector"] for one in it.samples()["ai_budget_info"]}
     assert found == {"odd": '{model=~"gpt-5\\\\..",workspace=~"We\\"b\\\\\\\\ \\\\(1\\\\).*"}', "all": "{}"}
     for version in VERSIONS:
         for query in found.values():
             assert (
-                promtool(version, "check", "rules", str(rule(tmp_path, f"sum(ai_cost_today_usd{query})"))).returncode
+                run_promtool(
+                    version, "check", "rules", str(write_rule(tmp_path, f"sum(ai_cost_today_usd{query})"))
+                ).returncode
                 == 0
             )
 
 
-def rule(folder: Path, expression: str) -> Path:
+def write_rule(folder: Path, expression: str) -> Path:
     """Write a file with one rule."""
     path = folder / "rule.yml"
     rules = [{"record": "a:b:c", "expr": expression}]

@@ -17,18 +17,18 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.command import COMMAND, ENVIRONMENT, free_port, until
+from tests.command import COMMAND, ENVIRONMENT, free_port, wait_until
 from tests.paths import ROOT
-from tests.servers import PLACES, VERSIONS
+from tests.servers import BIN_DIRS, VERSIONS
 
 FILE = ROOT / "docker-compose.yml"
 COMPOSE: Mapping[str, Any] = yaml.safe_load(FILE.read_text())
 SERVICES: Mapping[str, Mapping[str, Any]] = COMPOSE["services"]
-OURS = ("ai-spend-exporter", "demo", "notices")
+OWN_SERVICES = ("ai-spend-exporter", "demo", "notices")
 """The services that run the image that is built here."""
-MADE_BY_USER = ("config.yaml", "secrets/")
+USER_FILES = ("config.yaml", "secrets/")
 """What is mounted but not in the repository."""
-HARMLESS = {"GF_SECURITY_ADMIN_PASSWORD__FILE": "/run/secrets/grafana"}
+NOT_SECRET = {"GF_SECURITY_ADMIN_PASSWORD__FILE": "/run/secrets/grafana"}
 """Settings with the name of a secret, whose value is only the path of one."""
 every_service = pytest.mark.parametrize("name", SERVICES)
 
@@ -43,7 +43,7 @@ def volumes(name: str) -> Iterator[tuple[str, str, bool]]:
             yield volume["source"], volume["target"], volume.get("read_only", False)
 
 
-def dockerfile(instruction: str) -> Any:
+def dockerfile_value(instruction: str) -> Any:
     """Return what the last such line of the Dockerfile holds."""
     found = re.findall(rf"^{instruction} (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[-1]
     return json.loads(found) if found.startswith("[") else found
@@ -56,12 +56,12 @@ def health_url(name: str) -> str:
     return found[0]
 
 
-def container(name: str, folder: Path) -> Path:
+def lay_out_container(name: str, folder: Path) -> Path:
     """Lay out what the service has mounted under a folder that stands for the container's root."""
     root = folder / "root"
     for source, target, _ in volumes(name):
         path = root / target.lstrip("/")
-        if source.removeprefix("./").startswith(MADE_BY_USER):
+        if source.removeprefix("./").startswith(USER_FILES):
             continue
         if not source.startswith("."):
             path.mkdir(parents=True)
@@ -73,14 +73,14 @@ def container(name: str, folder: Path) -> Path:
     return root
 
 
-def here(arguments: list[str], root: Path, port: int) -> list[str]:
+def localize(arguments: list[str], root: Path, port: int) -> list[str]:
     """Put paths of the container under its root, and what listens everywhere on a free port of loopback."""
     listening = [re.sub(r"=:\d+$", f"=127.0.0.1:{port}", argument) for argument in arguments]
     return [re.sub(r"=/", f"={root}/", argument) for argument in listening]
 
 
 @contextmanager
-def running(command: list[str], url: str, log: Path, env: Mapping[str, str] | None = None) -> Iterator[None]:
+def run_server(command: list[str], url: str, log: Path, env: Mapping[str, str] | None = None) -> Iterator[None]:
     """Run a command until the block ends; the block begins when the address answers 200."""
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=env)
@@ -93,7 +93,7 @@ def running(command: list[str], url: str, log: Path, env: Mapping[str, str] | No
             return False
 
     try:
-        until(f"200 at {url}", ready)
+        wait_until(f"200 at {url}", ready)
         yield
     finally:
         process.terminate()
@@ -123,10 +123,10 @@ def test_servers_start_with_these_commands(name: str, program: str, version: str
     port = free_port()
     url = health_url(name)
     assert url.endswith(":9090/-/ready" if name == "prometheus" else ":9093/-/ready")
-    arguments = here(SERVICES[name]["command"], container(name, tmp_path), port)
+    arguments = localize(SERVICES[name]["command"], lay_out_container(name, tmp_path), port)
     assert f"--web.listen-address=127.0.0.1:{port}" in arguments
-    command = [str(PLACES[version] / program), *arguments]
-    with running(command, re.sub(r":\d+/", f":{port}/", url), tmp_path / "log"):
+    command = [str(BIN_DIRS[version] / program), *arguments]
+    with run_server(command, re.sub(r":\d+/", f":{port}/", url), tmp_path / "log"):
         if name == "prometheus":
             groups = httpx.get(f"http://127.0.0.1:{port}/api/v1/rules").json()["data"]["groups"]
             files = {Path(group["file"]).name for group in groups}
@@ -137,8 +137,8 @@ def test_the_exporter_starts_as_its_image_does(tmp_path: Path) -> None:
     """The image's own command becomes healthy with the mounted configuration, a secret, and an empty ledger."""
     port = free_port()
     assert "command" not in SERVICES["ai-spend-exporter"]
-    assert dockerfile("ENTRYPOINT") == ["ai-spend-exporter"]
-    root = container("ai-spend-exporter", tmp_path)
+    assert dockerfile_value("ENTRYPOINT") == ["ai-spend-exporter"]
+    root = lay_out_container("ai-spend-exporter", tmp_path)
     key = root / "run" / "secrets" / "openai"
     key.parent.mkdir(parents=True)
     key.write_text("sk-admin-demo-compose-0000")
@@ -147,9 +147,9 @@ def test_the_exporter_starts_as_its_image_does(tmp_path: Path) -> None:
     config = root / "etc" / "ai-spend-exporter" / "config.yaml"
     config.parent.mkdir(parents=True)
     config.write_text(yaml.safe_dump({"accounts": [account]}))
-    arguments = [*here(dockerfile("CMD"), root, port), f"--web.listen-address=127.0.0.1:{port}"]
+    arguments = [*localize(dockerfile_value("CMD"), root, port), f"--web.listen-address=127.0.0.1:{port}"]
     url = health_url("ai-spend-exporter").replace(":10042/", f":{port}/")
-    with running([*COMMAND, *arguments], url, tmp_path / "log", ENVIRONMENT):
+    with run_server([*COMMAND, *arguments], url, tmp_path / "log", ENVIRONMENT):
         assert list((root / "data").iterdir())
 
 
@@ -158,13 +158,13 @@ def test_the_demo_starts_without_any_key(tmp_path: Path) -> None:
     port = free_port()
     assert not SERVICES["demo"].get("volumes")
     assert not SERVICES["demo"].get("secrets")
-    command = [*COMMAND, *here(SERVICES["demo"]["command"], tmp_path, port)]
+    command = [*COMMAND, *localize(SERVICES["demo"]["command"], tmp_path, port)]
     nothing_installed = {**ENVIRONMENT, "PATH": str(tmp_path), "TMPDIR": str(tmp_path)}
-    with running(command, health_url("demo").replace(":10042/", f":{port}/"), tmp_path / "log", nothing_installed):
+    with run_server(command, health_url("demo").replace(":10042/", f":{port}/"), tmp_path / "log", nothing_installed):
         assert "ai_account_info" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
 
 
-def test_the_demo_takes_the_place_of_the_real_exporter() -> None:
+def test_the_demo_replaces_the_real_exporter() -> None:
     """Only the demo is in a profile, it answers to the exporter's name, and no service drags the real one up."""
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["demo"]
     assert SERVICES["demo"]["networks"]["default"]["aliases"] == ["ai-spend-exporter"]
@@ -206,7 +206,7 @@ def test_ports_are_open_on_loopback_only(name: str) -> None:
 @every_service
 def test_images_are_pinned_or_built_here(name: str) -> None:
     """Every image is built from this repository or has a whole version."""
-    if name in OURS:
+    if name in OWN_SERVICES:
         assert SERVICES[name]["build"] == "."
         assert SERVICES[name]["image"] == "ai-spend-exporter"
     else:
@@ -218,7 +218,7 @@ def test_services_run_hardened(name: str) -> None:
     """Every service runs without root, capabilities, new privileges or a writable root file system."""
     service = SERVICES[name]
     assert int(service["user"]) > 0
-    assert name not in OURS or service["user"] == dockerfile("USER")
+    assert name not in OWN_SERVICES or service["user"] == dockerfile_value("USER")
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["read_only"] is True
@@ -227,14 +227,14 @@ def test_services_run_hardened(name: str) -> None:
 
 
 @every_service
-def test_services_tell_their_health(name: str) -> None:
+def test_services_have_health_checks(name: str) -> None:
     """Every health check asks the service's own port with a program that its image has."""
     kind, program, *_ = SERVICES[name]["healthcheck"]["test"]
     # The images of Prometheus and Alertmanager are built on busybox, Grafana's on Alpine.
-    assert (kind, program) == ("CMD", "python" if name in OURS else "wget")
+    assert (kind, program) == ("CMD", "python" if name in OWN_SERVICES else "wget")
     assert health_url(name).startswith(f"http://127.0.0.1:{_port(name)}/")
-    if name in OURS and name != "notices":
-        assert SERVICES[name]["healthcheck"]["test"] == ["CMD", *dockerfile("HEALTHCHECK CMD")]
+    if name in OWN_SERVICES and name != "notices":
+        assert SERVICES[name]["healthcheck"]["test"] == ["CMD", *dockerfile_value("HEALTHCHECK CMD")]
 
 
 def test_secrets_are_files() -> None:
@@ -246,7 +246,7 @@ def test_secrets_are_files() -> None:
         assert set(service.get("secrets", [])) <= COMPOSE["secrets"].keys()
         for setting, value in service.get("environment", {}).items():
             named = re.search(r"pass|secret|token|key", setting, re.IGNORECASE)
-            assert not named or HARMLESS.get(setting) == value, setting
+            assert not named or NOT_SECRET.get(setting) == value, setting
             assert not re.search(r"sk-|crsr_|xox|[0-9a-f]{20}", value), setting
 
 
@@ -266,10 +266,10 @@ def test_mounted_files_are_in_the_repository(name: str) -> None:
     for source, read_only in mounted:
         path = source.removeprefix("./")
         assert read_only, source
-        if path.startswith(MADE_BY_USER):
+        if path.startswith(USER_FILES):
             assert path in head
         else:
-            assert in_git(path), source
+            assert is_in_git(path), source
 
 
 @every_service
@@ -279,7 +279,7 @@ def test_named_volumes_are_declared(name: str) -> None:
     assert set(named) <= COMPOSE["volumes"].keys()
 
 
-def in_git(path: str) -> bool:
+def is_in_git(path: str) -> bool:
     """Tell whether git knows a path or would take it; where there is no git, whether it is there."""
     if not (ROOT / ".git").exists():
         return (ROOT / path).exists()

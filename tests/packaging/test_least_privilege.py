@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.command import ENVIRONMENT, site, started
+from tests.command import ENVIRONMENT, start_exporter, start_sandbox
 from tests.paths import ROOT
-from tests.system import lone
+from tests.system import make_account
 
 WATCHER = """
 import os, sys
@@ -30,13 +30,13 @@ def test_only_the_ledgers_folder_is_written(tmp_path: Path) -> None:
     (tmp_path / "watcher" / "sitecustomize.py").write_text(WATCHER)
     path = f"{tmp_path / 'watcher'}:{ROOT}"
     environment = {**ENVIRONMENT, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    with site(tmp_path, lone("openai", "acme"), lone("cursor", "crew")) as here:
-        with started(*here.flags, "--web.enable-lifecycle", env=environment) as it:
-            it.until_up("acme", "crew")
+    with start_sandbox(tmp_path, make_account("openai", "acme"), make_account("cursor", "crew")) as here:
+        with start_exporter(*here.flags, "--web.enable-lifecycle", env=environment) as it:
+            it.wait_until_up("acme", "crew")
             assert it.get("/").status_code == 200
             assert it.reload().status_code == 200
-            assert it.end() == 0
-        touched = {line.split(" ", 1)[1].strip() for line in it.said if line.startswith("TOUCHED ")}
+            assert it.stop() == 0
+        touched = {line.split(" ", 1)[1].strip() for line in it.stderr_lines if line.startswith("TOUCHED ")}
         ledger = here.folder / "ledger"
         assert str(ledger / "ledger.db") in touched
         assert {one for one in touched if not one.startswith(str(ledger))} <= {"/dev/null"}

@@ -24,19 +24,19 @@ import pytest
 from exporter import __version__
 from exporter.cli import main
 from exporter.ledger.store import Store
-from tests.command import ENVIRONMENT, ended, site, started, until
+from tests.command import ENVIRONMENT, run_command, start_exporter, start_sandbox, wait_until
 from tests.paths import ROOT
-from tests.system import lone
+from tests.system import make_account
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
-NOBODY = 65534
-READ_ANYTHING = 2
+NOBODY_UID = 65534
+CAP_DAC_READ_SEARCH = 2
 """CAP_DAC_READ_SEARCH's number."""
 
 
 @pytest.fixture(scope="module", name="dist")
-def _dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _build_distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the source distribution, and the wheel from it, without a network."""
     return _build(ROOT, tmp_path_factory.mktemp("dist"))
 
@@ -54,7 +54,7 @@ def _wheel(dist: Path) -> Path:
 
 
 @pytest.fixture(scope="module", name="installed")
-def _installed(dist: Path) -> Iterator[Path]:
+def _install_wheel(dist: Path) -> Iterator[Path]:
     """Install the wheel alone into a folder that everyone may read; dependencies come from where the tests run."""
     with tempfile.TemporaryDirectory(prefix="installed-") as folder:
         Path(folder).chmod(0o755)
@@ -114,9 +114,9 @@ def test_the_installed_program_runs_from_anywhere(installed: Path, tmp_path: Pat
     assert Path(told.stdout).is_relative_to(installed)
 
     example = str(ROOT / "config.example.yaml")
-    checked = ended("check", "config", "--syntax-only", example, cwd=tmp_path, env=environment)
+    checked = run_command("check", "config", "--syntax-only", example, cwd=tmp_path, env=environment)
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert ended("--version", cwd=tmp_path, env=environment).returncode == 0
+    assert run_command("--version", cwd=tmp_path, env=environment).returncode == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -130,8 +130,8 @@ def test_the_installed_demo_finds_its_files(installed: Path, tmp_path: Path) -> 
     with output.open("w") as stream:
         demo = subprocess.Popen(command, cwd="/", env=environment, stdout=stream, stderr=subprocess.STDOUT)
         try:
-            until("the stack's files", lambda: list(tmp_path.glob("*/files/prometheus.yml")))
-            until("an answer", lambda: _healthy(address))
+            wait_until("the stack's files", lambda: list(tmp_path.glob("*/files/prometheus.yml")))
+            wait_until("an answer", lambda: _is_healthy(address))
             demo.send_signal(signal.SIGTERM)
             assert demo.wait(20) == 0, output.read_text()
         finally:
@@ -141,51 +141,51 @@ def test_the_installed_demo_finds_its_files(installed: Path, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def _healthy(address: str) -> bool:
+def _is_healthy(address: str) -> bool:
     # It listens before it serves: until then the question waits.
     return httpx.get(f"http://{address}/-/healthy", timeout=20).status_code == 200
 
 
-def _as_nobody() -> list[str]:
+def _nobody_prefix() -> list[str]:
     """Return what makes a command run as a user who owns nothing; nothing where we are no root ourselves.
 
     He may read everything where that can be given, because the checkout or Python may lie in root's home.
     """
     if os.geteuid() != 0:
         return []
-    prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    prefix = ["setpriv", f"--reuid={NOBODY_UID}", f"--regid={NOBODY_UID}", "--clear-groups"]
     status = Path("/proc/self/status").read_text()
     bounding = int(re.findall(r"^CapBnd:\s*(\w+)", status, re.MULTILINE)[0], 16)
-    if bounding >> READ_ANYTHING & 1:
+    if bounding >> CAP_DAC_READ_SEARCH & 1:
         prefix += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     return prefix
 
 
-def test_it_writes_only_the_ledger(installed: Path) -> None:
+def test_the_installed_program_writes_only_the_ledger(installed: Path) -> None:
     """A user without home or rights runs it in a folder that he cannot write to: only --storage.path is written."""
     with tempfile.TemporaryDirectory(prefix="nobody-") as temporary:
         folder = Path(temporary)
         folder.chmod(0o755)
-        with site(folder, lone("openai", "acme"), lone("cursor", "crew")) as here:
+        with start_sandbox(folder, make_account("openai", "acme"), make_account("cursor", "crew")) as here:
             for key in folder.glob("*.key"):
                 key.chmod(0o644)
             ledger = folder / "ledger"
             ledger.mkdir()
             if os.geteuid() == 0:
-                os.chown(ledger, NOBODY, NOBODY)
+                os.chown(ledger, NOBODY_UID, NOBODY_UID)
             folder.chmod(0o555)
             before = _snapshot(folder)
             environment = {"PATH": ENVIRONMENT["PATH"], "PYTHONPATH": str(installed), "TMPDIR": str(folder)}
-            with started(*here.flags, cwd=folder, env=environment, prefix=_as_nobody()) as it:
-                it.until_up("acme", "crew")
+            with start_exporter(*here.flags, cwd=folder, env=environment, prefix=_nobody_prefix()) as it:
+                it.wait_until_up("acme", "crew")
                 assert "AI spend exporter" in it.get("/").text
-                it.send(signal.SIGHUP)
-                it.until_said("Configuration reloaded")
-                assert it.end() == 0
+                it.send_signal(signal.SIGHUP)
+                it.wait_for_log("Configuration reloaded")
+                assert it.stop() == 0
             assert _snapshot(folder) == before
-            assert (ledger / "ledger.db").stat().st_uid == (NOBODY if os.geteuid() == 0 else os.geteuid())
+            assert (ledger / "ledger.db").stat().st_uid == (NOBODY_UID if os.geteuid() == 0 else os.geteuid())
             folder.chmod(0o755)
-    assert not [path for path in installed.rglob("*") if path.stat().st_uid == NOBODY]
+    assert not [path for path in installed.rglob("*") if path.stat().st_uid == NOBODY_UID]
 
 
 def _snapshot(folder: Path) -> dict[str, int]:
@@ -203,7 +203,7 @@ def test_the_ledger_needs_no_place_for_temporary_files(tmp_path: Path) -> None:
     store.close()
 
 
-def _steps(stage: int) -> list[tuple[str, str]]:
+def _stage_instructions(stage: int) -> list[tuple[str, str]]:
     """Return (instruction, rest) of one stage of the Dockerfile, from 0."""
     lines = [line.split(maxsplit=1) for line in DOCKERFILE.splitlines() if line and not line.startswith("#")]
     starts = [number for number, (word, _) in enumerate(lines) if word == "FROM"]
@@ -213,7 +213,7 @@ def _steps(stage: int) -> list[tuple[str, str]]:
 
 def test_the_image_is_built_from_files_that_are_there_and_hashes_that_are_checked(tmp_path: Path) -> None:
     """The files that the Dockerfile copies exist, pass .dockerignore and make a wheel; pip checks every hash."""
-    sources = [one for word, rest in _steps(0) if word == "COPY" for one in rest.split()[:-1]]
+    sources = [one for word, rest in _stage_instructions(0) if word == "COPY" for one in rest.split()[:-1]]
     passed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(sources) <= passed
     for name in sources:
@@ -223,7 +223,7 @@ def test_the_image_is_built_from_files_that_are_there_and_hashes_that_are_checke
             shutil.copy(ROOT / name, tmp_path / name)
     assert _wheel(_build(tmp_path, tmp_path / "dist", "--wheel")).name.startswith("ai_spend_exporter-")
 
-    assert any("--require-hashes" in rest and "-r requirements.lock" in rest for _, rest in _steps(0))
+    assert any("--require-hashes" in rest and "-r requirements.lock" in rest for _, rest in _stage_instructions(0))
     _, _, pins = (ROOT / "requirements.lock").read_text().partition("\n")
     locked = re.split(r"\n(?=\S)", pins.strip())
     assert all(re.match(r"[a-z0-9.-]+==", one) and "--hash=sha256:" in one for one in locked)
@@ -232,7 +232,7 @@ def test_the_image_is_built_from_files_that_are_there_and_hashes_that_are_checke
 
 def test_the_image_runs_without_root_and_writes_only_its_volume() -> None:
     """The last user is a number and not root; the one folder that it owns is the volume; nothing is copied for it."""
-    final = _steps(-1)
+    final = _stage_instructions(-1)
     user = [rest for word, rest in final if word == "USER"]
     assert int(user[-1].partition(":")[0]) > 0
     assert [rest for word, rest in final if word == "VOLUME"] == ["/data"]
@@ -244,10 +244,10 @@ def test_the_image_runs_without_root_and_writes_only_its_volume() -> None:
 
 def test_the_image_starts_the_program_with_flags_that_it_knows() -> None:
     """Entry point, flags, port and health check are those of the program."""
-    final = dict(_steps(-1))
-    (program,) = _words(final["ENTRYPOINT"])
+    final = dict(_stage_instructions(-1))
+    (program,) = _parse_exec_form(final["ENTRYPOINT"])
     assert program in PROJECT["scripts"]
-    command, *flags = _words(final["CMD"])
+    command, *flags = _parse_exec_form(final["CMD"])
     options = {option.opts[0]: option for option in main.commands[command].params}
     assert {flag.partition("=")[0] for flag in flags} <= set(options)
     assert "--storage.path=/data" in flags
@@ -257,5 +257,5 @@ def test_the_image_starts_the_program_with_flags_that_it_knows() -> None:
     assert isinstance(main, click.Group)
 
 
-def _words(told: str) -> list[str]:
-    return [str(word) for word in json.loads(told)]
+def _parse_exec_form(text: str) -> list[str]:
+    return [str(word) for word in json.loads(text)]

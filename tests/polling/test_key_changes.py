@@ -8,136 +8,136 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import Stage, lone, play
+from tests.system import System, make_account, start_small_system
 
 POLL = timedelta(minutes=5)
-NEW = "sk-admin-of-tomorrow"
+NEW_KEY = "sk-admin-of-tomorrow"
 
 
 @pytest.fixture
-def it(tmp_path: Path) -> Iterator[Stage]:
+def system(tmp_path: Path) -> Iterator[System]:
     """One OpenAI account, read and well."""
-    with play(tmp_path, lone("openai")) as stage:
-        stage.settle()
+    with start_small_system(tmp_path, make_account("openai")) as stage:
+        stage.poll_until_idle()
         stage.simulator.requests.clear()
         yield stage
 
 
-def _accept(it: Stage, key: str) -> None:
-    it.simulator._keys["openai/v1", key] = it.world.accounts["solo"]
+def _accept_key(system: System, key: str) -> None:
+    system.simulator._keys["openai/v1", key] = system.world.accounts["solo"]
 
 
-def _revoke(it: Stage, key: str) -> None:
-    del it.simulator._keys["openai/v1", key]
+def _revoke_key(system: System, key: str) -> None:
+    del system.simulator._keys["openai/v1", key]
 
 
-def _refused(it: Stage) -> int:
-    return sum(served.status == 401 for served in it.simulator.requests)
+def _count_rejections(system: System) -> int:
+    return sum(served.status == 401 for served in system.simulator.requests)
 
 
-def _well(it: Stage, problems: set[str]) -> None:
+def _assert_healthy(system: System, problems: set[str]) -> None:
     """The account is read as it was before, whatever its next key lacks."""
-    it.simulator.requests.clear()
-    it.later(POLL)
-    assert it.problems("solo") == problems
-    assert it.value("ai_account_up", account="solo") == 1
-    assert it.calls("solo", "usage/completions") > 0
+    system.simulator.requests.clear()
+    system.advance(POLL)
+    assert system.problems("solo") == problems
+    assert system.value("ai_account_up", account="solo") == 1
+    assert system.count_calls("solo", "usage/completions") > 0
 
 
-def test_a_new_key_takes_over_from_one_that_works(it: Stage) -> None:
+def test_a_new_key_takes_over_from_one_that_works(system: System) -> None:
     """A new key that the provider accepts is used from the next poll on; the old one may be revoked then."""
-    old = it.key_file("solo").read_text()
-    _accept(it, NEW)
-    it.key_file("solo").write_text(NEW)
-    it.later(POLL)
-    _revoke(it, old)
-    _well(it, set())
-    assert _refused(it) == 0
-    assert it.value("ai_account_poll_failures_total", account="solo") == 0
+    old = system.key_file("solo").read_text()
+    _accept_key(system, NEW_KEY)
+    system.key_file("solo").write_text(NEW_KEY)
+    system.advance(POLL)
+    _revoke_key(system, old)
+    _assert_healthy(system, set())
+    assert _count_rejections(system) == 0
+    assert system.value("ai_account_poll_failures_total", account="solo") == 0
 
 
-def test_a_new_key_that_is_refused_does_not_replace_one_that_works(it: Stage) -> None:
+def test_a_rejected_new_key_does_not_replace_a_working_one(system: System) -> None:
     """It is tried once and told; the old one goes on. After a reload, or when it has changed, it is tried again."""
-    it.key_file("solo").write_text(NEW)
-    it.later(POLL)
-    _well(it, {"key_rejected"})
-    it.later(12 * POLL)
-    assert _refused(it) == 0
+    system.key_file("solo").write_text(NEW_KEY)
+    system.advance(POLL)
+    _assert_healthy(system, {"key_rejected"})
+    system.advance(12 * POLL)
+    assert _count_rejections(system) == 0
 
-    it.app.apply(it.config)
-    it.later(POLL)
-    assert _refused(it) == 1
-    _accept(it, NEW)
-    it.app.apply(it.config)
-    _well(it, set())
+    system.app.apply(system.config)
+    system.advance(POLL)
+    assert _count_rejections(system) == 1
+    _accept_key(system, NEW_KEY)
+    system.app.apply(system.config)
+    _assert_healthy(system, set())
 
 
-def test_the_landing_page_tells_of_a_new_key_that_is_refused(it: Stage) -> None:
+def test_the_landing_page_shows_a_rejected_new_key(system: System) -> None:
     """It names the account, what is wrong with the key and what to do, and that the old one still works."""
-    it.key_file("solo").write_text(NEW)
-    it.later(POLL)
-    page = it.app.views().landing()
+    system.key_file("solo").write_text(NEW_KEY)
+    system.advance(POLL)
+    page = system.app.handlers().landing_page()
     assert "New key not used" in page
     assert "answered 401" in page
     assert "Create an admin key" in page
     assert "The key before it still works here." in page
-    assert NEW not in page
+    assert NEW_KEY not in page
 
 
-def test_a_new_key_of_the_wrong_kind_is_never_sent(it: Stage) -> None:
+def test_a_new_key_of_the_wrong_kind_is_never_sent(system: System) -> None:
     """Where the prefix tells that the new key cannot work, the old one goes on and no request is made with the new."""
-    it.key_file("solo").write_text("sk-ant-api03-of-somebody")
-    it.later(POLL)
-    _well(it, {"wrong_key_kind"})
-    assert _refused(it) == 0
+    system.key_file("solo").write_text("sk-ant-api03-of-somebody")
+    system.advance(POLL)
+    _assert_healthy(system, {"wrong_key_kind"})
+    assert _count_rejections(system) == 0
 
 
-def test_a_new_key_that_cannot_be_judged_is_tried_at_the_next_poll(it: Stage) -> None:
+def test_a_new_key_that_cannot_be_judged_is_tried_at_the_next_poll(system: System) -> None:
     """Where the provider is in trouble as the key changes, the old one stays, and the new one is tried again."""
-    old = it.key_file("solo").read_text()
-    _accept(it, NEW)
-    it.simulator.fault("solo", "server_error")
-    it.key_file("solo").write_text(NEW)
-    it.later(POLL)
-    assert "unavailable" in it.problems("solo")
-    it.simulator.clear()
-    it.later(timedelta(hours=1))
-    _revoke(it, old)
-    _well(it, set())
+    old = system.key_file("solo").read_text()
+    _accept_key(system, NEW_KEY)
+    system.simulator.add_fault("solo", "server_error")
+    system.key_file("solo").write_text(NEW_KEY)
+    system.advance(POLL)
+    assert "unavailable" in system.problems("solo")
+    system.simulator.clear_faults()
+    system.advance(timedelta(hours=1))
+    _revoke_key(system, old)
+    _assert_healthy(system, set())
 
 
-def test_a_key_file_that_is_gone_is_told_and_not_missed(it: Stage) -> None:
+def test_a_missing_key_file_is_reported_and_polling_continues(system: System) -> None:
     """Without its key's file an account is read on with the key that was read before; back again, nothing is wrong."""
-    key = it.key_file("solo").read_text()
-    it.key_file("solo").unlink()
-    it.later(POLL)
-    _well(it, {"key_rejected"})
-    assert "it does not exist" in it.app.views().landing()
-    it.key_file("solo").write_text(key)
-    it.later(POLL)
-    _well(it, set())
+    key = system.key_file("solo").read_text()
+    system.key_file("solo").unlink()
+    system.advance(POLL)
+    _assert_healthy(system, {"key_rejected"})
+    assert "it does not exist" in system.app.handlers().landing_page()
+    system.key_file("solo").write_text(key)
+    system.advance(POLL)
+    _assert_healthy(system, set())
 
 
-def test_the_old_key_back_in_its_place_ends_the_problem(it: Stage) -> None:
+def test_the_old_key_back_in_its_place_ends_the_problem(system: System) -> None:
     """Who puts the working key back is told nothing more."""
-    old = it.key_file("solo").read_text()
-    it.key_file("solo").write_text(NEW)
-    it.later(POLL)
-    it.key_file("solo").write_text(old)
-    it.later(POLL)
-    _well(it, set())
+    old = system.key_file("solo").read_text()
+    system.key_file("solo").write_text(NEW_KEY)
+    system.advance(POLL)
+    system.key_file("solo").write_text(old)
+    system.advance(POLL)
+    _assert_healthy(system, set())
 
 
-def test_when_the_old_key_ends_the_refused_one_is_told(it: Stage) -> None:
+def test_when_the_old_key_ends_the_rejected_one_is_reported(system: System) -> None:
     """Once the key that worked is revoked too, the account is down, and what is told is of the key in the file."""
-    old = it.key_file("solo").read_text()
-    it.key_file("solo").write_text(NEW)
-    it.later(POLL)
-    _revoke(it, old)
-    it.later(POLL)
-    assert it.value("ai_account_up", account="solo") == 0
-    assert it.problems("solo") == {"key_rejected"}
-    _accept(it, NEW)
-    it.app.apply(it.config)
-    it.later(POLL)
-    _well(it, set())
+    old = system.key_file("solo").read_text()
+    system.key_file("solo").write_text(NEW_KEY)
+    system.advance(POLL)
+    _revoke_key(system, old)
+    system.advance(POLL)
+    assert system.value("ai_account_up", account="solo") == 0
+    assert system.problems("solo") == {"key_rejected"}
+    _accept_key(system, NEW_KEY)
+    system.app.apply(system.config)
+    system.advance(POLL)
+    _assert_healthy(system, set())

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from exporter.model import Row
 
 Usage = dict[int, list[Row]]
-at_any_speed = settings(deadline=None)
+no_deadline = settings(deadline=None)
 
 
-class Table:
+class RateTable:
     """Rates from a table by model, meter and tier, or by model and meter for every tier."""
 
     def __init__(self, rates: Mapping[tuple[str, ...], Fraction | int]) -> None:
@@ -26,8 +26,8 @@ class Table:
         return None if rate is None else Fraction(rate)
 
 
-NO_RATES = Table({})
-SOME_RATES = Table(
+NO_RATES = RateTable({})
+SOME_RATES = RateTable(
     {
         ("m", "output"): 15_000,
         ("m", "output", "batch"): 7_500,
@@ -43,13 +43,13 @@ METERS = st.sampled_from(["uncached_input", "cache_write_1h", "output", "web_sea
 UNITS = st.one_of(st.integers(0, 20), st.integers(0, 10**15))
 AMOUNTS = st.one_of(st.integers(0, 20), st.integers(0, 10**18))
 
-USE = st.builds(
+USAGE_ROW = st.builds(
     Row, st.one_of(METERS, st.just("requests")), UNITS, WORKSPACES, MODELS, TIERS, st.sampled_from(["", "k"])
 )
-USAGE = st.dictionaries(st.integers(0, 23), st.lists(USE, max_size=6), max_size=6)
+DAY_USAGE = st.dictionaries(st.integers(0, 23), st.lists(USAGE_ROW, max_size=6), max_size=6)
 ITEMS = st.sampled_from(["", "label"])
 CHARGE = st.builds(Row, st.one_of(METERS, st.just("cost")), AMOUNTS, WORKSPACES, MODELS, TIERS, item=ITEMS)
 CHARGES = st.lists(CHARGE, max_size=8)
-ENTRY = st.builds(lambda row, credit: replace(row, value=-row.value) if credit else row, CHARGE, st.booleans())
-BILL = st.lists(ENTRY, max_size=8)
+BILL_ROW = st.builds(lambda row, credit: replace(row, value=-row.value) if credit else row, CHARGE, st.booleans())
+BILL = st.lists(BILL_ROW, max_size=8)
 RATES = st.sampled_from([NO_RATES, SOME_RATES])

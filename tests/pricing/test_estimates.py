@@ -13,25 +13,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model import Row
-from exporter.pricing.bill_evidence import Lesson
+from exporter.pricing.bill_evidence import BillEvidence
 from exporter.pricing.learned_rates import learned_rates
 from exporter.pricing.list_prices import Rates, list_rates
-from exporter.pricing.valuation import DayValue, value_day
-from tests.pricing.days import CHARGES, NO_RATES, RATES, SOME_RATES, USAGE, Table, Usage, at_any_speed
+from exporter.pricing.valuation import DayValuation, value_day
+from tests.pricing.days import CHARGES, DAY_USAGE, NO_RATES, RATES, SOME_RATES, RateTable, Usage, no_deadline
 
 Days = list[tuple[Usage, list[Row]]]
 
 
-def _lessons(days: Days, listed: Rates) -> list[Lesson]:
+def _collect_evidence(days: Days, list_prices: Rates) -> list[BillEvidence]:
     """Bill days, oldest first; return their lessons, newest first."""
-    lessons: list[Lesson] = []
+    lessons: list[BillEvidence] = []
     for usage, bill in days:
-        lessons.insert(0, value_day(usage, bill, learned_rates(lessons, listed)).lesson)
+        lessons.insert(0, value_day(usage, bill, learned_rates(lessons, list_prices)).bill_evidence)
     return lessons
 
 
-def _estimate(usage: Usage, lessons: Sequence[Lesson], listed: Rates) -> DayValue:
-    return value_day(usage, None, learned_rates(lessons, listed), standing=lessons)
+def _estimate(usage: Usage, evidence: Sequence[BillEvidence], list_prices: Rates) -> DayValuation:
+    return value_day(usage, None, learned_rates(evidence, list_prices), evidence=evidence)
 
 
 def _sum(rows: list[Row]) -> int:
@@ -43,7 +43,7 @@ def _sum(rows: list[Row]) -> int:
 CLAUDE, LUNA = "claude-sonnet-4-5-20250929", "gpt-5.6-luna"
 
 
-def _claude(scale: float, part: Fraction = Fraction(1), extra: int = 0) -> tuple[Usage, list[Row]]:
+def _claude_day(scale: float, price_ratio: Fraction = Fraction(1), extra: int = 0) -> tuple[Usage, list[Row]]:
     """A day at Anthropic, billed at a part of the list price: batch, one-hour writes, long context, free priority."""
     usage: Usage = {}
     bill: dict[tuple[str, str], Fraction] = {}
@@ -65,23 +65,35 @@ def _claude(scale: float, part: Fraction = Fraction(1), extra: int = 0) -> tuple
             rate = rates.rate(CLAUDE, meter, tier)
             assert rate is not None
             if tier != "priority":
-                bill[meter, tier] = bill.get((meter, tier), Fraction(0)) + rate * part * units
+                bill[meter, tier] = bill.get((meter, tier), Fraction(0)) + rate * price_ratio * units
     rows = [Row(meter, round(nano), "w", CLAUDE, tier) for (meter, tier), nano in bill.items()]
     return usage, rows + ([Row("cost", extra, "w", item="Session Runtime Usage")] if extra else [])
 
 
-DISCOUNT, DEARER = Fraction(83, 100), Fraction(996, 1000)
+DISCOUNT_RATIO, RAISED_RATIO = Fraction(83, 100), Fraction(996, 1000)
 
 
 @pytest.mark.parametrize(
     ("days", "today"),
     [
-        pytest.param([_claude(1, DISCOUNT)], _claude(3, DISCOUNT), id="undisclosed discount"),
-        pytest.param([_claude(9, DISCOUNT)] * 6 + [_claude(0.1, DEARER)], _claude(5, DEARER), id="price change"),
-        pytest.param([_claude(1, DISCOUNT), ({}, [])], _claude(2, DISCOUNT), id="a day without use in between"),
-        pytest.param([_claude(1, DISCOUNT, 10**6)], _claude(2, DISCOUNT, 2 * 10**6), id="session money"),
+        pytest.param([_claude_day(1, DISCOUNT_RATIO)], _claude_day(3, DISCOUNT_RATIO), id="undisclosed discount"),
         pytest.param(
-            [_claude(1, DISCOUNT, 10**7), _claude(2, DISCOUNT, 10**7)], _claude(5, DISCOUNT, 10**7), id="a fixed fee"
+            [_claude_day(9, DISCOUNT_RATIO)] * 6 + [_claude_day(0.1, RAISED_RATIO)],
+            _claude_day(5, RAISED_RATIO),
+            id="price change",
+        ),
+        pytest.param(
+            [_claude_day(1, DISCOUNT_RATIO), ({}, [])],
+            _claude_day(2, DISCOUNT_RATIO),
+            id="a day without use in between",
+        ),
+        pytest.param(
+            [_claude_day(1, DISCOUNT_RATIO, 10**6)], _claude_day(2, DISCOUNT_RATIO, 2 * 10**6), id="session money"
+        ),
+        pytest.param(
+            [_claude_day(1, DISCOUNT_RATIO, 10**7), _claude_day(2, DISCOUNT_RATIO, 10**7)],
+            _claude_day(5, DISCOUNT_RATIO, 10**7),
+            id="a fixed fee",
         ),
     ],
 )
@@ -89,9 +101,9 @@ def test_an_estimate_is_within_a_thousandth_of_the_bill(days: Days, today: tuple
     """After the first billed day, whatever the account's prices, tiers and extras are, the estimate is the bill."""
     usage, bill = today
     listed = list_rates("anthropic", datetime(2026, 11, 20, tzinfo=UTC))
-    value = _estimate(usage, _lessons(days, listed), listed)
+    value = _estimate(usage, _collect_evidence(days, listed), listed)
     assert sum(value.hours.values()) == pytest.approx(_sum(bill), rel=0.001)
-    assert value.unpriced == {}
+    assert value.unpriced_tokens == {}
 
 
 def test_a_model_without_a_list_price_is_unpriced_until_its_first_bill() -> None:
@@ -99,70 +111,74 @@ def test_a_model_without_a_list_price_is_unpriced_until_its_first_bill() -> None
     usage: Usage = {1: [Row("output", 1000, "w", "nova"), Row("output", 10, "w", "m")]}
     bill = [Row("output", 777_000, "w", "nova"), Row("output", 100_000, "w", "m")]
     before = _estimate(usage, [], SOME_RATES)
-    assert before.unpriced == {"nova": 1000}
-    after = _estimate({5: [Row("output", 3000, "w", "nova")]}, _lessons([(usage, bill)], SOME_RATES), SOME_RATES)
-    assert (sum(after.hours.values()), after.unpriced) == (3 * 777_000, {})
+    assert before.unpriced_tokens == {"nova": 1000}
+    after = _estimate(
+        {5: [Row("output", 3000, "w", "nova")]}, _collect_evidence([(usage, bill)], SOME_RATES), SOME_RATES
+    )
+    assert (sum(after.hours.values()), after.unpriced_tokens) == (3 * 777_000, {})
 
 
 def test_tiers_that_share_a_line_are_estimated_apart() -> None:
     """A plain line over standard and batch, 10 % off: when the mix turns around, the estimate follows it."""
     usage: Usage = {1: [Row("output", 900, "p", "m", "standard"), Row("output", 200, "p", "m", "batch")]}
-    lessons = _lessons([(usage, [Row("output", 13_500_000, "p", "m")])], SOME_RATES)
+    lessons = _collect_evidence([(usage, [Row("output", 13_500_000, "p", "m")])], SOME_RATES)
     turned: Usage = {1: [Row("output", 100, "p", "m", "standard"), Row("output", 2000, "p", "m", "batch")]}
     assert sum(_estimate(turned, lessons, SOME_RATES).hours.values()) == 1100 * 13_500
 
 
-def test_a_restated_bill_teaches_anew() -> None:
+def test_a_restated_bill_updates_the_rates() -> None:
     """The lesson of a day is that of its newest bill: what was told before is forgotten."""
     usage: Usage = {1: [Row("output", 100, "w", "m")]}
-    first, restated = (_lessons([(usage, [Row("output", nano, "w", "m")])], SOME_RATES) for nano in (10**6, 8 * 10**5))
+    first, restated = (
+        _collect_evidence([(usage, [Row("output", nano, "w", "m")])], SOME_RATES) for nano in (10**6, 8 * 10**5)
+    )
     assert sum(_estimate(usage, first, SOME_RATES).hours.values()) == 10**6
     assert sum(_estimate(usage, restated, SOME_RATES).hours.values()) == 8 * 10**5
 
 
-def test_a_new_months_list_price_does_not_move_what_is_learned() -> None:
+def test_a_new_months_list_price_does_not_change_learned_rates() -> None:
     """Lessons of one month price the next one: the bill is nearer to the truth than any list."""
     spring, autumn = (list_rates("openai", datetime(2026, month, 1, tzinfo=UTC)) for month in (3, 11))
     usage: Usage = {1: [Row("output", 10**6, "p", LUNA)]}
-    lessons = _lessons([(usage, [Row("output", 5 * 10**9, "p", LUNA)])], spring)
+    lessons = _collect_evidence([(usage, [Row("output", 5 * 10**9, "p", LUNA)])], spring)
     assert sum(_estimate(usage, lessons, autumn).hours.values()) == 5 * 10**9
 
 
 # --- properties -------------------------------------------------------------------------------------------------------
 
 
-@at_any_speed
-@given(USAGE, CHARGES.filter(bool), RATES)
-def test_the_same_day_again_is_estimated_at_its_bill(usage: Usage, bill: list[Row], rates: Table) -> None:
+@no_deadline
+@given(DAY_USAGE, CHARGES.filter(bool), RATES)
+def test_the_same_day_again_is_estimated_at_its_bill(usage: Usage, bill: list[Row], rates: RateTable) -> None:
     """Equal use at equal prices costs what it cost, to a nano-dollar per row, explained by use or not."""
-    value = _estimate(usage, _lessons([(usage, bill)], rates), rates)
+    value = _estimate(usage, _collect_evidence([(usage, bill)], rates), rates)
     assert abs(sum(value.hours.values()) - _sum(bill)) <= sum(len(rows) for rows in usage.values())
-    assert value.unpriced == {}
+    assert value.unpriced_tokens == {}
 
 
-@at_any_speed
-@given(USAGE, CHARGES.filter(bool), RATES)
-def test_the_same_week_is_estimated_at_its_bill(usage: Usage, bill: list[Row], rates: Table) -> None:
+@no_deadline
+@given(DAY_USAGE, CHARGES.filter(bool), RATES)
+def test_the_same_week_is_estimated_at_its_bill(usage: Usage, bill: list[Row], rates: RateTable) -> None:
     """Days taken together as billed at one price may differ by half a per cent, and so may the estimate: no more."""
-    value = _estimate(usage, _lessons([(usage, bill)] * 7, rates), rates)
+    value = _estimate(usage, _collect_evidence([(usage, bill)] * 7, rates), rates)
     off = abs(sum(value.hours.values()) - _sum(bill))
     assert off <= sum(len(rows) for rows in usage.values()) + _sum(bill) / 200
 
 
-@at_any_speed
-@given(USAGE, CHARGES.filter(bool), RATES, st.integers(2, 50))
-def test_estimates_scale_with_the_bills(usage: Usage, bill: list[Row], rates: Table, factor: int) -> None:
+@no_deadline
+@given(DAY_USAGE, CHARGES.filter(bool), RATES, st.integers(2, 50))
+def test_estimates_scale_with_the_bills(usage: Usage, bill: list[Row], rates: RateTable, factor: int) -> None:
     """Bills that are a factor dearer make estimates that are a factor dearer."""
     dearer = [Row(row.meter, row.value * factor, row.workspace, row.model, row.tier, item=row.item) for row in bill]
-    once, more = (_estimate(usage, _lessons([(usage, told)], rates), rates) for told in (bill, dearer))
+    once, more = (_estimate(usage, _collect_evidence([(usage, told)], rates), rates) for told in (bill, dearer))
     rows = sum(len(told) for told in usage.values())
     assert abs(sum(more.hours.values()) - factor * sum(once.hours.values())) <= (factor + 1) * rows
 
 
-@at_any_speed
-@given(USAGE, USAGE, CHARGES, RATES, st.randoms(use_true_random=False))
-def test_the_order_of_what_is_told_moves_no_estimate(
-    usage: Usage, today: Usage, bill: list[Row], rates: Table, chance: random.Random
+@no_deadline
+@given(DAY_USAGE, DAY_USAGE, CHARGES, RATES, st.randoms(use_true_random=False))
+def test_the_order_of_rows_changes_no_estimate(
+    usage: Usage, today: Usage, bill: list[Row], rates: RateTable, chance: random.Random
 ) -> None:
     """Yesterday or today told in another order is the same estimate."""
 
@@ -170,8 +186,8 @@ def test_the_order_of_what_is_told_moves_no_estimate(
         return {hour: chance.sample(rows, len(rows)) for hour, rows in chance.sample([*day.items()], len(day))}
 
     lessons, others = (
-        _lessons([(usage, bill)], rates),
-        _lessons([(mixed(usage), chance.sample(bill, len(bill)))], rates),
+        _collect_evidence([(usage, bill)], rates),
+        _collect_evidence([(mixed(usage), chance.sample(bill, len(bill)))], rates),
     )
     assert _estimate(mixed(today), others, rates) == _estimate(today, lessons, rates)
 
@@ -192,7 +208,7 @@ def test_a_large_day_is_valued_fast() -> None:
     bill += [Row("cost", 10**9, f"w{place}", item="fee") for place in range(20)]
 
     began = time.perf_counter()
-    lessons = [value_day(usage, bill, NO_RATES).lesson] * 7
+    lessons = [value_day(usage, bill, NO_RATES).bill_evidence] * 7
     billed = time.perf_counter()
     _estimate(usage, lessons, NO_RATES)
     done = time.perf_counter()

@@ -7,11 +7,11 @@ from fractions import Fraction
 
 import pytest
 
-from exporter.pricing.bill_evidence import CENT, Lesson, Taught
-from exporter.pricing.learned_rates import Agreed, learned_rates
-from tests.pricing.days import Table
+from exporter.pricing.bill_evidence import CENT, BillEvidence, PricedUsage
+from exporter.pricing.learned_rates import NegotiatedPrice, learned_rates
+from tests.pricing.days import RateTable
 
-LISTED = Table(
+LIST_PRICES = RateTable(
     {
         ("m", "output"): 1000,
         ("m", "output", "batch"): 500,
@@ -23,19 +23,23 @@ LISTED = Table(
 )
 
 
-def _day(*told: tuple[str, str, str, int, int], rounding: int = 1, workspace: str = "w") -> Lesson:
+def _evidence(*usage: tuple[str, str, str, int, int], rounding: int = 1, workspace: str = "w") -> BillEvidence:
     """Make a lesson of (model, meter, tier, units, nano)."""
-    return Lesson(tuple(Taught(workspace, *one) for one in told), rounding=rounding)
+    return BillEvidence(tuple(PricedUsage(workspace, *one) for one in usage), rounding=rounding)
 
 
-def _output(units: int, nano: int, rounding: int = 1) -> Lesson:
-    return _day(("m", "output", "standard", units, nano), rounding=rounding)
+def _output_evidence(units: int, nano: int, rounding: int = 1) -> BillEvidence:
+    return _evidence(("m", "output", "standard", units, nano), rounding=rounding)
 
 
 def _rate(
-    *lessons: Lesson, model: str = "m", meter: str = "output", tier: str = "standard", agreed: tuple[Agreed, ...] = ()
+    *evidence: BillEvidence,
+    model: str = "m",
+    meter: str = "output",
+    tier: str = "standard",
+    negotiated: tuple[NegotiatedPrice, ...] = (),
 ) -> Fraction | None:
-    return learned_rates(lessons, LISTED, agreed).rate(model, meter, tier)
+    return learned_rates(evidence, LIST_PRICES, negotiated).rate(model, meter, tier)
 
 
 # --- learned ----------------------------------------------------------------------------------------------------------
@@ -44,49 +48,69 @@ def _rate(
 @pytest.mark.parametrize(
     ("lessons", "rate"),
     [
-        pytest.param([_output(10**6, 830 * 10**6)], Fraction(830), id="17 % less than list"),
-        pytest.param([_output(100, 120_000), _output(10**9, 10**12)], Fraction(1200), id="dearer: the newest alone"),
-        pytest.param([_output(100, 101_000), _output(10**9, 10**12)], Fraction(1010), id="even by 1 %"),
-        pytest.param([_output(3, 2500), _output(3, 2501)], Fraction(5001, 6), id="pooled against rounding"),
-        pytest.param([_output(1, 100), _output(1, 100), _output(1, 90)], Fraction(100), id="pooled up to a change"),
-        pytest.param([_output(1, 100), _output(1, 90), _output(1, 100)], Fraction(100), id="not beyond a change"),
-        pytest.param([_output(10, 0), _output(10, 10_000)], Fraction(0), id="free from now on"),
-        pytest.param([_output(10, 10_000), _output(10, 0)], Fraction(1000), id="no longer free"),
-        pytest.param([Lesson(), _output(10, 8000)], Fraction(800), id="a day that teaches nothing"),
-        pytest.param([_output(10, -5), _output(10, 8000)], Fraction(800), id="credited below zero"),
+        pytest.param([_output_evidence(10**6, 830 * 10**6)], Fraction(830), id="17 % less than list"),
         pytest.param(
-            [_output(20_000, 2 * CENT, CENT), _output(10**7, 930 * CENT, CENT)],
+            [_output_evidence(100, 120_000), _output_evidence(10**9, 10**12)],
+            Fraction(1200),
+            id="dearer: the newest alone",
+        ),
+        pytest.param(
+            [_output_evidence(100, 101_000), _output_evidence(10**9, 10**12)], Fraction(1010), id="even by 1 %"
+        ),
+        pytest.param(
+            [_output_evidence(3, 2500), _output_evidence(3, 2501)], Fraction(5001, 6), id="pooled against rounding"
+        ),
+        pytest.param(
+            [_output_evidence(1, 100), _output_evidence(1, 100), _output_evidence(1, 90)],
+            Fraction(100),
+            id="pooled up to a change",
+        ),
+        pytest.param(
+            [_output_evidence(1, 100), _output_evidence(1, 90), _output_evidence(1, 100)],
+            Fraction(100),
+            id="not beyond a change",
+        ),
+        pytest.param([_output_evidence(10, 0), _output_evidence(10, 10_000)], Fraction(0), id="free from now on"),
+        pytest.param([_output_evidence(10, 10_000), _output_evidence(10, 0)], Fraction(1000), id="no longer free"),
+        pytest.param([BillEvidence(), _output_evidence(10, 8000)], Fraction(800), id="a day that teaches nothing"),
+        pytest.param([_output_evidence(10, -5), _output_evidence(10, 8000)], Fraction(800), id="credited below zero"),
+        pytest.param(
+            [_output_evidence(20_000, 2 * CENT, CENT), _output_evidence(10**7, 930 * CENT, CENT)],
             Fraction(932 * CENT, 10**7 + 20_000),
             id="few tokens, whole cents: older days are more exact",
         ),
         pytest.param(
-            [_output(5, 0, CENT), _output(10**7, 930 * CENT, CENT)],
+            [_output_evidence(5, 0, CENT), _output_evidence(10**7, 930 * CENT, CENT)],
             Fraction(930 * CENT, 10**7 + 5),
             id="a handful of tokens is not free because it is less than a cent",
         ),
         pytest.param(
-            [_output(50_000, 10 * CENT, CENT), _output(10**7, 930 * CENT, CENT)],
+            [_output_evidence(50_000, 10 * CENT, CENT), _output_evidence(10**7, 930 * CENT, CENT)],
             Fraction(2000),
             id="few tokens at a price that no rounding explains",
         ),
         pytest.param(
-            [_output(5000, 5 * CENT, CENT), _output(10_000, 11 * CENT, CENT)],
+            [_output_evidence(5000, 5 * CENT, CENT), _output_evidence(10_000, 11 * CENT, CENT)],
             Fraction(10_000),
             id="whole cents, but as much use as before: the newest alone",
         ),
         pytest.param(
-            [_output(5, 0), _output(10**7, 930 * CENT)], Fraction(0), id="few tokens, billed to the nano-dollar: free"
+            [_output_evidence(5, 0), _output_evidence(10**7, 930 * CENT)],
+            Fraction(0),
+            id="few tokens, billed to the nano-dollar: free",
         ),
     ],
 )
-def test_the_newest_bill_decides(lessons: list[Lesson], rate: Fraction) -> None:
+def test_the_newest_bill_decides(lessons: list[BillEvidence], rate: Fraction) -> None:
     """A price is the newest day's; older days make it more exact as long as they were billed at the same price."""
     assert _rate(*lessons) == rate
 
 
 def test_workspaces_are_taken_together() -> None:
     """What one workspace pays for a kind of use teaches the others."""
-    lesson = Lesson((Taught("v", "m", "output", "batch", 10, 3000), Taught("w", "m", "output", "batch", 30, 13_000)))
+    lesson = BillEvidence(
+        (PricedUsage("v", "m", "output", "batch", 10, 3000), PricedUsage("w", "m", "output", "batch", 30, 13_000))
+    )
     assert _rate(lesson, tier="batch") == 400
 
 
@@ -99,20 +123,20 @@ def test_tiers_meters_and_models_are_learned_apart() -> None:
         ("m", "cache_write_1h", "batch", 10, 777),
         ("nova", "output", "standard", 10, 123),
     ]
-    rates = learned_rates([_day(*told)], LISTED)
+    rates = learned_rates([_evidence(*told)], LIST_PRICES)
     for model, meter, tier, units, nano in told:
         assert rates.rate(model, meter, tier) == Fraction(nano, units)
 
 
 def test_a_late_bill_prices_every_open_day_alike() -> None:
     """However many days ago the newest bill was, its rate is the rate."""
-    assert _rate(_output(10, 8300), _output(10, 10_000)) == 830
+    assert _rate(_output_evidence(10, 8300), _output_evidence(10, 10_000)) == 830
 
 
 # --- inferred ---------------------------------------------------------------------------------------------------------
 
 
-def test_without_lessons_the_list_is_the_price() -> None:
+def test_without_bills_the_list_price_applies() -> None:
     """A new account pays list prices; what is not listed has none; a price of zero is one."""
     assert _rate() == 1000
     assert _rate(tier="batch") == 500
@@ -123,50 +147,50 @@ def test_without_lessons_the_list_is_the_price() -> None:
 @pytest.mark.parametrize("tier", ["batch", "standard_long_context"])
 def test_the_first_use_of_a_tier_is_priced_from_another_tier(tier: str) -> None:
     """The list tells by how much tiers differ, the bill what the other one costs; the standard tier goes first."""
-    lesson = _day(("m", "output", "standard", 10, 8300), ("m", "output", "priority", 10, 30_000))
-    listed = LISTED.rate("m", "output", tier)
+    lesson = _evidence(("m", "output", "standard", 10, 8300), ("m", "output", "priority", 10, 30_000))
+    listed = LIST_PRICES.rate("m", "output", tier)
     assert listed is not None
     assert _rate(lesson, tier=tier) == listed * Fraction(83, 100)
 
 
 def test_a_tier_that_is_free_prices_no_other() -> None:
     """Priority tokens that are never billed do not make batches free."""
-    lesson = _day(("m", "output", "priority", 10, 0), ("m", "uncached_input", "standard", 10, 1000))
+    lesson = _evidence(("m", "output", "priority", 10, 0), ("m", "uncached_input", "standard", 10, 1000))
     assert _rate(lesson, tier="batch") == 250
 
 
 def test_the_first_use_of_a_meter_has_its_models_discount() -> None:
     """A model's own discount is nearer than the account's, and older evidence of it too."""
-    newest = _day(("n", "output", "standard", 10, 15_000))
-    older = _day(("m", "uncached_input", "standard", 10, 1800))
+    newest = _evidence(("n", "output", "standard", 10, 15_000))
+    older = _evidence(("m", "uncached_input", "standard", 10, 1800))
     assert _rate(newest, older) == 900
 
 
 def test_a_new_model_has_the_accounts_discount() -> None:
     """Billed over list price of the newest day that has both, weighted by money; free and unlisted use aside."""
-    newest = _day(
+    newest = _evidence(
         ("m", "output", "standard", 10, 9000),
         ("m", "uncached_input", "standard", 50, 5000),
         ("m", "output", "priority", 10**9, 0),
         ("nova", "output", "standard", 10, 10**12),
     )
-    older = _day(("m", "output", "standard", 10, 1))
+    older = _evidence(("m", "output", "standard", 10, 1))
     assert _rate(newest, older, model="n") == 3000 * Fraction(7, 10)
-    assert _rate(_day(("nova", "output", "standard", 10, 10**12)), newest, model="n") == 2100
+    assert _rate(_evidence(("nova", "output", "standard", 10, 10**12)), newest, model="n") == 2100
 
 
 @pytest.mark.parametrize(("nano", "rate"), [(50_000, 6000), (20_000, 6000), (19_000, 5700), (10, 3)])
 def test_a_discount_is_kept_sane(nano: int, rate: int) -> None:
     """One odd bill makes nothing else dearer than twice its list price."""
-    assert _rate(_output(10, nano), model="n") == rate
+    assert _rate(_output_evidence(10, nano), model="n") == rate
 
 
 @pytest.mark.parametrize("percent", [1, 50, 83, 120])
 def test_a_discount_scales_all_rates(percent: int) -> None:
     """Learned or inferred, every rate is that part of its list price."""
-    rates = learned_rates([_output(100, 1000 * percent)], LISTED)
+    rates = learned_rates([_output_evidence(100, 1000 * percent)], LIST_PRICES)
     for model, meter, tier in [("m", "output", "standard"), ("m", "output", "batch"), ("m", "uncached_input", "batch")]:
-        listed = LISTED.rate(model, meter, tier)
+        listed = LIST_PRICES.rate(model, meter, tier)
         assert listed is not None
         assert rates.rate(model, meter, tier) == listed * Fraction(percent, 100)
     assert rates.rate("n", "output", "") == 30 * percent
@@ -186,12 +210,12 @@ def test_a_discount_scales_all_rates(percent: int) -> None:
         ("m", "output", "standard", 830),
     ],
 )
-def test_an_agreed_price_wins(model: str, meter: str, tier: str, rate: int | None) -> None:
+def test_a_negotiated_price_wins(model: str, meter: str, tier: str, rate: int | None) -> None:
     """The first that fits by glob, meter and tier counts, over what bills teach; other use is untouched."""
     agreed = (
-        Agreed("claude-opus-*", "output", "batch", Decimal(6)),
-        Agreed("claude-opus-*", "output", "", Decimal("12.50")),
-        Agreed("claude-*", "output", "", Decimal(4)),
+        NegotiatedPrice("claude-opus-*", "output", "batch", Decimal(6)),
+        NegotiatedPrice("claude-opus-*", "output", "", Decimal("12.50")),
+        NegotiatedPrice("claude-*", "output", "", Decimal(4)),
     )
-    lesson = _day(("claude-opus-5", "output", "batch", 10, 10), ("m", "output", "standard", 10, 8300))
-    assert _rate(lesson, model=model, meter=meter, tier=tier, agreed=agreed) == rate
+    lesson = _evidence(("claude-opus-5", "output", "batch", 10, 10), ("m", "output", "standard", 10, 8300))
+    assert _rate(lesson, model=model, meter=meter, tier=tier, negotiated=agreed) == rate

@@ -12,14 +12,25 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.model import COST, PAID, TOKEN_METERS, Row
-from exporter.pricing.bill_evidence import Lesson
+from exporter.model import COST, COST_INCLUDED, TOKEN_METERS, Row
+from exporter.pricing.bill_evidence import BillEvidence
 from exporter.pricing.list_prices import list_rates
-from exporter.pricing.valuation import DayValue, Key, apportion, value_day
-from tests.pricing.days import BILL, CHARGES, ENTRY, NO_RATES, RATES, SOME_RATES, USAGE, Table, Usage, at_any_speed
+from exporter.pricing.valuation import CostLabels, DayValuation, apportion, value_day
+from tests.pricing.days import (
+    BILL,
+    BILL_ROW,
+    CHARGES,
+    DAY_USAGE,
+    NO_RATES,
+    RATES,
+    SOME_RATES,
+    RateTable,
+    Usage,
+    no_deadline,
+)
 
 
-def _nonzero(value: DayValue) -> dict[tuple[int, Key], int]:
+def _nonzero(value: DayValuation) -> dict[tuple[int, CostLabels], int]:
     return {place: money for place, money in value.hours.items() if money}
 
 
@@ -42,74 +53,82 @@ def test_an_open_day_is_its_tokens_at_rates() -> None:
     }
     value = value_day(usage, None, rates)
     assert value.hours == {
-        (3, Key("w", "claude-sonnet-4-5", "standard", "k")): 9_000_000_000,
-        (4, Key("w", "claude-sonnet-4-5", "batch", "k")): 15_000_000_000,
+        (3, CostLabels("w", "claude-sonnet-4-5", "standard", "k")): 9_000_000_000,
+        (4, CostLabels("w", "claude-sonnet-4-5", "batch", "k")): 15_000_000_000,
     }
     assert not value.billed
-    assert value.unpriced == {}
+    assert value.unpriced_tokens == {}
 
 
-def test_tokens_without_a_price_are_told_by_model() -> None:
+def test_tokens_without_a_price_are_reported_by_model() -> None:
     """What has no price costs nothing and is counted, tokens only, requests and units never."""
     rows = [Row("output", 5, model="x"), Row("cache_read", 6, model="x"), Row("output", 0, model="y")]
     usage = {1: [*rows, Row("images", 7, model="x"), Row("requests", 8, model="x")]}
-    assert value_day(usage, None, NO_RATES) == DayValue({}, billed=False, unpriced={"x": 11})
+    assert value_day(usage, None, NO_RATES) == DayValuation({}, billed=False, unpriced_tokens={"x": 11})
 
 
 def test_a_row_is_rounded_half_to_even() -> None:
     """Half a nano-dollar goes to the even neighbour, row by row."""
     usage = {0: [Row("output", 1, "a"), Row("output", 3, "b")]}
-    value = value_day(usage, None, Table({("", "output"): Fraction(1, 2)}))
-    assert value.hours == {(0, Key("a")): 0, (0, Key("b")): 2}
+    value = value_day(usage, None, RateTable({("", "output"): Fraction(1, 2)}))
+    assert value.hours == {(0, CostLabels("a")): 0, (0, CostLabels("b")): 2}
 
 
-def test_priced_units_are_told_as_an_item() -> None:
+def test_priced_units_are_reported_as_an_item() -> None:
     """Web searches with a price are money of their own, apart from the model's tokens."""
     usage = {2: [Row("web_searches", 3, "w", "m"), Row("output", 2, "w", "m")]}
     value = value_day(usage, None, SOME_RATES)
-    assert value.hours == {(2, Key("w", "m", item="web_searches")): 3 * 10**7, (2, Key("w", "m")): 30_000}
+    assert value.hours == {(2, CostLabels("w", "m", item="web_searches")): 3 * 10**7, (2, CostLabels("w", "m")): 30_000}
 
 
 def test_what_has_no_model_is_called_as_on_the_newest_bill() -> None:
     """Storage is one series: an open day's has the words of the bill, not ours, as soon as there has been a bill."""
-    usage, rates = {2: [Row("bytes", 3, "w"), Row("bytes", 3, "w", "m")]}, Table({("", "bytes"): 1, ("m", "bytes"): 1})
-    lessons = [Lesson(called={"bytes": "Vector storage"}), Lesson(called={"bytes": "Files", "sessions": "code"})]
-    assert value_day(usage, None, rates, standing=lessons).hours == {
-        (2, Key("w", item="Vector storage")): 3,
-        (2, Key("w", "m", item="bytes")): 3,
+    usage, rates = (
+        {2: [Row("bytes", 3, "w"), Row("bytes", 3, "w", "m")]},
+        RateTable({("", "bytes"): 1, ("m", "bytes"): 1}),
+    )
+    lessons = [
+        BillEvidence(item_by_meter={"bytes": "Vector storage"}),
+        BillEvidence(item_by_meter={"bytes": "Files", "sessions": "code"}),
+    ]
+    assert value_day(usage, None, rates, evidence=lessons).hours == {
+        (2, CostLabels("w", item="Vector storage")): 3,
+        (2, CostLabels("w", "m", item="bytes")): 3,
     }
 
 
-def test_a_day_that_tells_its_money_is_not_priced_again() -> None:
+def test_a_day_with_reported_cost_is_not_priced_again() -> None:
     """Where usage carries cost, that is the money, and its tokens are neither priced nor unpriced."""
     usage = {
         1: [Row("cost", 70, "w", "m", "on_demand", "k", "i"), Row("output", 9, "w", "m", "on_demand", "k")],
         2: [Row("output", 9, "w", "x")],
     }
     value = value_day(usage, None, SOME_RATES)
-    assert value == DayValue({(1, Key("w", "m", "on_demand", "k", "i")): 70}, billed=False, unpriced={})
+    assert value == DayValuation(
+        {(1, CostLabels("w", "m", "on_demand", "k", "i")): 70}, billed=False, unpriced_tokens={}
+    )
 
 
 def test_money_that_came_with_its_use_leaves_the_rest_of_the_day_to_be_priced() -> None:
     """Of two uses of one model the one with money costs that, the other its tokens at rates; nothing counts twice."""
     rates = list_rates("anthropic", datetime(2026, 11, 20, tzinfo=UTC))
     paid = (
-        Row("output", 9_000_000, "w", "claude-sonnet-4-5", item=PAID),
-        Row(COST, 7, "w", "claude-sonnet-4-5", item=PAID),
+        Row("output", 9_000_000, "w", "claude-sonnet-4-5", item=COST_INCLUDED),
+        Row(COST, 7, "w", "claude-sonnet-4-5", item=COST_INCLUDED),
     )
     priced = Row("output", 1_000_000, "w", "claude-sonnet-4-5")
     value = value_day({3: [*paid, priced], 4: list(paid)}, None, rates)
     assert value.hours == {
-        (3, Key("w", "claude-sonnet-4-5")): 15_000_000_007,
-        (4, Key("w", "claude-sonnet-4-5")): 7,
+        (3, CostLabels("w", "claude-sonnet-4-5")): 15_000_000_007,
+        (4, CostLabels("w", "claude-sonnet-4-5")): 7,
     }
-    assert value.unpriced == {}
+    assert value.unpriced_tokens == {}
 
 
-def test_what_is_used_for_nothing_is_told_as_zero() -> None:
+def test_free_usage_is_reported_as_zero() -> None:
     """A price of zero makes a zero, which is known, and no unpriced tokens."""
-    value = value_day({0: [Row("output", 9, "w", "free")]}, None, Table({("free", "output"): 0}))
-    assert value == DayValue({(0, Key("w", "free")): 0}, billed=False, unpriced={})
+    value = value_day({0: [Row("output", 9, "w", "free")]}, None, RateTable({("free", "output"): 0}))
+    assert value == DayValuation({(0, CostLabels("w", "free")): 0}, billed=False, unpriced_tokens={})
 
 
 # --- a billed day: what a row pays for --------------------------------------------------------------------------------
@@ -123,7 +142,10 @@ def test_a_row_follows_the_units_it_pays_for() -> None:
         6: [Row("output", 99, "w", "n", "standard"), Row("output", 99, "v", "m", "standard")],
     }
     value = value_day(usage, [Row("output", 400, "w", "m", "standard", item="label")], NO_RATES)
-    assert value.hours == {(1, Key("w", "m", "standard", "k1")): 100, (5, Key("w", "m", "standard", "k2")): 300}
+    assert value.hours == {
+        (1, CostLabels("w", "m", "standard", "k1")): 100,
+        (5, CostLabels("w", "m", "standard", "k2")): 300,
+    }
     assert value.billed
 
 
@@ -140,7 +162,7 @@ def test_batch_and_one_hour_cache_writes_are_each_paid_by_their_own_row() -> Non
         Row("cache_write_1h", 600_000, "", model, "standard"),
         Row("cache_write_1h", 210_000, "", model, "batch"),
     ]
-    standard, batch = Key("", model, "standard"), Key("", model, "batch")
+    standard, batch = CostLabels("", model, "standard"), CostLabels("", model, "batch")
     hours = value_day(usage, bill, NO_RATES).hours
     assert hours == {(0, standard): 675_000, (1, standard): 300_000, (1, batch): 210_000}
 
@@ -160,7 +182,7 @@ def test_a_plain_row_pays_for_every_tier_when_all_are_named() -> None:
     """Where other rows name every tier there is, a plain row joins them."""
     usage = {1: [Row("output", 10, "p", "m", "priority")]}
     bill = [Row("output", 40, "p", "m"), Row("output", 50, "p", "m", "priority")]
-    assert value_day(usage, bill, NO_RATES).hours == {(1, Key("p", "m", "priority")): 90}
+    assert value_day(usage, bill, NO_RATES).hours == {(1, CostLabels("p", "m", "priority")): 90}
 
 
 def test_a_tier_is_claimed_for_the_meter_it_is_billed_for() -> None:
@@ -168,11 +190,11 @@ def test_a_tier_is_claimed_for_the_meter_it_is_billed_for() -> None:
     usage = {1: [Row("output", 10, "p", "m", "standard"), Row("output", 10, "p", "m", "priority")]}
     bill = [Row("output", 40, "p", "m"), Row("cost", 50, "p", "m", "priority", item="fee")]
     hours = value_day(usage, bill, NO_RATES).hours
-    fee = Key("p", "m", "priority", item="fee")
-    assert hours == {(1, Key("p", "m", "standard")): 20, (1, Key("p", "m", "priority")): 20, (1, fee): 50}
+    fee = CostLabels("p", "m", "priority", item="fee")
+    assert hours == {(1, CostLabels("p", "m", "standard")): 20, (1, CostLabels("p", "m", "priority")): 20, (1, fee): 50}
 
 
-def test_a_tier_that_usage_does_not_say_is_paid_at_its_nearest() -> None:
+def test_a_billed_tier_without_usage_is_attributed_to_the_nearest_tier() -> None:
     """Long context falls to its own tier, another tier to use without one, else to any."""
     tiers = {"m": ("standard", "flex", ""), "n": ("", "flex"), "o": ("flex",)}
     usage = {1: [Row("output", 10, "p", model, tier) for model, said in tiers.items() for tier in said]}
@@ -182,7 +204,11 @@ def test_a_tier_that_usage_does_not_say_is_paid_at_its_nearest() -> None:
         Row("output", 9, "p", "o", "priority"),
     ]
     hours = value_day(usage, bill, NO_RATES).hours
-    assert hours == {(1, Key("p", "m", "standard")): 5, (1, Key("p", "n")): 7, (1, Key("p", "o", "flex")): 9}
+    assert hours == {
+        (1, CostLabels("p", "m", "standard")): 5,
+        (1, CostLabels("p", "n")): 7,
+        (1, CostLabels("p", "o", "flex")): 9,
+    }
 
 
 def test_a_dated_model_is_its_plain_name() -> None:
@@ -196,7 +222,7 @@ def test_a_dated_model_is_its_plain_name() -> None:
         Row("image_output", 9, "p", "gpt-image-2-2026-04-21"),
     ]
     hours = value_day(usage, bill, NO_RATES).hours
-    assert hours == {(4, Key("p", "gpt-image-1-2025-04-23")): 8, (5, Key("p", "gpt-image-2")): 9}
+    assert hours == {(4, CostLabels("p", "gpt-image-1-2025-04-23")): 8, (5, CostLabels("p", "gpt-image-2")): 9}
 
 
 def test_an_exact_name_wins_over_a_similar_one() -> None:
@@ -205,7 +231,7 @@ def test_an_exact_name_wins_over_a_similar_one() -> None:
         1: [Row("output", 10, "p", "m-2025-01-01"), Row("output", 10, "p", "m-2025-06-01"), Row("output", 10, "p", "m")]
     }
     hours = value_day(usage, [Row("output", 6, "p", "m-2025-06-01"), Row("output", 4, "p", "m")], NO_RATES).hours
-    assert hours == {(1, Key("p", "m-2025-06-01")): 6, (1, Key("p", "m")): 4}
+    assert hours == {(1, CostLabels("p", "m-2025-06-01")): 6, (1, CostLabels("p", "m")): 4}
 
 
 def test_searches_are_paid_by_a_row_without_a_model() -> None:
@@ -216,10 +242,13 @@ def test_searches_are_paid_by_a_row_without_a_model() -> None:
     }
     hours = value_day(usage, [Row("web_searches", 30, "w", item="Web Search Usage")], SOME_RATES).hours
     item = "Web Search Usage"
-    assert hours == {(1, Key("w", "m", "standard", item=item)): 10, (2, Key("w", "n", "batch", item=item)): 20}
+    assert hours == {
+        (1, CostLabels("w", "m", "standard", item=item)): 10,
+        (2, CostLabels("w", "n", "batch", item=item)): 20,
+    }
 
 
-def test_an_unknown_piece_of_a_model_follows_the_worth_of_its_tokens() -> None:
+def test_an_unknown_item_of_a_model_follows_the_value_of_its_tokens() -> None:
     """Money for no known meter of a known model goes by what its tokens would cost, and keeps its item."""
     usage = {
         1: [Row("output", 10, "w", "m")],
@@ -227,15 +256,15 @@ def test_an_unknown_piece_of_a_model_follows_the_worth_of_its_tokens() -> None:
         3: [Row("output", 9, "w", "n")],
     }
     hours = value_day(usage, [Row("cost", 100, "w", "m", item="m, surcharge")], SOME_RATES).hours
-    key = Key("w", "m", item="m, surcharge")
+    key = CostLabels("w", "m", item="m, surcharge")
     assert hours == {(1, key): 50, (2, key): 50}
 
 
-def test_an_unknown_piece_of_a_model_without_a_price_follows_its_tokens() -> None:
+def test_an_unknown_item_of_a_model_without_a_price_follows_its_tokens() -> None:
     """Without any rate, tokens are the measure; the money of a token meter has no item."""
     usage = {1: [Row("output", 10, "w", "x")], 2: [Row("cache_read", 30, "w", "x"), Row("web_searches", 30, "w", "x")]}
     hours = value_day(usage, [Row("cache_write", 100, "w", "x", item="x, cache writes")], NO_RATES).hours
-    assert hours == {(1, Key("w", "x")): 25, (2, Key("w", "x")): 75}
+    assert hours == {(1, CostLabels("w", "x")): 25, (2, CostLabels("w", "x")): 75}
 
 
 def test_money_for_nothing_known_follows_its_workspace() -> None:
@@ -246,7 +275,7 @@ def test_money_for_nothing_known_follows_its_workspace() -> None:
         3: [Row("output", 10, "v", "m")],
     }
     hours = value_day(usage, [Row("seconds", 100, "w", "whisper", item="whisper")], SOME_RATES).hours
-    key = Key("w", "whisper", item="whisper")
+    key = CostLabels("w", "whisper", item="whisper")
     assert hours == {(1, key): 25, (2, key): 75}
 
 
@@ -254,7 +283,7 @@ def test_units_are_the_measure_where_there_is_no_other() -> None:
     """Money of a model or a workspace that used neither tokens nor anything with a price follows its units."""
     usage = {1: [Row("images", 1, "w", "dall-e")], 2: [Row("images", 3, "w", "dall-e")]}
     bill = [Row("image_output", 8, "w", "dall-e"), Row("cost", 12, "w", item="fee")]
-    key, fee = Key("w", "dall-e"), Key("w", item="fee")
+    key, fee = CostLabels("w", "dall-e"), CostLabels("w", item="fee")
     assert value_day(usage, bill, NO_RATES).hours == {(1, key): 2, (2, key): 6, (1, fee): 3, (2, fee): 9}
 
 
@@ -262,21 +291,21 @@ def test_tokens_are_the_measure_of_a_workspace_without_a_price() -> None:
     """Money that no model explains goes by tokens, not by other units, where the workspace has no rates."""
     usage = {1: [Row("output", 10, "w", "x"), Row("bytes", 999, "w")], 2: [Row("output", 30, "w", "y")]}
     hours = value_day(usage, [Row("cost", 100, "w", item="fee")], NO_RATES).hours
-    assert hours == {(1, Key("w", item="fee")): 25, (2, Key("w", item="fee")): 75}
+    assert hours == {(1, CostLabels("w", item="fee")): 25, (2, CostLabels("w", item="fee")): 75}
 
 
 def test_a_credit_is_taken_off_like_a_charge() -> None:
     """A negative row of unknown meaning lowers the hours in proportion to what they are worth."""
     usage = {1: [Row("output", 10, "w", "m")], 2: [Row("output", 30, "w", "m")]}
     hours = value_day(usage, [Row("cost", -40, "w", item="credit"), Row("output", 80, "w", "m")], SOME_RATES).hours
-    credit, key = Key("w", item="credit"), Key("w", "m")
+    credit, key = CostLabels("w", item="credit"), CostLabels("w", "m")
     assert hours == {(1, key): 20, (2, key): 60, (1, credit): -10, (2, credit): -30}
 
 
 def test_a_day_without_usage_is_spread_evenly() -> None:
     """Money of a workspace that used nothing goes to every hour up to the last."""
     bill = [Row("bytes", 24_000, "w", item="Vector storage")]
-    key = Key("w", item="Vector storage")
+    key = CostLabels("w", item="Vector storage")
     assert value_day({}, bill, NO_RATES).hours == {(hour, key): 1000 for hour in range(24)}
     assert value_day({}, bill, NO_RATES, last_hour=3).hours == {(hour, key): 6000 for hour in range(4)}
 
@@ -284,10 +313,10 @@ def test_a_day_without_usage_is_spread_evenly() -> None:
 def test_a_bill_without_rows_is_a_bill() -> None:
     """A day that was billed nothing costs nothing, whatever was used."""
     usage = {1: [Row("output", 10, "w", "m")]}
-    assert value_day(usage, [], SOME_RATES) == DayValue({}, billed=True, unpriced={})
+    assert value_day(usage, [], SOME_RATES) == DayValuation({}, billed=True, unpriced_tokens={})
 
 
-def test_the_odd_nano_dollar_does_not_depend_on_what_was_told_first() -> None:
+def test_the_odd_nano_dollar_does_not_depend_on_the_order_of_reports() -> None:
     """Where shares do not come out even, hours and keys have theirs in their own order."""
     rows = [Row("output", 1, "w", "m", api_key=key) for key in ("a", "b")]
     told = [{1: rows, 2: rows[:1]}, {2: rows[:1], 1: rows[::-1]}]
@@ -295,8 +324,8 @@ def test_the_odd_nano_dollar_does_not_depend_on_what_was_told_first() -> None:
     assert (
         values[0]
         == values[1]
-        == {(1, Key("w", "m", api_key="a")): 0, (1, Key("w", "m", api_key="b")): 1}
-        | {(2, Key("w", "m", api_key="a")): 1}
+        == {(1, CostLabels("w", "m", api_key="a")): 0, (1, CostLabels("w", "m", api_key="b")): 1}
+        | {(2, CostLabels("w", "m", api_key="a")): 1}
     )
 
 
@@ -309,9 +338,9 @@ def test_an_amount_of_any_size_is_cut_exactly() -> None:
 # --- properties -------------------------------------------------------------------------------------------------------
 
 
-@at_any_speed
-@given(USAGE, BILL, RATES)
-def test_the_hours_of_a_billed_day_sum_to_its_bill(usage: Usage, bill: list[Row], rates: Table) -> None:
+@no_deadline
+@given(DAY_USAGE, BILL, RATES)
+def test_the_hours_of_a_billed_day_sum_to_its_bill(usage: Usage, bill: list[Row], rates: RateTable) -> None:
     """In all and for each workspace, to the nano-dollar, credits included."""
     told = Counter[str]()
     for (_, key), money in value_day(usage, bill, rates).hours.items():
@@ -320,64 +349,68 @@ def test_the_hours_of_a_billed_day_sum_to_its_bill(usage: Usage, bill: list[Row]
         assert told[workspace] == _total(row for row in bill if row.workspace == workspace)
 
 
-@at_any_speed
-@given(USAGE, BILL, RATES, st.randoms(use_true_random=False))
-def test_the_order_of_rows_does_not_matter(usage: Usage, bill: list[Row], rates: Table, chance: random.Random) -> None:
+@no_deadline
+@given(DAY_USAGE, BILL, RATES, st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter(
+    usage: Usage, bill: list[Row], rates: RateTable, chance: random.Random
+) -> None:
     """The same day told in another order has the same value, open or billed."""
     shuffled = {hour: chance.sample(rows, len(rows)) for hour, rows in chance.sample([*usage.items()], len(usage))}
     assert value_day(shuffled, chance.sample(bill, len(bill)), rates) == value_day(usage, bill, rates)
     assert value_day(shuffled, None, rates) == value_day(usage, None, rates)
 
 
-@at_any_speed
-@given(USAGE, CHARGES, RATES)
-def test_a_bill_without_credits_has_no_negative_hour(usage: Usage, bill: list[Row], rates: Table) -> None:
+@no_deadline
+@given(DAY_USAGE, CHARGES, RATES)
+def test_a_bill_without_credits_has_no_negative_hour(usage: Usage, bill: list[Row], rates: RateTable) -> None:
     """Charges make charges."""
     assert all(money >= 0 for money in value_day(usage, bill, rates).hours.values())
 
 
-@at_any_speed
-@given(USAGE, CHARGES, RATES)
-def test_a_bill_that_is_credited_in_full_costs_nothing_in_any_hour(usage: Usage, bill: list[Row], rates: Table) -> None:
+@no_deadline
+@given(DAY_USAGE, CHARGES, RATES)
+def test_a_bill_that_is_credited_in_full_costs_nothing_in_any_hour(
+    usage: Usage, bill: list[Row], rates: RateTable
+) -> None:
     """A credit cancels its charge to the nano-dollar where the charge was told."""
     credits_ = [replace(row, value=-row.value) for row in bill]
     assert _nonzero(value_day(usage, bill + credits_, rates)) == {}
 
 
-@at_any_speed
-@given(USAGE, BILL, ENTRY, RATES)
-def test_a_withdrawn_row_withdraws_its_money(usage: Usage, bill: list[Row], row: Row, rates: Table) -> None:
+@no_deadline
+@given(DAY_USAGE, BILL, BILL_ROW, RATES)
+def test_a_withdrawn_row_withdraws_its_money(usage: Usage, bill: list[Row], row: Row, rates: RateTable) -> None:
     """Telling a bill anew without a row lowers the day by that row and leaves other workspaces as they were."""
     before, after = value_day(usage, [*bill, row], rates), value_day(usage, bill, rates)
     assert sum(before.hours.values()) - sum(after.hours.values()) == row.value
 
-    def elsewhere(value: DayValue) -> dict[tuple[int, Key], int]:
+    def elsewhere(value: DayValuation) -> dict[tuple[int, CostLabels], int]:
         return {place: money for place, money in value.hours.items() if place[1].workspace != row.workspace}
 
     assert elsewhere(before) == elsewhere(after)
 
 
-@at_any_speed
-@given(USAGE, BILL, RATES)
-def test_telling_a_day_twice_changes_nothing(usage: Usage, bill: list[Row], rates: Table) -> None:
+@no_deadline
+@given(DAY_USAGE, BILL, RATES)
+def test_valuing_a_day_twice_changes_nothing(usage: Usage, bill: list[Row], rates: RateTable) -> None:
     """A value depends on what is told and on nothing before it."""
     assert value_day(usage, bill, rates) == value_day(usage, bill, rates)
 
 
-@at_any_speed
-@given(USAGE)
-def test_every_token_of_an_open_day_is_priced_or_told_as_unpriced(usage: Usage) -> None:
+@no_deadline
+@given(DAY_USAGE)
+def test_every_token_of_an_open_day_is_priced_or_reported_as_unpriced(usage: Usage) -> None:
     """At one nano-dollar a token of `m`, money and unpriced tokens are all tokens."""
-    value = value_day(usage, None, Table({("m", meter): 1 for meter in TOKEN_METERS}))
+    value = value_day(usage, None, RateTable({("m", meter): 1 for meter in TOKEN_METERS}))
     tokens = Counter[str]()
     for rows in usage.values():
         for row in rows:
             tokens[row.model] += row.value if row.meter in TOKEN_METERS else 0
     assert sum(value.hours.values()) == tokens.pop("m", 0)
-    assert value.unpriced == +tokens
+    assert value.unpriced_tokens == +tokens
 
 
-@at_any_speed
+@no_deadline
 @given(st.integers(-(10**18), 10**18), st.lists(st.integers(0, 10**15), min_size=1).filter(any))
 def test_a_share_is_less_than_one_from_its_proportion(amount: int, weights: Sequence[int]) -> None:
     """Shares sum to the amount, each next to its exact part; nothing goes where the weight is zero."""

@@ -18,204 +18,213 @@ from exporter.model import COST, DAY, HOUR, NANO, TOKEN_METERS
 from exporter.pricing.list_prices import Rates, list_rates
 from exporter.simulator.accounts import SimAccount, Stream
 from exporter.simulator.world import World
-from tests.system import NOON, Clock, Stage, lone, midnight, play, stage
+from tests.system import NOON, Clock, System, make_account, midnight, start_small_system, start_system
 
 MINUTE = timedelta(minutes=1)
 TODAY = midnight(NOON)
-BILLED = (TODAY - 2 * DAY, TODAY - DAY)
+BILLED_DAYS = (TODAY - 2 * DAY, TODAY - DAY)
 """The days of a history of two that are billed at noon."""
 
 
-def many_sided() -> SimAccount:
+def make_complex_account() -> SimAccount:
     """Return an OpenAI account whose bill has a discount, units that are no tokens, and money without use."""
-    small = lone("openai", "openai")
+    small = make_account("openai", "openai")
     more = (
         Stream("proj_web", "gpt-5-2025-08-07", "", "key_web", "web_search_calls", 40, (("web_searches", 1.0),)),
         Stream("proj_lab", "", "", "", "vector_stores", 1, (("bytes", 46e9),), "steady"),
-        Stream("proj_lab", "gpt-99-secret", "flex", "key_lab", size=30, shape="nightly"),
+        Stream("proj_lab", "gpt-99-secret", "flex", "key_lab", daily_requests=30, load_profile="nightly"),
     )
-    return replace(small, streams=small.streams + more, discount=0.1, amount_as="string")
+    return replace(small, streams=small.streams + more, discount=0.1, amount_format="string")
 
 
-@pytest.fixture(name="it")
-def _stage(tmp_path: Path) -> Iterator[Stage]:
-    claude = replace(lone("anthropic", "anthropic"), discount=0.07)
-    with play(tmp_path, many_sided(), claude, lone("cursor", "cursor")) as it:
-        it.settle()
-        yield it
+@pytest.fixture(name="system")
+def _start_system(tmp_path: Path) -> Iterator[System]:
+    claude = replace(make_account("anthropic", "anthropic"), discount=0.07)
+    with start_small_system(tmp_path, make_complex_account(), claude, make_account("cursor", "cursor")) as system:
+        system.poll_until_idle()
+        yield system
 
 
-def bill(it: Stage, account: str, day: datetime) -> int:
+def simulated_bill(system: System, account: str, day: datetime) -> int:
     """Return what the simulator finally bills for a day, in nano-USD."""
-    return sum(row.value for row in it.world.bill(account, day))
+    return sum(row.value for row in system.world.bill(account, day))
 
 
-def daily(it: Stage, account: str) -> dict[str, int]:
+def exported_daily_costs(system: System, account: str) -> dict[str, int]:
     """Return date -> nano-USD as shown."""
-    shown = it.samples()["ai_cost_daily_usd"]
+    shown = system.samples()["ai_cost_daily_usd"]
     labels = ((dict(series), value) for series, value in shown.items())
     return {one["date"]: round(value * NANO) for one, value in labels if one["account"] == account}
 
 
-def by_labels(it: Stage, metric: str, account: str) -> Counter[tuple[str, ...]]:
+def exported_costs(system: System, metric: str, account: str) -> Counter[tuple[str, ...]]:
     """Return (workspace, model, tier) -> nano-USD as shown, where it is not 0."""
     shown: Counter[tuple[str, ...]] = Counter()
-    for series, value in it.samples()[metric].items():
+    for series, value in system.samples()[metric].items():
         labels = dict(series)
         if labels["account"] == account:
             shown[tuple(labels.get(one, "") for one in ("workspace", "model", "tier"))] += round(value * NANO)
     return +shown
 
 
-def test_every_billed_day_is_its_bill(it: Stage) -> None:
+def test_every_billed_day_is_its_bill(system: System) -> None:
     """Each closed day of each kind of account costs what its bill says, to the nano-dollar, and so does the month."""
-    for account in it.world.accounts:
-        bills = {f"{day:%Y-%m-%d}": bill(it, account, day) for day in BILLED}
+    for account in system.world.accounts:
+        bills = {f"{day:%Y-%m-%d}": simulated_bill(system, account, day) for day in BILLED_DAYS}
         assert all(bills.values())
-        assert daily(it, account).items() >= bills.items()
-        assert it.nano("ai_cost_month_billed_usd", account=account) == sum(bills.values())
+        assert exported_daily_costs(system, account).items() >= bills.items()
+        assert system.nano_usd("ai_cost_month_billed_usd", account=account) == sum(bills.values())
 
 
-def test_a_days_bill_is_shared_out_as_its_lines_say(it: Stage) -> None:
+def test_a_days_bill_is_shared_out_as_its_lines_say(system: System) -> None:
     """Per workspace, the billed days and the open one sum to the bills and to what today shows."""
-    for account, one in it.world.accounts.items():
+    for account, one in system.world.accounts.items():
         billed: Counter[str] = Counter()
-        for day in BILLED:
-            for row in it.world.bill(account, day):
+        for day in BILLED_DAYS:
+            for row in system.world.bill(account, day):
                 billed[one.workspaces[row.workspace]] += row.value
         shown = Counter[str]()
-        for (workspace, *_), value in by_labels(it, "ai_cost_30d_usd", account).items():
+        for (workspace, *_), value in exported_costs(system, "ai_cost_30d_usd", account).items():
             shown[workspace] += value
-        for (workspace, *_), value in by_labels(it, "ai_cost_today_usd", account).items():
+        for (workspace, *_), value in exported_costs(system, "ai_cost_today_usd", account).items():
             shown[workspace] -= value
         assert shown == billed
 
 
-def test_every_window_is_the_same_money(it: Stage) -> None:
+def test_every_window_is_the_same_money(system: System) -> None:
     """Summed over workspace, model and tier, the windows are sums of the days."""
-    for account in it.world.accounts:
-        days = daily(it, account)
-        assert it.nano("ai_cost_today_usd", account=account) == days[f"{TODAY:%Y-%m-%d}"] > 0
-        assert it.nano("ai_cost_30d_usd", account=account) == sum(days.values())
-        assert it.nano("ai_cost_month_usd", account=account) == sum(days.values())
-        assert 0 < (it.nano("ai_cost_this_hour_usd", account=account) or 0) < days[f"{TODAY:%Y-%m-%d}"]
-        assert 0 < (it.nano("ai_cost_last_hour_usd", account=account) or 0) < days[f"{TODAY:%Y-%m-%d}"]
+    for account in system.world.accounts:
+        days = exported_daily_costs(system, account)
+        assert system.nano_usd("ai_cost_today_usd", account=account) == days[f"{TODAY:%Y-%m-%d}"] > 0
+        assert system.nano_usd("ai_cost_30d_usd", account=account) == sum(days.values())
+        assert system.nano_usd("ai_cost_month_usd", account=account) == sum(days.values())
+        assert 0 < (system.nano_usd("ai_cost_this_hour_usd", account=account) or 0) < days[f"{TODAY:%Y-%m-%d}"]
+        assert 0 < (system.nano_usd("ai_cost_last_hour_usd", account=account) or 0) < days[f"{TODAY:%Y-%m-%d}"]
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_an_open_day_costs_what_the_price_list_says(tmp_path: Path, provider: str) -> None:
     """Before there is any bill to learn from, each hour's tokens are priced at the list price."""
     clock = Clock()
-    account = lone("openai" if provider == "openai" else "anthropic")
-    with stage(tmp_path, World([account], clock, began=TODAY), clock, history="1d") as it, it.running():
-        it.settle()
+    account = make_account("openai" if provider == "openai" else "anthropic")
+    with (
+        start_system(tmp_path, World([account], clock, start_time=TODAY), clock, history="1d") as system,
+        system.run_exporter(),
+    ):
+        system.poll_until_idle()
         rates = list_rates(provider, TODAY)
         expected: Counter[tuple[str, ...]] = Counter()
-        for _, row in it.world.visible("solo", TODAY, clock.now):
+        for _, row in system.world.reported_rows("solo", TODAY, clock.now):
             rate = rates.rate(row.model, row.meter, row.tier)
             if row.meter in TOKEN_METERS:
                 assert rate is not None
                 expected[account.workspaces[row.workspace], row.model, row.tier] += round(rate * row.value)
         assert len(expected) == 2
-        assert by_labels(it, "ai_cost_today_usd", "solo") == expected
-        assert it.nano("ai_cost_month_billed_usd") == 0
+        assert exported_costs(system, "ai_cost_today_usd", "solo") == expected
+        assert system.nano_usd("ai_cost_month_billed_usd") == 0
 
 
-def test_cursor_costs_what_its_events_say(it: Stage) -> None:
+def test_cursor_costs_what_its_events_say(system: System) -> None:
     """At Cursor every call carries its charge: by group, model and kind the money is the sum of the charges."""
-    for window, start in (("today", TODAY), ("30d", BILLED[0]), ("this_hour", NOON.replace(minute=0, second=0))):
+    for window, start in (("today", TODAY), ("30d", BILLED_DAYS[0]), ("this_hour", NOON.replace(minute=0, second=0))):
         charged: Counter[tuple[str, ...]] = Counter()
-        for _, row in it.world.visible("cursor", start, it.clock.now):
+        for _, row in system.world.reported_rows("cursor", start, system.clock.now):
             if row.meter == COST:
-                workspace = it.world.accounts["cursor"].workspaces[row.workspace]
+                workspace = system.world.accounts["cursor"].workspaces[row.workspace]
                 charged[workspace, row.model, row.tier] += row.value
-        assert by_labels(it, f"ai_cost_{window}_usd", "cursor") == +charged
+        assert exported_costs(system, f"ai_cost_{window}_usd", "cursor") == +charged
 
 
-def test_a_day_turns_billed_when_only_time_passes(tmp_path: Path) -> None:
+def test_a_day_becomes_billed_when_only_time_passes(tmp_path: Path) -> None:
     """A bill that is out before its lag has passed counts when it has, though the provider says nothing more."""
-    with play(tmp_path, replace(many_sided(), bill_after=4 * HOUR)) as it:
-        it.settle()
-        before = it.nano("ai_cost_month_billed_usd")
-        it.later(13 * HOUR)
-        it.later(6 * HOUR)
-        assert it.clock.now == TODAY + DAY + timedelta(hours=7, minutes=7, seconds=30)
-        it.simulator.fault("openai", "server_error")
-        it.later(52 * MINUTE)
-        assert it.nano("ai_cost_month_billed_usd") == before == sum(bill(it, "openai", day) for day in BILLED)
+    with start_small_system(tmp_path, replace(make_complex_account(), bill_delay=4 * HOUR)) as system:
+        system.poll_until_idle()
+        before = system.nano_usd("ai_cost_month_billed_usd")
+        system.advance(13 * HOUR)
+        system.advance(6 * HOUR)
+        assert system.clock.now == TODAY + DAY + timedelta(hours=7, minutes=7, seconds=30)
+        system.simulator.add_fault("openai", "server_error")
+        system.advance(52 * MINUTE)
+        assert (
+            system.nano_usd("ai_cost_month_billed_usd")
+            == before
+            == sum(simulated_bill(system, "openai", day) for day in BILLED_DAYS)
+        )
 
-        it.later(MINUTE)
-        today = bill(it, "openai", TODAY)
-        assert it.nano("ai_cost_month_billed_usd") == before + today
-        assert daily(it, "openai")[f"{TODAY:%Y-%m-%d}"] == today
-        assert it.problems("openai") == {"unavailable"}
+        system.advance(MINUTE)
+        today = simulated_bill(system, "openai", TODAY)
+        assert system.nano_usd("ai_cost_month_billed_usd") == before + today
+        assert exported_daily_costs(system, "openai")[f"{TODAY:%Y-%m-%d}"] == today
+        assert system.problems("openai") == {"unavailable"}
 
 
 def test_a_bill_that_is_late_is_awaited(tmp_path: Path) -> None:
     """A day whose bill is not out yet stays estimated, however long ago it closed, and is never shown as nothing."""
-    with play(tmp_path, replace(lone("openai"), bill_after=13 * HOUR)) as it:
-        it.settle()
+    with start_small_system(tmp_path, replace(make_account("openai"), bill_delay=13 * HOUR)) as system:
+        system.poll_until_idle()
         yesterday = f"{TODAY - DAY:%Y-%m-%d}"
-        assert daily(it, "solo")[yesterday] > 0
-        assert it.nano("ai_cost_month_billed_usd") == bill(it, "solo", BILLED[0])
-        it.later(2 * HOUR)
-        assert daily(it, "solo")[yesterday] == bill(it, "solo", TODAY - DAY)
-        assert it.nano("ai_cost_month_billed_usd") == sum(bill(it, "solo", day) for day in BILLED)
+        assert exported_daily_costs(system, "solo")[yesterday] > 0
+        assert system.nano_usd("ai_cost_month_billed_usd") == simulated_bill(system, "solo", BILLED_DAYS[0])
+        system.advance(2 * HOUR)
+        assert exported_daily_costs(system, "solo")[yesterday] == simulated_bill(system, "solo", TODAY - DAY)
+        assert system.nano_usd("ai_cost_month_billed_usd") == sum(
+            simulated_bill(system, "solo", day) for day in BILLED_DAYS
+        )
 
 
 @pytest.mark.parametrize("account", ["openai", "anthropic"])
 @pytest.mark.parametrize("factor", [0.5, 1.25])
-def test_a_restated_bill_is_shown_with_the_next_read(it: Stage, account: str, factor: float) -> None:
+def test_a_restated_bill_is_shown_with_the_next_read(system: System, account: str, factor: float) -> None:
     """A billed day that the provider changes, up or down, is right again an hour later, in every window."""
-    others = {one: daily(it, one) for one in it.world.accounts if one != account}
-    before = bill(it, account, BILLED[1])
-    it.world.restate(account, BILLED[1], factor)
-    assert abs(bill(it, account, BILLED[1]) - factor * before) < 100
-    it.later(65 * MINUTE)
-    test_every_billed_day_is_its_bill(it)
-    assert it.nano("ai_cost_30d_usd", account=account) == sum(daily(it, account).values())
+    others = {one: exported_daily_costs(system, one) for one in system.world.accounts if one != account}
+    before = simulated_bill(system, account, BILLED_DAYS[1])
+    system.world.restate(account, BILLED_DAYS[1], factor)
+    assert abs(simulated_bill(system, account, BILLED_DAYS[1]) - factor * before) < 100
+    system.advance(65 * MINUTE)
+    test_every_billed_day_is_its_bill(system)
+    assert system.nano_usd("ai_cost_30d_usd", account=account) == sum(exported_daily_costs(system, account).values())
     for one, days in others.items():
-        assert {date: days[date] for date in list(days)[:2]}.items() <= daily(it, one).items()
+        assert {date: days[date] for date in list(days)[:2]}.items() <= exported_daily_costs(system, one).items()
 
 
 def test_a_bill_restated_weeks_later_is_shown_within_a_day(tmp_path: Path) -> None:
     """Once a day bills are read over all that the provider may still revise."""
     clock = Clock()
-    world = World([lone("anthropic")], clock, began=TODAY - 30 * DAY)
-    with stage(tmp_path, world, clock, history="30d") as it, it.running():
-        it.settle()
+    world = World([make_account("anthropic")], clock, start_time=TODAY - 30 * DAY)
+    with start_system(tmp_path, world, clock, history="30d") as system, system.run_exporter():
+        system.poll_until_idle()
         old = TODAY - 25 * DAY
-        it.world.restate("solo", old, 0.25)
+        system.world.restate("solo", old, 0.25)
         for _ in range(25):
-            it.later(HOUR)
-        assert daily(it, "solo")[f"{old:%Y-%m-%d}"] == bill(it, "solo", old)
+            system.advance(HOUR)
+        assert exported_daily_costs(system, "solo")[f"{old:%Y-%m-%d}"] == simulated_bill(system, "solo", old)
 
 
-def test_use_that_cursor_corrects_changes_a_closed_day(it: Stage) -> None:
+def test_use_that_cursor_corrects_changes_a_closed_day(system: System) -> None:
     """Hours of a closed day that Cursor corrects are read and valued again within a day."""
-    before = bill(it, "cursor", BILLED[1])
-    it.world.revise("cursor", BILLED[1] + 9 * HOUR, 3.0)
-    it.later(DAY)
-    after = bill(it, "cursor", BILLED[1])
+    before = simulated_bill(system, "cursor", BILLED_DAYS[1])
+    system.world.revise("cursor", BILLED_DAYS[1] + 9 * HOUR, 3.0)
+    system.advance(DAY)
+    after = simulated_bill(system, "cursor", BILLED_DAYS[1])
     assert after > before
-    assert daily(it, "cursor")[f"{BILLED[1]:%Y-%m-%d}"] == after
+    assert exported_daily_costs(system, "cursor")[f"{BILLED_DAYS[1]:%Y-%m-%d}"] == after
 
 
-def test_use_that_is_corrected_after_its_bill_moves_no_money(it: Stage) -> None:
+def test_use_that_is_corrected_after_its_bill_moves_no_money(system: System) -> None:
     """A billed day goes on costing what its bill says when only its use is corrected."""
-    day, before = BILLED[1], bill(it, "anthropic", BILLED[1])
-    it.world.revise("anthropic", day + 9 * HOUR, 2.0)
-    it.world.restate("anthropic", day, before / bill(it, "anthropic", day))
-    assert abs(bill(it, "anthropic", day) - before) < 100
-    tokens = it.value("ai_tokens_30d", account="anthropic") or 0
-    it.later(DAY)
-    assert (it.value("ai_tokens_30d", account="anthropic") or 0) > tokens
-    assert daily(it, "anthropic")[f"{day:%Y-%m-%d}"] == bill(it, "anthropic", day)
+    day, before = BILLED_DAYS[1], simulated_bill(system, "anthropic", BILLED_DAYS[1])
+    system.world.revise("anthropic", day + 9 * HOUR, 2.0)
+    system.world.restate("anthropic", day, before / simulated_bill(system, "anthropic", day))
+    assert abs(simulated_bill(system, "anthropic", day) - before) < 100
+    tokens = system.value("ai_tokens_30d", account="anthropic") or 0
+    system.advance(DAY)
+    assert (system.value("ai_tokens_30d", account="anthropic") or 0) > tokens
+    assert exported_daily_costs(system, "anthropic")[f"{day:%Y-%m-%d}"] == simulated_bill(system, "anthropic", day)
 
 
 def test_a_bill_that_comes_while_its_day_is_valued_is_not_lost(tmp_path: Path) -> None:
     """At the turn of the hour days are valued while accounts are visited: the newest telling wins, whoever is last."""
-    slow: list[Stage] = []
+    slow: list[System] = []
 
     def prices(provider: str, day: datetime) -> Rates:
         if slow and threading.current_thread() is threading.main_thread():
@@ -224,51 +233,61 @@ def test_a_bill_that_comes_while_its_day_is_valued_is_not_lost(tmp_path: Path) -
                 threading.Event().wait(0.005)
         return list_rates(provider, day)
 
-    with play(tmp_path, replace(lone("openai"), bill_after=4 * HOUR), prices=prices) as it:
-        it.settle()
-        it.later(13 * HOUR)
-        it.later(6 * HOUR)
-        it.world.restate("solo", TODAY, 2.0)
-        slow.append(it)
-        it.later(61 * MINUTE)
-        assert daily(it, "solo")[f"{TODAY:%Y-%m-%d}"] == bill(it, "solo", TODAY)
+    with start_small_system(tmp_path, replace(make_account("openai"), bill_delay=4 * HOUR), prices=prices) as system:
+        system.poll_until_idle()
+        system.advance(13 * HOUR)
+        system.advance(6 * HOUR)
+        system.world.restate("solo", TODAY, 2.0)
+        slow.append(system)
+        system.advance(61 * MINUTE)
+        assert exported_daily_costs(system, "solo")[f"{TODAY:%Y-%m-%d}"] == simulated_bill(system, "solo", TODAY)
 
 
 def test_tokens_without_a_price_have_no_cost(tmp_path: Path) -> None:
     """Tokens that no list knows have no cost, not a cost of 0, until their day is billed."""
-    secret = Stream("proj_web", "gpt-99-secret", api_key="key_web", size=50, shape="steady")
-    account = replace(lone("openai"), streams=(*lone("openai").streams, secret))
+    secret = Stream("proj_web", "gpt-99-secret", api_key="key_web", daily_requests=50, load_profile="steady")
+    account = replace(make_account("openai"), streams=(*make_account("openai").streams, secret))
     clock = Clock()
-    with stage(tmp_path, World([account], clock, began=TODAY), clock, history="1d") as it, it.running():
-        it.settle()
+    with (
+        start_system(tmp_path, World([account], clock, start_time=TODAY), clock, history="1d") as system,
+        system.run_exporter(),
+    ):
+        system.poll_until_idle()
 
         def tokens() -> int:
-            return sum(n for (_, _, model, *_), n in it.told("today")[0].items() if model == "gpt-99-secret")
+            return sum(
+                n for (_, _, model, *_), n in system.expected_totals("today")[0].items() if model == "gpt-99-secret"
+            )
 
-        assert it.value("ai_account_unpriced_tokens", model="gpt-99-secret") == tokens() > 0
-        assert set(it.samples()["ai_account_unpriced_tokens"]) == {
+        assert system.value("ai_account_unpriced_tokens", model="gpt-99-secret") == tokens() > 0
+        assert set(system.samples()["ai_account_unpriced_tokens"]) == {
             frozenset({("provider", "openai"), ("account", "solo"), ("model", "gpt-99-secret")})
         }
-        costs = [name for name in it.samples() if name.startswith("ai_cost_")]
+        costs = [name for name in system.samples() if name.startswith("ai_cost_")]
         assert len(costs) == 7
-        assert all(it.value(name, model="gpt-99-secret") is None for name in costs)
+        assert all(system.value(name, model="gpt-99-secret") is None for name in costs)
 
-        it.later(21 * HOUR)
-        billed = sum(row.value for row in it.world.bill("solo", TODAY) if row.model == "gpt-99-secret")
-        running = it.nano("ai_cost_today_usd", model="gpt-99-secret") or 0  # once billed, its rate may be known
-        assert it.nano("ai_cost_30d_usd", model="gpt-99-secret") == billed + running
+        system.advance(21 * HOUR)
+        billed = sum(row.value for row in system.world.bill("solo", TODAY) if row.model == "gpt-99-secret")
+        running = system.nano_usd("ai_cost_today_usd", model="gpt-99-secret") or 0  # once billed, its rate may be known
+        assert system.nano_usd("ai_cost_30d_usd", model="gpt-99-secret") == billed + running
         assert billed > 0
-        assert it.nano("ai_cost_daily_usd", date=f"{TODAY:%Y-%m-%d}") == bill(it, "solo", TODAY)
+        assert system.nano_usd("ai_cost_daily_usd", date=f"{TODAY:%Y-%m-%d}") == simulated_bill(system, "solo", TODAY)
 
 
-def test_an_agreed_price_is_what_an_open_day_costs(it: Stage) -> None:
+def test_a_negotiated_price_is_what_an_open_day_costs(system: System) -> None:
     """A price in the configuration wins over bills and lists from the next reload on; billed days stay their bill."""
-    before, billed = it.nano("ai_cost_today_usd", account="anthropic"), daily(it, "anthropic")
+    before, billed = (
+        system.nano_usd("ai_cost_today_usd", account="anthropic"),
+        exported_daily_costs(system, "anthropic"),
+    )
     every = tuple(Price("claude-*", meter, "", Decimal(1)) for meter in sorted(TOKEN_METERS))
-    it.change("anthropic", lambda account: replace(account, prices=every))
-    it.later(5 * MINUTE)
+    system.change_account("anthropic", lambda account: replace(account, prices=every))
+    system.advance(5 * MINUTE)
 
-    tokens = sum(it.told("today", "anthropic")[0].values())
-    assert it.nano("ai_cost_today_usd", account="anthropic") == tokens * NANO // 1_000_000 != before
-    assert all(daily(it, "anthropic")[f"{day:%Y-%m-%d}"] == billed[f"{day:%Y-%m-%d}"] for day in BILLED)
-    assert it.nano("ai_account_restated_usd_total", account="anthropic") == 0
+    tokens = sum(system.expected_totals("today", "anthropic")[0].values())
+    assert system.nano_usd("ai_cost_today_usd", account="anthropic") == tokens * NANO // 1_000_000 != before
+    assert all(
+        exported_daily_costs(system, "anthropic")[f"{day:%Y-%m-%d}"] == billed[f"{day:%Y-%m-%d}"] for day in BILLED_DAYS
+    )
+    assert system.nano_usd("ai_account_restated_usd_total", account="anthropic") == 0

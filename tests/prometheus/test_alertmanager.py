@@ -10,15 +10,15 @@ import yaml
 
 from tests.paths import ROOT
 from tests.prometheus.test_rules import ALERTS
-from tests.servers import PLACES, VERSIONS
+from tests.servers import BIN_DIRS, VERSIONS
 
 FILE = ROOT / "prometheus" / "alertmanager.yml"
 CONFIG: dict[str, Any] = yaml.safe_load(FILE.read_text())
 
 
-def amtool(version: str, *arguments: str) -> str:
+def run_amtool(version: str, *arguments: str) -> str:
     """Run amtool, which has to succeed, and return what it prints."""
-    command = [str(PLACES[version] / "amtool"), *arguments]
+    command = [str(BIN_DIRS[version] / "amtool"), *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
@@ -27,7 +27,7 @@ def amtool(version: str, *arguments: str) -> str:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_amtool_accepts_it(version: str) -> None:
     """`amtool check-config` finds nothing wrong, in the examples for Slack, PagerDuty and e-mail neither."""
-    told = amtool(version, "check-config", str(FILE))
+    told = run_amtool(version, "check-config", str(FILE))
     assert "SUCCESS" in told
     assert f"{len(CONFIG['receivers'])} receivers" in told
     kinds = {kind for receiver in CONFIG["receivers"] for kind in receiver if kind != "name"}
@@ -41,7 +41,7 @@ def test_every_alert_is_received(version: str, name: str) -> None:
     severity = ALERTS[name]["labels"]["severity"]
     for owner in ("platform", "research", "somebody", ""):
         labels = [f"alertname={name}", f"severity={severity}", *([f"owner={owner}"] if owner else [])]
-        assert amtool(version, "config", "routes", "test", f"--config.file={FILE}", *labels).split() == ["notices"]
+        assert run_amtool(version, "config", "routes", "test", f"--config.file={FILE}", *labels).split() == ["notices"]
 
 
 def test_no_secret_is_written_into_it() -> None:

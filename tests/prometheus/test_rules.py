@@ -11,24 +11,24 @@ import yaml
 
 from exporter.metrics.families import FAMILIES, HISTORY_FAMILIES
 from tests.paths import ROOT
-from tests.servers import VERSIONS, promtool
+from tests.servers import VERSIONS, run_promtool
 
-PLACE = ROOT / "prometheus"
-FILES = sorted((PLACE / "rules").glob("*.yml"))
+PROMETHEUS_DIR = ROOT / "prometheus"
+FILES = sorted((PROMETHEUS_DIR / "rules").glob("*.yml"))
 RULES: list[dict[str, Any]] = [
     rule for path in FILES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]
 ]
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
-RECORDED = {rule["record"] for rule in RULES if "record" in rule}
-THRESHOLDS = {rule["labels"]["of"]: rule["expr"] for rule in RULES if rule.get("record") == "ai:alert:threshold"}
-TESTS = sorted((PLACE / "tests").glob("*.yml"))
-NOT_OURS = {"up", "process_start_time_seconds", "ALERTS"}
+RECORDING_RULES = {rule["record"] for rule in RULES if "record" in rule}
+THRESHOLDS = {rule["labels"]["name"]: rule["expr"] for rule in RULES if rule.get("record") == "ai:alert:threshold"}
+TESTS = sorted((PROMETHEUS_DIR / "tests").glob("*.yml"))
+EXTERNAL_METRICS = {"up", "process_start_time_seconds", "ALERTS"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_promtool_accepts_the_rules(version: str) -> None:
     """`promtool check rules` has nothing to say, not even that two rules are the same."""
-    checked = promtool(version, "check", "rules", "--lint=all", "--lint-fatal", *map(str, FILES))
+    checked = run_promtool(version, "check", "rules", "--lint=all", "--lint-fatal", *map(str, FILES))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert checked.stdout.count("SUCCESS") == len(FILES)
 
@@ -37,11 +37,11 @@ def test_promtool_accepts_the_rules(version: str) -> None:
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
 def test_the_rules_fire_and_keep_silent_as_their_tests_say(version: str, path: Path) -> None:
     """`promtool test rules` passes: who fires, who does not, and every word that is told."""
-    tested = promtool(version, "test", "rules", str(path))
+    tested = run_promtool(version, "test", "rules", str(path))
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-def test_every_alert_is_tested_with_its_words() -> None:
+def test_every_alert_is_tested_with_its_text() -> None:
     """Each alert is seen firing, with all its labels and annotations, and silent before; no test is of another one."""
     fired = set()
     for path in TESTS:
@@ -71,20 +71,20 @@ def test_every_alert_says_what_to_do(name: str) -> None:
 @pytest.mark.parametrize("name", ALERTS)
 def test_every_alert_has_a_runbook(name: str) -> None:
     """The runbook tells meaning, impact, diagnosis and mitigation, in this order."""
-    _, _, found = (PLACE / "runbooks.md").read_text().partition(f"\n## {name}\n")
+    _, _, found = (PROMETHEUS_DIR / "runbooks.md").read_text().partition(f"\n## {name}\n")
     section = found.partition("\n## ")[0]
     assert re.findall(r"^### (.*)$", section, re.MULTILINE) == ["Meaning", "Impact", "Diagnosis", "Mitigation"]
     assert all(part.strip() for part in re.split(r"^### .*$", section, flags=re.MULTILINE)[1:])
 
 
-def test_there_is_no_runbook_for_nothing() -> None:
+def test_every_runbook_entry_has_an_alert() -> None:
     """Every section of the runbooks is of an alert that there is."""
-    assert set(re.findall(r"^## (.*)$", (PLACE / "runbooks.md").read_text(), re.MULTILINE)) == set(ALERTS)
+    assert set(re.findall(r"^## (.*)$", (PROMETHEUS_DIR / "runbooks.md").read_text(), re.MULTILINE)) == set(ALERTS)
 
 
 def test_rules_use_what_is_scraped() -> None:
     """An alert works from the scraped gauges alone: served history may be away, and then it would keep silent."""
-    scraped = {family.name for family in set(FAMILIES) - set(HISTORY_FAMILIES)} | RECORDED | NOT_OURS
+    scraped = {family.name for family in set(FAMILIES) - set(HISTORY_FAMILIES)} | RECORDING_RULES | EXTERNAL_METRICS
     for rule in RULES:
         told = re.sub(
             r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by|ignoring|group_left|group_right) ?\([^)]*\)', " ", rule["expr"]
@@ -93,11 +93,11 @@ def test_rules_use_what_is_scraped() -> None:
         assert names - {"min_over_time", "max_over_time", "group_left"} <= scraped, rule
 
 
-def test_thresholds_stand_in_one_place() -> None:
+def test_thresholds_are_defined_once() -> None:
     """No alert compares with a number of its own but nothing and all; every threshold is used."""
     used = set()
     for rule in RULES:
-        used |= set(re.findall(r'of="(\w+)"', rule["expr"]))
+        used |= set(re.findall(r'threshold\{name="(\w+)"', rule["expr"]))
     assert used == set(THRESHOLDS)
     for alert in ALERTS.values():
         numbers = re.findall(r"(?:[<>]=?|[=!]=)\s*(?:bool\s*)?(-?\d[\d.e]*)", alert["expr"])

@@ -12,11 +12,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from exporter.model import Provider, Secret
 from exporter.providers import PROVIDERS
-from exporter.providers.http import Access
+from exporter.providers.http import ClientConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReceivedRequest:
     """One request as it arrived."""
 
     path: str
@@ -35,15 +35,15 @@ class Reply:
 
 
 @dataclass(slots=True)
-class Canned:
+class CannedServer:
     """A running server: its address and everything it was asked."""
 
     url: str
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
 
 
 @contextmanager
-def canned(answer: Callable[[Asked], Reply]) -> Iterator[Canned]:
+def start_canned_server(respond: Callable[[ReceivedRequest], Reply]) -> Iterator[CannedServer]:
     """Run a server that gives `answer` to every request."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -54,9 +54,9 @@ def canned(answer: Callable[[Asked], Reply]) -> Iterator[Canned]:
             length = int(self.headers.get("content-length", 0))
             body = json.loads(self.rfile.read(length)) if length else {}
             headers = {name.lower(): value for name, value in self.headers.items()}
-            asked = Asked(parts.path, parse_qs(parts.query), headers, body)
-            running.asked.append(asked)
-            reply = answer(asked)
+            asked = ReceivedRequest(parts.path, parse_qs(parts.query), headers, body)
+            running.requests.append(asked)
+            reply = respond(asked)
             raw = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
             self.send_response(reply.status)
             for name, value in {"content-length": str(len(raw)), **reply.headers}.items():
@@ -72,7 +72,7 @@ def canned(answer: Callable[[Asked], Reply]) -> Iterator[Canned]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.block_on_close = False
-    running = Canned(f"http://127.0.0.1:{server.server_address[1]}")
+    running = CannedServer(f"http://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
@@ -84,9 +84,12 @@ def canned(answer: Callable[[Asked], Reply]) -> Iterator[Canned]:
 
 
 @contextmanager
-def facing(
-    name: str, answer: Callable[[Asked], Reply], *, key: str = "a-key", api_keys: bool = False
-) -> Iterator[tuple[Provider, Canned]]:
+def open_provider(
+    name: str, respond: Callable[[ReceivedRequest], Reply], *, key: str = "a-key", api_keys: bool = False
+) -> Iterator[tuple[Provider, CannedServer]]:
     """Open the provider of that name against such a server."""
-    with canned(answer) as server, closing(PROVIDERS[name](Access(Secret(key), server.url, api_keys))) as session:
+    with (
+        start_canned_server(respond) as server,
+        closing(PROVIDERS[name](ClientConfig(Secret(key), server.url, api_keys))) as session,
+    ):
         yield session, server

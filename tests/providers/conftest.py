@@ -23,7 +23,7 @@ def world_server() -> Iterator[Simulator]:
 @pytest.fixture
 def simulator(world_server: Simulator) -> Iterator[Simulator]:
     """Give the server without faults and with an empty log."""
-    world_server.clear()
+    world_server.clear_faults()
     world_server.requests.clear()
     yield world_server
-    world_server.clear()
+    world_server.clear_faults()

@@ -10,7 +10,7 @@ from exporter.errors import KeyRejected, Malformed
 from exporter.model import DAY, HOUR, Report, Row
 from exporter.providers.anthropic import Anthropic
 from exporter.simulator.server import Simulator
-from tests.providers.canned import Asked, Reply, facing
+from tests.providers.canned import ReceivedRequest, Reply, open_provider
 from tests.providers.contract import NOW, TODAY, ProviderContract
 
 MESSAGES, COSTS = Anthropic.reports
@@ -24,9 +24,9 @@ class TestAnthropicContract(ProviderContract):
 
     def test_the_first_poll_is_six_requests(self, simulator: Simulator) -> None:
         """Thirty days and today are five pages of hours and one of costs."""
-        self.fetched(simulator, MESSAGES, 30)
+        self.fetch_days(simulator, MESSAGES, 30)
         assert len(simulator.requests) == 5
-        self.fetched(simulator, COSTS, 30)
+        self.fetch_days(simulator, COSTS, 30)
         assert len(simulator.requests) == 6
 
 
@@ -37,13 +37,13 @@ class TestResearchAnthropicContract(ProviderContract):
     account = "research-anthropic"
 
 
-def usage(**fields: object) -> dict[str, Any]:
+def usage_result(**fields: object) -> dict[str, Any]:
     """Return a result of messages with its required fields."""
     zero = {"uncached_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 0}
     return {**zero, "cache_creation": {}, "server_tool_use": {"web_search_requests": 0}, **fields}
 
 
-def cost(**fields: object) -> dict[str, Any]:
+def cost_result(**fields: object) -> dict[str, Any]:
     """Return a result of the cost report."""
     return {"amount": "100", "currency": "USD", "description": "Something", **fields}
 
@@ -54,10 +54,10 @@ def slot(hour: int, *results: dict[str, Any], hours: int = 1) -> dict[str, Any]:
     return {"starting_at": start.isoformat().replace("+00:00", "Z"), "ending_at": end.isoformat(), "results": results}
 
 
-def told(report: Report, *results: dict[str, Any]) -> tuple[Row, ...]:
+def fetch_rows(report: Report, *results: dict[str, Any]) -> tuple[Row, ...]:
     """Return the rows of one bucket with these results."""
     page = {"data": [slot(0, *results, hours=report.width // HOUR)], "has_more": False, "next_page": None}
-    with facing("anthropic", lambda _: Reply(page)) as (anthropic, _):
+    with open_provider("anthropic", lambda _: Reply(page)) as (anthropic, _):
         (bucket,) = anthropic.fetch(report, TODAY, TODAY + report.width)
     return bucket.rows
 
@@ -65,7 +65,7 @@ def told(report: Report, *results: dict[str, Any]) -> tuple[Row, ...]:
 def test_both_lifetimes_of_cache_writes() -> None:
     """Five-minute and one-hour cache writes are meters of their own, and whole numbers may have a point."""
     writes = {"ephemeral_5m_input_tokens": 700.0, "ephemeral_1h_input_tokens": 40}
-    rows = told(MESSAGES, usage(uncached_input_tokens=1200, cache_creation=writes, output_tokens=450))
+    rows = fetch_rows(MESSAGES, usage_result(uncached_input_tokens=1200, cache_creation=writes, output_tokens=450))
     assert {row.meter: row.value for row in rows} == {
         "uncached_input": 1200,
         "cache_write_5m": 700,
@@ -86,7 +86,7 @@ def test_both_lifetimes_of_cache_writes() -> None:
 )
 def test_tiers(service_tier: str | None, window: str | None, tier: str) -> None:
     """The tier is the service tier, marked where the long context window was used."""
-    rows = told(MESSAGES, usage(output_tokens=1, service_tier=service_tier, context_window=window))
+    rows = fetch_rows(MESSAGES, usage_result(output_tokens=1, service_tier=service_tier, context_window=window))
     assert [row.tier for row in rows] == [tier]
 
 
@@ -94,28 +94,28 @@ def test_tiers(service_tier: str | None, window: str | None, tier: str) -> None:
 def test_buckets_after_the_end_are_left_out(past: int) -> None:
     """Whether or not the provider tells buckets at or after the end of the span, the span is what is told."""
     page = {
-        "data": [slot(hour, usage(output_tokens=1)) for hour in range(2 + past)],
+        "data": [slot(hour, usage_result(output_tokens=1)) for hour in range(2 + past)],
         "has_more": True,
         "next_page": "x",
     }
-    with facing("anthropic", lambda _: Reply(page)) as (anthropic, server):
+    with open_provider("anthropic", lambda _: Reply(page)) as (anthropic, server):
         buckets = list(anthropic.fetch(MESSAGES, TODAY, TODAY + 2 * HOUR))
     assert [bucket.start for bucket in buckets] == [TODAY, TODAY + HOUR]
     assert [len(bucket.rows) for bucket in buckets] == [1, 1]
-    assert len(server.asked) == 1
-    assert "ending_at" not in server.asked[0].query
+    assert len(server.requests) == 1
+    assert "ending_at" not in server.requests[0].query
 
 
 def test_left_out_buckets_are_empty() -> None:
     """Where empty buckets are not told, as older documents leave open, they are empty all the same."""
-    page = {"data": [slot(1, usage(output_tokens=1))], "has_more": False, "next_page": None}
-    with facing("anthropic", lambda _: Reply(page)) as (anthropic, _):
+    page = {"data": [slot(1, usage_result(output_tokens=1))], "has_more": False, "next_page": None}
+    with open_provider("anthropic", lambda _: Reply(page)) as (anthropic, _):
         assert [len(bucket.rows) for bucket in anthropic.fetch(MESSAGES, TODAY, TODAY + 3 * HOUR)] == [0, 1, 0]
 
 
 def test_amounts_are_cents() -> None:
     """`527.99976` is five dollars and a bit, kept to the nano-dollar."""
-    row = told(COSTS, cost(amount="527.99976", token_type="uncached_input_tokens"))[0]
+    row = fetch_rows(COSTS, cost_result(amount="527.99976", token_type="uncached_input_tokens"))[0]
     assert (row.value, row.meter, row.item) == (5_279_997_600, "uncached_input", "Something")
 
 
@@ -133,22 +133,25 @@ def test_amounts_are_cents() -> None:
 )
 def test_what_a_cost_pays_for(fields: dict[str, object], meter: str) -> None:
     """Costs of tokens and searches name their meter; the others keep their money and their description."""
-    row = told(COSTS, cost(**fields))[0]
+    row = fetch_rows(COSTS, cost_result(**fields))[0]
     assert (row.meter, row.value) == (meter, 1_000_000_000)
 
 
-def test_another_currency_is_refused() -> None:
+def test_another_currency_is_rejected() -> None:
     """Euros are never taken for dollars."""
     with pytest.raises(Malformed, match="currency"):
-        told(COSTS, cost(currency="EUR"))
+        fetch_rows(COSTS, cost_result(currency="EUR"))
 
 
-def test_a_repeated_cursor_ends_the_walk() -> None:
+def test_a_repeated_cursor_ends_pagination() -> None:
     """A provider that gives the same cursor again is Malformed, not asked for ever."""
     page = {"data": [], "has_more": True, "next_page": "same"}
-    with facing("anthropic", lambda _: Reply(page)) as (anthropic, server), pytest.raises(Malformed, match="repeats"):
+    with (
+        open_provider("anthropic", lambda _: Reply(page)) as (anthropic, server),
+        pytest.raises(Malformed, match="repeats"),
+    ):
         list(anthropic.fetch(MESSAGES, TODAY - DAY, NOW))
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -160,9 +163,9 @@ def test_a_repeated_cursor_ends_the_walk() -> None:
 )
 def test_how_a_key_travels(key: str, header: str, value: str) -> None:
     """Admin keys go in x-api-key, OAuth tokens as bearer, both with the pinned version."""
-    with facing("anthropic", lambda _: Reply({"name": "Acme"}), key=key) as (anthropic, server):
+    with open_provider("anthropic", lambda _: Reply({"name": "Acme"}), key=key) as (anthropic, server):
         assert anthropic.verify() == "ok, organization Acme"
-    headers = server.asked[0].headers
+    headers = server.requests[0].headers
     assert headers[header] == value
     assert len({"x-api-key", "authorization"} & headers.keys()) == 1
     assert headers["anthropic-version"] == "2023-06-01"
@@ -172,23 +175,23 @@ def test_how_a_key_travels(key: str, header: str, value: str) -> None:
 def test_names(api_keys: bool) -> None:
     """Workspaces are named, the default one too, over all pages; API keys only where they are wanted."""
 
-    def answer(asked: Asked) -> Reply:
+    def answer(asked: ReceivedRequest) -> Reply:
         if asked.path.endswith("api_keys"):
             return Reply({"data": [{"id": "apikey_1", "name": "ci"}], "has_more": False, "last_id": "apikey_1"})
         number = 2 if asked.query.get("after_id") == ["wrkspc_1"] else 1
         one = {"id": f"wrkspc_{number}", "name": f"Team {number}"}
         return Reply({"data": [one], "has_more": number == 1, "last_id": one["id"]})
 
-    with facing("anthropic", answer, api_keys=api_keys) as (anthropic, _):
+    with open_provider("anthropic", answer, api_keys=api_keys) as (anthropic, _):
         names = dict(anthropic.names())
     keys = {"apikey_1": "ci"} if api_keys else {}
     assert names == {"": "default", "wrkspc_1": "Team 1", "wrkspc_2": "Team 2"} | keys
 
 
-def test_a_missing_scope_is_told_with_its_name() -> None:
+def test_a_missing_scope_is_reported_with_its_name() -> None:
     """The scopes that the provider names come through to the person who must act."""
     body = {"type": "error", "error": {"type": "permission_error", "message": "Got: a. Needed: org:admin."}}
-    with facing("anthropic", lambda _: Reply(body, 403)) as (anthropic, _), pytest.raises(KeyRejected) as caught:
+    with open_provider("anthropic", lambda _: Reply(body, 403)) as (anthropic, _), pytest.raises(KeyRejected) as caught:
         anthropic.verify()
     assert caught.value.reason == "missing_scope"
     assert str(caught.value) == "GET /v1/organizations/me answered 403: Got: a. Needed: org:admin."

@@ -10,7 +10,7 @@ import pytest
 from exporter.errors import KeyRejected, Malformed
 from exporter.model import DAY, HOUR, Bucket, Row
 from exporter.providers.cursor import Cursor
-from tests.providers.canned import Asked, Reply, facing
+from tests.providers.canned import ReceivedRequest, Reply, open_provider
 from tests.providers.contract import NOW, TODAY, ProviderContract
 
 (EVENTS,) = Cursor.reports
@@ -24,45 +24,45 @@ class TestCursorContract(ProviderContract):
     account = "acme-cursor"
 
 
-def event(minute: int = 0, **fields: object) -> dict[str, Any]:
+def make_event(minute: int = 0, **fields: object) -> dict[str, Any]:
     """Return an event so many minutes after midnight."""
     usual = {"userEmail": "ada@example.com", "model": "gpt-5", "kind": "Usage-based", "isChargeable": True}
     return {"timestamp": str(MIDNIGHT + minute * 60_000), "chargedCents": 1, **usual, **fields}
 
 
-def page_of(*events: dict[str, Any], number: int = 1, more: bool = False, total: int | None = None) -> dict[str, Any]:
+def make_page(*events: dict[str, Any], number: int = 1, more: bool = False, total: int | None = None) -> dict[str, Any]:
     """Return a page of events."""
     pagination = {"currentPage": number, "hasNextPage": more}
     return {"totalUsageEventsCount": total or len(events), "pagination": pagination, "usageEvents": list(events)}
 
 
-def team(*events: dict[str, Any], groups: Reply | None = None) -> Callable[[Asked], Reply]:
+def answer_events(*events: dict[str, Any], groups: Reply | None = None) -> Callable[[ReceivedRequest], Reply]:
     """Answer with these events, and with these billing groups or a plan that has none."""
 
-    def answer(asked: Asked) -> Reply:
+    def answer(asked: ReceivedRequest) -> Reply:
         if asked.path == "/teams/groups":
             return groups or Reply({"error": "Forbidden", "message": "Enterprise plan only"}, 403)
-        return Reply(page_of(*events))
+        return Reply(make_page(*events))
 
     return answer
 
 
-def told(*events: dict[str, Any], groups: Reply | None = None, hours: int = 1) -> list[Bucket]:
+def fetch_buckets(*events: dict[str, Any], groups: Reply | None = None, hours: int = 1) -> list[Bucket]:
     """Return the buckets of the first hours of the day."""
-    with facing("cursor", team(*events, groups=groups)) as (cursor, _):
+    with open_provider("cursor", answer_events(*events, groups=groups)) as (cursor, _):
         return list(cursor.fetch(EVENTS, TODAY, TODAY + hours * HOUR))
 
 
-def rows(*events: dict[str, Any]) -> tuple[Row, ...]:
+def fetch_rows(*events: dict[str, Any]) -> tuple[Row, ...]:
     """Return the rows of the first hour."""
-    return told(*events)[0].rows
+    return fetch_buckets(*events)[0].rows
 
 
 def test_an_event_becomes_meters() -> None:
     """Tokens, the request and its money are told, the model's own price before discounts is not."""
     tokens = {"inputTokens": 126, "outputTokens": 450, "cacheWriteTokens": 6112, "cacheReadTokens": 11_964}
-    one = event(tokenUsage={**tokens, "totalCents": 99.9}, chargedCents=8.123456789)
-    assert {row.meter: row.value for row in rows(one)} == {
+    one = make_event(tokenUsage={**tokens, "totalCents": 99.9}, chargedCents=8.123456789)
+    assert {row.meter: row.value for row in fetch_rows(one)} == {
         "uncached_input": 126,
         "output": 450,
         "cache_write": 6112,
@@ -74,7 +74,7 @@ def test_an_event_becomes_meters() -> None:
 
 def test_events_are_added_by_hour() -> None:
     """Events of one hour and the same labels are one row, hours without events are empty, others are ignored."""
-    buckets = told(event(0), event(59), event(125), event(-1), event(180), hours=3)
+    buckets = fetch_buckets(make_event(0), make_event(59), make_event(125), make_event(-1), make_event(180), hours=3)
     assert [{row.meter: row.value for row in bucket.rows} for bucket in buckets] == [
         {"requests": 2, "cost": 20_000_000},
         {},
@@ -99,14 +99,14 @@ def test_events_are_added_by_hour() -> None:
 )
 def test_tiers(kind: str, chargeable: bool | None, tier: str) -> None:
     """The free text of `kind` becomes one of four tiers, however it is spelled."""
-    assert {row.tier for row in rows(event(kind=kind, isChargeable=chargeable))} == {tier}
+    assert {row.tier for row in fetch_rows(make_event(kind=kind, isChargeable=chargeable))} == {tier}
 
 
 def test_an_event_that_is_not_charged_may_have_no_money() -> None:
     """Money may be missing from an event that is not chargeable; from one that is, it is Malformed."""
-    assert [row.meter for row in rows(event(chargedCents=None, isChargeable=False))] == ["requests"]
+    assert [row.meter for row in fetch_rows(make_event(chargedCents=None, isChargeable=False))] == ["requests"]
     with pytest.raises(Malformed, match="usage_events: the field chargedCents is missing"):
-        rows(event(chargedCents=None))
+        fetch_rows(make_event(chargedCents=None))
 
 
 def test_the_group_is_that_of_the_time() -> None:
@@ -118,8 +118,8 @@ def test_the_group_is_that_of_the_time() -> None:
         {"id": "group_old", "name": "Old", "currentMembers": [], "formerMembers": [former]},
         {"id": "group_new", "name": "New", "currentMembers": [current]},
     ]
-    events = [event(10), event(50), event(50, userEmail="nobody@example.com")]
-    bucket = told(*events, groups=Reply({"groups": groups}))[0]
+    events = [make_event(10), make_event(50), make_event(50, userEmail="nobody@example.com")]
+    bucket = fetch_buckets(*events, groups=Reply({"groups": groups}))[0]
     assert [row.workspace for row in bucket.rows if row.meter == "requests"] == ["", "group_new", "group_old"]
     assert "@" not in repr(bucket)
 
@@ -127,25 +127,28 @@ def test_the_group_is_that_of_the_time() -> None:
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_plan_without_groups(status: int) -> None:
     """Where billing groups are refused, events are told without a workspace, and there are no names."""
-    with facing("cursor", team(event(), groups=Reply({"message": "no"}, status))) as (cursor, server):
+    with open_provider("cursor", answer_events(make_event(), groups=Reply({"message": "no"}, status))) as (
+        cursor,
+        server,
+    ):
         buckets = [*cursor.fetch(EVENTS, TODAY, NOW), *cursor.fetch(EVENTS, TODAY, NOW)]
         assert cursor.names() == {}
     assert {row.workspace for bucket in buckets for row in bucket.rows} == {""}
-    assert [asked.path for asked in server.asked].count("/teams/groups") == 2
+    assert [asked.path for asked in server.requests].count("/teams/groups") == 2
 
 
 def test_groups_are_named() -> None:
     """Names are those of the billing groups, and of belonging to none."""
     groups = Reply({"groups": [{"id": "group_1", "name": "Apps", "currentMembers": []}]})
-    with facing("cursor", team(groups=groups)) as (cursor, _):
+    with open_provider("cursor", answer_events(groups=groups)) as (cursor, _):
         assert cursor.names() == {"": "unassigned", "group_1": "Apps"}
 
 
-def test_long_spans_are_cut_into_slices() -> None:
+def test_long_time_ranges_are_split() -> None:
     """No range is longer than thirty days, the slices meet, and each walk keeps its end."""
-    with facing("cursor", team()) as (cursor, server):
+    with open_provider("cursor", answer_events()) as (cursor, server):
         assert len(list(cursor.fetch(EVENTS, TODAY - 61 * DAY, TODAY))) == 61 * 24
-    asked = [(one.body["startDate"], one.body["endDate"]) for one in server.asked if one.body]
+    asked = [(one.body["startDate"], one.body["endDate"]) for one in server.requests if one.body]
     assert asked[0][0] == MIDNIGHT - 61 * 86_400_000
     assert asked[-1][1] == MIDNIGHT - 1
     assert [end + 1 for _, end in asked[:-1]] == [start for start, _ in asked[1:]]
@@ -156,11 +159,15 @@ def test_long_spans_are_cut_into_slices() -> None:
 def test_lost_events_are_noticed(total: int, fails: bool) -> None:
     """When fewer events come than the first page announced, the span is not told."""
 
-    def answer(asked: Asked) -> Reply:
+    def answer(asked: ReceivedRequest) -> Reply:
         number = asked.body.get("page", 0)
-        return Reply(page_of(event(number), number=number, more=number == 1, total=total)) if number else Reply({}, 404)
+        return (
+            Reply(make_page(make_event(number), number=number, more=number == 1, total=total))
+            if number
+            else Reply({}, 404)
+        )
 
-    with facing("cursor", answer) as (cursor, _):
+    with open_provider("cursor", answer) as (cursor, _):
         if fails:
             with pytest.raises(Malformed, match="only 2 of 3 events"):
                 list(cursor.fetch(EVENTS, TODAY, NOW))
@@ -168,32 +175,32 @@ def test_lost_events_are_noticed(total: int, fails: bool) -> None:
             assert next(cursor.fetch(EVENTS, TODAY, NOW)).rows[-1].value == 2
 
 
-def test_events_that_come_in_during_a_walk_count_nobody_twice() -> None:
+def test_events_arriving_during_pagination_are_counted_once() -> None:
     """A late event pushes the last one of a page onto the next page; it is counted once, a twin of its own is kept."""
     pages = {
-        1: page_of(event(50), event(40), number=1, more=True, total=4),
-        2: page_of(event(40), event(30), number=2, more=True, total=5),
-        3: page_of(event(30), number=3, total=5),
+        1: make_page(make_event(50), make_event(40), number=1, more=True, total=4),
+        2: make_page(make_event(40), make_event(30), number=2, more=True, total=5),
+        3: make_page(make_event(30), number=3, total=5),
     }
-    with facing("cursor", lambda asked: Reply(pages[asked.body["page"]]) if asked.body else Reply({}, 404)) as (
+    with open_provider("cursor", lambda asked: Reply(pages[asked.body["page"]]) if asked.body else Reply({}, 404)) as (
         cursor,
         _,
     ):
         assert next(cursor.fetch(EVENTS, TODAY, NOW)).rows[-1] == Row("requests", 4, model="gpt-5", tier="on_demand")
 
 
-def test_a_page_that_comes_again_ends_the_walk() -> None:
+def test_a_repeated_page_ends_pagination() -> None:
     """A provider that always tells page one is Malformed, not asked for ever."""
-    again = Reply(page_of(event(), more=True))
-    said = facing("cursor", lambda asked: again if asked.body else Reply({}, 404))
+    again = Reply(make_page(make_event(), more=True))
+    said = open_provider("cursor", lambda asked: again if asked.body else Reply({}, 404))
     with said as (cursor, server), pytest.raises(Malformed, match="repeats"):
         list(cursor.fetch(EVENTS, TODAY, NOW))
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
 
 
 def test_a_missing_scope_comes_as_401() -> None:
     """The organization API's 401 for a missing scope is not taken for a wrong key."""
     body = {"code": "error", "message": "missing required scope"}
-    with facing("cursor", lambda _: Reply(body, 401)) as (cursor, _), pytest.raises(KeyRejected) as caught:
+    with open_provider("cursor", lambda _: Reply(body, 401)) as (cursor, _), pytest.raises(KeyRejected) as caught:
         cursor.verify()
     assert caught.value.reason == "missing_scope"

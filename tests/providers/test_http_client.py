@@ -13,38 +13,40 @@ from contextlib import closing, contextmanager, suppress
 import pytest
 
 from exporter.errors import KeyRejected, Malformed, ProviderError, RateLimited, Unavailable, Unsupported
-from exporter.model import Refusal, Secret
+from exporter.model import KeyRejectionRule, Secret
 from exporter.providers import http
-from exporter.providers.http import Access, Client
-from tests.providers.canned import Canned, Reply, canned
+from exporter.providers.http import Client, ClientConfig
+from tests.providers.canned import CannedServer, Reply, start_canned_server
 
 KEY = "abc.DEF-123"
 AUTH = {"Authorization": f"Bearer {KEY}"}
 
 
 @contextmanager
-def client(url: str, *refusals: Refusal, key: str = KEY, timeout: float = 10.0) -> Iterator[Client]:
+def open_client(
+    url: str, *rejection_rules: KeyRejectionRule, key: str = KEY, timeout: float = 10.0
+) -> Iterator[Client]:
     """Open a client; its key travels as bearer."""
     headers = {"Authorization": f"Bearer {key}"}
-    with closing(Client(Access(Secret(key), url, timeout=timeout), headers, refusals)) as opened:
+    with closing(Client(ClientConfig(Secret(key), url, timeout=timeout), headers, rejection_rules)) as opened:
         yield opened
 
 
-def error_of(reply: Reply, *refusals: Refusal) -> ProviderError:
+def error_for_reply(reply: Reply, *rejection_rules: KeyRejectionRule) -> ProviderError:
     """Return the error that a reply becomes."""
-    with canned(lambda _: reply) as server:
-        return error_at(server.url, *refusals)
+    with start_canned_server(lambda _: reply) as server:
+        return error_at(server.url, *rejection_rules)
 
 
-def error_at(url: str, *refusals: Refusal, key: str = KEY) -> ProviderError:
+def error_at(url: str, *rejection_rules: KeyRejectionRule, key: str = KEY) -> ProviderError:
     """Return the error that asking this address raises."""
-    with client(url, *refusals, key=key) as opened, pytest.raises(ProviderError) as caught:
+    with open_client(url, *rejection_rules, key=key) as opened, pytest.raises(ProviderError) as caught:
         opened.get("/x")
     return caught.value
 
 
 @contextmanager
-def listening(talk: Callable[[socket.socket], None]) -> Iterator[str]:
+def start_raw_server(respond: Callable[[socket.socket], None]) -> Iterator[str]:
     """Run a server that reads a request and then talks as it likes, byte by byte; give its address."""
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -53,7 +55,7 @@ def listening(talk: Callable[[socket.socket], None]) -> Iterator[str]:
             connection, _ = listener.accept()
             with connection, suppress(OSError):
                 connection.recv(65_536)
-                talk(connection)
+                respond(connection)
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
@@ -79,11 +81,14 @@ def drip(start: bytes) -> Callable[[socket.socket], None]:
 
 def test_numbers_keep_their_digits() -> None:
     """An answer is a JSON object whose fractions are decimals; parameters and bodies arrive as they were given."""
-    with canned(lambda _: Reply(b'{"a": 0.10, "b": 3}')) as server, client(server.url + "/v1/") as opened:
+    with (
+        start_canned_server(lambda _: Reply(b'{"a": 0.10, "b": 3}')) as server,
+        open_client(server.url + "/v1/") as opened,
+    ):
         answer = opened.get("/x", [("group_by[]", "a"), ("group_by[]", "b c")])
         opened.post("/y", {"n": 1})
     assert repr(answer) == "{'a': Decimal('0.10'), 'b': 3}"
-    first, second = server.asked
+    first, second = server.requests
     assert (first.path, first.query) == ("/v1/x", {"group_by[]": ["a", "b c"]})
     assert (second.path, second.body) == ("/v1/y", {"n": 1})
 
@@ -108,7 +113,7 @@ def test_numbers_keep_their_digits() -> None:
 )
 def test_every_status_has_its_error(status: int, kind: type[ProviderError], reason: str) -> None:
     """A status becomes one error, which tells the path, the status and the provider's own words."""
-    error = error_of(Reply({"error": {"message": "No\nluck today"}}, status))
+    error = error_for_reply(Reply({"error": {"message": "No\nluck today"}}, status))
     assert type(error) is kind
     assert error.reason == reason
     assert str(error) == f"GET /x answered {status}: No luck today"
@@ -129,19 +134,19 @@ def test_every_status_has_its_error(status: int, kind: type[ProviderError], reas
         (b"", ""),
     ],
 )
-def test_the_providers_words(body: object, words: str) -> None:
+def test_the_providers_message(body: object, words: str) -> None:
     """Messages are found in every known body, shortened, and free of control characters."""
-    assert str(error_of(Reply(body, 418))).startswith(f"GET /x answered 418{words}")
+    assert str(error_for_reply(Reply(body, 418))).startswith(f"GET /x answered 418{words}")
 
 
-def test_known_refusals_come_first() -> None:
+def test_rejection_rules_come_first() -> None:
     """The first row that fits status and words wins over what the status alone says."""
-    scope = Refusal(None, "Missing Scopes", "missing_scope", "get one")
-    later = Refusal(401, "", "wrong_key_kind", "other")
-    error = error_of(Reply({"error": {"message": "odd; missing scopes: a"}}, 401), scope, later)
+    scope = KeyRejectionRule(None, "Missing Scopes", "missing_scope", "get one")
+    later = KeyRejectionRule(401, "", "wrong_key_kind", "other")
+    error = error_for_reply(Reply({"error": {"message": "odd; missing scopes: a"}}, 401), scope, later)
     assert isinstance(error, KeyRejected)
     assert (error.reason, error.advice) == ("missing_scope", "get one")
-    assert isinstance(error_of(Reply({"error": "missing scopes"}, 500), scope), Unavailable)
+    assert isinstance(error_for_reply(Reply({"error": "missing scopes"}, 500), scope), Unavailable)
 
 
 @pytest.mark.parametrize(
@@ -150,18 +155,18 @@ def test_known_refusals_come_first() -> None:
 )
 def test_retry_after(header: str, seconds: float | None) -> None:
     """The wait is read where it is a number of seconds."""
-    error = error_of(Reply({}, 429, {"Retry-After": header}))
+    error = error_for_reply(Reply({}, 429, {"Retry-After": header}))
     assert isinstance(error, RateLimited)
     assert error.retry_after == seconds
 
 
 def test_redirects_are_not_followed() -> None:
     """The key never travels on to another host: a redirect is told as a wrong base_url."""
-    with canned(lambda _: Reply({})) as elsewhere:
-        error = error_of(Reply(b"", 302, {"Location": f"{elsewhere.url}/y?{KEY}"}))
+    with start_canned_server(lambda _: Reply({})) as elsewhere:
+        error = error_for_reply(Reply(b"", 302, {"Location": f"{elsewhere.url}/y?{KEY}"}))
     assert str(error) == "GET /x: base_url redirects to host 127.0.0.1"
     assert isinstance(error, Malformed)
-    assert elsewhere.asked == []
+    assert elsewhere.requests == []
 
 
 @pytest.mark.parametrize(
@@ -182,22 +187,22 @@ def test_redirects_are_not_followed() -> None:
 )
 def test_bodies_that_are_no_object(body: bytes) -> None:
     """A success whose body is not one whole JSON object is Malformed."""
-    error = error_of(Reply(body))
+    error = error_for_reply(Reply(body))
     assert isinstance(error, Malformed)
     assert str(error).startswith("GET /x answered 200 with ")
 
 
 def test_a_body_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading stops at a bound, also where the body only grows when it is decompressed."""
-    monkeypatch.setattr(http, "LARGEST_BODY", 1000)
+    monkeypatch.setattr(http, "MAX_BODY_BYTES", 1000)
     bomb = gzip.compress(json.dumps({"x": "y" * 100_000}).encode())
-    error = error_of(Reply(bomb, headers={"Content-Encoding": "gzip"}))
+    error = error_for_reply(Reply(bomb, headers={"Content-Encoding": "gzip"}))
     assert str(error) == "GET /x answered more than 1000 bytes"
 
 
 def test_a_body_that_cannot_be_decompressed() -> None:
     """A broken encoding is Malformed."""
-    error = error_of(Reply(b"no gzip", headers={"Content-Encoding": "gzip"}))
+    error = error_for_reply(Reply(b"no gzip", headers={"Content-Encoding": "gzip"}))
     assert isinstance(error, Malformed)
 
 
@@ -205,10 +210,10 @@ def test_a_body_that_cannot_be_decompressed() -> None:
     "start",
     [b"HTTP/1.1 200 OK\r\nx-slow: ", b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"],
 )
-def test_dripping_is_cut(start: bytes) -> None:
+def test_a_dripping_response_times_out(start: bytes) -> None:
     """However slowly headers or body drip, one answer takes no longer than the timeout."""
     began = time.monotonic()
-    with listening(drip(start)) as url, client(url, timeout=0.2) as opened:
+    with start_raw_server(drip(start)) as url, open_client(url, timeout=0.2) as opened:
         with pytest.raises(Unavailable, match=r"GET /x failed: 127\.0\.0\.1 gave no whole answer within 0\.2 s"):
             opened.get("/x")
         assert time.monotonic() - began < 1.5
@@ -221,8 +226,8 @@ def test_dripping_is_cut(start: bytes) -> None:
 def test_a_connection_that_breaks(start: bytes, code: str, reached: bool) -> None:
     """A broken connection is Unavailable, tells whether an answer had begun, and is observed once."""
     codes: list[str] = []
-    with listening(lambda connection: connection.sendall(start)) as url:
-        opened = Client(Access(Secret(KEY), url, observe=codes.append), AUTH)
+    with start_raw_server(lambda connection: connection.sendall(start)) as url:
+        opened = Client(ClientConfig(Secret(KEY), url, observe=codes.append), AUTH)
         with closing(opened), pytest.raises(Unavailable, match="broke") as caught:
             opened.get("/x")
     assert caught.value.reached is reached
@@ -241,7 +246,7 @@ def test_nobody_listens() -> None:
 
 def test_no_tls_on_the_other_side() -> None:
     """https against a plain port is told as TLS."""
-    with canned(lambda _: Reply({})) as server:
+    with start_canned_server(lambda _: Reply({})) as server:
         error = error_at(server.url.replace("http", "https"))
     assert isinstance(error, Unavailable)
     assert str(error) == "GET /x failed: no TLS connection to 127.0.0.1 can be made"
@@ -256,10 +261,10 @@ def test_a_base_url_that_is_none(url: str) -> None:
 @pytest.mark.parametrize("key", ["", "a b", "a\r\nx-evil: 1", "schlüssel", "a\x00"])
 def test_keys_that_cannot_travel(key: str) -> None:
     """A key that would break or forge a header is refused before anything is sent."""
-    with canned(lambda _: Reply({})) as server:
+    with start_canned_server(lambda _: Reply({})) as server:
         error = error_at(server.url, key=key)
     assert isinstance(error, KeyRejected)
-    assert server.asked == []
+    assert server.requests == []
     assert not key or key not in f"{error!r} {vars(error)}"
 
 
@@ -268,35 +273,35 @@ def test_keys_that_cannot_travel(key: str) -> None:
 )
 def test_no_key_in_an_error(said: str) -> None:
     """Our key, and whatever looks like one, is masked in the provider's words."""
-    error = error_of(Reply({"error": {"message": said}}, 401))
+    error = error_for_reply(Reply({"error": {"message": said}}, 401))
     assert "<secret>" in str(error)
     assert not any(part in str(error) for part in (KEY, "abcd", "0a1b", "77", "zz_9"))
 
 
-def pages_of(server: Canned) -> list[object]:
+def fetch_pages(server: CannedServer) -> list[object]:
     """Walk all pages and return their numbers."""
-    with client(server.url) as opened:
+    with open_client(server.url) as opened:
         return [page["n"] for page in opened.pages("/x", [("a", "b")])]
 
 
-def test_a_walk_resends_its_parameters() -> None:
+def test_pagination_resends_its_parameters() -> None:
     """Every page is asked with the same parameters and the cursor of the page before, until there are no more."""
     answers = iter([{"n": 1, "has_more": True, "next_page": "c1"}, {"n": 2, "has_more": False, "next_page": "c2"}])
-    with canned(lambda _: Reply(next(answers))) as server:
-        assert pages_of(server) == [1, 2]
-    assert [asked.query for asked in server.asked] == [{"a": ["b"]}, {"a": ["b"], "page": ["c1"]}]
+    with start_canned_server(lambda _: Reply(next(answers))) as server:
+        assert fetch_pages(server) == [1, 2]
+    assert [asked.query for asked in server.requests] == [{"a": ["b"]}, {"a": ["b"], "page": ["c1"]}]
 
 
 @pytest.mark.parametrize("last", [{"n": 1, "next_page": None}, {"n": 1}, {"n": 1, "has_more": False}])
-def test_the_end_of_a_walk(last: dict[str, object]) -> None:
+def test_the_end_of_pagination(last: dict[str, object]) -> None:
     """A page without a cursor is the last, whether or not it says has_more."""
-    with canned(lambda _: Reply(last)) as server:
-        assert pages_of(server) == [1]
+    with start_canned_server(lambda _: Reply(last)) as server:
+        assert fetch_pages(server) == [1]
 
 
 @pytest.mark.parametrize("cursor", [None, "", 7])
 def test_more_pages_but_no_cursor(cursor: object) -> None:
     """Pages are never lost in silence: more of them without a cursor is Malformed."""
     page = {"n": 1, "has_more": True, "next_page": cursor}
-    with canned(lambda _: Reply(page)) as server, pytest.raises(Malformed, match="next_page"):
-        pages_of(server)
+    with start_canned_server(lambda _: Reply(page)) as server, pytest.raises(Malformed, match="next_page"):
+        fetch_pages(server)

@@ -12,7 +12,7 @@ from exporter.errors import KeyRejected, Malformed
 from exporter.model import HOUR, TOKEN_METERS, Bucket, Provider, Report, Row
 from exporter.providers.openai import OpenAI
 from exporter.simulator.server import Simulator
-from tests.providers.canned import Canned, Reply, facing
+from tests.providers.canned import CannedServer, Reply, open_provider
 from tests.providers.contract import NOW, TODAY, ProviderContract
 
 COMPLETIONS, COSTS = OpenAI.reports[:2]
@@ -27,9 +27,9 @@ class TestOpenAIContract(ProviderContract):
 
     def test_the_first_poll_is_five_requests(self, simulator: Simulator) -> None:
         """Thirty days and today are five pages of hours and one of costs."""
-        self.fetched(simulator, COMPLETIONS, 30)
+        self.fetch_days(simulator, COMPLETIONS, 30)
         assert len(simulator.requests) == 5
-        self.fetched(simulator, COSTS, 30)
+        self.fetch_days(simulator, COSTS, 30)
         assert len(simulator.requests) == 6
 
 
@@ -41,42 +41,42 @@ class TestSmallOpenAIContract(ProviderContract):
 
 
 @contextmanager
-def provider(
+def open_openai(
     *results: dict[str, Any], name: str = "results", api_keys: bool = False
-) -> Iterator[tuple[Provider, Canned]]:
+) -> Iterator[tuple[Provider, CannedServer]]:
     """Run a provider against a server that tells one bucket with these results."""
     end = int(NOW.timestamp())
     page = {"data": [{"start_time": START, "end_time": min(end, START + 3600), name: results}], "has_more": False}
-    with facing("openai", lambda _: Reply(page), key="sk-admin-x", api_keys=api_keys) as pair:
+    with open_provider("openai", lambda _: Reply(page), key="sk-admin-x", api_keys=api_keys) as pair:
         yield pair
 
 
-def told(report: Report, *results: dict[str, Any], name: str = "results") -> tuple[Row, ...]:
+def fetch_rows(report: Report, *results: dict[str, Any], name: str = "results") -> tuple[Row, ...]:
     """Return the rows of one bucket with these results."""
-    with provider(*results, name=name) as (openai, _):
+    with open_openai(*results, name=name) as (openai, _):
         buckets: list[Bucket] = list(openai.fetch(report, TODAY, TODAY + report.width))
     assert len(buckets) == 1
     return buckets[0].rows
 
 
-def counts(rows: tuple[Row, ...]) -> dict[str, int]:
+def values_by_meter(rows: tuple[Row, ...]) -> dict[str, int]:
     """Return meter -> value."""
     return {row.meter: row.value for row in rows}
 
 
-def completion(**fields: object) -> dict[str, Any]:
+def completion_result(**fields: object) -> dict[str, Any]:
     """Return a result of completions with its required fields."""
     return {"input_tokens": 0, "output_tokens": 0, "num_model_requests": 0, **fields}
 
 
-def cost(value: object, item: str | None = None, currency: str = "usd") -> dict[str, Any]:
+def cost_result(value: object, item: str | None = None, currency: str = "usd") -> dict[str, Any]:
     """Return a result of costs."""
     return {"amount": {"value": value, "currency": currency}, "line_item": item, "project_id": "proj_x1"}
 
 
 def test_detail_fields_are_disjoint() -> None:
     """Text, audio and image tokens, cached or not, add up to input and output."""
-    result = completion(
+    result = completion_result(
         input_tokens=1000,
         input_uncached_tokens=600,
         input_cached_tokens=300,
@@ -93,7 +93,7 @@ def test_detail_fields_are_disjoint() -> None:
         output_image_tokens=10,
         num_model_requests=7,
     )
-    assert counts(told(COMPLETIONS, result)) == {
+    assert values_by_meter(fetch_rows(COMPLETIONS, result)) == {
         "uncached_input": 450,
         "audio_input": 100,
         "image_input": 50,
@@ -111,15 +111,19 @@ def test_detail_fields_are_disjoint() -> None:
 @pytest.mark.parametrize("audio", [0, 400, 5000])
 def test_old_rows_add_up(audio: int) -> None:
     """Without detail fields, or with audio counted the old way, the tokens are those of input and output."""
-    result = completion(input_tokens=1000, input_cached_tokens=300, input_audio_tokens=audio, output_tokens=80)
-    tokens = {meter: value for meter, value in counts(told(COMPLETIONS, result)).items() if meter in TOKEN_METERS}
+    result = completion_result(input_tokens=1000, input_cached_tokens=300, input_audio_tokens=audio, output_tokens=80)
+    tokens = {
+        meter: value
+        for meter, value in values_by_meter(fetch_rows(COMPLETIONS, result)).items()
+        if meter in TOKEN_METERS
+    }
     assert sum(tokens.values()) == 1080
     assert tokens["cache_read"] == 300
 
 
 def test_the_oldest_spelling_of_results() -> None:
     """A bucket whose list is called `result` is read like one whose list is called `results`."""
-    assert counts(told(COMPLETIONS, completion(output_tokens=5), name="result")) == {"output": 5}
+    assert values_by_meter(fetch_rows(COMPLETIONS, completion_result(output_tokens=5), name="result")) == {"output": 5}
 
 
 @pytest.mark.parametrize(
@@ -128,26 +132,26 @@ def test_the_oldest_spelling_of_results() -> None:
 )
 def test_tiers(batch: bool | None, service_tier: str | None, tier: str) -> None:
     """Batch wins over the service tier, `default` is called standard, and null stays empty."""
-    rows = told(COMPLETIONS, completion(output_tokens=1, batch=batch, service_tier=service_tier))
+    rows = fetch_rows(COMPLETIONS, completion_result(output_tokens=1, batch=batch, service_tier=service_tier))
     assert [row.tier for row in rows] == [tier]
 
 
 def test_results_of_the_same_labels_are_added() -> None:
     """Two results that differ in nothing we keep become one row."""
-    one = completion(output_tokens=1, service_tier="default")
-    assert counts(told(COMPLETIONS, one, one | {"batch": False})) == {"output": 2}
+    one = completion_result(output_tokens=1, service_tier="default")
+    assert values_by_meter(fetch_rows(COMPLETIONS, one, one | {"batch": False})) == {"output": 2}
 
 
 @pytest.mark.parametrize("value", [1.2345, "1.2345", "1.23450000000000000000000", "1234.5e-3"])
 def test_amounts_are_numbers_or_texts(value: object) -> None:
     """Dollars become whole nano-USD however they are spelled."""
-    assert told(COSTS, cost(value, "whatever"))[0].value == 1_234_500_000
+    assert fetch_rows(COSTS, cost_result(value, "whatever"))[0].value == 1_234_500_000
 
 
-def test_half_a_nano_dollar_goes_to_the_even_one() -> None:
+def test_half_a_nano_dollar_rounds_to_even() -> None:
     """Amounts are rounded half to even, and a credit may be negative."""
     amounts = ["0.0000000005", "0.0000000015", "-0.25"]
-    rows = told(COSTS, *(cost(amount, str(place)) for place, amount in enumerate(amounts)))
+    rows = fetch_rows(COSTS, *(cost_result(amount, str(place)) for place, amount in enumerate(amounts)))
     assert [row.value for row in rows] == [0, 2, -250_000_000]
 
 
@@ -175,42 +179,42 @@ def test_half_a_nano_dollar_goes_to_the_even_one() -> None:
 )
 def test_line_items(item: str, meter: str, model: str, tier: str) -> None:
     """A line item is read as far as it is understood and kept word for word."""
-    row = told(COSTS, cost("1", item))[0]
+    row = fetch_rows(COSTS, cost_result("1", item))[0]
     assert (row.meter, row.model, row.tier, row.item, row.workspace) == (meter, model, tier, item, "proj_x1")
 
 
 def test_a_result_without_an_amount_has_no_money() -> None:
     """The running day may come with a row and no amount yet."""
-    assert told(COSTS, {"object": "organization.costs.result", "amount": None}) == ()
+    assert fetch_rows(COSTS, {"object": "organization.costs.result", "amount": None}) == ()
 
 
 @pytest.mark.parametrize("value", ["a lot", "NaN", "Infinity", True, None, [1], 1e300])
 def test_odd_amounts(value: object) -> None:
     """What is no amount is Malformed and names the field."""
     with pytest.raises(Malformed, match=r"costs: .*value"):
-        told(COSTS, cost(value))
+        fetch_rows(COSTS, cost_result(value))
 
 
-def test_another_currency_is_refused() -> None:
+def test_another_currency_is_rejected() -> None:
     """Euros are never taken for dollars."""
     with pytest.raises(Malformed, match="currency"):
-        told(COSTS, cost("1", currency="eur"))
+        fetch_rows(COSTS, cost_result("1", currency="eur"))
 
 
 def test_a_missing_field_is_named() -> None:
     """An answer without a required field says which one, and in which report."""
     with pytest.raises(Malformed) as caught:
-        told(COMPLETIONS, {"input_tokens": 1, "num_model_requests": 1})
+        fetch_rows(COMPLETIONS, {"input_tokens": 1, "num_model_requests": 1})
     assert caught.value.field == "output_tokens"
     assert str(caught.value) == "completions: the field output_tokens is missing"
 
 
 @pytest.mark.parametrize("api_keys", [False, True])
-def test_what_is_asked(api_keys: bool) -> None:
+def test_request_parameters(api_keys: bool) -> None:
     """Arrays go in brackets, API keys only where wanted, with the largest page and one end for the whole walk."""
-    with provider(api_keys=api_keys) as (openai, server):
+    with open_openai(api_keys=api_keys) as (openai, server):
         list(openai.fetch(COMPLETIONS, TODAY, NOW))
-    query = server.asked[0].query
+    query = server.requests[0].query
     assert query["group_by[]"] == [
         "project_id",
         "model",
@@ -223,35 +227,35 @@ def test_what_is_asked(api_keys: bool) -> None:
         [f"{START}"],
         [f"{NOW.timestamp():.0f}"],
     )
-    assert server.asked[0].headers["authorization"] == "Bearer sk-admin-x"
-    assert server.asked[0].headers["user-agent"].startswith("ai-spend-exporter/")
+    assert server.requests[0].headers["authorization"] == "Bearer sk-admin-x"
+    assert server.requests[0].headers["user-agent"].startswith("ai-spend-exporter/")
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_missing_scopes_under_either_status(status: int) -> None:
     """A missing scope is told apart from a wrong key by its words, not by the status."""
     body = {"error": {"message": "Missing scopes: api.usage.read", "type": "x", "param": None, "code": None}}
-    with facing("openai", lambda _: Reply(body, status)) as (openai, _), pytest.raises(KeyRejected) as caught:
+    with open_provider("openai", lambda _: Reply(body, status)) as (openai, _), pytest.raises(KeyRejected) as caught:
         openai.verify()
     assert caught.value.reason == "missing_scope"
 
 
 @contextmanager
-def one_slot(start: int, end: int) -> Iterator[Provider]:
+def open_with_bucket(start: int, end: int) -> Iterator[Provider]:
     """Run a provider against a server that tells one bucket of these times, in seconds from midnight."""
-    slot = {"start_time": START + start, "end_time": START + end, "results": [completion(output_tokens=1)]}
-    with facing("openai", lambda _: Reply({"data": [slot], "has_more": False})) as (openai, _):
+    slot = {"start_time": START + start, "end_time": START + end, "results": [completion_result(output_tokens=1)]}
+    with open_provider("openai", lambda _: Reply({"data": [slot], "has_more": False})) as (openai, _):
         yield openai
 
 
 @pytest.mark.parametrize(("start", "end"), [(60, 120), (0, 86_400), (0, 0)])
-def test_buckets_of_another_shape(start: int, end: int) -> None:
+def test_buckets_of_another_schema(start: int, end: int) -> None:
     """A bucket off the edge of its slot, or of another width than was asked for, is Malformed."""
-    with one_slot(start, end) as openai, pytest.raises(Malformed, match=r"edge|width"):
+    with open_with_bucket(start, end) as openai, pytest.raises(Malformed, match=r"edge|width"):
         list(openai.fetch(COMPLETIONS, TODAY, TODAY + HOUR))
 
 
-def test_buckets_outside_the_span() -> None:
+def test_buckets_outside_the_time_range() -> None:
     """A bucket that was not asked for is left out."""
-    with one_slot(7200, 10_800) as openai:
+    with open_with_bucket(7200, 10_800) as openai:
         assert [bucket.rows for bucket in openai.fetch(COMPLETIONS, TODAY, TODAY + HOUR)] == [()]

@@ -10,14 +10,23 @@ import pytest
 
 from exporter.errors import Malformed
 from exporter.model import NANO
-from exporter.providers.http import walk
-from exporter.providers.parsing import field, flag, items, moment, money, part, text, whole
+from exporter.providers.http import paginate
+from exporter.providers.parsing import (
+    bool_field,
+    int_field,
+    list_field,
+    money_field,
+    object_field,
+    required_field,
+    str_field,
+    time_field,
+)
 
 
 @pytest.mark.parametrize("value", [12, Decimal(12), Decimal("12.0"), Decimal("1.2e1")])
-def test_whole_numbers(value: object) -> None:
+def test_integers(value: object) -> None:
     """Twelve is twelve in any spelling, and an int."""
-    read = whole({"n": value}, "n")
+    read = int_field({"n": value}, "n")
     assert (read, type(read)) == (12, int)
 
 
@@ -38,10 +47,10 @@ def test_whole_numbers(value: object) -> None:
         {},
     ],
 )
-def test_no_whole_numbers(value: object) -> None:
+def test_invalid_integers(value: object) -> None:
     """Negative, broken, huge and foreign values are refused by the field's name."""
     with pytest.raises(Malformed) as caught:
-        whole({"n": value}, "n")
+        int_field({"n": value}, "n")
     assert caught.value.field == "n"
     assert "field n " in str(caught.value)
 
@@ -49,48 +58,53 @@ def test_no_whole_numbers(value: object) -> None:
 def test_defaults() -> None:
     """Missing and null fields are the default, where there is one."""
     for empty in ({}, {"x": None}):
-        assert (whole(empty, "x", 0), text(empty, "x"), flag(empty, "x"), part(empty, "x")) == (0, "", False, {})
+        assert (int_field(empty, "x", 0), str_field(empty, "x"), bool_field(empty, "x"), object_field(empty, "x")) == (
+            0,
+            "",
+            False,
+            {},
+        )
 
 
 @pytest.mark.parametrize("value", [0, "", [], [1], {"a": 1}])
 def test_lists_of_objects(value: object) -> None:
     """A list that is none, or holds anything but objects, is refused."""
     if value == []:
-        assert items({"x": value}, "x") == []
+        assert list_field({"x": value}, "x") == []
     else:
         with pytest.raises(Malformed):
-            items({"x": value}, "x")
+            list_field({"x": value}, "x")
 
 
 def test_types_are_exact() -> None:
     """A field of another type is refused, and told without its value."""
     with pytest.raises(Malformed, match=r"^the field x is a str, not a dict$"):
-        field({"x": "secret"}, "x", dict)
+        required_field({"x": "secret"}, "x", dict)
 
 
 def test_money_is_exact() -> None:
     """No digit of an amount goes through a float."""
     amount = json.loads('{"x": 123456.789012345}', parse_float=Decimal)
-    assert money(amount, "x", NANO) == 123_456_789_012_345
+    assert money_field(amount, "x", NANO) == 123_456_789_012_345
 
 
 @pytest.mark.parametrize(
     "value",
     ["2026-11-20T13:00:00Z", "2026-11-20T14:00:00+01:00", "2026-11-20T13:00:00.000", 1795179600000, "1795179600000"],
 )
-def test_moments(value: object) -> None:
+def test_times(value: object) -> None:
     """RFC 3339 with or without an offset, and milliseconds as a number or its text, are times."""
-    assert moment({"t": value}, "t") == datetime(2026, 11, 20, 13, tzinfo=UTC)
+    assert time_field({"t": value}, "t") == datetime(2026, 11, 20, 13, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("value", ["soon", None, True, 10**18, "9" * 400, "9" * 9000, -1, ""])
-def test_no_moments(value: object) -> None:
+def test_invalid_times(value: object) -> None:
     """What is no time, or none that a calendar holds, is refused."""
     with pytest.raises(Malformed):
-        moment({"t": value}, "t", timedelta(seconds=1))
+        time_field({"t": value}, "t", timedelta(seconds=1))
 
 
-def test_a_walk_is_bounded() -> None:
+def test_pagination_is_bounded() -> None:
     """A walk ends with an error after so many pages."""
     with pytest.raises(Malformed, match="more than 3 pages"):
-        list(walk(lambda cursor: {"n": len(cursor)}, lambda page: "x" * (whole(page, "n") + 1), most=3))
+        list(paginate(lambda cursor: {"n": len(cursor)}, lambda page: "x" * (int_field(page, "n") + 1), max_pages=3))

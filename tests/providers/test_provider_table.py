@@ -14,7 +14,7 @@ class Local:
     reports = ()
     key_kinds = ()
     base_url = "http://127.0.0.1"
-    def __init__(self, access): pass
+    def __init__(self, config): pass
     def fetch(self, report, since, until): return iter(())
     def names(self): return {}
     def verify(self): return "ok"

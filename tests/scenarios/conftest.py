@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.scenarios.run_scenario import Run, play
+from tests.scenarios.run_scenario import ScenarioRun, run_scenario
 from tests.scenarios.scenarios import SCENARIOS
 
 
@@ -16,13 +16,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+def run_by_name(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ScenarioRun]:
     """Return what plays a scenario by its name, or remembers it."""
-    runs: dict[str, Run] = {}
+    runs: dict[str, ScenarioRun] = {}
 
-    def run(name: str) -> Run:
+    def run(name: str) -> ScenarioRun:
         if name not in runs:
-            runs[name] = play(SCENARIOS[name], tmp_path_factory.mktemp("scenario"))
+            runs[name] = run_scenario(SCENARIOS[name], tmp_path_factory.mktemp("scenario"))
         return runs[name]
 
     return run

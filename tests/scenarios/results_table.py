@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 
 from tests.paths import ROOT
-from tests.scenarios.run_scenario import Estimate, Run
+from tests.scenarios.run_scenario import Estimate, ScenarioRun
 
 PATH = ROOT / "docs" / "estimates.md"
-SMALLEST = 0.0001
+MIN_ERROR = 0.0001
 """Errors below this are not told apart: 0.01 %."""
 
-_HEAD = """# How near an estimate is to the bill
+_HEADER = """# How near an estimate is to the bill
 
 Written by `make estimates`; do not edit. Each row is a simulated account, played day by
 day through the whole exporter over HTTP. A day's cost is read from `ai_cost_daily_usd` when all its use is told and
@@ -31,51 +31,52 @@ for any of the three.
 _ROW = re.compile(r"^\| (?!situation|---)(.+?) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
 _PAIR = re.compile(r"(?:<\s)?([\d.]+) % \((?:<\s)?([\d.]+) %\)")
 
-WAYS = ("ours", "list price", "last bill")
+METHODS = ("ours", "list price", "last bill")
 
 
-def errors(run: Run) -> dict[str, list[float]]:
+def errors(run: ScenarioRun) -> dict[str, list[float]]:
     """Return each way's absolute errors, as parts of the bill, on the days that count; days without a bill do not."""
-    last: dict[str, Estimate] = {f"{one.day}": one for one in run.claimed() if run.bills[one.day]}
+    last: dict[str, Estimate] = {f"{one.day}": one for one in run.counted_estimates() if run.bills[one.day]}
     return {
-        "ours": [_error(one.nano, run.bills[one.day]) for one in last.values()],
-        "list price": [_error(run.listed[one.day], run.bills[one.day]) for one in last.values()],
-        "last bill": [_error(one.newest or 0, run.bills[one.day]) for one in last.values()],
+        "ours": [_relative_error(one.nano, run.bills[one.day]) for one in last.values()],
+        "list price": [_relative_error(run.list_costs[one.day], run.bills[one.day]) for one in last.values()],
+        "last bill": [_relative_error(one.newest_bill or 0, run.bills[one.day]) for one in last.values()],
     }
 
 
-def write(runs: Iterable[Run]) -> str:
+def render_document(runs: Iterable[ScenarioRun]) -> str:
     """Return the document."""
-    return _HEAD + "".join(_row(run) for run in runs)
+    return _HEADER + "".join(_render_row(run) for run in runs)
 
 
-def read(text: str) -> Mapping[str, tuple[str, Mapping[str, tuple[float, float]]]]:
+def parse_document(text: str) -> Mapping[str, tuple[str, Mapping[str, tuple[float, float]]]]:
     """Return situation -> (what is claimed, way -> (median, worst)) of a document; errors as parts of the bill."""
     return {
-        name: (claimed, {way: _pair(cell) for way, cell in zip(WAYS, cells, strict=True)})
+        name: (claimed, {way: _parse_pair(cell) for way, cell in zip(METHODS, cells, strict=True)})
         for name, _, claimed, *cells in _ROW.findall(text)
     }
 
 
-def _row(run: Run) -> str:
+def _render_row(run: ScenarioRun) -> str:
     found, scenario = errors(run), run.scenario
-    cells = [f"{_percent(median(found[way]))} ({_percent(max(found[way]))})" for way in WAYS]
-    return f"| {' | '.join([scenario.name, scenario.says, f'{scenario.bound:.1%}'.replace('%', ' %'), *cells])} |\n"
+    cells = [f"{_format_percent(median(found[way]))} ({_format_percent(max(found[way]))})" for way in METHODS]
+    max_error = f"{scenario.max_error:.1%}".replace("%", " %")
+    return f"| {' | '.join([scenario.name, scenario.description, max_error, *cells])} |\n"
 
 
-def _percent(error: float) -> str:
+def _format_percent(error: float) -> str:
     """Write two significant digits; what is smaller than can be told apart as such."""
-    if error < SMALLEST:
-        return f"< {SMALLEST * 100:g} %"
+    if error < MIN_ERROR:
+        return f"< {MIN_ERROR * 100:g} %"
     percent = float(f"{error * 100:.2g}")
     return f"{percent:.0f} %" if percent >= 10 else f"{percent:g} %"
 
 
-def _pair(cell: str) -> tuple[float, float]:
+def _parse_pair(cell: str) -> tuple[float, float]:
     found = _PAIR.fullmatch(cell)
     assert found is not None, cell
     return float(found[1]) / 100, float(found[2]) / 100
 
 
-def _error(estimate: int, bill: int) -> float:
+def _relative_error(estimate: int, bill: int) -> float:
     return abs(estimate - bill) / bill

@@ -10,192 +10,198 @@ import pytest
 
 from exporter.model import DAY, HOUR, NANO
 from tests.scenarios import results_table as table
-from tests.scenarios.run_scenario import Look, Run
-from tests.scenarios.scenarios import SCENARIOS, STABLE
+from tests.scenarios.run_scenario import Observation, ScenarioRun
+from tests.scenarios.scenarios import SCENARIOS, STABLE_MIX_ERROR
 
-Played = Callable[[str], Run]
+ScenarioRunner = Callable[[str], ScenarioRun]
 every_scenario = pytest.mark.parametrize("name", SCENARIOS)
-EXACT = 1e-6
+ROUNDING_TOLERANCE = 1e-6
 """Less than what is lost where a provider rounds a line of its bill to whole nano-dollars."""
 
 
 @every_scenario
-def test_an_estimate_is_within_its_bound_of_the_bill(played: Played, name: str) -> None:
+def test_an_estimate_is_within_its_bound_of_the_bill(played: ScenarioRunner, name: str) -> None:
     """After the first bill every day whose use is told in full is shown within the scenario's bound of its bill."""
     run = played(name)
-    claimed = run.claimed()
-    assert len({one.day for one in claimed}) >= run.scenario.days - 1 - len(run.scenario.surprises)
+    claimed = run.counted_estimates()
+    assert len({one.day for one in claimed}) >= run.scenario.days - 1 - len(run.scenario.excluded_days)
     wrong = [
-        f"{one.day:%m-%d} seen {one.seen:%m-%d %H:%M}: {one.nano / NANO:.4f} of {run.bills[one.day] / NANO:.4f} USD"
+        f"{one.day:%m-%d} seen {one.observed_at:%m-%d %H:%M}: {one.nano / NANO:.4f} of "
+        f"{run.bills[one.day] / NANO:.4f} USD"
         for one in claimed
-        if abs(one.nano - run.bills[one.day]) > run.scenario.bound * run.bills[one.day]
+        if abs(one.nano - run.bills[one.day]) > run.scenario.max_error * run.bills[one.day]
     ]
     assert not wrong, "\n".join(wrong)
 
 
 @every_scenario
-def test_before_midnight_the_running_day_is_nearly_its_bill(played: Played, name: str) -> None:
+def test_before_midnight_the_running_day_is_nearly_its_bill(played: ScenarioRunner, name: str) -> None:
     """At 23:59 the day lacks its late minutes and no more, and is never above its bill by more than the bound."""
     run = played(name)
-    certain = {one.day for one in run.claimed()} - {run.scenario.day(0)}
-    for look in run.looks:
-        day = look.now.replace(hour=0, minute=0)
-        if look.now.hour == 23 and day in certain and look.bills:
-            assert 0.9 * run.bills[day] <= look.daily[day] <= (1 + run.scenario.bound) * run.bills[day], day
+    certain = {one.day for one in run.counted_estimates()} - {run.scenario.day(0)}
+    for look in run.observations:
+        day = look.time.replace(hour=0, minute=0)
+        if look.time.hour == 23 and day in certain and look.bills:
+            assert 0.9 * run.bills[day] <= look.daily[day] <= (1 + run.scenario.max_error) * run.bills[day], day
 
 
 @every_scenario
-def test_a_billed_day_is_the_bill_to_the_nano_dollar(played: Played, name: str) -> None:
+def test_a_billed_day_is_the_bill_to_the_nano_dollar(played: ScenarioRunner, name: str) -> None:
     """From the first look after its bill on, a day is shown with exactly what the provider bills for it now."""
     run = played(name)
-    assert len(run.looks[-1].bills) >= 3
-    for look in run.looks:
-        assert {day: look.daily[day] for day in look.bills} == look.bills, look.now
+    assert len(run.observations[-1].bills) >= 3
+    for look in run.observations:
+        assert {day: look.daily[day] for day in look.bills} == look.bills, look.time
 
 
 @every_scenario
-def test_the_month_is_its_days_and_its_billed_part_is_its_bills(played: Played, name: str) -> None:
+def test_the_month_is_its_days_and_its_billed_part_is_its_bills(played: ScenarioRunner, name: str) -> None:
     """At every moment the month is the sum of its days, and of it exactly the bills that are there are billed."""
-    for look in played(name).looks:
-        assert look.month_billed == sum(nano for day, nano in look.bills.items() if _in_month(day, look)), look.now
+    for look in played(name).observations:
+        assert look.month_billed == sum(nano for day, nano in look.bills.items() if _in_month(day, look)), look.time
         # A series of this month for every workspace, model and tier, each a double.
         assert look.month == pytest.approx(sum(nano for day, nano in look.daily.items() if _in_month(day, look)), abs=9)
 
 
 @every_scenario
-def test_no_day_is_lost(played: Played, name: str) -> None:
+def test_no_day_is_lost(played: ScenarioRunner, name: str) -> None:
     """Every day since the first is on the page at every moment, across the end of a month too."""
     run = played(name)
-    for look in run.looks:
-        assert [day for day in run.days() if day <= look.now] == [day for day in look.daily if day in run.bills]
+    for look in run.observations:
+        assert [day for day in run.days() if day <= look.time] == [day for day in look.daily if day in run.bills]
 
 
 @every_scenario
-def test_the_error_that_is_told_is_the_one_that_was_made(played: Played, name: str) -> None:
+def test_the_exported_error_is_the_actual_error(played: ScenarioRunner, name: str) -> None:
     """ai_account_estimate_error_ratio is (estimate - billed) / billed of the newest day that has turned billed."""
     run, seen = played(name), 0
-    for before, look in pairwise(run.looks):
+    for before, look in pairwise(run.observations):
         turned = look.bills.keys() - before.bills.keys()
         if turned:
             day, seen = max(turned), seen + 1
             made = (before.daily[day] - look.bills[day]) / look.bills[day]
-            assert look.error == pytest.approx(made, abs=EXACT), look.now
+            assert look.estimate_error == pytest.approx(made, abs=ROUNDING_TOLERANCE), look.time
         elif look.bills:
-            assert look.error == before.error, look.now
+            assert look.estimate_error == before.estimate_error, look.time
     assert seen >= 3
 
 
-def _in_month(day: datetime, look: Look) -> bool:
-    return (day.year, day.month) == (look.now.year, look.now.month)
+def _in_month(day: datetime, observation: Observation) -> bool:
+    return (day.year, day.month) == (observation.time.year, observation.time.month)
 
 
-def test_without_a_bill_list_prices_are_the_estimate(played: Played) -> None:
+def test_without_a_bill_list_prices_are_the_estimate(played: ScenarioRunner) -> None:
     """An account that pays list prices is right from its first day on, before it has any bill."""
     run = played("list price")
     first = next(run.estimates())
-    assert (first.day, first.newest) == (run.scenario.first, None)
-    assert first.nano == pytest.approx(run.bills[first.day], rel=STABLE)
+    assert (first.day, first.newest_bill) == (run.scenario.first_day, None)
+    assert first.nano == pytest.approx(run.bills[first.day], rel=STABLE_MIX_ERROR)
 
 
 @pytest.mark.parametrize("name", ["discount", "month change", "mix shift", "names differ", "late bill"])
-def test_one_bill_teaches_an_undisclosed_discount(played: Played, name: str) -> None:
+def test_one_bill_reveals_an_undisclosed_discount(played: ScenarioRunner, name: str) -> None:
     """17 % off: the first day was estimated 20.48 % too high, and every day after its bill is not."""
     run = played(name)
-    told = [look.error for look in run.looks if look.error is not None]
+    told = [look.estimate_error for look in run.observations if look.estimate_error is not None]
     assert told[0] == pytest.approx(1 / 0.83 - 1, abs=0.0001)
-    assert told[-1] == pytest.approx(0, abs=run.scenario.bound)
+    assert told[-1] == pytest.approx(0, abs=run.scenario.max_error)
 
 
-def test_late_bills_correct_all_open_days_at_once(played: Played) -> None:
+def test_late_bills_correct_all_open_days_at_once(played: ScenarioRunner) -> None:
     """With bills two days late, the first one moves every day that is still open from list price to the bill's."""
     run = played("late bill")
-    turned = next(number for number, look in enumerate(run.looks) if look.bills)
-    before, look = run.looks[turned - 1], run.looks[turned]
-    still_open = [day for day in run.days() if day + DAY + 3 * HOUR <= before.now and day not in look.bills]
+    turned = next(number for number, look in enumerate(run.observations) if look.bills)
+    before, look = run.observations[turned - 1], run.observations[turned]
+    still_open = [day for day in run.days() if day + DAY + 3 * HOUR <= before.time and day not in look.bills]
     assert len(still_open) == 1
-    newest = max(day for day in run.days() if day + DAY <= look.now)
+    newest = max(day for day in run.days() if day + DAY <= look.time)
     for day in still_open:
-        assert before.daily[day] == pytest.approx(run.bills[day] / 0.83, rel=STABLE)
+        assert before.daily[day] == pytest.approx(run.bills[day] / 0.83, rel=STABLE_MIX_ERROR)
     for day in (*still_open, newest):
-        assert look.daily[day] == pytest.approx(run.bills[day], rel=STABLE)
+        assert look.daily[day] == pytest.approx(run.bills[day], rel=STABLE_MIX_ERROR)
 
 
-def test_a_restatement_is_applied_and_counted(played: Played) -> None:
+def test_a_restatement_is_applied_and_counted(played: ScenarioRunner) -> None:
     """What a closed, billed day gains or loses afterwards is on its day at once, and its size is added to a counter."""
     run = played("restated bill")
-    expected, earlier = 0, run.looks[0]
-    for look in run.looks:
+    expected, earlier = 0, run.observations[0]
+    for look in run.observations:
         expected += sum(abs(look.bills[day] - nano) for day, nano in earlier.bills.items())
-        assert look.restated is not None
-        assert round(look.restated * NANO) == expected, look.now
+        assert look.restated_usd is not None
+        assert round(look.restated_usd * NANO) == expected, look.time
         earlier = look
-    changes = [abs(factor - 1) * run.bills[run.scenario.day(day)] for day, factor in run.scenario.restated.values()]
+    changes = [abs(factor - 1) * run.bills[run.scenario.day(day)] for day, factor in run.scenario.restatements.values()]
     assert expected == pytest.approx(sum(changes), abs=9)
 
 
 @pytest.mark.parametrize("name", ["discount", "late bill", "month change", "days off"])
-def test_an_ordinary_bill_is_no_restatement(played: Played, name: str) -> None:
+def test_an_ordinary_bill_is_no_restatement(played: ScenarioRunner, name: str) -> None:
     """A day that turns from estimated to billed has not been restated: the counter is there and stays at 0."""
-    assert {look.restated for look in played(name).looks} == {0}
+    assert {look.restated_usd for look in played(name).observations} == {0}
 
 
 @pytest.mark.parametrize(("name", "number"), [("new model", 3), ("unlisted model", 0)])
-def test_a_model_without_a_price_is_no_guess_and_known_after_one_bill(played: Played, name: str, number: int) -> None:
+def test_a_model_without_a_price_is_no_guess_and_known_after_one_bill(
+    played: ScenarioRunner, name: str, number: int
+) -> None:
     """Until its first bill its tokens are shown as unpriced and cost nothing; afterwards every token has a price."""
     run = played(name)
     start = run.scenario.day(number)
-    for look in run.looks:
-        if look.now < start or any(day >= start for day in look.bills):
-            assert look.unpriced == 0, look.now
+    for look in run.observations:
+        if look.time < start or any(day >= start for day in look.bills):
+            assert look.unpriced == 0, look.time
         else:
-            assert look.unpriced > 0, look.now
+            assert look.unpriced > 0, look.time
     unpriced = next(one for one in run.estimates() if one.day == start)
     assert unpriced.nano < 0.5 * run.bills[start]
 
 
-def test_a_price_change_is_followed_after_one_bill(played: Played) -> None:
+def test_a_price_change_is_followed_after_one_bill(played: ScenarioRunner) -> None:
     """The day of the change is estimated at the old price, the next day at the new one."""
     run = played("price change")
     last = {one.day: one.nano / run.bills[one.day] - 1 for one in run.estimates()}
     assert last[run.scenario.day(4)] < -0.16
-    assert abs(last[run.scenario.day(5)]) < STABLE
+    assert abs(last[run.scenario.day(5)]) < STABLE_MIX_ERROR
 
 
-def test_a_day_without_use_costs_nothing_and_teaches_nothing(played: Played) -> None:
+def test_a_day_without_usage_costs_nothing_and_changes_no_rate(played: ScenarioRunner) -> None:
     """A weekend without use is shown with 0, is never billed, and Monday is estimated as Friday's bill taught."""
     run = played("days off")
     idle = [day for day, nano in run.bills.items() if not nano]
     assert [day.weekday() for day in idle] == [5, 6]
-    for look in run.looks:
-        assert all(look.daily[day] == 0 for day in idle if day <= look.now)
-    monday = next(one for one in run.claimed() if one.day == idle[-1] + DAY)
-    assert monday.nano == pytest.approx(run.bills[monday.day], rel=STABLE)
+    for look in run.observations:
+        assert all(look.daily[day] == 0 for day in idle if day <= look.time)
+    monday = next(one for one in run.counted_estimates() if one.day == idle[-1] + DAY)
+    assert monday.nano == pytest.approx(run.bills[monday.day], rel=STABLE_MIX_ERROR)
 
 
-def test_a_months_end_loses_nothing(played: Played) -> None:
+def test_a_months_end_loses_nothing(played: ScenarioRunner) -> None:
     """In November every day of October is shown and billed, and none of it is in November's month."""
     run = played("month change")
     october = {day: nano for day, nano in run.bills.items() if day.month == 10}
-    look = run.looks[-1]
+    look = run.observations[-1]
     assert len(october) == 3
     assert {day: look.daily[day] for day in october} == october
-    first = next(look for look in run.looks if look.now.month == 11)
+    first = next(look for look in run.observations if look.time.month == 11)
     assert first.month_billed == 0
     assert first.month == first.daily[datetime.fromisoformat("2026-11-01T00:00Z")]
 
 
-def test_the_table_tells_what_is_measured(played: Played, request: pytest.FixtureRequest) -> None:
+def test_the_table_is_current(played: ScenarioRunner, request: pytest.FixtureRequest) -> None:
     """docs/estimates.md holds these scenarios, with our errors within their bounds and the others' as they are."""
     runs = {name: played(name) for name in SCENARIOS}
     if request.config.getoption("--write-estimates", default=False):
-        table.PATH.write_text(table.write(runs.values()))
-    committed, fresh = table.read(table.PATH.read_text()), table.read(table.write(runs.values()))
+        table.PATH.write_text(table.render_document(runs.values()))
+    committed, fresh = (
+        table.parse_document(table.PATH.read_text()),
+        table.parse_document(table.render_document(runs.values())),
+    )
 
     assert list(committed) == list(SCENARIOS)
     for name, (claimed, ways) in fresh.items():
         told_claim, told = committed[name]
         assert told_claim == claimed
-        assert told["ours"][1] <= runs[name].scenario.bound, f"{name}: the table admits more than is claimed"
-        for way in table.WAYS:
+        assert told["ours"][1] <= runs[name].scenario.max_error, f"{name}: the table admits more than is claimed"
+        for way in table.METHODS:
             # Two significant digits may round either way, and list prices are looked up where they are kept.
-            assert told[way] == pytest.approx(ways[way], rel=0.06, abs=table.SMALLEST), f"{name}, {way}"
+            assert told[way] == pytest.approx(ways[way], rel=0.06, abs=table.MIN_ERROR), f"{name}, {way}"

@@ -9,29 +9,29 @@ import pytest
 
 from exporter.model import DAY, NANO, Row
 from exporter.pricing.list_prices import list_rates
-from exporter.simulator.world import Extra, PriceChange, SimAccount, Stream, World
+from exporter.simulator.world import ExtraCharge, PriceChange, SimAccount, Stream, World
 from tests.scenarios.scenarios import MONDAY, SCENARIOS, Scenario
-from tests.simulator.simulated import Clock, calling
+from tests.simulator.simulated import Clock, open_client
 
 
 def _world(scenario: Scenario, now: datetime = MONDAY + 30 * DAY) -> World:
-    return World([scenario.account], Clock(now), began=scenario.first)
+    return World([scenario.account], Clock(now), start_time=scenario.first_day)
 
 
 def _bill(scenario: Scenario, number: int) -> tuple[Row, ...]:
     return _world(scenario).bill("acme", scenario.day(number))
 
 
-def _use(scenario: Scenario, number: int) -> Counter[tuple[str, str, str]]:
+def _usage(scenario: Scenario, number: int) -> Counter[tuple[str, str, str]]:
     day = scenario.day(number)
     units: Counter[tuple[str, str, str]] = Counter()
-    for _, row in _world(scenario).truth("acme", day, day + DAY):
+    for _, row in _world(scenario).ground_truth("acme", day, day + DAY):
         units[row.model, row.tier, row.meter] += row.value
     return units
 
 
-def _paid(rows: tuple[Row, ...], words: str) -> int:
-    return sum(row.value for row in rows if words in row.item)
+def _item_cost(rows: tuple[Row, ...], item: str) -> int:
+    return sum(row.value for row in rows if item in row.item)
 
 
 def test_a_price_change_holds_from_its_day_on() -> None:
@@ -39,7 +39,10 @@ def test_a_price_change_holds_from_its_day_on() -> None:
     scenario = SCENARIOS["price change"]
 
     def price(number: int, model: str) -> float:
-        return _paid(_bill(scenario, number), f"{model}, output") / _use(scenario, number)[model, "standard", "output"]
+        return (
+            _item_cost(_bill(scenario, number), f"{model}, output")
+            / _usage(scenario, number)[model, "standard", "output"]
+        )
 
     assert price(3, "gpt-5.4-2026-03-05") == pytest.approx(15_000 * 0.9)
     assert price(4, "gpt-5.4-2026-03-05") == pytest.approx(15_000 * 0.9 * 1.2)
@@ -49,9 +52,9 @@ def test_a_price_change_holds_from_its_day_on() -> None:
 def test_a_stream_begins_on_its_day() -> None:
     """A stream with `since` uses nothing before that UTC day, and is used and billed on it."""
     scenario = SCENARIOS["new model"]
-    assert not _paid(_bill(scenario, 2), "Nova")
-    assert _paid(_bill(scenario, 3), "Claude Nova 1 Usage") > NANO
-    assert {model for model, _, _ in _use(scenario, 2)} < {model for model, _, _ in _use(scenario, 3)}
+    assert not _item_cost(_bill(scenario, 2), "Nova")
+    assert _item_cost(_bill(scenario, 3), "Claude Nova 1 Usage") > NANO
+    assert {model for model, _, _ in _usage(scenario, 2)} < {model for model, _, _ in _usage(scenario, 3)}
 
 
 @pytest.mark.parametrize(("provider", "model"), [("anthropic", "claude-nova-1"), ("openai", "gpt-nova")])
@@ -63,22 +66,22 @@ def test_the_new_models_have_no_list_price(provider: str, model: str) -> None:
 def test_weekdays_scale_the_use() -> None:
     """`weekdays` multiplies a day's use, and 0 is a day without use and without a bill."""
     scenario = SCENARIOS["days off"]
-    assert [bool(_use(scenario, number)) for number in range(7)] == [True, True, True, False, False, True, True]
+    assert [bool(_usage(scenario, number)) for number in range(7)] == [True, True, True, False, False, True, True]
     assert _bill(scenario, 3) == ()
     shifting = SCENARIOS["mix shift"]
-    shares = [_use(shifting, number)["gpt-5.4-2026-03-05", "standard", "requests"] for number in range(2)]
+    shares = [_usage(shifting, number)["gpt-5.4-2026-03-05", "standard", "requests"] for number in range(2)]
     assert shares[1] == pytest.approx(0.2 * shares[0], rel=0.2)
     with pytest.raises(ValueError, match="seven"):
-        Stream("", "gpt-nova", weekdays=(1.0,))
+        Stream("", "gpt-nova", weekday_factors=(1.0,))
 
 
-def test_untold_long_context_is_on_the_bill_alone() -> None:
+def test_unreported_long_context_is_on_the_bill_alone() -> None:
     """Part of the tokens stands on lines of its own at long-context prices, and usage has one tier for all of them."""
     scenario, model = SCENARIOS["long context, untold"], "gpt-5.4-2026-03-05"
-    bill, use = _bill(scenario, 1), _use(scenario, 1)
+    bill, use = _bill(scenario, 1), _usage(scenario, 1)
     assert {tier for _, tier, _ in use} == {"standard"}
     output = use[model, "standard", "output"]
-    long, short = _paid(bill, f"{model}, output, long context"), _paid(bill, f"{model}, output")
+    long, short = _item_cost(bill, f"{model}, output, long context"), _item_cost(bill, f"{model}, output")
     assert long == pytest.approx(0.3 * output * 22_500 * 0.9, rel=0.001)
     assert short - long == pytest.approx(0.7 * output * 15_000 * 0.9, rel=0.001)
 
@@ -88,12 +91,14 @@ def test_extras_are_money_without_use() -> None:
     session, storage = SCENARIOS["session money"], SCENARIOS["storage alone"]
     bill = _bill(session, 1)
     tokens = sum(row.value for row in bill if row.model)
-    assert _paid(bill, "Session Runtime") == round(0.08 * tokens)
-    assert [_paid(_bill(storage, number), "Vector storage") for number in (-1, 0, 5)] == [0, 4 * NANO, 4 * NANO]
-    assert "proj_archive" not in {row.workspace for _, row in _world(storage).truth("acme", MONDAY, MONDAY + DAY)}
+    assert _item_cost(bill, "Session Runtime") == round(0.08 * tokens)
+    assert [_item_cost(_bill(storage, number), "Vector storage") for number in (-1, 0, 5)] == [0, 4 * NANO, 4 * NANO]
+    assert "proj_archive" not in {
+        row.workspace for _, row in _world(storage).ground_truth("acme", MONDAY, MONDAY + DAY)
+    }
 
 
-def test_extras_are_told_in_the_providers_words() -> None:
+def test_extras_have_the_providers_descriptions() -> None:
     """Anthropic tells an extra's cost type without model or token type; OpenAI tells it without a quantity."""
     for name, path, params, expected in (
         (
@@ -109,17 +114,23 @@ def test_extras_are_told_in_the_providers_words() -> None:
             {"line_item": "Vector storage", "quantity": None, "quantity_unit": None},
         ),
     ):
-        with calling(_world(SCENARIOS[name])) as caller:
-            rows = caller.walk("acme", path, params)[0]["results"]
+        with open_client(_world(SCENARIOS[name])) as caller:
+            rows = caller.fetch_all_pages("acme", path, params)[0]["results"]
             assert [row for row in rows if expected.items() <= row.items()], name
 
 
 def test_a_restated_bill_changes_extras_too() -> None:
     """A restatement multiplies every line of the day, the constant ones included."""
     account = SimAccount(
-        "a", "openai", "me", "sk-admin-a", "A", (Stream("p", "gpt-nova"),), extras=(Extra("q", "Storage", usd=2.0),)
+        "a",
+        "openai",
+        "me",
+        "sk-admin-a",
+        "A",
+        (Stream("p", "gpt-nova"),),
+        extra_charges=(ExtraCharge("q", "Storage", usd_per_day=2.0),),
     )
-    world = World([account], Clock(MONDAY + 2 * DAY), began=MONDAY)
+    world = World([account], Clock(MONDAY + 2 * DAY), start_time=MONDAY)
     before = {row.item: row.value for row in world.bill("a", MONDAY)}
     world.restate("a", MONDAY, 0.5)
     assert {row.item: 2 * row.value for row in world.bill("a", MONDAY)} == pytest.approx(before, abs=2)
@@ -139,7 +150,7 @@ def test_changes_multiply() -> None:
 def test_what_else_a_scenario_is_about(name: str) -> None:
     """Names on the bill are not those of the usage; priority use is never billed; a late bill is late."""
     scenario = SCENARIOS[name]
-    used = {model for model, _, _ in _use(scenario, 1)}
+    used = {model for model, _, _ in _usage(scenario, 1)}
     billed = {row.model for row in _bill(scenario, 1)}
     if name == "names differ":
         assert len(used) == len(billed) == 3
@@ -147,5 +158,5 @@ def test_what_else_a_scenario_is_about(name: str) -> None:
     elif name == "priority tier":
         assert used - billed == {"claude-opus-5"}
     else:
-        assert not _world(scenario, MONDAY + 3 * DAY - timedelta(seconds=1)).billed("acme", MONDAY)
-        assert _world(scenario, MONDAY + 3 * DAY).billed("acme", MONDAY)
+        assert not _world(scenario, MONDAY + 3 * DAY - timedelta(seconds=1)).is_billed("acme", MONDAY)
+        assert _world(scenario, MONDAY + 3 * DAY).is_billed("acme", MONDAY)

@@ -36,7 +36,7 @@ class Clock:
         return self.now
 
 
-class Caller:
+class SimulatorClient:
     """Calls a simulator with the keys of its accounts."""
 
     def __init__(self, simulator: Simulator, client: httpx.Client) -> None:
@@ -46,14 +46,16 @@ class Caller:
 
     def get(self, account: str, path: str, params: Params | None = None) -> httpx.Response:
         return self.client.get(
-            self.simulator.base_url(account) + path, params=params or {}, headers=headers(self.world.accounts[account])
+            self.simulator.base_url(account) + path,
+            params=params or {},
+            headers=auth_headers(self.world.accounts[account]),
         )
 
-    def events(self, account: str, **body: object) -> httpx.Response:
+    def post_events(self, account: str, **body: object) -> httpx.Response:
         url = f"{self.simulator.base_url(account)}/teams/filtered-usage-events"
-        return self.client.post(url, json=body, headers=headers(self.world.accounts[account]))
+        return self.client.post(url, json=body, headers=auth_headers(self.world.accounts[account]))
 
-    def walk(self, account: str, path: str, params: Params) -> list[Any]:
+    def fetch_all_pages(self, account: str, path: str, params: Params) -> list[Any]:
         """Return the buckets of all pages."""
         buckets: list[Any] = []
         page: dict[str, str] = {}
@@ -67,18 +69,18 @@ class Caller:
 
 
 @contextmanager
-def calling(world: World) -> Iterator[Caller]:
+def open_client(world: World) -> Iterator[SimulatorClient]:
     with Simulator(world) as simulator, httpx.Client() as client:
-        yield Caller(simulator, client)
+        yield SimulatorClient(simulator, client)
 
 
 @contextmanager
-def calling_demo(now: datetime = NOW) -> Iterator[Caller]:
-    with calling(demo_world(Clock(now))) as caller:
+def open_demo_client(now: datetime = NOW) -> Iterator[SimulatorClient]:
+    with open_client(demo_world(Clock(now))) as caller:
         yield caller
 
 
-def headers(account: SimAccount) -> dict[str, str]:
+def auth_headers(account: SimAccount) -> dict[str, str]:
     if account.provider == "anthropic":
         return {"x-api-key": account.key, "anthropic-version": "2023-06-01"}
     if account.provider == "cursor":
@@ -86,7 +88,7 @@ def headers(account: SimAccount) -> dict[str, str]:
     return {"authorization": f"Bearer {account.key}"}
 
 
-def totals(rows: Iterable[tuple[datetime, Row]]) -> Counter[str]:
+def sum_by_meter(rows: Iterable[tuple[datetime, Row]]) -> Counter[str]:
     """Return meter -> units over all rows."""
     sums: Counter[str] = Counter()
     for _, row in rows:
@@ -94,20 +96,20 @@ def totals(rows: Iterable[tuple[datetime, Row]]) -> Counter[str]:
     return sums
 
 
-def conforms(body: object, spec: str, path: str) -> None:
+def assert_conforms(body: object, spec: str, path: str) -> None:
     """Validate an answer against the published specification of its path; skip where the folder is not there."""
     file = SPECS / f"{spec}.openapi.yaml"
     if not file.exists():
         pytest.skip(f"the published specifications are not present at {SPECS}")
-    document = _document(file)
+    document = _load_spec(file)
     schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(body)
 
 
-_DOCUMENTS: dict[Path, Any] = {}
+_LOADED_SPECS: dict[Path, Any] = {}
 
 
-def _document(file: Path) -> Any:
-    if file not in _DOCUMENTS:
-        _DOCUMENTS[file] = yaml.safe_load(file.read_text())
-    return _DOCUMENTS[file]
+def _load_spec(file: Path) -> Any:
+    if file not in _LOADED_SPECS:
+        _LOADED_SPECS[file] = yaml.safe_load(file.read_text())
+    return _LOADED_SPECS[file]

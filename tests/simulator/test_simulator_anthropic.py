@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from exporter.model import DAY, HOUR
-from tests.simulator.simulated import NOW, TODAY, Caller, calling_demo, conforms, totals
+from tests.simulator.simulated import NOW, TODAY, SimulatorClient, assert_conforms, open_demo_client, sum_by_meter
 
 SPEC = "anthropic-admin"
 USAGE, COSTS = "/v1/organizations/usage_report/messages", "/v1/organizations/cost_report"
@@ -19,71 +19,77 @@ GROUPS = ["api_key_id", "workspace_id", "model", "service_tier", "context_window
 
 
 @pytest.fixture(scope="module")
-def caller() -> Iterator[Caller]:
-    with calling_demo() as caller:
+def caller() -> Iterator[SimulatorClient]:
+    with open_demo_client() as caller:
         yield caller
 
 
-def text(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
+def format_time(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
 
 
-def cents(rows: list[Any]) -> Decimal:
+def sum_cents(rows: list[Any]) -> Decimal:
     return sum((Decimal(row["amount"]) for row in rows), Decimal(0))
 
 
 @pytest.mark.parametrize("by", [[], GROUPS])
-def test_usage_conforms_to_the_specification(caller: Caller, by: list[str]) -> None:
+def test_usage_conforms_to_the_specification(caller: SimulatorClient, by: list[str]) -> None:
     """Usage validates against the published schema, grouped or not."""
-    body = caller.get(ACME, USAGE, {"starting_at": text(TODAY - DAY), "group_by[]": by}).json()
+    body = caller.get(ACME, USAGE, {"starting_at": format_time(TODAY - DAY), "group_by[]": by}).json()
     assert body["data"][0]["results"]
-    conforms(body, SPEC, USAGE)
+    assert_conforms(body, SPEC, USAGE)
 
 
 @pytest.mark.parametrize("by", [[], ["workspace_id"], ["workspace_id", "description"]])
-def test_costs_conform_to_the_specification(caller: Caller, by: list[str]) -> None:
+def test_costs_conform_to_the_specification(caller: SimulatorClient, by: list[str]) -> None:
     """Costs validate against the published schema, grouped or not."""
-    body = caller.get(ACME, COSTS, {"starting_at": text(TODAY - DAY), "group_by[]": by}).json()
+    body = caller.get(ACME, COSTS, {"starting_at": format_time(TODAY - DAY), "group_by[]": by}).json()
     assert body["data"][0]["results"]
-    conforms(body, SPEC, COSTS)
+    assert_conforms(body, SPEC, COSTS)
 
 
 @pytest.mark.parametrize("path", ["me", "workspaces", "api_keys"])
-def test_names_conform_to_the_specification(caller: Caller, path: str) -> None:
+def test_names_conform_to_the_specification(caller: SimulatorClient, path: str) -> None:
     """The organization, its workspaces and its keys validate against the published schemas."""
-    conforms(caller.get(ACME, f"/v1/organizations/{path}").json(), SPEC, f"/v1/organizations/{path}")
+    assert_conforms(caller.get(ACME, f"/v1/organizations/{path}").json(), SPEC, f"/v1/organizations/{path}")
 
 
 @pytest.mark.parametrize(("width", "limit", "buckets"), [("1h", 10, 64), ("1d", 1, 3)])
-def test_walk_adds_up_to_what_is_visible(caller: Caller, width: str, limit: int, buckets: int) -> None:
+def test_pagination_adds_up_to_what_is_visible(caller: SimulatorClient, width: str, limit: int, buckets: int) -> None:
     """A walk over pages of any size tells every bucket once, the running one included."""
     since = TODAY - 2 * DAY
-    walk = caller.walk(ACME, USAGE, {"starting_at": text(since), "bucket_width": width, "limit": limit})
+    walk = caller.fetch_all_pages(
+        ACME, USAGE, {"starting_at": format_time(since), "bucket_width": width, "limit": limit}
+    )
     assert len(walk) == buckets
     rows = [row for bucket in walk for row in bucket["results"]]
-    visible = totals(caller.world.visible(ACME, since, NOW))
+    visible = sum_by_meter(caller.world.reported_rows(ACME, since, NOW))
     assert sum(row["output_tokens"] for row in rows) == visible["output"]
     assert sum(row["cache_creation"]["ephemeral_1h_input_tokens"] for row in rows) == visible["cache_write_1h"]
     assert sum(row["server_tool_use"]["web_search_requests"] for row in rows) == visible["web_searches"]
 
 
-def test_times_are_snapped_to_their_bucket(caller: Caller) -> None:
+def test_times_are_snapped_to_their_bucket(caller: SimulatorClient) -> None:
     """A start within an hour gives that whole hour, and an end stops the walk behind its bucket."""
-    span = {"starting_at": text(TODAY + HOUR * 9.5), "ending_at": text(TODAY + 12 * HOUR), "bucket_width": "1h"}
+    span = {
+        "starting_at": format_time(TODAY + HOUR * 9.5),
+        "ending_at": format_time(TODAY + 12 * HOUR),
+        "bucket_width": "1h",
+    }
     buckets = caller.get(ACME, USAGE, span).json()["data"]
-    assert [bucket["starting_at"] for bucket in buckets] == [text(TODAY + hour * HOUR) for hour in (9, 10, 11)]
+    assert [bucket["starting_at"] for bucket in buckets] == [format_time(TODAY + hour * HOUR) for hour in (9, 10, 11)]
     assert buckets[-1]["ending_at"] == span["ending_at"]
 
 
-def test_default_workspace_and_workbench_are_null(caller: Caller) -> None:
+def test_default_workspace_and_workbench_are_null(caller: SimulatorClient) -> None:
     """Use of the default workspace has no workspace id, and use without a key no key id."""
-    params = {"starting_at": text(TODAY - DAY), "group_by[]": ["workspace_id", "api_key_id"]}
+    params = {"starting_at": format_time(TODAY - DAY), "group_by[]": ["workspace_id", "api_key_id"]}
     rows = caller.get(ACME, USAGE, params).json()["data"][0]["results"]
     assert {row["api_key_id"] for row in rows if row["workspace_id"] is None} == {None, "apikey_default"}
     assert {row["model"] for row in rows} == {None}
 
 
-def test_default_workspace_is_not_listed(caller: Caller) -> None:
+def test_default_workspace_is_not_listed(caller: SimulatorClient) -> None:
     """The list has neither the default workspace nor, unless asked, archived ones; its pages follow the last id."""
     live = caller.get(ACME, "/v1/organizations/workspaces").json()["data"]
     everything = caller.get(ACME, "/v1/organizations/workspaces", {"include_archived": "true"}).json()["data"]
@@ -95,16 +101,16 @@ def test_default_workspace_is_not_listed(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("by", [[], ["workspace_id"], ["description"], ["workspace_id", "description"]])
-def test_costs_equal_the_bill_to_the_nano_dollar(caller: Caller, by: list[str]) -> None:
+def test_costs_equal_the_bill_to_the_nano_dollar(caller: SimulatorClient, by: list[str]) -> None:
     """However it is grouped, the day's cents sum to its bill exactly."""
-    params = {"starting_at": text(TODAY - 2 * DAY), "limit": 1, "group_by[]": by}
+    params = {"starting_at": format_time(TODAY - 2 * DAY), "limit": 1, "group_by[]": by}
     rows = caller.get(ACME, COSTS, params).json()["data"][0]["results"]
-    assert cents(rows) * 10**7 == sum(row.value for row in caller.world.bill(ACME, TODAY - 2 * DAY))
+    assert sum_cents(rows) * 10**7 == sum(row.value for row in caller.world.bill(ACME, TODAY - 2 * DAY))
 
 
-def test_descriptions_carry_their_parsed_fields(caller: Caller) -> None:
+def test_descriptions_carry_their_parsed_fields(caller: SimulatorClient) -> None:
     """One-hour writes, batch, long context, geography and web searches are lines of their own."""
-    params = {"starting_at": text(TODAY - DAY), "limit": 1, "group_by[]": ["workspace_id", "description"]}
+    params = {"starting_at": format_time(TODAY - DAY), "limit": 1, "group_by[]": ["workspace_id", "description"]}
     rows = caller.get(ACME, COSTS, params).json()["data"][0]["results"]
     assert "cache_creation.ephemeral_1h_input_tokens" in {row["token_type"] for row in rows}
     assert {row["service_tier"] for row in rows} == {"standard", "batch", None}
@@ -115,9 +121,9 @@ def test_descriptions_carry_their_parsed_fields(caller: Caller) -> None:
     assert "Claude Sonnet 4.5 Usage - Input Tokens, Cache Hit" in {row["description"] for row in rows}
 
 
-def test_unbilled_days_have_no_rows(caller: Caller) -> None:
+def test_unbilled_days_have_no_rows(caller: SimulatorClient) -> None:
     """The running day's bucket is told and empty."""
-    days = caller.get(ACME, COSTS, {"starting_at": text(TODAY - DAY)}).json()["data"]
+    days = caller.get(ACME, COSTS, {"starting_at": format_time(TODAY - DAY)}).json()["data"]
     assert [bool(day["results"]) for day in days] == [True, False]
 
 
@@ -134,9 +140,9 @@ def test_unbilled_days_have_no_rows(caller: Caller) -> None:
         (COSTS, {"group_by[]": "model"}, "group_by"),
     ],
 )
-def test_bad_parameters_are_refused(caller: Caller, path: str, change: dict[str, Any], token: str) -> None:
+def test_bad_parameters_are_rejected(caller: SimulatorClient, path: str, change: dict[str, Any], token: str) -> None:
     """A parameter that the API does not take is answered with 400 and its name."""
-    answer = caller.get(ACME, path, {"starting_at": text(TODAY), **change})
+    answer = caller.get(ACME, path, {"starting_at": format_time(TODAY), **change})
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert token in answer.json()["error"]["message"]
@@ -150,7 +156,9 @@ def test_bad_parameters_are_refused(caller: Caller, path: str, change: dict[str,
         ({"x-api-key": "sk-ant-admin01-demo-acme-0000"}, 400, "anthropic-version"),
     ],
 )
-def test_keys_and_version_are_required(caller: Caller, headers: dict[str, str], status: int, token: str) -> None:
+def test_keys_and_version_are_required(
+    caller: SimulatorClient, headers: dict[str, str], status: int, token: str
+) -> None:
     """Another key is refused, and so is a call without the version header."""
     answer = caller.client.get(caller.simulator.base_url(ACME) + "/v1/organizations/me", headers=headers)
     assert answer.status_code == status

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from exporter.model import DAY, HOUR
-from exporter.simulator.openai_rows import KINDS
-from tests.simulator.simulated import NOW, TODAY, Caller, calling_demo, conforms, totals
+from exporter.simulator.openai_rows import USAGE_REPORTS
+from tests.simulator.simulated import NOW, TODAY, SimulatorClient, assert_conforms, open_demo_client, sum_by_meter
 
 USAGE = "/organization/usage/completions"
 BIG, SMALL = "acme-openai", "labs-openai"
@@ -19,76 +19,76 @@ TOKENS = ("input_tokens", "output_tokens")
 
 
 @pytest.fixture(scope="module")
-def caller() -> Iterator[Caller]:
-    with calling_demo() as caller:
+def caller() -> Iterator[SimulatorClient]:
+    with open_demo_client() as caller:
         yield caller
 
 
-def seconds(moment: Any) -> int:
-    return int(moment.timestamp())
+def to_seconds(time: Any) -> int:
+    return int(time.timestamp())
 
 
-def message(answer: Any) -> str:
+def error_message(answer: Any) -> str:
     return str(answer.json()["error"]["message"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_usage_conforms_to_the_specification(caller: Caller, kind: str) -> None:
+@pytest.mark.parametrize("kind", USAGE_REPORTS)
+def test_usage_conforms_to_the_specification(caller: SimulatorClient, kind: str) -> None:
     """Every kind of usage validates against the published schema, grouped by all that it can be, and has rows."""
     path = f"/organization/usage/{kind}"
-    params = {"start_time": seconds(TODAY - DAY), "group_by[]": list(KINDS[kind].groups)}
+    params = {"start_time": to_seconds(TODAY - DAY), "group_by[]": list(USAGE_REPORTS[kind].group_by)}
     body = caller.get(BIG, path, params).json()
     assert body["data"][0]["results"]
-    conforms(body, "openai-organization", path)
+    assert_conforms(body, "openai-organization", path)
 
 
-def test_costs_and_names_conform_to_the_specification(caller: Caller) -> None:
+def test_costs_and_names_conform_to_the_specification(caller: SimulatorClient) -> None:
     """Costs, projects and API keys validate against the published schemas."""
-    costs = {"start_time": seconds(TODAY - 3 * DAY), "group_by[]": ["project_id", "line_item", "api_key_id"]}
-    conforms(caller.get(BIG, "/organization/costs", costs).json(), "openai-organization", "/organization/costs")
+    costs = {"start_time": to_seconds(TODAY - 3 * DAY), "group_by[]": ["project_id", "line_item", "api_key_id"]}
+    assert_conforms(caller.get(BIG, "/organization/costs", costs).json(), "openai-organization", "/organization/costs")
     projects = caller.get(BIG, "/organization/projects", {"include_archived": "true"}).json()
-    conforms(projects, "openai-organization", "/organization/projects")
+    assert_conforms(projects, "openai-organization", "/organization/projects")
     for project in projects["data"]:
         keys = caller.get(BIG, f"/organization/projects/{project['id']}/api_keys").json()
-        conforms(keys, "openai-organization", "/organization/projects/{project_id}/api_keys")
+        assert_conforms(keys, "openai-organization", "/organization/projects/{project_id}/api_keys")
 
 
 @pytest.mark.parametrize(("width", "limit", "buckets"), [("1h", 7, 48 + 16), ("1d", 1, 3), ("1h", 168, 64)])
-def test_walk_tells_every_bucket_once(caller: Caller, width: str, limit: int, buckets: int) -> None:
+def test_pagination_returns_every_bucket_once(caller: SimulatorClient, width: str, limit: int, buckets: int) -> None:
     """A walk over pages of any size is contiguous and adds up to what is visible."""
     since = TODAY - 2 * DAY
-    walk = caller.walk(BIG, USAGE, {"start_time": seconds(since), "bucket_width": width, "limit": limit})
+    walk = caller.fetch_all_pages(BIG, USAGE, {"start_time": to_seconds(since), "bucket_width": width, "limit": limit})
     assert len(walk) == buckets
     assert all(one["end_time"] == two["start_time"] for one, two in pairwise(walk))
     output = sum(result["output_tokens"] for bucket in walk for result in bucket["results"])
-    visible = totals(caller.world.visible(BIG, since, NOW))
+    visible = sum_by_meter(caller.world.reported_rows(BIG, since, NOW))
     assert output == visible["output"] + visible["audio_output"] + visible["image_output"]
 
 
-def test_minutes_add_up_to_their_hour(caller: Caller) -> None:
+def test_minutes_add_up_to_their_hour(caller: SimulatorClient) -> None:
     """The minutes of an hour sum to the hour."""
-    span = {"start_time": seconds(TODAY + 9 * HOUR), "end_time": seconds(TODAY + 10 * HOUR)}
-    hour, minutes = (caller.walk(BIG, USAGE, {**span, "bucket_width": width}) for width in ("1h", "1m"))
+    span = {"start_time": to_seconds(TODAY + 9 * HOUR), "end_time": to_seconds(TODAY + 10 * HOUR)}
+    hour, minutes = (caller.fetch_all_pages(BIG, USAGE, {**span, "bucket_width": width}) for width in ("1h", "1m"))
     assert len(minutes) == 60
     assert (
         sum(b["results"][0]["output_tokens"] for b in minutes if b["results"]) == hour[0]["results"][0]["output_tokens"]
     )
 
 
-def test_dimensions_are_null_unless_grouped(caller: Caller) -> None:
+def test_dimensions_are_null_unless_grouped(caller: SimulatorClient) -> None:
     """Ungrouped there is one row of nulls per bucket; grouped, only what was asked for has a value."""
-    span = {"start_time": seconds(TODAY - DAY), "limit": 1}
+    span = {"start_time": to_seconds(TODAY - DAY), "limit": 1}
     (plain,) = caller.get(BIG, USAGE, span).json()["data"][0]["results"]
-    assert {plain[name] for name in KINDS["completions"].groups} == {None}
+    assert {plain[name] for name in USAGE_REPORTS["completions"].group_by} == {None}
     by_model = caller.get(BIG, USAGE, {**span, "group_by": ["model"]}).json()["data"][0]["results"]
     assert all(row["model"] and row["project_id"] is None and row["batch"] is None for row in by_model)
     for name in TOKENS:
         assert sum(row[name] for row in by_model) == plain[name]
 
 
-def test_detail_fields_keep_their_identities(caller: Caller) -> None:
+def test_detail_fields_keep_their_identities(caller: SimulatorClient) -> None:
     """Each row's details add up to its totals, as in the published examples."""
-    params = {"start_time": seconds(TODAY - DAY), "group_by[]": ["model", "batch", "service_tier"]}
+    params = {"start_time": to_seconds(TODAY - DAY), "group_by[]": ["model", "batch", "service_tier"]}
     for row in caller.get(BIG, USAGE, params).json()["data"][0]["results"]:
         parts = {part: row[f"input_{part}_tokens"] for part in ("uncached", "cached", "cache_write")}
         assert row["input_tokens"] == sum(parts.values())
@@ -98,33 +98,33 @@ def test_detail_fields_keep_their_identities(caller: Caller) -> None:
         assert row["output_tokens"] == sum(row[f"output_{kind}_tokens"] for kind in kinds)
 
 
-def test_old_rows_have_no_details(caller: Caller) -> None:
+def test_old_rows_have_no_details(caller: SimulatorClient) -> None:
     """The small organisation's completions come in the older shape."""
-    (row,) = caller.get(SMALL, USAGE, {"start_time": seconds(TODAY - DAY), "limit": 1}).json()["data"][0]["results"]
+    (row,) = caller.get(SMALL, USAGE, {"start_time": to_seconds(TODAY - DAY), "limit": 1}).json()["data"][0]["results"]
     assert "input_uncached_tokens" not in row
     assert row["input_cached_tokens"] < row["input_tokens"]
 
 
-def test_first_and_last_bucket_are_cut(caller: Caller) -> None:
+def test_first_and_last_bucket_are_cut(caller: SimulatorClient) -> None:
     """The first bucket starts at the start's minute, the last ends now: also where the end lies in the future."""
-    start = seconds(TODAY + 10 * HOUR) + 31 * 60 + 7
-    for end in ({}, {"end_time": seconds(NOW) + 9999}):
+    start = to_seconds(TODAY + 10 * HOUR) + 31 * 60 + 7
+    for end in ({}, {"end_time": to_seconds(NOW) + 9999}):
         data = caller.get(BIG, USAGE, {"start_time": start, "bucket_width": "1h", **end}).json()["data"]
         assert data[0]["start_time"] == start - 7
-        assert data[0]["end_time"] == seconds(TODAY + 11 * HOUR)
-        assert data[-1]["end_time"] == seconds(NOW)
+        assert data[0]["end_time"] == to_seconds(TODAY + 11 * HOUR)
+        assert data[-1]["end_time"] == to_seconds(NOW)
         assert data[-1]["results"]
 
 
-def test_buckets_without_use_are_told(caller: Caller) -> None:
+def test_buckets_without_usage_are_returned(caller: SimulatorClient) -> None:
     """Days before the world began are there, empty."""
-    span = {"start_time": seconds(TODAY - 33 * DAY), "limit": 4}
+    span = {"start_time": to_seconds(TODAY - 33 * DAY), "limit": 4}
     assert [bool(bucket["results"]) for bucket in caller.get(BIG, USAGE, span).json()["data"]] == [False] * 3 + [True]
 
 
-def test_filters_choose_rows(caller: Caller) -> None:
+def test_filters_choose_rows(caller: SimulatorClient) -> None:
     """A filter leaves only the rows that it names."""
-    params = {"start_time": seconds(TODAY - DAY), "group_by[]": ["project_id", "batch"], "batch": "true", "limit": 1}
+    params = {"start_time": to_seconds(TODAY - DAY), "group_by[]": ["project_id", "batch"], "batch": "true", "limit": 1}
     rows = caller.get(BIG, USAGE, params).json()["data"][0]["results"]
     assert {(row["project_id"], row["batch"]) for row in rows} == {("proj_dataPlatform", True)}
 
@@ -141,29 +141,29 @@ def test_filters_choose_rows(caller: Caller) -> None:
         ({"end_time": 1}, "end_time"),
     ],
 )
-def test_bad_parameters_are_refused(caller: Caller, change: dict[str, Any], token: str) -> None:
+def test_bad_parameters_are_rejected(caller: SimulatorClient, change: dict[str, Any], token: str) -> None:
     """A parameter that the API does not take is answered with 400 and its name."""
-    params = {"start_time": seconds(TODAY), "bucket_width": "1h", **change}
+    params = {"start_time": to_seconds(TODAY), "bucket_width": "1h", **change}
     answer = caller.get(BIG, USAGE, params)
     assert answer.status_code == 400
-    assert token in message(answer)
+    assert token in error_message(answer)
 
 
-def test_cursor_is_bound_to_its_parameters(caller: Caller) -> None:
+def test_cursor_is_bound_to_its_parameters(caller: SimulatorClient) -> None:
     """A cursor answers with other parameters 400, and without its prefix it works all the same."""
-    params = {"start_time": seconds(TODAY - DAY), "bucket_width": "1h", "limit": 5}
+    params = {"start_time": to_seconds(TODAY - DAY), "bucket_width": "1h", "limit": 5}
     page = caller.get(BIG, USAGE, params).json()["next_page"]
     assert caller.get(BIG, USAGE, {**params, "limit": 6, "page": page}).status_code == 400
     bare = caller.get(BIG, USAGE, {**params, "page": page.removeprefix("page_")}).json()
     assert bare == caller.get(BIG, USAGE, {**params, "page": page}).json()
-    assert bare["data"][0]["start_time"] == seconds(TODAY - DAY + 5 * HOUR)
+    assert bare["data"][0]["start_time"] == to_seconds(TODAY - DAY + 5 * HOUR)
 
 
 @pytest.mark.parametrize("account", [BIG, SMALL])
 @pytest.mark.parametrize("by", [[], ["project_id"], ["line_item"], ["project_id", "line_item", "api_key_id"]])
-def test_costs_equal_the_bill_to_the_nano_dollar(caller: Caller, account: str, by: list[str]) -> None:
+def test_costs_equal_the_bill_to_the_nano_dollar(caller: SimulatorClient, account: str, by: list[str]) -> None:
     """However it is grouped and however amounts are spelled, the day sums to its bill exactly."""
-    params: dict[str, Any] = {"start_time": seconds(TODAY - 2 * DAY), "limit": 1, "group_by[]": by}
+    params: dict[str, Any] = {"start_time": to_seconds(TODAY - 2 * DAY), "limit": 1, "group_by[]": by}
     rows = caller.get(account, "/organization/costs", params).json()["data"][0]["results"]
     nano = [Decimal(str(row["amount"]["value"])) * 10**9 for row in rows]
     assert sum(nano) == sum(row.value for row in caller.world.bill(account, TODAY - 2 * DAY))
@@ -171,9 +171,9 @@ def test_costs_equal_the_bill_to_the_nano_dollar(caller: Caller, account: str, b
     assert all(isinstance(row["amount"]["value"], spelled) for row in rows)
 
 
-def test_quantity_is_the_usage_of_the_line(caller: Caller) -> None:
+def test_quantity_is_the_usage_of_the_line(caller: SimulatorClient) -> None:
     """The quantity of an input line is the day's uncached input of that model and tier."""
-    span = {"start_time": seconds(TODAY - 2 * DAY), "limit": 1}
+    span = {"start_time": to_seconds(TODAY - 2 * DAY), "limit": 1}
     costs = caller.get(BIG, "/organization/costs", {**span, "group_by[]": ["line_item"]}).json()["data"][0]["results"]
     lines = {row["line_item"]: (row["quantity"], row["quantity_unit"]) for row in costs}
     grouped = caller.get(BIG, USAGE, {**span, "group_by[]": ["model", "service_tier", "batch"]}).json()
@@ -183,17 +183,17 @@ def test_quantity_is_the_usage_of_the_line(caller: Caller) -> None:
             assert lines["priority | gpt-5.6-sol, cache writes"] == (row["input_cache_write_tokens"], "tokens")
 
 
-def test_unbilled_days_have_no_rows(caller: Caller) -> None:
+def test_unbilled_days_have_no_rows(caller: SimulatorClient) -> None:
     """The running day's bucket is told whole and empty; yesterday's bill came out in the morning."""
-    costs = caller.get(BIG, "/organization/costs", {"start_time": seconds(TODAY - DAY)}).json()["data"]
+    costs = caller.get(BIG, "/organization/costs", {"start_time": to_seconds(TODAY - DAY)}).json()["data"]
     assert [bool(bucket["results"]) for bucket in costs] == [True, False]
-    assert costs[-1]["end_time"] == seconds(TODAY + DAY)
-    with calling_demo(TODAY + 2 * HOUR) as early:
-        costs = early.get(BIG, "/organization/costs", {"start_time": seconds(TODAY - DAY)}).json()["data"]
+    assert costs[-1]["end_time"] == to_seconds(TODAY + DAY)
+    with open_demo_client(TODAY + 2 * HOUR) as early:
+        costs = early.get(BIG, "/organization/costs", {"start_time": to_seconds(TODAY - DAY)}).json()["data"]
         assert [bucket["results"] for bucket in costs] == [[], []]
 
 
-def test_archived_projects_are_listed_on_request(caller: Caller) -> None:
+def test_archived_projects_are_listed_on_request(caller: SimulatorClient) -> None:
     """The list leaves archived projects out unless asked, and pages by the last id."""
     live = caller.get(BIG, "/organization/projects").json()["data"]
     assert all(project["status"] == "active" for project in live)
@@ -218,15 +218,15 @@ def test_archived_projects_are_listed_on_request(caller: Caller) -> None:
         ("crsr_of-another-provider", 401, "Incorrect API key provided"),
     ],
 )
-def test_wrong_keys_are_told_apart(caller: Caller, key: str, status: int, token: str) -> None:
+def test_each_wrong_key_has_its_own_error(caller: SimulatorClient, key: str, status: int, token: str) -> None:
     """A key of another kind lacks the scope; an unknown one is incorrect."""
     headers = {"authorization": f"Bearer {key}"}
     answer = caller.client.get(caller.simulator.base_url(BIG) + "/organization/projects", headers=headers)
     assert answer.status_code == status
-    assert token in message(answer)
+    assert token in error_message(answer)
 
 
-def test_unknown_paths_are_not_found(caller: Caller) -> None:
+def test_unknown_paths_are_not_found(caller: SimulatorClient) -> None:
     """Kinds and projects that do not exist answer 404."""
     for path in ("/organization/usage/dreams", "/organization/projects/proj_none/api_keys"):
         assert caller.get(BIG, path).status_code == 404

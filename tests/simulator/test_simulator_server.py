@@ -11,47 +11,47 @@ import httpx
 import pytest
 
 from exporter.model import DAY, Row, utc
-from exporter.simulator.server import Served, Simulator
+from exporter.simulator.server import LoggedRequest, Simulator
 from exporter.simulator.world import demo_world
-from tests.simulator.simulated import NOW, TODAY, Caller, Clock, calling_demo, headers, totals
+from tests.simulator.simulated import NOW, TODAY, Clock, SimulatorClient, auth_headers, open_demo_client, sum_by_meter
 
 USAGE = "/organization/usage/completions"
-SPAN = {"start_time": int((TODAY - DAY).timestamp()), "bucket_width": "1h", "limit": 12}
+TIME_RANGE = {"start_time": int((TODAY - DAY).timestamp()), "bucket_width": "1h", "limit": 12}
 ACCOUNT = "acme-openai"
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Caller]:
-    with calling_demo() as caller:
+def shared_caller() -> Iterator[SimulatorClient]:
+    with open_demo_client() as caller:
         yield caller
 
 
 @pytest.fixture
-def caller(shared: Caller) -> Iterator[Caller]:
-    yield shared
-    shared.simulator.clear()
+def caller(shared_caller: SimulatorClient) -> Iterator[SimulatorClient]:
+    yield shared_caller
+    shared_caller.simulator.clear_faults()
 
 
-def test_same_seed_and_clock_give_the_same_bytes(caller: Caller) -> None:
+def test_same_seed_and_clock_give_the_same_bytes(caller: SimulatorClient) -> None:
     """Two simulators of one seed and one clock answer byte by byte alike."""
-    with calling_demo() as other:
+    with open_demo_client() as other:
         for account, path in (
-            (ACCOUNT, f"{USAGE}?start_time={SPAN['start_time']}&group_by[]=model"),
+            (ACCOUNT, f"{USAGE}?start_time={TIME_RANGE['start_time']}&group_by[]=model"),
             ("acme-anthropic", "/v1/organizations/cost_report?starting_at=2026-11-18T00:00:00Z&group_by[]=description"),
             ("acme-cursor", "/teams/groups"),
         ):
             assert caller.get(account, path).content == other.get(account, path).content
 
 
-def test_every_call_is_logged(caller: Caller) -> None:
+def test_every_call_is_logged(caller: SimulatorClient) -> None:
     """The log has the account, the path as asked, the query without brackets and the status."""
     before = len(caller.simulator.requests)
-    caller.get(ACCOUNT, USAGE, {**SPAN, "group_by[]": ["model", "batch"]})
+    caller.get(ACCOUNT, USAGE, {**TIME_RANGE, "group_by[]": ["model", "batch"]})
     caller.client.get(caller.simulator.base_url(ACCOUNT) + USAGE)
     known, unknown = caller.simulator.requests[before:]
-    query = {**{name: str(value) for name, value in SPAN.items()}, "group_by": "model,batch"}
-    assert known == Served(ACCOUNT, "GET", f"/openai/v1{USAGE}", query, 200)
-    assert unknown == Served("", "GET", f"/openai/v1{USAGE}", {}, 401)
+    query = {**{name: str(value) for name, value in TIME_RANGE.items()}, "group_by": "model,batch"}
+    assert known == LoggedRequest(ACCOUNT, "GET", f"/openai/v1{USAGE}", query, 200)
+    assert unknown == LoggedRequest("", "GET", f"/openai/v1{USAGE}", {}, 401)
 
 
 @pytest.mark.parametrize(
@@ -73,115 +73,115 @@ def test_every_call_is_logged(caller: Caller) -> None:
         ("acme-cursor", "server_error", 500, "Internal Server Error"),
     ],
 )
-def test_refusing_faults_speak_as_the_provider(
-    caller: Caller, account: str, kind: str, status: int, token: str
+def test_error_faults_answer_as_the_provider(
+    caller: SimulatorClient, account: str, kind: str, status: int, token: str
 ) -> None:
     """A refusing fault answers with the provider's own status and words until it is cleared."""
-    caller.simulator.fault(account, kind)
+    caller.simulator.add_fault(account, kind)
     path = {"acme-anthropic": "/v1/organizations/me", "acme-cursor": "/teams/members"}.get(
         account, "/organization/projects"
     )
     for _ in range(2):
         answer = caller.get(account, path)
         assert (answer.status_code, token in answer.text) == (status, True)
-    caller.simulator.clear(account)
+    caller.simulator.clear_faults(account)
     assert caller.get(account, path).status_code == 200
 
 
-def test_retry_after_is_told_only_where_wanted(caller: Caller) -> None:
+def test_retry_after_is_sent_only_on_request(caller: SimulatorClient) -> None:
     """A rate limit says how long to wait only where the test says so."""
-    caller.simulator.fault(ACCOUNT, "rate_limited", times=1, retry_after=17)
-    caller.simulator.fault(ACCOUNT, "rate_limited", times=1)
-    assert [caller.get(ACCOUNT, USAGE, SPAN).headers.get("retry-after") for _ in range(3)] == ["17", None, None]
+    caller.simulator.add_fault(ACCOUNT, "rate_limited", times=1, retry_after=17)
+    caller.simulator.add_fault(ACCOUNT, "rate_limited", times=1)
+    assert [caller.get(ACCOUNT, USAGE, TIME_RANGE).headers.get("retry-after") for _ in range(3)] == ["17", None, None]
 
 
-def test_fault_strikes_its_times_path_and_page(caller: Caller) -> None:
+def test_fault_strikes_its_times_path_and_page(caller: SimulatorClient) -> None:
     """A fault with a number, a path and a page strikes there and nowhere else."""
-    caller.simulator.fault(ACCOUNT, "server_error", times=1, path="completions", page=2)
-    first = caller.get(ACCOUNT, USAGE, SPAN)
+    caller.simulator.add_fault(ACCOUNT, "server_error", times=1, path="completions", page=2)
+    first = caller.get(ACCOUNT, USAGE, TIME_RANGE)
     assert first.status_code == 200
-    assert caller.get("labs-openai", USAGE, SPAN).status_code == 200
-    assert caller.get(ACCOUNT, "/organization/usage/embeddings", SPAN).status_code == 200
-    second = {**SPAN, "page": first.json()["next_page"]}
+    assert caller.get("labs-openai", USAGE, TIME_RANGE).status_code == 200
+    assert caller.get(ACCOUNT, "/organization/usage/embeddings", TIME_RANGE).status_code == 200
+    second = {**TIME_RANGE, "page": first.json()["next_page"]}
     assert [caller.get(ACCOUNT, USAGE, second).status_code for _ in range(2)] == [500, 200]
 
 
-def test_page_of_a_cursor_walk_is_its_number(caller: Caller) -> None:
+def test_page_of_a_cursor_request_is_its_number(caller: SimulatorClient) -> None:
     """At Cursor the page of a fault is the page that the body asks for."""
-    caller.simulator.fault("acme-cursor", "server_error", page=2)
+    caller.simulator.add_fault("acme-cursor", "server_error", page=2)
     span = {"startDate": int(TODAY.timestamp() * 1000), "endDate": int(NOW.timestamp() * 1000)}
-    statuses = [caller.events("acme-cursor", **span, page=page).status_code for page in (1, 2, 3)]
+    statuses = [caller.post_events("acme-cursor", **span, page=page).status_code for page in (1, 2, 3)]
     assert statuses == [200, 500, 200]
 
 
-def test_truncated_answer_is_half_of_the_json(caller: Caller) -> None:
+def test_truncated_answer_is_half_of_the_json(caller: SimulatorClient) -> None:
     """A truncated answer says 200 and stops in the middle."""
-    whole = caller.get(ACCOUNT, USAGE, SPAN).text
-    caller.simulator.fault(ACCOUNT, "truncated")
-    cut = caller.get(ACCOUNT, USAGE, SPAN)
+    whole = caller.get(ACCOUNT, USAGE, TIME_RANGE).text
+    caller.simulator.add_fault(ACCOUNT, "truncated")
+    cut = caller.get(ACCOUNT, USAGE, TIME_RANGE)
     assert cut.status_code == 200
     assert cut.text == whole[: len(whole) // 2]
 
 
-def test_malformed_answers_are_json_of_another_shape(caller: Caller) -> None:
+def test_malformed_answers_are_json_of_another_schema(caller: SimulatorClient) -> None:
     """`malformed` leaves a required field out, `mistyped` writes words for numbers, `html` is a page."""
     for kind in ("malformed", "mistyped", "html"):
-        caller.simulator.fault(ACCOUNT, kind, times=1)
-    missing, mistyped, page = (caller.get(ACCOUNT, USAGE, SPAN) for _ in range(3))
+        caller.simulator.add_fault(ACCOUNT, kind, times=1)
+    missing, mistyped, page = (caller.get(ACCOUNT, USAGE, TIME_RANGE) for _ in range(3))
     assert "data" not in missing.json()
     assert mistyped.json()["data"][0]["start_time"] == "many"
     assert page.headers["content-type"].startswith("text/html")
     assert {missing.status_code, mistyped.status_code, page.status_code} == {200}
 
 
-def test_slow_answer_waits(caller: Caller) -> None:
+def test_slow_answer_waits(caller: SimulatorClient) -> None:
     """A slow answer is whole and comes after its delay."""
-    caller.simulator.fault(ACCOUNT, "slow", times=1, seconds=0.2)
+    caller.simulator.add_fault(ACCOUNT, "slow", times=1, seconds=0.2)
     began = time.monotonic()
-    assert caller.get(ACCOUNT, USAGE, SPAN).json()["data"]
+    assert caller.get(ACCOUNT, USAGE, TIME_RANGE).json()["data"]
     assert time.monotonic() - began >= 0.2
 
 
-def test_unknown_fault_is_refused(caller: Caller) -> None:
+def test_unknown_fault_is_rejected(caller: SimulatorClient) -> None:
     """A fault or an account that nobody knows is an error of the test that asks for it."""
     with pytest.raises(ValueError, match="nobody"):
-        caller.simulator.fault("nobody", "overloaded")
+        caller.simulator.add_fault("nobody", "overloaded")
     with pytest.raises(ValueError, match="gremlins"):
-        caller.simulator.fault(ACCOUNT, "gremlins")
+        caller.simulator.add_fault(ACCOUNT, "gremlins")
 
 
-def test_faults_are_controlled_over_http(caller: Caller) -> None:
+def test_faults_are_controlled_over_http(caller: SimulatorClient) -> None:
     """Faults can be switched on and off from outside, and a bad one is answered with 400."""
     url = f"{caller.simulator.url}/control/faults"
     assert caller.client.post(url, json={"account": ACCOUNT, "kind": "overloaded"}).status_code == 201
-    assert caller.get(ACCOUNT, USAGE, SPAN).status_code == 529
+    assert caller.get(ACCOUNT, USAGE, TIME_RANGE).status_code == 529
     assert caller.client.delete(url).status_code == 200
-    assert caller.get(ACCOUNT, USAGE, SPAN).status_code == 200
+    assert caller.get(ACCOUNT, USAGE, TIME_RANGE).status_code == 200
     assert caller.client.post(url, json={"account": ACCOUNT, "kind": "gremlins"}).status_code == 400
 
 
-def test_truth_is_told_over_http(caller: Caller) -> None:
+def test_ground_truth_is_served_over_http(caller: SimulatorClient) -> None:
     """The control path tells the world's truth as JSON, and refuses a question without a span."""
     url = f"{caller.simulator.url}/control/truth"
     params = {"account": ACCOUNT, "since": TODAY.isoformat(), "until": NOW.isoformat()}
     told = caller.client.get(url, params=params).json()
     rows = [(utc(0), Row(one["meter"], one["value"])) for one in told]
-    assert totals(rows) == totals(caller.world.truth(ACCOUNT, TODAY, NOW))
+    assert sum_by_meter(rows) == sum_by_meter(caller.world.ground_truth(ACCOUNT, TODAY, NOW))
     assert caller.client.get(url, params={"account": ACCOUNT}).status_code == 400
 
 
-def test_starts_and_stops_within_a_moment_while_connections_are_open() -> None:
+def test_starts_and_stops_quickly_while_connections_are_open() -> None:
     """A kept-open connection and an answer that is still waiting do not hold up the end."""
     began = time.monotonic()
     world = demo_world(Clock())
     with httpx.Client() as client, socket.socket() as waiting:
         with Simulator(world) as simulator:
             client.get(f"{simulator.url}/control/truth")
-            simulator.fault(ACCOUNT, "slow", seconds=60)
+            simulator.add_fault(ACCOUNT, "slow", seconds=60)
             host, port = simulator.url.removeprefix("http://").split(":")
             waiting.connect((host, int(port)))
             lines = ("GET /openai/v1/organization/projects HTTP/1.1", "host: x")
-            key = headers(world.accounts[ACCOUNT])["authorization"]
+            key = auth_headers(world.accounts[ACCOUNT])["authorization"]
             waiting.sendall("\r\n".join([*lines, f"authorization: {key}", "", ""]).encode())
         assert b"200 OK" not in waiting.recv(64)
     assert time.monotonic() - began < 1.5

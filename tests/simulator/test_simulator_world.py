@@ -10,34 +10,34 @@ from genai_prices import Usage, calc_price
 
 from exporter.model import DAY, HOUR, TOKEN_METERS, UNIT_METERS
 from exporter.simulator.world import SimAccount, Stream, World, demo_world
-from tests.simulator.simulated import NOW, TODAY, Clock, totals
+from tests.simulator.simulated import NOW, TODAY, Clock, sum_by_meter
 
 ACCOUNTS = list(demo_world(Clock()).accounts)
 
 
-def one_stream(clock: Clock, tier: str = "standard") -> World:
+def make_one_stream_world(clock: Clock, tier: str = "standard") -> World:
     use = Stream("proj_a", "gpt-5.4-2026-03-05", tier)
     return World([SimAccount("a", "openai", "me", "sk-admin-a", "A", (use,))], clock)
 
 
 @pytest.mark.parametrize("account", ACCOUNTS)
-def test_same_seed_tells_the_same(account: str) -> None:
+def test_same_seed_gives_the_same_usage(account: str) -> None:
     """Two worlds of one seed and one clock agree in every row; another seed differs."""
-    first, second, other = (list(demo_world(Clock(), seed).truth(account, TODAY, NOW)) for seed in (7, 7, 8))
+    first, second, other = (list(demo_world(Clock(), seed).ground_truth(account, TODAY, NOW)) for seed in (7, 7, 8))
     assert first == second
     assert first != other
 
 
 @pytest.mark.parametrize("account", ACCOUNTS)
-def test_everything_is_told_three_hours_later(account: str) -> None:
+def test_all_usage_is_visible_three_hours_later(account: str) -> None:
     """Three hours after an hour's end the provider tells all that was really spent in it."""
     world = demo_world(Clock())
     settled = NOW.replace(minute=0, second=0) - 3 * HOUR
-    assert list(world.visible(account, TODAY, settled)) == list(world.truth(account, TODAY, settled))
+    assert list(world.reported_rows(account, TODAY, settled)) == list(world.ground_truth(account, TODAY, settled))
 
 
 @pytest.mark.parametrize("account", ACCOUNTS)
-def test_what_is_told_only_grows(account: str) -> None:
+def test_visible_usage_only_grows(account: str) -> None:
     """While an hour becomes visible, no number of it falls or exceeds the truth."""
     clock, hour = Clock(), TODAY + 9 * HOUR
     world, seen = demo_world(clock), Counter[tuple[str, ...]]()
@@ -47,7 +47,10 @@ def test_what_is_told_only_grows(account: str) -> None:
             Counter[tuple[str, ...]](
                 {(row.meter, row.workspace, row.model, row.tier, row.api_key): row.value for _, row in rows}
             )
-            for rows in (world.visible(account, hour, hour + HOUR), world.truth(account, hour, hour + HOUR))
+            for rows in (
+                world.reported_rows(account, hour, hour + HOUR),
+                world.ground_truth(account, hour, hour + HOUR),
+            )
         )
         assert seen <= told <= truth
         seen = told
@@ -59,7 +62,7 @@ def test_late_minutes_are_a_few_per_cent() -> None:
     world = demo_world(clock)
     clock.now = hour + HOUR + timedelta(minutes=10)
     span = ("acme-openai", hour, hour + HOUR)
-    told, truth = totals(world.visible(*span))["output"], totals(world.truth(*span))["output"]
+    told, truth = sum_by_meter(world.reported_rows(*span))["output"], sum_by_meter(world.ground_truth(*span))["output"]
     assert 0.94 <= told / truth <= 0.97
 
 
@@ -68,9 +71,9 @@ def test_running_hour_is_a_few_minutes_behind() -> None:
     clock = Clock(TODAY + 9 * HOUR + timedelta(minutes=30))
     world = demo_world(clock)
     span = ("acme-openai", TODAY + 9 * HOUR, TODAY + 10 * HOUR)
-    told, spent = totals(world.visible(*span))["output"], totals(world.truth(*span))["output"]
+    told, spent = sum_by_meter(world.reported_rows(*span))["output"], sum_by_meter(world.ground_truth(*span))["output"]
     clock.now += 5 * HOUR
-    assert spent / totals(world.truth(*span))["output"] == pytest.approx(0.5, abs=0.001)
+    assert spent / sum_by_meter(world.ground_truth(*span))["output"] == pytest.approx(0.5, abs=0.001)
     assert 0.8 < told / spent < 0.95
 
 
@@ -78,27 +81,27 @@ def test_running_hour_is_a_few_minutes_behind() -> None:
 def test_revision_changes_the_hour_from_now_on(account: str) -> None:
     """A revised hour has another truth, another telling and another bill; its neighbours stay."""
     world, hour = demo_world(Clock()), TODAY - 10 * HOUR
-    neighbour = list(world.truth(account, hour + HOUR, hour + 2 * HOUR))
-    before, bill = totals(world.truth(account, hour, hour + HOUR)), world.bill(account, TODAY - DAY)
+    neighbour = list(world.ground_truth(account, hour + HOUR, hour + 2 * HOUR))
+    before, bill = sum_by_meter(world.ground_truth(account, hour, hour + HOUR)), world.bill(account, TODAY - DAY)
     world.revise(account, hour, 3.0)
-    after = totals(world.visible(account, hour, hour + HOUR))
+    after = sum_by_meter(world.reported_rows(account, hour, hour + HOUR))
     assert after["output"] == pytest.approx(3 * before["output"], rel=0.02)
     assert sum(row.value for row in world.bill(account, TODAY - DAY)) > sum(row.value for row in bill)
-    assert list(world.truth(account, hour + HOUR, hour + 2 * HOUR)) == neighbour
+    assert list(world.ground_truth(account, hour + HOUR, hour + 2 * HOUR)) == neighbour
 
 
 def test_restatement_changes_the_bill_alone() -> None:
     """A restated day has another bill and the same use."""
     world = demo_world(Clock())
     span = ("acme-anthropic", TODAY - DAY, TODAY)
-    use, bill = list(world.truth(*span)), world.bill("acme-anthropic", TODAY - DAY)
+    use, bill = list(world.ground_truth(*span)), world.bill("acme-anthropic", TODAY - DAY)
     world.restate("acme-anthropic", TODAY - DAY, 0.5)
     restated = world.bill("acme-anthropic", TODAY - DAY)
-    assert list(world.truth(*span)) == use
+    assert list(world.ground_truth(*span)) == use
     assert sum(row.value for row in restated) == pytest.approx(sum(row.value for row in bill) / 2, abs=len(bill))
 
 
-def test_restating_cursor_is_refused() -> None:
+def test_restating_cursor_is_rejected() -> None:
     """Cursor has no bills, so a restatement there is a mistake of the test that asks for it."""
     with pytest.raises(ValueError, match="no bills"):
         demo_world(Clock()).restate("acme-cursor", TODAY, 2.0)
@@ -106,8 +109,8 @@ def test_restating_cursor_is_refused() -> None:
 
 def test_bill_is_units_times_price() -> None:
     """A line of the bill is the day's units times the list price, to the nano-dollar."""
-    world = one_stream(Clock(), tier="batch")
-    use = totals(world.truth("a", TODAY - DAY, TODAY))
+    world = make_one_stream_world(Clock(), tier="batch")
+    use = sum_by_meter(world.ground_truth("a", TODAY - DAY, TODAY))
     bill = {row.item: row.value for row in world.bill("a", TODAY - DAY)}
     assert bill == {
         "batch | gpt-5.4-2026-03-05, input": use["uncached_input"] * 1250,
@@ -120,28 +123,28 @@ def test_cursor_bill_is_the_sum_of_its_events() -> None:
     """At Cursor the day's bill is the cost that the truth carries."""
     world = demo_world(Clock())
     bill = sum(row.value for row in world.bill("acme-cursor", TODAY - DAY))
-    assert bill == totals(world.truth("acme-cursor", TODAY - DAY, TODAY))["cost"]
+    assert bill == sum_by_meter(world.ground_truth("acme-cursor", TODAY - DAY, TODAY))["cost"]
 
 
 def test_priority_tokens_are_never_billed_at_anthropic() -> None:
     """Anthropic's priority tier is in the use and in no bill."""
     world = demo_world(Clock())
-    assert "priority" in {row.tier for _, row in world.truth("acme-anthropic", TODAY - DAY, TODAY)}
+    assert "priority" in {row.tier for _, row in world.ground_truth("acme-anthropic", TODAY - DAY, TODAY)}
     assert "priority" not in {row.tier for row in world.bill("acme-anthropic", TODAY - DAY)}
 
 
 def test_use_begins_thirty_days_ago() -> None:
     """Before the world began, 30 whole days before its first reading, nothing was spent or billed."""
     world = demo_world(Clock())
-    assert world.began == TODAY - 30 * DAY
-    assert not list(world.truth("acme-openai", world.began - DAY, world.began))
-    assert world.bill("acme-openai", world.began - DAY) == ()
+    assert world.start_time == TODAY - 30 * DAY
+    assert not list(world.ground_truth("acme-openai", world.start_time - DAY, world.start_time))
+    assert world.bill("acme-openai", world.start_time - DAY) == ()
 
 
 def test_meters_are_the_vocabulary() -> None:
     """Every meter of the demo is one of the model's."""
     world = demo_world(Clock())
-    meters = {row.meter for account in ACCOUNTS for _, row in world.truth(account, TODAY - DAY, TODAY)}
+    meters = {row.meter for account in ACCOUNTS for _, row in world.ground_truth(account, TODAY - DAY, TODAY)}
     assert meters <= TOKEN_METERS | UNIT_METERS | {"requests", "cost"}
 
 
@@ -164,6 +167,8 @@ def test_demo_models_have_list_prices() -> None:
 
 def test_weekends_are_quiet() -> None:
     """Office streams use far less on a Saturday than on the Friday before."""
-    world = one_stream(Clock(datetime(2026, 11, 23, tzinfo=UTC)))
-    friday, saturday = (totals(world.truth("a", day, day + DAY))["requests"] for day in (TODAY, TODAY + DAY))
+    world = make_one_stream_world(Clock(datetime(2026, 11, 23, tzinfo=UTC)))
+    friday, saturday = (
+        sum_by_meter(world.ground_truth("a", day, day + DAY))["requests"] for day in (TODAY, TODAY + DAY)
+    )
     assert saturday < friday / 2

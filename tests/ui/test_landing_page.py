@@ -15,26 +15,26 @@ from pathlib import Path
 import httpx
 import pytest
 
-from exporter.analysis.budgets import Standing, period_of
+from exporter.analysis.budgets import BudgetStatus, current_period
 from exporter.config.configuration import Budget
-from exporter.metrics.budgets import Told
+from exporter.metrics.budgets import EvaluatedBudget
 from exporter.model import DAY, HOUR, NANO
 from exporter.simulator.accounts import Stream
 from exporter.simulator.world import World
-from exporter.ui import html
-from exporter.ui.budgets import budget_state, budgets
-from exporter.ui.chart import chart, ticks, words
-from exporter.ui.format import lasting, money, percent
-from exporter.ui.page_data import Account, Bar, Facts, Trouble
+from exporter.ui import render_page
+from exporter.ui.budgets import budget_state, render_budget_bars
+from exporter.ui.chart import axis_ticks, describe_bar, render_chart
+from exporter.ui.format import format_duration, format_money, format_percent
+from exporter.ui.page_data import AccountProblem, AccountRow, Bar, PageData
 from exporter.windows import floor
-from tests.benchmarks.many_accounts import crowd
-from tests.system import NOON, Clock, Stage, lone, midnight, play, small_world, stage
+from tests.benchmarks.many_accounts import build_app
+from tests.system import NOON, Clock, System, make_account, make_small_world, midnight, start_small_system, start_system
 
 HOSTILE = "<script>alert('&\"')</script>"
-VOID = {"meta", "rect", "line", "path", "br"}
+VOID_TAGS = {"meta", "rect", "line", "path", "br"}
 
 
-class Page(HTMLParser):
+class ParsedPage(HTMLParser):
     """A page as a reader finds it; fails where tags do not balance."""
 
     def __init__(self, text: str) -> None:
@@ -43,23 +43,23 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.titles: list[str] = []
         self._open: list[str] = []
-        self._said: list[str] = []
+        self._text_parts: list[str] = []
         self.feed(text)
         self.close()
         assert not self._open
-        self.words = " ".join("".join(self._said).split())
+        self.text = " ".join("".join(self._text_parts).split())
 
     def handle_starttag(self, tag: str, attrs: object) -> None:  # noqa: ARG002 - the parser's signature
         """Note a tag, and open it unless it holds nothing."""
         self.tags.append(tag)
-        if tag not in VOID:
+        if tag not in VOID_TAGS:
             self._open.append(tag)
         if tag in ("p", "div", "td", "th", "dd", "dt", "li", "summary", "span"):
-            self._said.append(" ")
+            self._text_parts.append(" ")
 
     def handle_endtag(self, tag: str) -> None:
         """Close the tag that was opened last."""
-        if tag not in VOID:
+        if tag not in VOID_TAGS:
             assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
@@ -67,7 +67,7 @@ class Page(HTMLParser):
         if "title" in self._open:
             self.titles.append(data)
         elif "style" not in self._open:
-            self._said.append(data)
+            self._text_parts.append(data)
 
     def row(self, account: str) -> str:
         """Return an account's row of the table in words."""
@@ -76,236 +76,249 @@ class Page(HTMLParser):
         return " ".join(unescape(re.sub("<[^>]*>", " ", row)).split())
 
 
-def page(it: Stage) -> Page:
+def fetch_page(system: System) -> ParsedPage:
     """Read the page over HTTP."""
-    answer = httpx.get(it.url + "/")
+    answer = httpx.get(system.url + "/")
     assert answer.status_code == 200
-    for account in it.world.accounts.values():
+    for account in system.world.accounts.values():
         assert account.key not in answer.text
-    return Page(answer.text)
+    return ParsedPage(answer.text)
 
 
-def dollars(it: Stage, name: str, **labels: str) -> str:
+def format_metric(system: System, name: str, **labels: str) -> str:
     """Return a sum of /metrics as the page writes it."""
-    nano = it.nano(name, **labels)
+    nano = system.nano_usd(name, **labels)
     assert nano is not None
-    return money(nano)
+    return format_money(nano)
 
 
-@pytest.fixture(name="it", scope="module")
-def _demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+@pytest.fixture(name="system", scope="module")
+def _start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     clock = Clock()
-    with stage(tmp_path_factory.mktemp("small"), small_world(clock), clock) as it, it.running():
-        it.settle()
-        yield it
+    with (
+        start_system(tmp_path_factory.mktemp("small"), make_small_world(clock), clock) as system,
+        system.run_exporter(),
+    ):
+        system.poll_until_idle()
+        yield system
 
 
-def test_sums_are_those_of_metrics(it: Stage) -> None:
+def test_sums_are_those_of_metrics(system: System) -> None:
     """Today, month, 30 days, what is billed, every account and every model are told as on /metrics."""
-    told = page(it)
-    assert f"Today {dollars(it, 'ai_cost_today_usd')}" in told.words
-    assert f"This month {dollars(it, 'ai_cost_month_usd')}" in told.words
-    assert f"{dollars(it, 'ai_cost_month_billed_usd')} billed" in told.words
-    assert f"30 days {dollars(it, 'ai_cost_30d_usd')}" in told.words
-    for account in it.world.accounts:
+    told = fetch_page(system)
+    assert f"Today {format_metric(system, 'ai_cost_today_usd')}" in told.text
+    assert f"This month {format_metric(system, 'ai_cost_month_usd')}" in told.text
+    assert f"{format_metric(system, 'ai_cost_month_billed_usd')} billed" in told.text
+    assert f"30 days {format_metric(system, 'ai_cost_30d_usd')}" in told.text
+    for account in system.world.accounts:
         sums = (
-            f"{dollars(it, 'ai_cost_today_usd', account=account)} {dollars(it, 'ai_cost_month_usd', account=account)}"
+            f"{format_metric(system, 'ai_cost_today_usd', account=account)} "
+            f"{format_metric(system, 'ai_cost_month_usd', account=account)}"
         )
         assert f" up {sums} Nov 18 " in told.row(account)
     for model in re.findall(r'scope="row">([^<]*)</th>', told.html.partition('class="models"')[2]):
-        assert f" {model} {dollars(it, 'ai_cost_30d_usd', model=model)} " in told.words
+        assert f" {model} {format_metric(system, 'ai_cost_30d_usd', model=model)} " in told.text
 
 
-def test_every_day_is_a_bar_with_a_title(it: Stage) -> None:
+def test_every_day_is_a_bar_with_a_title(system: System) -> None:
     """There are thirty bars; each is told with its date, its cost as on /metrics, and whether it is billed."""
-    titles = page(it).titles
+    titles = fetch_page(system).titles
     for number in range(30):
         date = f"{NOON - number * DAY:%Y-%m-%d}"
         (told,) = (one for one in titles if one.startswith(date))
-        assert told.startswith(f"{date}: {dollars(it, 'ai_cost_daily_usd', date=date)}, ")
+        assert told.startswith(f"{date}: {format_metric(system, 'ai_cost_daily_usd', date=date)}, ")
         assert ("still running" in told) is (number == 0)
         assert ("estimated" in told) is (number == 0)
         assert ("billed" in told) is (number > 0)
 
 
-def test_healthy_accounts_are_told_in_one_line(it: Stage) -> None:
+def test_healthy_accounts_take_one_line(system: System) -> None:
     """Where nothing is wrong there is one line of health, no problem, no notice and no budget."""
-    told = page(it)
-    assert "3 accounts, all up" in told.words
+    told = fetch_page(system)
+    assert "3 accounts, all up" in told.text
     assert not re.search(r'class="(problem|notice|budgets)"', told.html)
     names = re.findall(r"<summary>([^ ]*) · ", told.html)
-    assert names == sorted(it.world.accounts)
+    assert names == sorted(system.world.accounts)
 
 
-def test_the_page_stands_alone(it: Stage) -> None:
+def test_the_page_is_self_contained(system: System) -> None:
     """Nothing is loaded from anywhere and nothing runs: no script, no address, no event, no picture."""
-    told = page(it)
+    told = fetch_page(system)
     assert not {"script", "link", "img", "iframe", "object"} & set(told.tags)
     assert not re.search(r"https?:|@import|\son\w+=|javascript:", told.html)
     assert re.findall(r"url\(([^)]*)\)", told.html) == ["#hatch"]
     assert re.findall(r'href="([^"]*)"', told.html) == ["metrics"]
 
 
-def test_budgets_are_told_as_on_metrics(it: Stage) -> None:
+def test_budgets_match_metrics(system: System) -> None:
     """A budget's spend, limit, forecast and state are on the page from the reload on, and gone with it."""
     one = Budget("all", "platform", "month", Decimal(90_000), {"workspace": HOSTILE + "*"})
     two = Budget("labs", "", "month", Decimal(1), {"account": "labs-*"})
-    before = it.config
+    before = system.config
     try:
-        it.app.apply(replace(it.config, budgets=(one, two)))
-        told = page(it)
-        spent, forecast = (dollars(it, f"ai_budget_{name}_usd", budget="labs") for name in ("spent", "forecast"))
-        assert f"labs · no owner · this month ✖ exceeded {spent} of $1.00 (" in told.words
-        assert f"forecast {forecast} (" in told.words
-        assert "ran out Nov 1 " in told.words
-        assert "all · owner platform · this month ● on pace $0.00 of $90,000.00 (0 %)" in told.words
-        assert told.words.index("labs · no owner") < told.words.index("all · owner")
+        system.app.apply(replace(system.config, budgets=(one, two)))
+        told = fetch_page(system)
+        spent, forecast = (
+            format_metric(system, f"ai_budget_{name}_usd", budget="labs") for name in ("spent", "forecast")
+        )
+        assert f"labs · no owner · this month ✖ exceeded {spent} of $1.00 (" in told.text
+        assert f"forecast {forecast} (" in told.text
+        assert "ran out Nov 1 " in told.text
+        assert "all · owner platform · this month ● on pace $0.00 of $90,000.00 (0 %)" in told.text
+        assert told.text.index("labs · no owner") < told.text.index("all · owner")
     finally:
-        it.app.apply(before)
-    assert "Budgets" not in page(it).words
+        system.app.apply(before)
+    assert "Budgets" not in fetch_page(system).text
 
 
-def test_the_first_poll_is_told_as_such(tmp_path: Path) -> None:
+def test_the_first_poll_is_shown(tmp_path: Path) -> None:
     """Before anything was read the account is neither up nor failing, and no day is drawn."""
-    with play(tmp_path, lone("openai")) as it:
-        told = page(it)
-        assert "1 account, none fails; 1 in the first poll" in told.words
-        assert "First poll under way: solo." in told.words
+    with start_small_system(tmp_path, make_account("openai")) as system:
+        told = fetch_page(system)
+        assert "1 account, none fails; 1 in the first poll" in told.text
+        assert "First poll under way: solo." in told.text
         assert "first poll under way $0.00 $0.00 not yet never" in told.row("solo")
-        assert "No day has been read yet." in told.words
-        it.settle()
-        assert "1 account, up" in page(it).words
+        assert "No day has been read yet." in told.text
+        system.poll_until_idle()
+        assert "1 account, up" in fetch_page(system).text
 
 
 def test_a_rejected_key_comes_with_advice(tmp_path: Path) -> None:
     """On top stand account, owner, the provider's words, what to do, and since when nothing was read."""
-    with play(tmp_path, lone("openai"), lone("cursor", "crew")) as it:
-        it.settle()
-        it.simulator.fault("solo", "revoked")
-        it.later(6 * HOUR)
-        told = page(it)
-    assert "1 of 2 accounts needs somebody" in told.words
-    assert "solo (owner platform)" in told.words
-    assert "answered 401: Incorrect API key provided: it has been revoked." in told.words
-    assert "What to do: The key was revoked. Create an admin key: platform.openai.com" in told.words
-    assert "Nothing read since Nov 18 12:07 UTC (6 h)." in told.words
+    with start_small_system(tmp_path, make_account("openai"), make_account("cursor", "crew")) as system:
+        system.poll_until_idle()
+        system.simulator.add_fault("solo", "revoked")
+        system.advance(6 * HOUR)
+        told = fetch_page(system)
+    assert "1 of 2 accounts needs somebody" in told.text
+    assert "solo (owner platform)" in told.text
+    assert "answered 401: Incorrect API key provided: it has been revoked." in told.text
+    assert "What to do: The key was revoked. Create an admin key: platform.openai.com" in told.text
+    assert "Nothing read since Nov 18 12:07 UTC (6 h)." in told.text
     assert "stopped: key rejected" in told.row("solo")
-    assert "Data is late" not in told.words
-    assert told.words.index("What to do") < told.words.index("This month")
+    assert "Data is late" not in told.text
+    assert told.text.index("What to do") < told.text.index("This month")
 
 
 def test_a_provider_that_is_down_is_one_problem(tmp_path: Path) -> None:
     """However many of an account's reports fail in the same way, it has one problem, with every answer in it."""
-    with play(tmp_path, lone("openai")) as it:
-        it.simulator.fault("solo", "server_error")
-        it.settle()
-        told = page(it)
+    with start_small_system(tmp_path, make_account("openai")) as system:
+        system.simulator.add_fault("solo", "server_error")
+        system.poll_until_idle()
+        told = fetch_page(system)
     assert told.html.count('class="problem"') == 1
     assert "failing: unavailable" in told.row("solo")
-    assert "It is asked again by itself." in told.words
-    assert "Nothing was ever read." in told.words
-    assert "/organization/costs answered 500" in told.words
+    assert "It is asked again by itself." in told.text
+    assert "Nothing was ever read." in told.text
+    assert "/organization/costs answered 500" in told.text
 
 
 def test_late_data_is_a_notice(tmp_path: Path) -> None:
     """A watermark more than four hours old is told, though nothing has failed."""
-    with play(tmp_path, lone("anthropic")) as it:
-        it.settle()
-        it.clock.now += 5 * HOUR
-        told = page(it)
-    assert "1 account, none fails; 1 with late data" in told.words
-    assert re.search(r"Data is late: solo \(complete until Nov 18 1[12]:00, \d h ago\)", told.words)
+    with start_small_system(tmp_path, make_account("anthropic")) as system:
+        system.poll_until_idle()
+        system.clock.now += 5 * HOUR
+        told = fetch_page(system)
+    assert "1 account, none fails; 1 with late data" in told.text
+    assert re.search(r"Data is late: solo \(complete until Nov 18 1[12]:00, \d h ago\)", told.text)
     assert "up, data late" in told.row("solo")
 
 
 def test_tokens_without_a_price_are_a_notice(tmp_path: Path) -> None:
     """A model that nobody knows a price of is told with its tokens of today and what to do."""
-    secret = Stream("proj_web", "gpt-99-secret", api_key="key_web", size=50, shape="steady")
-    account, clock = replace(lone("openai"), streams=(*lone("openai").streams, secret)), Clock()
-    with stage(tmp_path, World([account], clock, began=midnight(NOON)), clock, history="1d") as it, it.running():
-        it.settle()
-        told, tokens = page(it), it.value("ai_account_unpriced_tokens", model="gpt-99-secret")
-    assert f"No price known today: gpt-99-secret of solo ({tokens:,.0f} tokens)." in told.words
-    assert "give the price in prices:" in told.words
+    secret = Stream("proj_web", "gpt-99-secret", api_key="key_web", daily_requests=50, load_profile="steady")
+    account, clock = replace(make_account("openai"), streams=(*make_account("openai").streams, secret)), Clock()
+    with (
+        start_system(tmp_path, World([account], clock, start_time=midnight(NOON)), clock, history="1d") as system,
+        system.run_exporter(),
+    ):
+        system.poll_until_idle()
+        told, tokens = fetch_page(system), system.value("ai_account_unpriced_tokens", model="gpt-99-secret")
+    assert f"No price known today: gpt-99-secret of solo ({tokens:,.0f} tokens)." in told.text
+    assert "give the price in prices:" in told.text
 
 
-def test_folded_series_are_a_notice(tmp_path: Path) -> None:
+def test_aggregated_series_are_a_notice(tmp_path: Path) -> None:
     """Where series are shown as `other` their number is told, and the models keep their own names."""
-    with play(tmp_path, lone("cursor"), max_series="1") as it:
-        it.settle()
-        told, folded = page(it), it.value("ai_account_folded_series")
-    assert f"Series folded into other: solo ({folded:.0f} series)." in told.words
+    with start_small_system(tmp_path, make_account("cursor"), max_series="1") as system:
+        system.poll_until_idle()
+        told, folded = fetch_page(system), system.value("ai_account_aggregated_series")
+    assert f"Series folded into other: solo ({folded:.0f} series)." in told.text
     assert "claude-5-sonnet" in told.html
 
 
 def test_a_corrected_day_is_marked(tmp_path: Path) -> None:
     """A bill that was changed has a star, and the first amount stands beside it."""
-    with play(tmp_path, lone("openai")) as it:
-        it.settle()
+    with start_small_system(tmp_path, make_account("openai")) as system:
+        system.poll_until_idle()
         day = midnight(NOON) - 2 * DAY
-        before = dollars(it, "ai_cost_daily_usd", date=f"{day:%Y-%m-%d}")
-        it.world.restate("solo", day, 1.5)
-        it.later(65 * timedelta(minutes=1))
-        told, now = page(it), dollars(it, "ai_cost_daily_usd", date=f"{day:%Y-%m-%d}")
-    assert f"Mon 11-16 {now}* billed, corrected, first {before}" in told.words
-    assert "Wed 11-18 ≈ $" in told.words
-    assert "Thu 11-12 ? not read" in told.words
+        before = format_metric(system, "ai_cost_daily_usd", date=f"{day:%Y-%m-%d}")
+        system.world.restate("solo", day, 1.5)
+        system.advance(65 * timedelta(minutes=1))
+        told, now = fetch_page(system), format_metric(system, "ai_cost_daily_usd", date=f"{day:%Y-%m-%d}")
+    assert f"Mon 11-16 {now}* billed, corrected, first {before}" in told.text
+    assert "Wed 11-18 ≈ $" in told.text
+    assert "Thu 11-12 ? not read" in told.text
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     """A model, an owner or a budget that is called like a script is shown, not run."""
-    one = lone("cursor")
+    one = make_account("cursor")
     odd = replace(one, streams=tuple(replace(stream, model=HOSTILE) for stream in one.streams))
-    with play(tmp_path, odd) as it:
-        it.change("solo", lambda account: replace(account, owner=HOSTILE))
-        it.config = replace(it.config, budgets=(Budget(HOSTILE, HOSTILE, "day", Decimal(5), {"model": HOSTILE}),))
-        it.app.apply(it.config)
-        it.settle()
-        told = page(it)
-    assert told.words.count(HOSTILE) == 5
+    with start_small_system(tmp_path, odd) as system:
+        system.change_account("solo", lambda account: replace(account, owner=HOSTILE))
+        system.config = replace(
+            system.config, budgets=(Budget(HOSTILE, HOSTILE, "day", Decimal(5), {"model": HOSTILE}),)
+        )
+        system.app.apply(system.config)
+        system.poll_until_idle()
+        told = fetch_page(system)
+    assert told.text.count(HOSTILE) == 5
     assert "script" not in told.tags
 
 
 def test_what_a_provider_says_is_text() -> None:
     """The provider's words, advice, reports and states cannot become tags either."""
-    trouble = Trouble(HOSTILE, HOSTILE, (HOSTILE, HOSTILE), HOSTILE, (HOSTILE,), None)
-    told = Page(html(Facts(NOON, (account(HOSTILE, troubles=(trouble,), unpriced={HOSTILE: 5}),), ())))
+    trouble = AccountProblem(HOSTILE, HOSTILE, (HOSTILE, HOSTILE), HOSTILE, (HOSTILE,), None)
+    told = ParsedPage(
+        render_page(PageData(NOON, (make_page_account(HOSTILE, troubles=(trouble,), unpriced={HOSTILE: 5}),), ()))
+    )
     assert "script" not in told.tags
-    assert told.words.count(HOSTILE) > 8
+    assert told.text.count(HOSTILE) > 8
 
 
-def account(
-    name: str = "solo", *, troubles: tuple[Trouble, ...] = (), unpriced: dict[str, int] | None = None
-) -> Account:
+def make_page_account(
+    name: str = "solo", *, troubles: tuple[AccountProblem, ...] = (), unpriced: dict[str, int] | None = None
+) -> AccountRow:
     """Return an account that was read and used nothing, or that has troubles."""
-    return Account(
+    return AccountRow(
         name=name,
         provider="openai",
         owner="platform",
         state="bad" if troubles else "good",
-        words="failing" if troubles else "up",
+        state_text="failing" if troubles else "up",
         today=0,
         month=0,
         month_billed=0,
         complete_until=NOON - HOUR,
-        synced=NOON,
+        last_sync=NOON,
         days={midnight(NOON): None},
         models={},
         unpriced=unpriced or {},
-        folded=0,
+        aggregated_series=0,
         late=False,
-        troubles=troubles,
+        problems=troubles,
     )
 
 
 def test_many_problems_unfold() -> None:
     """Of a thousand failing accounts twenty problems are open and the rest unfolds; the health line counts them."""
     every = tuple(
-        account(f"a{number:04}", troubles=(Trouble(f"a{number:04}", "", ("down",), "", (), NOON),))
+        make_page_account(f"a{number:04}", troubles=(AccountProblem(f"a{number:04}", "", ("down",), "", (), NOON),))
         for number in range(1000)
     )
-    told = Page(html(Facts(NOON, every, ())))
-    assert "1,000 of 1,000 accounts need somebody" in told.words
+    told = ParsedPage(render_page(PageData(NOON, every, ())))
+    assert "1,000 of 1,000 accounts need somebody" in told.text
     assert told.html.partition("980 more")[0].count('class="problem"') == 20
 
 
@@ -322,9 +335,9 @@ def test_many_problems_unfold() -> None:
         (-5, 0, "on pace"),
     ],
 )
-def test_how_a_budget_stands(spent: int, forecast: int | None, state: str) -> None:
+def test_budget_status(spent: int, forecast: int | None, state: str) -> None:
     """Nearly spent from 80 % on, exceeded above 100 %, as the alert rules have it; below that the forecast counts."""
-    assert budget_state(Standing(1000, spent, forecast, {}, None))[1] == state
+    assert budget_state(BudgetStatus(1000, spent, forecast, {}, None))[1] == state
 
 
 def test_when_a_budget_runs_out() -> None:
@@ -333,8 +346,8 @@ def test_when_a_budget_runs_out() -> None:
 
     def bar(spent: int, hours: int) -> str:
         at = floor(NOON, DAY) + hours * HOUR
-        standing = Standing(10 * NANO, spent * NANO, 12 * NANO, {}, at)
-        return budgets([Told(budget, period_of("day", NOON), standing)], NOON)
+        standing = BudgetStatus(10 * NANO, spent * NANO, 12 * NANO, {}, at)
+        return render_budget_bars([EvaluatedBudget(budget, current_period("day", NOON), standing)], NOON)
 
     assert "runs out Nov 18 20:00 UTC, in 7 h" in bar(5, 20)
     assert "ran out Nov 18 10:00 UTC, 2 h ago" in bar(11, 10)
@@ -345,13 +358,13 @@ def test_when_a_budget_runs_out() -> None:
 
 def test_a_day_may_be_half_billed_or_a_credit() -> None:
     """A day of two accounts of which one is billed tells both parts; a credit is told and nothing is drawn of it."""
-    half, credit = Bar(NOON, 2 * NANO, NANO, told=True), Bar(NOON, -NANO, 0, told=True)
-    assert words(half, running=False) == "2026-11-18: $3.00, $2.00 billed, $1.00 estimated"
-    assert words(credit, running=False) == "2026-11-18: -$1.00, billed"
-    assert words(Bar(NOON, 0, 0, told=True), running=False) == "2026-11-18: $0.00, nothing used"
-    assert words(Bar(NOON, 0, 0, told=False), running=False) == "2026-11-18: not read, nobody was asked"
-    assert chart([half, half]).count('class="billed"') == chart([half, half]).count('class="open"') == 3
-    assert 'height="-' not in chart([credit, credit])
+    half, credit = Bar(NOON, 2 * NANO, NANO, has_data=True), Bar(NOON, -NANO, 0, has_data=True)
+    assert describe_bar(half, running=False) == "2026-11-18: $3.00, $2.00 billed, $1.00 estimated"
+    assert describe_bar(credit, running=False) == "2026-11-18: -$1.00, billed"
+    assert describe_bar(Bar(NOON, 0, 0, has_data=True), running=False) == "2026-11-18: $0.00, nothing used"
+    assert describe_bar(Bar(NOON, 0, 0, has_data=False), running=False) == "2026-11-18: not read, nobody was asked"
+    assert render_chart([half, half]).count('class="billed"') == render_chart([half, half]).count('class="open"') == 3
+    assert 'height="-' not in render_chart([credit, credit])
 
 
 @pytest.mark.parametrize(
@@ -367,32 +380,38 @@ def test_a_day_may_be_half_billed_or_a_credit() -> None:
 )
 def test_the_scale_has_round_amounts(most: float, told: list[float]) -> None:
     """The scale goes from 0 to at least the highest day in at most five round steps."""
-    assert ticks(round(most * NANO)) == [round(one * NANO) for one in told]
+    assert axis_ticks(round(most * NANO)) == [round(one * NANO) for one in told]
 
 
 def test_how_amounts_read() -> None:
     """Dollars have commas and cents, and no cent is negative that rounds to nothing."""
-    assert money(1_234_567_890_000) == "$1,234.57"
-    assert money(-70_000_000) == "-$0.07"
-    assert money(-1) == "$0.00"
-    assert [percent(one, 1000) for one in (0, 4, 99, 100, 12_345)] == ["0 %", "0.4 %", "9.9 %", "10 %", "1,234 %"]
-    assert percent(1, 0) == "0 %"
+    assert format_money(1_234_567_890_000) == "$1,234.57"
+    assert format_money(-70_000_000) == "-$0.07"
+    assert format_money(-1) == "$0.00"
+    assert [format_percent(one, 1000) for one in (0, 4, 99, 100, 12_345)] == [
+        "0 %",
+        "0.4 %",
+        "9.9 %",
+        "10 %",
+        "1,234 %",
+    ]
+    assert format_percent(1, 0) == "0 %"
     spans = (timedelta(seconds=40), timedelta(minutes=25), 7 * HOUR, 50 * HOUR, -HOUR)
-    assert [lasting(one) for one in spans] == ["40 s", "25 min", "7 h", "2 days", "0 s"]
+    assert [format_duration(one) for one in spans] == ["40 s", "25 min", "7 h", "2 days", "0 s"]
 
 
 def test_no_account_at_all() -> None:
     """An empty configuration has a page that says so."""
-    assert "No account is configured" in Page(html(Facts(NOON, (), ()))).words
+    assert "No account is configured" in ParsedPage(render_page(PageData(NOON, (), ()))).text
 
 
 def test_two_hundred_accounts_take_no_second(tmp_path: Path) -> None:
     """The page of 200 accounts with thirty days each is written in less than a second."""
-    app = crowd(tmp_path, {f"a{number:03}": 8 for number in range(200)})
+    app = build_app(tmp_path, {f"a{number:03}": 8 for number in range(200)})
     try:
         began = time.perf_counter()
-        told = Page(app.views().landing())
+        told = ParsedPage(app.handlers().landing_page())
         assert time.perf_counter() - began < 1
     finally:
         app.stop()
-    assert "200 accounts" in told.words
+    assert "200 accounts" in told.text
