@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -45,6 +45,17 @@ class Row:
 
     meter: str
     value: int
+    workspace: str = ""
+    model: str = ""
+    tier: str = ""
+    api_key: str = ""
+    item: str = ""
+
+
+class RowLabels(NamedTuple):
+    """What identifies a row within its bucket: everything but its value."""
+
+    meter: str
     workspace: str = ""
     model: str = ""
     tier: str = ""

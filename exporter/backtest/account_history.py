@@ -107,7 +107,7 @@ class AccountHistory:
         family = {"cost": HOURLY_COST, "requests": HOURLY_REQUESTS, "tokens": HOURLY_TOKENS}[quantity]
         found: dict[str, array[int]] = {}
         for (place, _), series in self._series(family).items():
-            name = self.history_account.label_mapper.label_values((place[0], "", "", ""))[0]
+            name = self.history_account.label_mapper.workspace_name(place[0])
             text = format_labels((*ACCOUNT_LABELS, "workspace"), (self.account.provider, self.account.name, name))
             found[text] = (
                 array("q", map(sum, zip(found[text], series.values, strict=True))) if text in found else series.values

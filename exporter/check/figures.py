@@ -10,14 +10,13 @@ from functools import reduce
 from operator import add
 
 from exporter.ledger import Ledger
-from exporter.ledger.series import Labels
-from exporter.metrics.labels import LabelMapper
 from exporter.metrics.spend import build_label_mapper
-from exporter.model import COST, DAY, REQUESTS, TOKEN_METERS, UNIT_METERS
+from exporter.model import COST, DAY, REQUESTS, TOKEN_METERS, UNIT_METERS, RowLabels
 from exporter.pricing.valuer import LedgerAccount
+from exporter.snapshot.labels import LabelMapper
 from exporter.windows import TimeRange, floor, slots
 
-RowValues = list[tuple[Labels, int]]
+RowValues = list[tuple[RowLabels, int]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from datetime import datetime
 from exporter.ledger import Ledger
 from exporter.ledger.hours import add_hourly_values
 from exporter.metrics.families import ACCOUNT_LABELS, HOURLY_COST, HOURLY_TOKENS, SPEND_LABELS, Family
-from exporter.metrics.labels import LabelMapper, SpendLabels
 from exporter.model import DAY, HOUR, REQUESTS, TOKEN_METERS
 from exporter.pricing.valuer import LedgerAccount
+from exporter.snapshot.labels import LabelMapper, SpendLabels
 
 HistorySeriesKey = tuple[SpendLabels, str]
 """Where a row is shown, and the type of its tokens; all in ids."""

@@ -9,9 +9,9 @@ from datetime import datetime
 from hashlib import blake2b
 
 from exporter.ledger.day_versions import DayVersions
-from exporter.ledger.series import Labels, SeriesIndex, labels, row_of
+from exporter.ledger.series import SeriesIndex, labels, row_of
 from exporter.ledger.store import Store, fetch_json, to_json
-from exporter.model import DAY, GAUGE_METERS, HOUR, Bucket, Row, utc
+from exporter.model import DAY, GAUGE_METERS, HOUR, Bucket, Row, RowLabels, utc
 from exporter.windows import TimeRange, floor
 
 Point = tuple[int, int]
@@ -90,7 +90,7 @@ class Buckets:
         db: sqlite3.Connection,
         account: int,
         report: str,
-        sums: Mapping[datetime, Mapping[Labels, int]],
+        sums: Mapping[datetime, Mapping[RowLabels, int]],
         time_range: TimeRange,
     ) -> BucketUpdate:
         """Add to buckets and widen the coverage, in the caller's transaction; `note` what is returned after its end."""
@@ -156,9 +156,9 @@ class Buckets:
             hours.setdefault(hour, []).append(row_of(known[number], value))
         return hours
 
-    def units(self, account: int, reports: Sequence[str], time_range: TimeRange) -> dict[Labels, int]:
+    def units(self, account: int, reports: Sequence[str], time_range: TimeRange) -> dict[RowLabels, int]:
         """Return the sum of every series over a span; of a stock (bytes) the largest hour."""
-        totals: dict[Labels, int] = {}
+        totals: dict[RowLabels, int] = {}
         with self._store.read() as db:
             for report in reports:
                 sums = fetch_json(
@@ -195,8 +195,8 @@ def _start_of_day(start: int) -> int:
     return _timestamp(floor(utc(start), DAY))
 
 
-def _totals(rows: Iterable[Row]) -> dict[Labels, int]:
-    totals: dict[Labels, int] = {}
+def _totals(rows: Iterable[Row]) -> dict[RowLabels, int]:
+    totals: dict[RowLabels, int] = {}
     for row in rows:
         one = labels(row)
         totals[one] = totals.get(one, 0) + row.value

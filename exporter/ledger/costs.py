@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 from exporter.ledger.day_versions import DayVersions
-from exporter.ledger.series import Labels, SeriesIndex, labels
+from exporter.ledger.series import SeriesIndex, labels
 from exporter.ledger.store import Store, fetch_json, to_json
-from exporter.model import DAY, HOUR, Row, utc
+from exporter.model import DAY, HOUR, Row, RowLabels, utc
 from exporter.windows import TimeRange
 
 _DAY_SECONDS = int(DAY.total_seconds())
@@ -107,7 +107,7 @@ class Costs:
             )
         self._day_versions.increment(account, [start])
 
-    def total(self, account: int, time_range: TimeRange) -> dict[Labels, int]:
+    def total(self, account: int, time_range: TimeRange) -> dict[RowLabels, int]:
         """Return nano-USD per labels over a span."""
         with self._store.read() as db:
             sums = fetch_json(

@@ -12,9 +12,9 @@ from hashlib import blake2b
 from typing import Literal
 
 from exporter.ledger.buckets import Buckets
-from exporter.ledger.series import Labels, labels
+from exporter.ledger.series import labels
 from exporter.ledger.store import Store, to_json
-from exporter.model import HOUR, UsageEvent
+from exporter.model import HOUR, RowLabels, UsageEvent
 from exporter.windows import TimeRange, floor
 
 EVENTS_REPORT_NAME = "events"
@@ -24,7 +24,7 @@ Outcome = Literal["accepted", "duplicate", "conflict"]
 """Counted now; counted before, in the same words; not counted: its id was given to something else before."""
 
 _DELETE_BATCH_SIZE = 10_000
-_HourlySums = dict[datetime, dict[Labels, int]]
+_HourlySums = dict[datetime, dict[RowLabels, int]]
 
 
 class Events:

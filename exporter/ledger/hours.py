@@ -9,17 +9,17 @@ from datetime import datetime
 
 from exporter.ledger.costs import ROLLED_UP
 from exporter.ledger.day_versions import DayVersions
-from exporter.ledger.series import Labels, SeriesIndex
+from exporter.ledger.series import SeriesIndex
 from exporter.ledger.store import Store, fetch_json
-from exporter.model import DAY, HOUR, utc
+from exporter.model import DAY, HOUR, RowLabels, utc
 from exporter.windows import TimeRange
 
 _DAY_SECONDS = int(DAY.total_seconds())
 _HOUR_SECONDS = int(HOUR.total_seconds())
 
 
-HourlyValues = Mapping[Labels, Sequence[int]]
-"""Labels -> nano-USD or units of the hours 0..23 of a UTC day; one value where only the day's sum is kept."""
+HourlyValues = Mapping[RowLabels, Sequence[int]]
+"""RowLabels -> nano-USD or units of the hours 0..23 of a UTC day; one value where only the day's sum is kept."""
 
 
 class Hours:
@@ -45,7 +45,7 @@ class Hours:
             )
         return [utc(start) for start in found]
 
-    def labels(self, account: int, reports: Sequence[str]) -> list[Labels]:
+    def labels(self, account: int, reports: Sequence[str]) -> list[RowLabels]:
         """Return every set of labels that these reports of the account ever told, or that it was valued under."""
         with self._store.read() as db:
             return self._series.all_labels(db, account, ("", *reports))
@@ -61,7 +61,7 @@ class Hours:
 
     def units(self, account: int, reports: Sequence[str], day: datetime) -> HourlyValues:
         """Return units of all these reports."""
-        start, told = int(day.timestamp()), dict[Labels, Sequence[int]]()
+        start, told = int(day.timestamp()), dict[RowLabels, Sequence[int]]()
         with self._store.read() as db:
             rolled = fetch_json(
                 db,

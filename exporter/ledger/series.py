@@ -7,20 +7,17 @@ import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from exporter.ledger.store import Store, fetch_json, to_json
-from exporter.model import Row
-
-Labels = tuple[str, str, str, str, str, str]
-"""A row without its value: meter, workspace, model, tier, api_key, item."""
+from exporter.model import Row, RowLabels
 
 _COLUMNS = "meter, workspace, model, tier, api_key, item"
 
 
-def labels(row: Row) -> Labels:
+def labels(row: Row) -> RowLabels:
     """Return what tells a row apart from the others of its bucket."""
-    return (row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
+    return RowLabels(row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
 
 
-def row_of(labels: Labels, value: int) -> Row:
+def row_of(labels: RowLabels, value: int) -> Row:
     """Put labels and a value together again."""
     return Row(labels[0], value, *labels[1:])
 
@@ -32,7 +29,7 @@ class SeriesIndex:
         self._store = store
         self._lock = threading.Lock()
         self._accounts: dict[tuple[str, str], int] = {}
-        self._labels: dict[tuple[int, str], dict[int, Labels]] = {}
+        self._labels: dict[tuple[int, str], dict[int, RowLabels]] = {}
 
     def register_account(self, name: str, provider: str) -> int:
         """Return the account's number. An account that changes its provider is another account."""
@@ -52,8 +49,8 @@ class SeriesIndex:
         return None if found is None else int(found[0])
 
     def intern_labels(
-        self, db: sqlite3.Connection, account: int, report: str, label_sets: Collection[Labels]
-    ) -> dict[Labels, int]:
+        self, db: sqlite3.Connection, account: int, report: str, label_sets: Collection[RowLabels]
+    ) -> dict[RowLabels, int]:
         """Return the numbers of labels, inside the caller's transaction; `report` is empty for valued cost."""
         known = _invert(self._labels.get((account, report), {}))
         if all(one in known for one in label_sets):
@@ -69,26 +66,26 @@ class SeriesIndex:
         )
         return _invert(_read_labels(db, account, report))
 
-    def labels(self, db: sqlite3.Connection, account: int, report: str, ids: Iterable[int]) -> Mapping[int, Labels]:
+    def labels(self, db: sqlite3.Connection, account: int, report: str, ids: Iterable[int]) -> Mapping[int, RowLabels]:
         """Return the labels of numbers that the reader's view holds, and of others of the same report."""
         known = self._labels.get((account, report), {})
         if any(number not in known for number in ids):
             known = self._labels[account, report] = _read_labels(db, account, report)
         return known
 
-    def all_labels(self, db: sqlite3.Connection, account: int, reports: Sequence[str]) -> list[Labels]:
+    def all_labels(self, db: sqlite3.Connection, account: int, reports: Sequence[str]) -> list[RowLabels]:
         """Return every set of labels that these reports of an account ever had."""
         query = (
             f"SELECT json_group_array(json_array({_COLUMNS})) FROM series"
             " WHERE account = ? AND report IN (SELECT value FROM json_each(?))"
         )
-        return [tuple(told) for told in fetch_json(db, query, (account, to_json(reports)))]
+        return [RowLabels(*told) for told in fetch_json(db, query, (account, to_json(reports)))]
 
 
-def _invert(labels_by_id: Mapping[int, Labels]) -> dict[Labels, int]:
+def _invert(labels_by_id: Mapping[int, RowLabels]) -> dict[RowLabels, int]:
     return {told: number for number, told in labels_by_id.items()}
 
 
-def _read_labels(db: sqlite3.Connection, account: int, report: str) -> dict[int, Labels]:
+def _read_labels(db: sqlite3.Connection, account: int, report: str) -> dict[int, RowLabels]:
     query = f"SELECT json_group_array(json_array(id, {_COLUMNS})) FROM series WHERE account = ? AND report = ?"
-    return {number: tuple(told) for number, *told in fetch_json(db, query, (account, report))}
+    return {number: RowLabels(*told) for number, *told in fetch_json(db, query, (account, report))}

@@ -21,11 +21,11 @@ from exporter.metrics.crosscheck import render_crosscheck
 from exporter.metrics.exposition import Page, SampleLines, Section, assemble
 from exporter.metrics.families import ACCOUNT_FAMILIES, SPEND_FAMILIES
 from exporter.metrics.hourly_totals import HourlyTotalsReader, matching_budgets
-from exporter.metrics.labels import LabelMapper
 from exporter.metrics.signals import Signal, render_signals
 from exporter.metrics.spend import render_spend
 from exporter.model import HOUR
 from exporter.polling.account_state import AccountState
+from exporter.snapshot.labels import LabelMapper
 from exporter.windows import floor
 
 ASSEMBLY_BACKOFF_FACTOR = 10

@@ -12,10 +12,9 @@ from exporter.analysis.budgets import matches
 from exporter.config.configuration import Account, Budget
 from exporter.ledger import Ledger
 from exporter.ledger.hours import add_hourly_values
-from exporter.ledger.series import Labels
-from exporter.metrics.labels import LabelMapper, SpendLabels, to_spend_labels
-from exporter.model import DAY, HOUR, REQUESTS, TOKEN_METERS
+from exporter.model import DAY, HOUR, REQUESTS, TOKEN_METERS, RowLabels
 from exporter.polling.account_state import AccountState
+from exporter.snapshot.labels import LabelMapper, SpendLabels, to_spend_labels
 from exporter.windows import DAYS_EXPORTED, days_back, floor, slots
 
 HourlySums = dict[str, Sequence[int]]
@@ -147,7 +146,7 @@ class BudgetMatcher:
     names: Mapping[str, str]
     _matches: dict[SpendLabels, list[str]] = field(default_factory=dict)
 
-    def match(self, labels: Labels) -> list[str]:
+    def match(self, labels: RowLabels) -> list[str]:
         """Return the names of the budgets; they count a model that is folded under its own name."""
         one = to_spend_labels(labels)
         if one not in self._matches:

@@ -20,9 +20,9 @@ from exporter.metrics.families import (
     Family,
 )
 from exporter.metrics.hourly_totals import HourlyTotals
-from exporter.metrics.labels import LabelMapper
 from exporter.model import HOUR, NANO
 from exporter.polling.account_state import AccountState
+from exporter.snapshot.labels import LabelMapper
 from exporter.windows import calendar_windows, floor
 
 MIN_COST_DEVIATION = 1 * NANO
@@ -66,7 +66,7 @@ def render_signals(
         return render_samples(
             family,
             (
-                (format_labels(family.labels, (*values, label_mapper.label_values((one, "", "", ""))[0])), tell(value))
+                (format_labels(family.labels, (*values, label_mapper.workspace_name(one))), tell(value))
                 for one, value in told
                 if value is not None
             ),
@@ -97,7 +97,7 @@ def render_signals(
         chunks[expected] = lines(expected, ((one, two.expected) for one, two in told.items()))
         chunks[high] = lines(high, ((one, two.upper_bound) for one, two in told.items()))
     signals = (
-        Signal(*values, label_mapper.label_values((one, "", "", ""))[0], newest, spent, told.expected, told.upper_bound)
+        Signal(*values, label_mapper.workspace_name(one), newest, spent, told.expected, told.upper_bound)
         for one, told in cost.items()
         if (spent := hourly_totals.cost[one].at(newest)) > told.upper_bound
     )

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 
 from exporter.ledger import Ledger
-from exporter.ledger.series import Labels
 from exporter.metrics.exposition import format_labels, format_usd, render_samples
 from exporter.metrics.families import (
     ACCOUNT_LABELS,
@@ -24,15 +23,15 @@ from exporter.metrics.families import (
     UNPRICED_TOKENS,
     Family,
 )
-from exporter.metrics.labels import LabelMapper, SpendLabels, to_spend_labels
 from exporter.model import COST as COST_METER
-from exporter.model import DAY, TOKEN_METERS, UNIT_METERS
+from exporter.model import DAY, TOKEN_METERS, UNIT_METERS, RowLabels
 from exporter.model import REQUESTS as REQUESTS_METER
 from exporter.polling.account_state import AccountState
 from exporter.pricing.valuer import LedgerAccount
+from exporter.snapshot.labels import LabelMapper, SpendLabels, to_spend_labels
 from exporter.windows import DAYS_EXPORTED, TimeRange, calendar_windows, days_back, floor, slots
 
-RowTotals = Mapping[Labels, int]
+RowTotals = Mapping[RowLabels, int]
 SpendSeriesKey = tuple[str, str, str, str, str]
 """A combination and, for tokens and units, the meter."""
 
@@ -103,19 +102,19 @@ class _SpendRenderer:
         self._recent_rows = (*cost, *units)
         self._label_texts: dict[SpendLabels, str] = {}
 
-    def cost_series(self, labels: Labels) -> SpendSeriesKey | None:
+    def cost_series(self, labels: RowLabels) -> SpendSeriesKey | None:
         """Return where money is shown."""
         return (*self.label_mapper.remap(labels), "") if labels[0] == COST_METER else None
 
-    def tokens_series(self, labels: Labels) -> SpendSeriesKey | None:
+    def tokens_series(self, labels: RowLabels) -> SpendSeriesKey | None:
         """Return where tokens are shown: by type."""
         return (*self.label_mapper.remap(labels), f'type="{labels[0]}"') if labels[0] in TOKEN_METERS else None
 
-    def requests_series(self, labels: Labels) -> SpendSeriesKey | None:
+    def requests_series(self, labels: RowLabels) -> SpendSeriesKey | None:
         """Return where requests are shown."""
         return (*self.label_mapper.remap(labels), "") if labels[0] == REQUESTS_METER else None
 
-    def units_series(self, labels: Labels) -> SpendSeriesKey | None:
+    def units_series(self, labels: RowLabels) -> SpendSeriesKey | None:
         """Return where other units are shown: by unit, without tier and API key."""
         if labels[0] not in UNIT_METERS:
             return None
@@ -123,7 +122,7 @@ class _SpendRenderer:
         return (workspace, model, "", "", f'unit="{labels[0]}"')
 
     def render(
-        self, family: Family, series_of: Callable[[Labels], SpendSeriesKey | None], row_totals: RowTotals
+        self, family: Family, series_of: Callable[[RowLabels], SpendSeriesKey | None], row_totals: RowTotals
     ) -> bytes:
         """Return a family's lines: every series of late, with its sum in this window."""
         totals: dict[SpendSeriesKey, int] = {}
@@ -141,7 +140,7 @@ class _SpendRenderer:
         )
 
     def _format_series(self, series_key: SpendSeriesKey) -> str:
-        one, last = series_key[:4], series_key[4]
+        one, last = SpendLabels(*series_key[:4]), series_key[4]
         if one not in self._label_texts:
             rest = format_labels((*SPEND_LABELS[2:], "api_key"), self.label_mapper.label_values(one))
             self._label_texts[one] = f"{self.account_labels},{rest}" if rest else self.account_labels

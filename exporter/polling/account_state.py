@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from exporter.config.configuration import Account
 from exporter.ledger import Coverage, Ledger
 from exporter.model import Provider, Report, Secret
-from exporter.polling.health import Health
+from exporter.polling.health import Health, HealthSnapshot
 from exporter.polling.schedule import NAMES_REPORT, UNLIMITED, PartialRefresh, PollSettings, complete_until
 from exporter.pricing.valuer import LedgerAccount
 from exporter.windows import TimeRange
@@ -34,6 +34,20 @@ class Crosscheck:
     report: str
 
 
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    """One account at one moment: its configuration, its reports and its health."""
+
+    account: Account
+    ledger_account: LedgerAccount
+    reports: tuple[Report, ...]
+    """The reports that this account has: all but those that its plan does not support."""
+    polled_reports: tuple[Report, ...]
+    """The reports that are polled, names among them; empty for an account of pushed events."""
+    health: HealthSnapshot
+    crosschecks: tuple[Crosscheck, ...]
+
+
 @dataclass(slots=True, eq=False)
 class AccountState:
     """One account: what the configuration says of it, its book, and how it fares."""
@@ -44,6 +58,17 @@ class AccountState:
     key_rejected: bool = False
     """The key was rejected: nothing is asked until it changes."""
     crosschecks: tuple[Crosscheck, ...] = ()
+
+    def view(self) -> AccountView:
+        """Return the account as it is now."""
+        return AccountView(
+            account=self.account,
+            ledger_account=self.ledger_account,
+            reports=self.reports,
+            polled_reports=self.polled_reports,
+            health=self.health.snapshot(key_rejected=self.key_rejected),
+            crosschecks=self.crosschecks,
+        )
 
     @property
     def reports(self) -> tuple[Report, ...]:

@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from exporter.errors import ProviderError
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSnapshot:
+    """An account's health at one moment."""
+
+    polls: Mapping[str, int]
+    """By report."""
+    failures: Mapping[str, int]
+    """By reason."""
+    requests: Mapping[str, int]
+    """By HTTP status code, or `error` where no answer came."""
+    last_poll_seconds: Mapping[str, float]
+    """By report."""
+    problems: Mapping[str, ProviderError]
+    """By report: why its newest poll failed."""
+    pending_key_error: ProviderError | None
+    """Why a changed key is not used; the previous one still is."""
+    unsupported: frozenset[str]
+    """Optional reports that this account does not have."""
+    key_rejected: bool
+    """The key was rejected: nothing is polled until it changes."""
+
+    @property
+    def current_problems(self) -> list[ProviderError]:
+        """The present problems, by report's name."""
+        return [self.problems[report] for report in sorted(self.problems)]
 
 
 @dataclass(slots=True)
@@ -26,6 +54,22 @@ class Health:
     """Why a key that was put in the place of the working one is not used; the working one still is."""
     unsupported: dict[str, ProviderError] = field(default_factory=dict)
     """By optional report: why this account does not have it. Not a problem."""
+
+    def snapshot(self, *, key_rejected: bool) -> HealthSnapshot:
+        """Return a copy; safe while another thread records."""
+        failures: Counter[str] = Counter()
+        for (_, reason), count in self.failures.copy().items():
+            failures[reason] += count
+        return HealthSnapshot(
+            polls=self.polls.copy(),
+            failures=failures,
+            requests=self.requests.copy(),
+            last_poll_seconds=self.last_poll_seconds.copy(),
+            problems=self.problems.copy(),
+            pending_key_error=self.pending_key_error,
+            unsupported=frozenset(self.unsupported.copy()),
+            key_rejected=key_rejected,
+        )
 
     def current_problems(self) -> list[ProviderError]:
         """Return the problems that hold now, by report's name; safe while another thread changes them."""

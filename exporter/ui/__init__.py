@@ -12,8 +12,8 @@ from html import escape
 from exporter import __version__
 from exporter.ledger import Ledger
 from exporter.metrics.budgets import EvaluatedBudget
-from exporter.metrics.labels import LabelMapper
 from exporter.polling.account_state import AccountState
+from exporter.snapshot.labels import LabelMapper
 from exporter.ui.budgets import render_budget_bars as render_budget_bars
 from exporter.ui.chart import render_chart
 from exporter.ui.overview import render_health, render_notices, render_problems, render_totals

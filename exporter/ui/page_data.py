@@ -11,9 +11,9 @@ from typing import Literal
 from exporter.errors import KeyRejected, ProviderError
 from exporter.ledger import DayCost, Ledger
 from exporter.metrics.budgets import EvaluatedBudget
-from exporter.metrics.labels import LabelMapper, to_spend_labels
 from exporter.model import DAY, HOUR, ChangeEvent
 from exporter.polling.account_state import AccountState
+from exporter.snapshot.labels import LabelMapper, to_spend_labels
 from exporter.windows import TimeRange, calendar_windows, floor, slots
 
 MAX_WATERMARK_AGE = 4 * HOUR

@@ -10,12 +10,11 @@ from typing import Any
 
 from exporter.errors import PushError
 from exporter.ledger import Ledger
-from exporter.ledger.series import Labels
 from exporter.metrics.exposition import format_usd
-from exporter.metrics.labels import LabelMapper, to_spend_labels
 from exporter.metrics.signals import Signal
-from exporter.model import COST, DAY, REQUESTS, TOKEN_METERS, ChangeEvent
+from exporter.model import COST, DAY, REQUESTS, TOKEN_METERS, ChangeEvent, RowLabels
 from exporter.polling.account_state import AccountState
+from exporter.snapshot.labels import LabelMapper, to_spend_labels
 from exporter.windows import DAYS_EXPORTED, TimeRange, days_back, floor
 
 MAX_TOP_MODELS = 20
@@ -113,7 +112,7 @@ def build_summary(
     }
 
 
-def _row_totals(account_state: AccountState, ledger: Ledger, time_range: TimeRange) -> dict[Labels, int]:
+def _row_totals(account_state: AccountState, ledger: Ledger, time_range: TimeRange) -> dict[RowLabels, int]:
     reports = [report.name for report in account_state.ledger_account.usage_reports]
     units = ledger.buckets.units(account_state.ledger_account.id, reports, time_range)
     counted = {labels: value for labels, value in units.items() if labels[0] == REQUESTS or labels[0] in TOKEN_METERS}
@@ -121,7 +120,7 @@ def _row_totals(account_state: AccountState, ledger: Ledger, time_range: TimeRan
 
 
 def _groups(
-    account_state: AccountState, label_mapper: LabelMapper | None, labels: Labels
+    account_state: AccountState, label_mapper: LabelMapper | None, labels: RowLabels
 ) -> Iterable[tuple[str, Group]]:
     place = label_mapper.remap(labels) if label_mapper else to_spend_labels(labels)
     workspace, model, _, _ = label_mapper.label_values(place) if label_mapper else place

@@ -17,6 +17,7 @@ from exporter.history.remote_read import SAMPLE_BYTES, encode_day
 from exporter.history.remote_read_protocol import MAX_REQUEST_BYTES, MESSAGES, encode_varint
 from exporter.metrics.families import HISTORY_FAMILIES
 from exporter.model import DAY, HOUR, NANO, REQUESTS, Row
+from exporter.snapshot.labels import SpendLabels
 from tests.history.ledger_days import (
     DAY1,
     EQUAL,
@@ -266,7 +267,7 @@ def test_a_response_that_would_be_too_large_is_rejected(tmp_path: Path) -> None:
 def test_a_day_is_encoded_as_protobuf_would(told: dict[str, list[int]]) -> None:
     """The samples written at a stroke are, message by message, those of the protobuf library."""
     for shown, samples in encode_day(
-        DAY1, {(("", one, "", ""), ""): values for one, values in told.items()}, NANO
+        DAY1, {(SpendLabels("", one, "", ""), ""): values for one, values in told.items()}, NANO
     ).items():
         series = MESSAGES["TimeSeries"].FromString(samples)
         values = told[shown[0][1]]

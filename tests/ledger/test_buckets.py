@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter.ledger import Ledger
-from exporter.ledger.series import Labels
-from exporter.model import DAY, HOUR, Bucket, Row
+from exporter.model import DAY, HOUR, Bucket, Row, RowLabels
 from exporter.windows import TimeRange
 
 DAY1 = datetime(2026, 3, 1, tzinfo=UTC)
@@ -37,7 +36,7 @@ def hour_range(first: int, last: int) -> TimeRange:
     return TimeRange(DAY1 + first * HOUR, DAY1 + last * HOUR)
 
 
-def sum_units(ledger: Ledger, number: int) -> dict[Labels, int]:
+def sum_units(ledger: Ledger, number: int) -> dict[RowLabels, int]:
     """Every series with its sum over all time."""
     return ledger.buckets.units(number, ["use"], ALL_TIME)
 

@@ -11,11 +11,11 @@ import pytest
 
 from exporter.errors import LedgerError
 from exporter.ledger import Ledger, ValuedDay
-from exporter.model import COST, DAY, HOUR, Bucket, Row
+from exporter.model import COST, DAY, HOUR, Bucket, Row, RowLabels
 from exporter.windows import TimeRange
 
 DAY1 = datetime(2026, 3, 1, tzinfo=UTC)
-LABELS = ("output", "w", "m", "", "", "")
+LABELS = RowLabels("output", "w", "m", "", "", "")
 
 
 @pytest.fixture

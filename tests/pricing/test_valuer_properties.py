@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.ledger import Ledger
-from exporter.ledger.series import Labels
-from exporter.model import COST, DAY, HOUR, Bucket, Report, Row
+from exporter.model import COST, DAY, HOUR, Bucket, Report, Row, RowLabels
 from exporter.pricing.list_prices import list_rates
 from exporter.pricing.valuer import LedgerAccount, Valuer
 from exporter.windows import TimeRange
@@ -68,7 +67,7 @@ class ValuedAccount:
         self.valuer.value_days(self.ledger_account, NOW)
         return bills
 
-    def cost_by_labels(self, day: datetime) -> dict[Labels, int]:
+    def cost_by_labels(self, day: datetime) -> dict[RowLabels, int]:
         """Return what a day costs, by labels."""
         return self.ledger.costs.total(self.ledger_account.id, TimeRange(day, day + DAY))
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.metrics.labels import OTHER, LabelMapper, SpendLabels, aggregate, to_spend_labels, unique_names
+from exporter.model import RowLabels
+from exporter.snapshot.labels import OTHER, LabelMapper, SpendLabels, aggregate, to_spend_labels, unique_names
 
-spend_labels = st.tuples(st.sampled_from("abcd"), st.sampled_from("mnopq"), st.sampled_from(["", "batch"]), st.just(""))
+spend_labels = st.builds(
+    SpendLabels, st.sampled_from("abcd"), st.sampled_from("mnopq"), st.sampled_from(["", "batch"]), st.just("")
+)
 
 
 @given(st.dictionaries(spend_labels, st.integers(0, 10**12)), st.sets(spend_labels, max_size=30), st.integers(1, 20))
@@ -18,38 +21,40 @@ def test_aggregation_keeps_every_sum_and_the_largest_names(
     places = LabelMapper.build(cost, known, {}, limit)
     shown: dict[SpendLabels, int] = {}
     for one, value in cost.items():
-        place = places.remap(("cost", *one, ""))
+        place = places.remap(RowLabels("cost", *one))
         shown[place] = shown.get(place, 0) + value
 
     assert sum(shown.values()) == sum(cost.values())
-    assert len({places.remap(("cost", *one, "")) for one in known | cost.keys()}) <= 2 * limit
+    assert len({places.remap(RowLabels("cost", *one)) for one in known | cost.keys()}) <= 2 * limit
     assert places.aggregated_series == max(0, len(cost) - limit)
     largest = sorted(cost, key=lambda one: (-cost[one], one))[:limit]
-    assert all(places.remap(("cost", *one, "")) == one for one in largest)
+    assert all(places.remap(RowLabels("cost", *one)) == one for one in largest)
 
 
 def test_aggregated_series_keep_their_workspace_where_bounded() -> None:
     """Folded series keep their workspace, so a workspace's sum stays what it is."""
-    cost = {("a", "m", "", ""): 9, ("a", "n", "", ""): 2, ("b", "m", "", ""): 1}
-    assert aggregate(cost, 2) == {("b", "m", "", ""): ("b", OTHER, "", "")}
+    cost = {SpendLabels("a", "m", "", ""): 9, SpendLabels("a", "n", "", ""): 2, SpendLabels("b", "m", "", ""): 1}
+    assert aggregate(cost, 2) == {SpendLabels("b", "m", "", ""): ("b", OTHER, "", "")}
 
 
 def test_inactive_series_are_aggregated_first() -> None:
     """An idle workspace of an active one's name gets its id's tail; idle series are the first to be folded."""
     names = {"proj_old111": "web", "proj_new222": "web", "proj_ccc333": "lab"}
-    lately = {("proj_new222", "m", "", ""): 1}
-    places = LabelMapper.build(lately, {("proj_old111", "m", "", ""), ("proj_ccc333", "m", "", "")}, names, 2)
-    assert places.label_values(("proj_new222", "m", "", "")) == ("web", "m", "", "")
-    assert places.label_values(("proj_old111", "m", "", "")) == ("web (old111)", "m", "", "")
-    assert places.label_values(("proj_ccc333", "m", "", "")) == ("lab", "m", "", "")
-    assert places.remap(("cost", "proj_old111", "m", "", "", "")) == ("proj_old111", OTHER, "", "")
+    lately = {SpendLabels("proj_new222", "m", "", ""): 1}
+    places = LabelMapper.build(
+        lately, {SpendLabels("proj_old111", "m", "", ""), SpendLabels("proj_ccc333", "m", "", "")}, names, 2
+    )
+    assert places.label_values(SpendLabels("proj_new222", "m", "", "")) == ("web", "m", "", "")
+    assert places.label_values(SpendLabels("proj_old111", "m", "", "")) == ("web (old111)", "m", "", "")
+    assert places.label_values(SpendLabels("proj_ccc333", "m", "", "")) == ("lab", "m", "", "")
+    assert places.remap(RowLabels("cost", "proj_old111", "m", "", "", "")) == ("proj_old111", OTHER, "", "")
     assert places.aggregated_series == 0
 
 
 def test_a_key_without_an_id_is_not_called_as_the_default_workspace() -> None:
     """The empty id is the default workspace's; where no API key is told, none is shown."""
-    places = LabelMapper.build({("", "m", "", ""): 1}, (), {"": "default"}, 9)
-    assert places.label_values(("", "m", "", "")) == ("default", "m", "", "")
+    places = LabelMapper.build({SpendLabels("", "m", "", ""): 1}, (), {"": "default"}, 9)
+    assert places.label_values(SpendLabels("", "m", "", "")) == ("default", "m", "", "")
 
 
 def test_workspaces_of_one_name_stay_apart() -> None:
@@ -65,4 +70,9 @@ def test_workspaces_of_one_name_stay_apart() -> None:
 
 def test_money_without_a_model_is_shown_under_its_item() -> None:
     """A bill row that no model explains is shown under the provider's own words for it."""
-    assert to_spend_labels(("cost", "w", "", "", "", "web search tool calls")) == ("w", "web search tool calls", "", "")
+    assert to_spend_labels(RowLabels("cost", "w", "", "", "", "web search tool calls")) == (
+        "w",
+        "web search tool calls",
+        "",
+        "",
+    )
