@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import blake2b
@@ -18,7 +18,7 @@ from exporter.config.configuration import Account, Config
 from exporter.config.keys import diagnose
 from exporter.config.keys import read_bearer_tokens as bearer_tokens
 from exporter.errors import ConfigError, LedgerError, PushError
-from exporter.history.hourly import HistoryAccount
+from exporter.history.hourly import HistoryAccount, history_accounts
 from exporter.history.remote_read import RemoteReadHandler
 from exporter.ledger import Ledger
 from exporter.logs import log_event
@@ -33,7 +33,7 @@ from exporter.metrics.families import (
     Family,
 )
 from exporter.metrics.self_metrics import SelfMetrics, ValuesByLabels
-from exporter.model import DAY, Provider, Secret
+from exporter.model import DAY, HOUR, Provider, Secret
 from exporter.polling.account_state import AccountState, PolledAccount
 from exporter.polling.health import Health
 from exporter.polling.poller import Poller
@@ -45,11 +45,13 @@ from exporter.providers import ProviderType
 from exporter.providers.http import ClientConfig
 from exporter.push.parse import MAX_EVENT_AGE, parse_change_event
 from exporter.push.service import Accepted, PushService
+from exporter.snapshot.store import SnapshotStore
 from exporter.ui import render_landing_page
 from exporter.ui.summary import build_summary, parse_days
 from exporter.web import Handlers
 from exporter.web.openapi import build_openapi_document
 from exporter.web.push_routes import PushHandlers
+from exporter.windows import floor
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +95,15 @@ class App:
         self._dependencies = dependencies
         self._ledger = Ledger(folder)
         self._valuer = Valuer(self._ledger, dependencies.price_list)
-        self._metrics_cache = MetricsCache(self._ledger, dependencies.clock, dependencies.monotonic)
+        self._metrics_cache = MetricsCache(dependencies.clock, dependencies.monotonic)
+        self.snapshots = SnapshotStore(self._ledger, dependencies.clock, on_change=self._metrics_cache.update)
+        """The newest snapshot of every account."""
+        self._hour: datetime | None = None
         self._poller = Poller(
             self._ledger, self._valuer, dependencies.clock, dependencies.monotonic, publish=self._publish
         )
         self._push_service = PushService(
-            self._ledger, self._valuer, dependencies.clock, dependencies.monotonic, publish=self._metrics_cache.update
+            self._ledger, self._valuer, dependencies.clock, dependencies.monotonic, publish=self.snapshots.update
         )
         self._push_service.on_new_account = self._update_accounts
         self._config: Config | None = None
@@ -141,15 +146,17 @@ class App:
         for member in changed:
             self._publish(member)
         for one in self._push_service.account_states:
-            if self._metrics_cache.get_label_mapper(one.account.identity) is None:
-                self._metrics_cache.update(one)
-        self._metrics_cache.refresh(force=True)
+            if self.snapshots.get(one.account.identity) is None:
+                self.snapshots.update(one)
+        self.refresh_metrics()
         self._reload_status.succeeded, self._reload_status.timestamp = True, self._dependencies.clock().timestamp()
 
     def _update_accounts(self) -> None:
         for name, member in self._polled_accounts.items():
             member.crosschecks = self._push_service.crosschecks(name)
-        self._metrics_cache.configure(self._exported_accounts(), self._config.budgets if self._config else ())
+        budgets = self._config.budgets if self._config else ()
+        removed = self.snapshots.configure(self._exported_accounts(), budgets)
+        self._metrics_cache.configure(budgets, removed)
 
     def _reload_tokens(self) -> None:
         """Take tokens over that have changed in their files; where one cannot be read, the old ones hold."""
@@ -199,13 +206,7 @@ class App:
         return Handlers(
             page=lambda: self._metrics_cache.page,
             self_metrics=lambda openmetrics: self._self_metrics.render(openmetrics=openmetrics),
-            landing_page=lambda: render_landing_page(
-                self._exported_accounts(),
-                self._ledger,
-                self._metrics_cache.get_label_mapper,
-                self._metrics_cache.evaluated_budgets,
-                self._dependencies.clock(),
-            ),
+            landing_page=self._landing_page,
             not_ready_reason=lambda: str(self.fatal or ""),
             remote_read=self._remote_read.handle,
             push=PushHandlers(
@@ -218,9 +219,24 @@ class App:
             reload=reload,
         )
 
+    def refresh_metrics(self) -> None:
+        """Assemble /metrics now, without the pause that follows the assembly of a large page."""
+        self._metrics_cache.refresh(force=True)
+
+    def _landing_page(self) -> str:
+        now = self._dependencies.clock()
+        change_events = self._ledger.change_events.recent(now)
+        return render_landing_page(self.snapshots.all(), self._metrics_cache.evaluated_budgets, change_events, now)
+
+    def _hour_changed(self) -> bool:
+        """Return True once per UTC hour: the windows have moved, so every account needs a new snapshot."""
+        hour = floor(self._dependencies.clock(), HOUR)
+        changed, self._hour = self._hour is not None and hour != self._hour, hour
+        return changed
+
     def tick(self) -> None:
         """Do what is due now: visits, the turn of the hour, the page."""
-        if self._metrics_cache.hour_changed():
+        if self._hour_changed():
             self._poller.on_hour_change()
             self._push_service.mark_all_changed()
         self._poller.tick()
@@ -237,9 +253,10 @@ class App:
     @property
     def up_to_date(self) -> bool:
         """Whether the newest poll of every report of every account succeeded and is on the page."""
+        snapshots = [self.snapshots.get(state.account.identity) for state in self._polled_accounts.values()]
         return (
             self.idle
-            and all(member.up(self._ledger) for member in self._polled_accounts.values())
+            and all(snapshot is not None and snapshot.up for snapshot in snapshots)
             and self._metrics_cache.up_to_date
         )
 
@@ -273,16 +290,10 @@ class App:
 
     def _publish(self, account_state: AccountState) -> None:
         if self._polled_accounts.get(account_state.account.name) is account_state:
-            self._metrics_cache.update(account_state)
+            self.snapshots.update(account_state)
 
-    def _history_accounts(self) -> Iterator[HistoryAccount]:
-        for member in self._exported_accounts():
-            places, until = (
-                self._metrics_cache.get_label_mapper(member.account.identity),
-                member.complete_until(self._ledger),
-            )
-            if places is not None and until is not None:
-                yield HistoryAccount(member.account.name, member.ledger_account, places, until)
+    def _history_accounts(self) -> list[HistoryAccount]:
+        return history_accounts(self.snapshots.all())
 
     def _self_metric_values(self) -> dict[Family, float | ValuesByLabels]:
         return {
@@ -314,12 +325,10 @@ class App:
             raise self._to_push_error(error) from error
 
     def _summary(self, days: str) -> Mapping[str, Any]:
-        now, board, asked = self._dependencies.clock(), self._metrics_cache, parse_days(days)
+        now, day_count = self._dependencies.clock(), parse_days(days)
         try:
-            deeds = self._ledger.change_events.recent(now)
-            return build_summary(
-                self._exported_accounts(), self._ledger, board.get_label_mapper, board.signals, deeds, asked, now
-            )
+            change_events = self._ledger.change_events.recent(now)
+            return build_summary(self.snapshots.all(), change_events, day_count, now)
         except LedgerError as error:
             raise self._to_push_error(error) from error
 

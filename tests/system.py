@@ -71,7 +71,7 @@ class System:
             self.app.tick()
             quiet = quiet + 1 if self.app.idle else 0
             threading.Event().wait(0.002)
-        self.app._metrics_cache.refresh(force=True)
+        self.app.refresh_metrics()
 
     def advance(self, duration: timedelta) -> None:
         """Let time pass and poll what is due then."""
@@ -88,8 +88,8 @@ class System:
         assert answer.status_code == 200
         ours, mark, fresh = answer.text.partition("# HELP python_gc")
         if self._parsed_page[0] != ours:
-            self._parsed_page = (ours, _parse(ours))
-        return self._parsed_page[1] | _parse(mark + fresh)
+            self._parsed_page = (ours, parse_samples(ours))
+        return self._parsed_page[1] | parse_samples(mark + fresh)
 
     def value(self, name: str, **labels: str) -> float | None:
         """Return the sum of a metric over the series with these labels; None where there is none."""
@@ -164,10 +164,9 @@ class System:
         marks = {
             dict(series)["report"]: value
             for series, value in self.samples()["ai_account_complete_until_timestamp_seconds"].items()
-            if ("account", account) in series
+            if {("account", account), ("kind", "usage")} <= series
         }
-        usage = [report.name for report in self.app._polled_accounts[account].reports if report.kind == "usage"]
-        complete = min(marks[name] for name in usage)
+        complete = min(marks.values())
         return calendar_windows(self.clock.now, datetime.fromtimestamp(complete, UTC))[window]
 
     def _workspace_name(self, account: str, workspace: str) -> str:
@@ -197,7 +196,8 @@ class System:
             self.app.stop()
 
 
-def _parse(text: str) -> Samples:
+def parse_samples(text: str) -> Samples:
+    """Parse sample lines: metric name -> labels -> value."""
     found: Samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

@@ -1,18 +1,20 @@
-"""The course of a scraped gauge over time, in the notation of promtool's unit tests."""
+"""The values of a scraped series over time, in the notation of promtool's unit tests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from decimal import Decimal
 
 STEP = timedelta(minutes=4)
-"""Between two scrapes: below the five minutes after which Prometheus no longer finds a sample."""
+"""Between two scrapes: shorter than the five minutes after which Prometheus considers a series stale."""
+_RESOLUTION = Decimal("1e-9")
+"""A nano-dollar."""
 
 
 @dataclass(slots=True)
 class PromtoolSeries:
-    """Values step by step; what stays the same is told once."""
+    """Values step by step; equal values in a row are written once."""
 
     selector: str
     """The series: name and labels."""
@@ -31,23 +33,23 @@ class PromtoolSeries:
         return bool(self._tokens) or self._last is not None
 
     def add_constant(self, count: int, value: str | None) -> None:
-        """Go on for some steps with one value; None: the series is not there."""
+        """Append `count` steps of one value; None where the series is absent."""
         if value != self._last and self._count:
             self._tokens.append(self._token())
             self._count = 0
         self._last, self._count = value, self._count + count
 
-    def add_ramp(self, count: int, start: int, increment: int, format_value: Callable[[int], str]) -> None:
-        """Go on for some steps that begin at a sum and rise evenly."""
-        if not increment or count < 2:
-            self.add_constant(count, format_value(start))
+    def add_ramp(self, count: int, first: str, last: str) -> None:
+        """Append `count` steps that rise or fall evenly from the first value to the last."""
+        start, difference = Decimal(first), Decimal(last) - Decimal(first)
+        if not difference or count < 2:
+            self.add_constant(count, first)
             return
         if self._count:
             self._tokens.append(self._token())
         self._last, self._count = None, 0
-        self._tokens.append(
-            f"{format_value(start)}{'-' if increment < 0 else '+'}{format_value(abs(increment))}x{count - 1}"
-        )
+        increment = (abs(difference) / (count - 1)).quantize(_RESOLUTION).normalize()
+        self._tokens.append(f"{start:f}{'-' if difference < 0 else '+'}{increment:f}x{count - 1}")
 
     def _token(self) -> str:
         if self._last is None:

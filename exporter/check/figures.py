@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
 from operator import add
 
-from exporter.ledger import Ledger
-from exporter.metrics.spend import build_label_mapper
-from exporter.model import COST, DAY, REQUESTS, TOKEN_METERS, UNIT_METERS, RowLabels
-from exporter.pricing.valuer import LedgerAccount
-from exporter.snapshot.labels import LabelMapper
+from exporter.model import DAY, TOKEN_METERS, UNIT_METERS, RowLabels
+from exporter.snapshot.account_snapshot import AccountSnapshot
+from exporter.snapshot.aggregation import Totals, aggregate_days, sum_days
+from exporter.snapshot.labels import SpendLabels
 from exporter.windows import TimeRange, floor, slots
-
-RowValues = list[tuple[RowLabels, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Total:
-    """What was used, and the nano-USD that it cost."""
-
-    tokens: int = 0
-    requests: int = 0
-    cost: int = 0
-
-    def __add__(self, other: Total) -> Total:
-        return Total(self.tokens + other.tokens, self.requests + other.requests, self.cost + other.cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +21,7 @@ class DaySummary:
     """One UTC day. Money in nano-USD."""
 
     start: datetime
-    total: Total
+    total: Totals
     """Its cost is as billed where it is billed, as estimated otherwise."""
     billed: bool
     estimate: int | None
@@ -59,10 +44,10 @@ class AccountTotals:
 
     days: tuple[DaySummary, ...]
     """Oldest first, without a gap; today is the last."""
-    workspaces: Mapping[str, Total]
+    workspaces: Mapping[str, Totals]
     """By name, the dearest first, as the next two."""
-    models: Mapping[str, Total]
-    tiers: Mapping[str, Total]
+    models: Mapping[str, Totals]
+    tiers: Mapping[str, Totals]
     tokens: Mapping[str, int]
     """By type; they add up."""
     units: Mapping[str, int]
@@ -71,7 +56,7 @@ class AccountTotals:
     """Model -> tokens of days that are not billed yet for which no price is known."""
 
     @property
-    def total(self) -> Total:
+    def total(self) -> Totals:
         """The sum of all days, and of each of the groups."""
         return reduce(add, (day.total for day in self.days))
 
@@ -83,73 +68,47 @@ class AccountTotals:
     @property
     def unbilled(self) -> list[DaySummary]:
         """The days whose bill is to come: today, and those that had any use."""
-        return [day for day in self.days if not day.billed and (day is self.days[-1] or day.total != Total())]
+        return [day for day in self.days if not day.billed and (day is self.days[-1] or day.total != Totals())]
 
 
-def compute_account_totals(
-    ledger: Ledger, ledger_account: LedgerAccount, max_series: int, time_range: TimeRange
-) -> AccountTotals:
-    """Sum up the UTC days of a span, the last of which still runs; names are those that /metrics shows."""
+def compute_account_totals(snapshot: AccountSnapshot, time_range: TimeRange) -> AccountTotals:
+    """Sum up the UTC days of a time range, the last of which still runs, under the names of /metrics."""
     days = list(slots(time_range.start, time_range.end, DAY))
     window = TimeRange(time_range.start, floor(time_range.end, DAY) + DAY)
-    sums, places = (
-        _read_rows(ledger, ledger_account, window),
-        build_label_mapper(ledger_account, max_series, ledger, time_range.end),
-    )
-    workspaces, models, tiers = (_group_by_label(sums, places, part) for part in range(3))
+    sums = sum_days(snapshot, window)
+    unpriced = Counter[str]()
+    for day in days:
+        unpriced.update(snapshot.unpriced_tokens.get(day, {}))
     return AccountTotals(
-        days=tuple(_summarize_day(ledger, ledger_account, day) for day in days),
-        workspaces=workspaces,
-        models=models,
-        tiers=tiers,
+        days=tuple(_summarize_day(snapshot, day) for day in days),
+        workspaces=_by_label(snapshot, window, lambda labels: labels.workspace),
+        models=_by_label(snapshot, window, lambda labels: labels.model),
+        tiers=_by_label(snapshot, window, lambda labels: labels.tier),
         tokens=_sum_by_meter(sums, TOKEN_METERS),
         units=_sum_by_meter(sums, UNIT_METERS),
-        unpriced=_unpriced_tokens(ledger, ledger_account, days),
+        unpriced=dict(unpriced.most_common()),
     )
 
 
-def _read_rows(ledger: Ledger, ledger_account: LedgerAccount, time_range: TimeRange) -> RowValues:
-    used = ledger.buckets.units(ledger_account.id, [report.name for report in ledger_account.usage_reports], time_range)
-    # Where use carries its money, that is among what was told, and what it was valued at is the same once more.
-    return [
-        *ledger.costs.total(ledger_account.id, time_range).items(),
-        *(one for one in used.items() if one[0][0] != COST),
-    ]
+def _summarize_day(snapshot: AccountSnapshot, start: datetime) -> DaySummary:
+    groups = aggregate_days([snapshot], TimeRange(start, start + DAY), lambda *_: None)
+    total = groups.get(None, Totals())
+    known = next((day for day in snapshot.day_costs if day.start == start), None)
+    billed = known is not None and known.billed
+    return DaySummary(start, total, billed, known.estimate if known is not None and billed else total.cost)
 
 
-def _summarize_day(ledger: Ledger, ledger_account: LedgerAccount, start: datetime) -> DaySummary:
-    span = TimeRange(start, start + DAY)
-    total = _sum_rows(_read_rows(ledger, ledger_account, span))
-    known = ledger.costs.days(ledger_account.id, span)
-    billed = any(one.billed for one in known)
-    return DaySummary(start, total, billed, known[0].estimate if billed else total.cost)
+def _by_label(
+    snapshot: AccountSnapshot, time_range: TimeRange, get_value: Callable[[SpendLabels], str]
+) -> dict[str, Totals]:
+    groups = aggregate_days([snapshot], time_range, lambda _, labels: get_value(labels))
+    used = {name: totals for name, totals in groups.items() if totals.cost or totals.tokens or totals.requests}
+    return dict(sorted(used.items(), key=lambda item: (-item[1].cost, -item[1].tokens, item[0])))
 
 
-def _sum_rows(rows: RowValues) -> Total:
+def _sum_by_meter(rows: Mapping[RowLabels, int], meters: frozenset[str]) -> dict[str, int]:
     counts = Counter[str]()
-    for (meter, *_), value in rows:
-        counts["tokens" if meter in TOKEN_METERS else meter] += value
-    return Total(counts["tokens"], counts[REQUESTS], counts[COST])
-
-
-def _group_by_label(rows: RowValues, label_mapper: LabelMapper, label_index: int) -> dict[str, Total]:
-    groups: defaultdict[str, RowValues] = defaultdict(list)
-    for labels, value in rows:
-        groups[label_mapper.label_values(label_mapper.remap(labels))[label_index]].append((labels, value))
-    totals = {name: total for name, group in groups.items() if (total := _sum_rows(group)) != Total()}
-    return dict(sorted(totals.items(), key=lambda one: (-one[1].cost, -one[1].tokens, one[0])))
-
-
-def _sum_by_meter(rows: RowValues, meters: frozenset[str]) -> dict[str, int]:
-    counts = Counter[str]()
-    for (meter, *_), value in rows:
-        if meter in meters:
-            counts[meter] += value
+    for labels, value in rows.items():
+        if labels.meter in meters:
+            counts[labels.meter] += value
     return dict(counts.most_common())
-
-
-def _unpriced_tokens(ledger: Ledger, ledger_account: LedgerAccount, days: Iterable[datetime]) -> dict[str, int]:
-    tokens = Counter[str]()
-    for day in days:
-        tokens.update(ledger.costs.unpriced_tokens(ledger_account.id, day))
-    return dict(tokens.most_common())

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from exporter.check import AccountTotals, DaySummary, Total
+from exporter.check import AccountTotals, DaySummary
 from exporter.metrics.families import ESTIMATE_ERROR
 from exporter.model import GAUGE_METERS, NANO
+from exporter.snapshot.aggregation import Totals
 from exporter.ui.format import format_count, format_money, format_percent
 
 MAX_ROWS = 20
@@ -59,7 +60,7 @@ class _DayRow:
     """A row of the table by day; money in nano-USD, None where there is none to show."""
 
     label: str
-    total: Total
+    total: Totals
     estimate: int | None = None
     billed: int | None = None
     difference: int | None = None
@@ -94,18 +95,18 @@ def _subtotal_rows(account_totals: AccountTotals) -> Iterator[_DayRow]:
     yield _DayRow(f"{len(unbilled)} unbilled", _sum_totals(unbilled), _sum_estimates(unbilled))
 
 
-def _sum_totals(days: Iterable[DaySummary]) -> Total:
-    return sum((day.total for day in days), Total())
+def _sum_totals(days: Iterable[DaySummary]) -> Totals:
+    return sum((day.total for day in days), Totals())
 
 
 def _sum_estimates(days: Iterable[DaySummary]) -> int:
     return sum(day.estimate or 0 for day in days)
 
 
-def _table_by_name(heading: str, totals: Mapping[str, Total], grand_total: Total) -> Table:
+def _table_by_name(heading: str, totals: Mapping[str, Totals], grand_total: Totals) -> Table:
     rows = [(sanitize(name) or "(none)", total) for name, total in totals.items()][:MAX_ROWS]
     if rest := [*totals.values()][MAX_ROWS:]:
-        rows.append((f"and {len(rest)} more", sum(rest, Total())))
+        rows.append((f"and {len(rest)} more", sum(rest, Totals())))
     rows.append(("Total", grand_total))
     columns: dict[str, list[str]] = {heading: [name for name, _ in rows]}
     columns |= _usage_columns([total for _, total in rows])
@@ -127,7 +128,7 @@ def _table_by_token_type(tokens: Mapping[str, int]) -> Table:
     )
 
 
-def _usage_columns(totals: Sequence[Total]) -> dict[str, list[str]]:
+def _usage_columns(totals: Sequence[Totals]) -> dict[str, list[str]]:
     columns = {"Tokens": [f"{total.tokens:,}" for total in totals]}
     if any(total.requests for total in totals):
         columns["Requests"] = [f"{total.requests:,}" if total.requests else "" for total in totals]

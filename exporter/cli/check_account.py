@@ -27,10 +27,13 @@ from exporter.config.messages import format_value, suggest
 from exporter.errors import ExporterError, ProviderError, RateLimited
 from exporter.ledger import Ledger
 from exporter.model import Provider
+from exporter.polling.account_state import AccountState
 from exporter.pricing.learned_rates import NegotiatedPrice
 from exporter.pricing.valuer import LedgerAccount
 from exporter.providers import ProviderType, load_providers, provider_console
 from exporter.providers.http import ClientConfig
+from exporter.snapshot.builder import SnapshotBuilder
+from exporter.snapshot.source import LedgerSource
 from exporter.windows import TimeRange, days_back
 
 DEFAULT_DAYS, MAX_DAYS = 14, 30
@@ -127,9 +130,9 @@ def _run_check(account: Account, provider_type: ProviderType, provider: Provider
         said = pull.verify()
         task = bar.add_task(f"Reading {account.name}", total=len(spans) * len(book.reports))
         pull.read(spans, lambda: bar.advance(task))
-        return _CheckResult(
-            span, said, pull.unsupported, compute_account_totals(ledger, book, account.max_series, span)
-        )
+        view = AccountState(account, book).view()
+        snapshot = SnapshotBuilder().build(view, LedgerSource(ledger, book), (), moment)
+        return _CheckResult(span, said, pull.unsupported, compute_account_totals(snapshot, span))
 
 
 @contextmanager

@@ -14,17 +14,17 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from exporter.backtest.offline import (
+from exporter.cli.command import config_option, exit_on_error, main, now, storage_option
+from exporter.cli.offline import (
     known_day_range,
-    load_history_accounts,
-    load_pushed_history_accounts,
+    load_polled_snapshots,
+    load_pushed_snapshots,
     newest_exportable_day,
     open_ledger,
 )
-from exporter.cli.command import config_option, exit_on_error, main, now, storage_option
 from exporter.config import configuration as settings
 from exporter.errors import ExporterError
-from exporter.history.hourly import HistoryAccount
+from exporter.history.hourly import HistoryAccount, history_accounts
 from exporter.history.openmetrics import render_history
 from exporter.ledger import Ledger
 from exporter.metrics.families import HISTORY_FAMILIES
@@ -71,15 +71,17 @@ def history(
         providers = load_providers()
         config = settings.load(path, providers)
         with open_ledger(folder) as ledger:
-            told = [
-                *load_history_accounts(ledger, config.accounts, providers, now()),
-                *load_pushed_history_accounts(ledger, config.sources, now()),
+            snapshots = [
+                *load_polled_snapshots(ledger, config, providers, now()),
+                *load_pushed_snapshots(ledger, config, now()),
             ]
-            span = known_day_range(ledger, told, since, last)
-            _write_history(ledger, told, span, output)
-    for one in told:
-        if one.complete_until < span.end:
-            click.echo(f"warning: {one.name} is told up to {one.complete_until:%Y-%m-%d %H:%M} UTC only", err=True)
+            accounts = history_accounts(snapshots)
+            span = known_day_range(ledger, accounts, since, last)
+            _write_history(ledger, accounts, span, output)
+    for account in accounts:
+        if account.complete_until < span.end:
+            until = f"{account.complete_until:%Y-%m-%d %H:%M} UTC"
+            click.echo(f"warning: usage of {account.name} is complete only up to {until}", err=True)
     _print_next_steps(span, output)
 
 

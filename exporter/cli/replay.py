@@ -14,24 +14,25 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from exporter.backtest.gauges import build_series
-from exporter.backtest.offline import (
-    known_day_range,
-    load_account_histories,
-    load_history_accounts,
-    newest_complete_hour,
-    open_ledger,
-)
 from exporter.backtest.promtool import AlertEpisode, ReplayError, find_alert_episodes
 from exporter.backtest.promtool_series import STEP
 from exporter.backtest.rule_files import find_prometheus_folder
+from exporter.backtest.sampling import families_in_rules, sample_series
 from exporter.cli.command import config_option, exit_on_error, main, now, storage_option
+from exporter.cli.offline import (
+    known_day_range,
+    load_past_accounts,
+    load_polled_snapshots,
+    newest_complete_hour,
+    open_ledger,
+)
 from exporter.config import configuration as settings
 from exporter.config.configuration import Config
-from exporter.history.hourly import HistoryAccount
+from exporter.history.hourly import history_accounts
 from exporter.ledger import Ledger
 from exporter.model import DAY
 from exporter.providers import load_providers
+from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.windows import TimeRange, days_back
 
 _DATE = click.DateTime(["%Y-%m-%d"])
@@ -73,10 +74,10 @@ def replay(
         names = _load_alert_names(rules, place)
         program = promtool or Path(shutil.which("promtool") or "promtool")
         with open_ledger(folder) as ledger:
-            told = load_history_accounts(ledger, config.accounts, providers, now())
-            # Of no account at all: the reason is told.
-            known_day_range(ledger, told, None, days_back(now(), 0))
-            end = newest_complete_hour(told)
+            snapshots = load_polled_snapshots(ledger, config, providers, now())
+            # Raises with the reason where the ledger has no account at all.
+            known_day_range(ledger, history_accounts(snapshots), None, days_back(now(), 0))
+            end = newest_complete_hour(snapshots)
             if last is not None:
                 end = min(end, last.replace(tzinfo=UTC) + DAY)
             start = days_back(end, DEFAULT_DAYS) if since is None else since.replace(tzinfo=UTC)
@@ -85,7 +86,7 @@ def replay(
                     f"{start:%Y-%m-%d} is not before {end:%Y-%m-%d %H:%M} UTC", param_hint="--from"
                 )
             span = TimeRange(start, end)
-            episodes = _run_rules(ledger, config, told, rules, span, program)
+            episodes = _run_rules(ledger, config, snapshots, rules, span, program)
     _print_episodes(episodes, span, names)
 
 
@@ -108,31 +109,23 @@ def _load_alert_names(rules: Sequence[Path], rules_path: Path) -> list[str]:
 def _run_rules(
     ledger: Ledger,
     config: Config,
-    history_accounts: Sequence[HistoryAccount],
+    snapshots: Sequence[AccountSnapshot],
     rules: Sequence[Path],
     time_range: TimeRange,
     promtool: Path,
 ) -> list[AlertEpisode]:
-    accounts = load_account_histories(ledger, history_accounts, config.accounts, time_range)
-    for name in sorted({one.name for one in history_accounts} - {one.account.name for one in accounts}):
-        click.echo(
-            f"warning: {name} is left out, for it is not told up to {time_range.end:%Y-%m-%d %H:%M} UTC", err=True
-        )
-    screen = Console(stderr=True)
-    with screen.status(
-        f"Writing {time_range.start:%Y-%m-%d} to {time_range.end:%Y-%m-%d %H:%M} as gauges ..."
-    ) as status:
-        looked_at = "".join(file.read_text(encoding="utf-8") for file in rules)
-        told_of = (
-            one
-            for one in build_series(accounts, config.budgets, time_range)
-            if one.selector.partition("{")[0] in looked_at
-        )
-        gauges = list(told_of)
-        status.update(f"Running {len(rules)} files of rules over {len(gauges)} series ...")
-        return find_alert_episodes(
-            promtool, rules, gauges, time_range.start, (time_range.end - time_range.start) // STEP
-        )
+    accounts = load_past_accounts(ledger, snapshots, time_range)
+    included = {account.source.view.account.name for account in accounts}
+    for name in sorted({snapshot.account.name for snapshot in snapshots} - included):
+        until = f"{time_range.end:%Y-%m-%d %H:%M} UTC"
+        click.echo(f"warning: {name} is left out: its usage is not complete up to {until}", err=True)
+    screen, days = Console(stderr=True), f"{time_range.start:%Y-%m-%d} to {time_range.end:%Y-%m-%d %H:%M}"
+    with screen.status(f"Writing {days} as gauges ...") as status:
+        families = families_in_rules("".join(file.read_text(encoding="utf-8") for file in rules))
+        series = list(sample_series(accounts, config.budgets, families, time_range))
+        status.update(f"Running {len(rules)} files of rules over {len(series)} series ...")
+        step_count = (time_range.end - time_range.start) // STEP
+        return find_alert_episodes(promtool, rules, series, time_range.start, step_count)
 
 
 def _print_episodes(episodes: Sequence[AlertEpisode], time_range: TimeRange, alert_names: Sequence[str]) -> None:

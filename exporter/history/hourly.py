@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,6 +11,7 @@ from exporter.ledger.hours import add_hourly_values
 from exporter.metrics.families import ACCOUNT_LABELS, HOURLY_COST, HOURLY_TOKENS, SPEND_LABELS, Family
 from exporter.model import DAY, HOUR, REQUESTS, TOKEN_METERS
 from exporter.pricing.valuer import LedgerAccount
+from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.snapshot.labels import LabelMapper, SpendLabels
 
 HistorySeriesKey = tuple[SpendLabels, str]
@@ -23,12 +24,25 @@ HOUR_MS = int(HOUR.total_seconds()) * 1000
 
 @dataclass(frozen=True, slots=True)
 class HistoryAccount:
-    """An account whose history is told: until when it is complete, and where its series are shown."""
+    """An account whose past hours are exported: the labels of its series, and the newest complete hour's end."""
 
     name: str
     ledger_account: LedgerAccount
     label_mapper: LabelMapper
     complete_until: datetime
+
+    @classmethod
+    def from_snapshot(cls, snapshot: AccountSnapshot) -> HistoryAccount | None:
+        """Return the account as its snapshot has it; None without a watermark."""
+        if snapshot.complete_until is None:
+            return None
+        return cls(snapshot.account.name, snapshot.ledger_account, snapshot.label_mapper, snapshot.complete_until)
+
+
+def history_accounts(snapshots: Iterable[AccountSnapshot]) -> list[HistoryAccount]:
+    """Return the accounts that have a watermark."""
+    accounts = (HistoryAccount.from_snapshot(snapshot) for snapshot in snapshots)
+    return [account for account in accounts if account is not None]
 
 
 def read_day(ledger: Ledger, family: Family, history_account: HistoryAccount, day: datetime) -> DayValues:

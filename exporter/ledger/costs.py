@@ -159,15 +159,17 @@ class Costs:
                 db.execute("SELECT COALESCE(SUM(restated), 0) FROM day WHERE account = ?", (account,)).fetchone()[0]
             )
 
-    def unpriced_tokens(self, account: int, day: datetime) -> dict[str, int]:
-        """Return model -> tokens of that UTC day for which no price is known."""
+    def unpriced_tokens(self, account: int, time_range: TimeRange) -> dict[datetime, dict[str, int]]:
+        """Return start of a UTC day -> model -> tokens for which no price is known; days that have any."""
         with self._store.read() as db:
-            return dict(
-                db.execute(
-                    "SELECT model, tokens FROM unpriced WHERE account = ? AND start = ?",
-                    (account, int(day.timestamp())),
-                ).fetchall()
-            )
+            found = db.execute(
+                "SELECT start, model, tokens FROM unpriced WHERE account = ? AND start >= ? AND start < ?",
+                (account, int(time_range.start.timestamp()), int(time_range.end.timestamp())),
+            ).fetchall()
+        days: dict[datetime, dict[str, int]] = {}
+        for start, model, tokens in found:
+            days.setdefault(utc(start), {})[model] = tokens
+        return days
 
     def unvalued_days(self, account: int, method: str) -> list[datetime]:
         """Return the days that changed since they were valued, or were valued by another method; oldest first."""

@@ -1,69 +1,95 @@
-"""How an account fares, as sample lines: sync times, watermarks, problems, counts."""
+"""Samples of an account's polling: last success, watermarks, present problems, counts, crosschecks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from exporter.errors import PROBLEM_REASONS
-from exporter.ledger import Ledger
-from exporter.metrics.exposition import format_labels, render_samples
 from exporter.metrics.families import (
     ACCOUNT_INFO,
-    ACCOUNT_LABELS,
     ACCOUNT_PROBLEM,
     ACCOUNT_UP,
     API_REQUESTS,
     COMPLETE_UNTIL,
+    CROSSCHECK,
     LAST_SUCCESS,
     POLL_DURATION,
     POLL_FAILURES,
     POLLS,
-    Family,
 )
-from exporter.polling.account_state import AccountState
+from exporter.metrics.label_text import LabelText, SampleFunctions, Samples
+from exporter.model import DAY, Report
+from exporter.snapshot.account_snapshot import AccountSnapshot
 
-Samples = Iterable[tuple[str, str]]
-"""The value of the family's last label, and the sample's value."""
+
+def _report_labels(report: Report) -> tuple[str, str, str]:
+    return (report.name, report.kind, "day" if report.width >= DAY else "hour")
 
 
-def render_account_status(account_state: AccountState, ledger: Ledger) -> dict[Family, bytes]:
-    """Return the lines of every family that changes with each poll: family -> lines."""
-    health = account_state.health
-    owner = (account_state.account.provider, account_state.account.name)
+def _up_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    yield text.account, str(int(snapshot.up))
 
-    def by(family: Family, samples: Samples) -> bytes:
-        return render_samples(family, ((format_labels(family.labels, (*owner, key)), value) for key, value in samples))
 
-    covered = account_state.coverage(ledger)
-    reasons = {error.reason for error in (*health.current_problems(), health.pending_key_error) if error is not None}
-    failures = dict.fromkeys(PROBLEM_REASONS, 0)
-    for (_, reason), count in health.failures.copy().items():
-        failures[reason] = failures.get(reason, 0) + count
-    chunks = {
-        ACCOUNT_UP: render_samples(
-            ACCOUNT_UP, [(format_labels(ACCOUNT_LABELS, owner), str(int(account_state.up(ledger))))]
-        ),
-        ACCOUNT_INFO: by(ACCOUNT_INFO, [(account_state.account.owner, "1")]),
-        LAST_SUCCESS: by(
-            LAST_SUCCESS,
-            ((report.name, f"{one.until.timestamp():.3f}") for report, one in covered.items() if one is not None),
-        ),
-        COMPLETE_UNTIL: by(
-            COMPLETE_UNTIL,
-            ((name, f"{mark.timestamp():.0f}") for name, mark in account_state.watermarks(ledger).items()),
-        ),
-    }
-    if not account_state.polled_reports:
-        return chunks
-    return chunks | {
-        ACCOUNT_PROBLEM: by(ACCOUNT_PROBLEM, ((reason, str(int(reason in reasons))) for reason in PROBLEM_REASONS)),
-        POLLS: by(POLLS, ((report.name, str(health.polls[report.name])) for report in account_state.polled_reports)),
-        POLL_FAILURES: by(POLL_FAILURES, ((reason, str(count)) for reason, count in failures.items())),
-        API_REQUESTS: by(
-            API_REQUESTS, ((code, str(count)) for code, count in sorted({"200": 0, **health.requests.copy()}.items()))
-        ),
-        POLL_DURATION: by(
-            POLL_DURATION,
-            ((name, f"{seconds:.3f}") for name, seconds in sorted(health.last_poll_seconds.copy().items())),
-        ),
-    }
+def _info_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    yield text.with_account(ACCOUNT_INFO, snapshot.account.owner), "1"
+
+
+def _last_success_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    for known in snapshot.reports:
+        if known.coverage is not None:
+            labels = text.with_account(LAST_SUCCESS, *_report_labels(known.report))
+            yield labels, f"{known.coverage.until.timestamp():.3f}"
+
+
+def _complete_until_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    for known in snapshot.reports:
+        if known.complete_until is not None:
+            labels = text.with_account(COMPLETE_UNTIL, *_report_labels(known.report))
+            yield labels, f"{known.complete_until.timestamp():.0f}"
+
+
+def _problem_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    health = snapshot.health
+    reasons = {error.reason for error in (*health.current_problems, health.pending_key_error) if error is not None}
+    # An account of pushed events is not polled: it has neither problems nor polls.
+    for reason in PROBLEM_REASONS if snapshot.view.polled_reports else ():
+        yield text.with_account(ACCOUNT_PROBLEM, reason), str(int(reason in reasons))
+
+
+def _polls_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    for report in snapshot.view.polled_reports:
+        yield text.with_account(POLLS, report.name), str(snapshot.health.polls.get(report.name, 0))
+
+
+def _poll_failures_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    if snapshot.view.polled_reports:
+        for reason, count in (dict.fromkeys(PROBLEM_REASONS, 0) | dict(snapshot.health.failures)).items():
+            yield text.with_account(POLL_FAILURES, reason), str(count)
+
+
+def _api_requests_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    if snapshot.view.polled_reports:
+        for code, count in sorted({"200": 0, **snapshot.health.requests}.items()):
+            yield text.with_account(API_REQUESTS, code), str(count)
+
+
+def _poll_duration_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    for report, seconds in sorted(snapshot.health.last_poll_seconds.items()):
+        yield text.with_account(POLL_DURATION, report), f"{seconds:.3f}"
+
+
+def _crosscheck_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    for source, ratio in snapshot.crosscheck_ratios.items():
+        yield text.with_account(CROSSCHECK, source), f"{ratio:.6f}" if ratio != float("inf") else "+Inf"
+
+
+STATUS_SAMPLES: SampleFunctions = {
+    ACCOUNT_UP: _up_samples,
+    ACCOUNT_INFO: _info_samples,
+    LAST_SUCCESS: _last_success_samples,
+    COMPLETE_UNTIL: _complete_until_samples,
+    ACCOUNT_PROBLEM: _problem_samples,
+    POLLS: _polls_samples,
+    POLL_FAILURES: _poll_failures_samples,
+    API_REQUESTS: _api_requests_samples,
+    POLL_DURATION: _poll_duration_samples,
+    CROSSCHECK: _crosscheck_samples,
+}

@@ -1,173 +1,99 @@
-"""The page as it stands: accounts hang up their lines, scrapes read the whole."""
+"""The rendered bytes of /metrics: an account is rendered when its snapshot changes, a scrape returns what is there."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from exporter.config.configuration import Budget
-from exporter.ledger import Ledger
-from exporter.metrics.account_status import render_account_status
-from exporter.metrics.budgets import (
-    BudgetShares,
-    EvaluatedBudget,
-    compute_budget_shares,
-    evaluate_budgets,
-    render_budgets,
-)
-from exporter.metrics.crosscheck import render_crosscheck
+from exporter.metrics.account import render_account
+from exporter.metrics.budgets import render_budgets
 from exporter.metrics.exposition import Page, SampleLines, Section, assemble
 from exporter.metrics.families import ACCOUNT_FAMILIES, SPEND_FAMILIES
-from exporter.metrics.hourly_totals import HourlyTotalsReader, matching_budgets
-from exporter.metrics.signals import Signal, render_signals
-from exporter.metrics.spend import render_spend
-from exporter.model import HOUR
-from exporter.polling.account_state import AccountState
-from exporter.snapshot.labels import LabelMapper
-from exporter.windows import floor
+from exporter.snapshot.account_snapshot import AccountSnapshot
+from exporter.snapshot.budgets import EvaluatedBudget, evaluate_budgets
+from exporter.snapshot.store import AccountKey
 
-ASSEMBLY_BACKOFF_FACTOR = 10
-"""Putting the page together may take one part in so many of the time: a large page is put together less often."""
-
-
-AccountKey = tuple[str, str]
-"""An account's name and provider."""
+ASSEMBLY_PAUSE_FACTOR = 10
+"""After assembling the page, pause for ten times as long as it took: a large page is assembled less often."""
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedAccount:
-    """What an account has hung up."""
+    """An account's snapshot and its sample lines."""
 
+    snapshot: AccountSnapshot
     lines: SampleLines
-    label_mapper: LabelMapper
-    budget_shares: BudgetShares
-    signals: tuple[Signal, ...]
-
-
-@dataclass(slots=True)
-class _RendererState:
-    """Rendering an account, one at a time, so that what was rendered first is not hung last."""
-
-    totals_reader: HourlyTotalsReader
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class MetricsCache:
-    """Every account's lines and the page made of them, swapped whole: a scrape never sees half a change."""
+    """Every account's lines and the page made of them, replaced as a whole: no scrape sees half of a change."""
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], datetime], monotonic: Callable[[], float]) -> None:
-        self._ledger = ledger
+    def __init__(self, clock: Callable[[], datetime], monotonic: Callable[[], float]) -> None:
         self._clock = clock
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._assembly_lock = threading.Lock()
-        self._rendered_accounts: dict[AccountKey, RenderedAccount] = {}
-        self._renderer_states: dict[AccountKey, _RendererState] = {}
-        self._configured_keys: set[AccountKey] = set()
+        self._accounts: dict[AccountKey, RenderedAccount] = {}
         self._budgets: tuple[Budget, ...] = ()
-        self._spend_changed = self._state_changed = True
+        self._spend_changed = self._status_changed = True
         self._not_before = 0.0
-        self._hour: datetime | None = None
         self.page = _assemble_page(Section.compress(b""), [])
+        """What a scrape returns."""
         self.evaluated_budgets: tuple[EvaluatedBudget, ...] = ()
-        """How the budgets stand on the page."""
+        """The budgets as `page` shows them."""
 
     @property
     def up_to_date(self) -> bool:
-        """Whether everything that was hung is on the page."""
-        return not (self._spend_changed or self._state_changed or self._assembly_lock.locked())
+        """Whether every change is in the page."""
+        return not (self._spend_changed or self._status_changed or self._assembly_lock.locked())
 
-    def update(self, account_state: AccountState) -> None:
-        """Render an account anew."""
+    def update(self, snapshot: AccountSnapshot) -> None:
+        """Render an account's new snapshot; `refresh` puts it into the page."""
+        rendered = RenderedAccount(snapshot, render_account(snapshot))
         with self._lock:
-            rendering = self._renderer_states.setdefault(
-                account_state.account.identity, _RendererState(HourlyTotalsReader(self._ledger))
-            )
-        with rendering.lock:
-            now, until, budgets = self._clock(), account_state.complete_until(self._ledger), self._budgets
-            lines, places = render_spend(account_state, self._ledger, now)
-            trail = rendering.totals_reader.read(account_state, places, budgets, now)
-            expected, signals = render_signals(account_state, trail, places, until, now)
-            lines |= expected
-            lines |= render_account_status(account_state, self._ledger) | render_crosscheck(
-                account_state, self._ledger, now
-            )
-            self._replace(
-                account_state,
-                RenderedAccount(lines, places, compute_budget_shares(trail, budgets, now, until), signals),
-            )
-
-    def _replace(self, account_state: AccountState, rendered_account: RenderedAccount) -> None:
-        with self._lock:
-            if account_state.account.identity not in self._configured_keys:
-                return
-            old = self._rendered_accounts.get(account_state.account.identity)
-            self._rendered_accounts[account_state.account.identity] = rendered_account
-            if (
-                old is None
-                or old.budget_shares != rendered_account.budget_shares
-                or _spend_lines(old) != _spend_lines(rendered_account)
-            ):
+            previous = self._accounts.get(snapshot.key)
+            self._accounts[snapshot.key] = rendered
+            self._status_changed = True
+            # The spend section is large: it is assembled and compressed again only where one of its lines changed.
+            if previous is None or _spend_changed(previous, rendered):
                 self._spend_changed = True
-            self._state_changed = True
 
-    @property
-    def signals(self) -> list[Signal]:
-        """What is unusual at present."""
-        return [one for hung in list(self._rendered_accounts.values()) for one in hung.signals]
-
-    def get_label_mapper(self, key: AccountKey) -> LabelMapper | None:
-        """Return where the series of an account are shown; None while it is not on the page."""
-        hung = self._rendered_accounts.get(key)
-        return None if hung is None else hung.label_mapper
-
-    def configure(self, account_states: Iterable[AccountState], budgets: tuple[Budget, ...]) -> None:
-        """Say which accounts and budgets are configured; others leave the page, and accounts are not hung any more.
-
-        An account that other budgets count is hung anew.
-        """
-        known = {member.account.identity: member for member in account_states}
+    def configure(self, budgets: tuple[Budget, ...], removed: Iterable[AccountKey]) -> None:
+        """Set the configured budgets and drop removed accounts."""
         with self._lock:
-            before, self._budgets, self._configured_keys = self._budgets, budgets, set(known)
-            for key in {*self._rendered_accounts, *self._renderer_states} - self._configured_keys:
-                self._rendered_accounts.pop(key, None)
-                self._renderer_states.pop(key, None)
-            self._spend_changed = self._state_changed = True
-            anew = [known[key] for key in self._rendered_accounts]
-        for member in anew:
-            if matching_budgets(member.account, before) != matching_budgets(member.account, budgets):
-                self.update(member)
-
-    def hour_changed(self) -> bool:
-        """Tell once per UTC hour that the windows have moved, so that every account has to be hung anew."""
-        hour = floor(self._clock(), HOUR)
-        moved, self._hour = self._hour is not None and hour != self._hour, hour
-        return moved
+            self._budgets = budgets
+            for key in removed:
+                self._accounts.pop(key, None)
+            self._spend_changed = self._status_changed = True
 
     def refresh(self, *, force: bool = False) -> None:
-        """Put the page together if anything changed; compress only the part that did."""
+        """Assemble the page where anything changed; `force` ignores the pause after the last time."""
         if not force and self._monotonic() < self._not_before:
             return
         with self._assembly_lock:
             with self._lock:
-                if not (self._spend_changed or self._state_changed):
+                if not (self._spend_changed or self._status_changed):
                     return
-                spend_changed, self._spend_changed, self._state_changed = self._spend_changed, False, False
-                hung, budgets = [self._rendered_accounts[key] for key in sorted(self._rendered_accounts)], self._budgets
-            began = self._monotonic()
-            spend, accounts = self.page.spend, [one.lines for one in hung]
+                spend_changed, self._spend_changed, self._status_changed = self._spend_changed, False, False
+                accounts, budgets = [self._accounts[key] for key in sorted(self._accounts)], self._budgets
+            started = self._monotonic()
+            spend, lines = self.page.spend, [account.lines for account in accounts]
             if spend_changed:
-                self.evaluated_budgets = evaluate_budgets(budgets, [one.budget_shares for one in hung], self._clock())
-                lines = [*accounts, render_budgets(self.evaluated_budgets)]
-                spend = Section.compress(assemble(SPEND_FAMILIES, lines, openmetrics=False))
-            self.page = _assemble_page(spend, accounts)
-            self._not_before = self._monotonic() + ASSEMBLY_BACKOFF_FACTOR * (self._monotonic() - began)
+                snapshots = [account.snapshot for account in accounts]
+                self.evaluated_budgets = evaluate_budgets(budgets, snapshots, self._clock())
+                budget_lines = render_budgets(self.evaluated_budgets)
+                spend = Section.compress(assemble(SPEND_FAMILIES, [*lines, budget_lines], openmetrics=False))
+            self.page = _assemble_page(spend, lines)
+            self._not_before = self._monotonic() + ASSEMBLY_PAUSE_FACTOR * (self._monotonic() - started)
 
 
-def _spend_lines(rendered_account: RenderedAccount) -> list[bytes | None]:
-    return [rendered_account.lines.get(family) for family in SPEND_FAMILIES]
+def _spend_changed(previous: RenderedAccount, current: RenderedAccount) -> bool:
+    return previous.snapshot.budget_shares != current.snapshot.budget_shares or any(
+        previous.lines.get(family) != current.lines.get(family) for family in SPEND_FAMILIES
+    )
 
 
 def _assemble_page(spend: Section, accounts: list[SampleLines]) -> Page:

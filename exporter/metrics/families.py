@@ -7,6 +7,8 @@ from typing import Literal
 
 SPEND_LABELS = ("provider", "account", "workspace", "model", "tier")
 ACCOUNT_LABELS = ("provider", "account")
+API_KEY_LABEL = "api_key"
+"""Added to spend series where the configuration asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +166,18 @@ ACCOUNT_PROBLEM = _gauge(
     (*ACCOUNT_LABELS, "reason"),
     "1 for every reason for which a poll of this account fails at present.",
 )
+_REPORT_LABELS = (*ACCOUNT_LABELS, "report", "kind", "width")
 LAST_SUCCESS = _gauge(
     "ai_account_last_success_timestamp_seconds",
-    (*ACCOUNT_LABELS, "report"),
-    "When a report was last polled with success up to the present.",
+    _REPORT_LABELS,
+    "When a report was last polled successfully up to the present. kind: usage or bill; width of its buckets: hour or "
+    "day.",
 )
 COMPLETE_UNTIL = _gauge(
     "ai_account_complete_until_timestamp_seconds",
-    (*ACCOUNT_LABELS, "report"),
-    "The time up to which a report is complete: its last poll less the provider's usual delay.",
+    _REPORT_LABELS,
+    "The time up to which a report is complete: its last poll less the provider's usual delay. kind: usage or bill; "
+    "width of its buckets: hour or day.",
 )
 POLLS = _counter("ai_account_polls_total", (*ACCOUNT_LABELS, "report"), "Polls begun, by report.")
 POLL_FAILURES = _counter("ai_account_poll_failures_total", (*ACCOUNT_LABELS, "reason"), "Polls that failed, by reason.")

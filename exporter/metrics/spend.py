@@ -1,14 +1,14 @@
-"""What an account spent, as sample lines: windows by the calendar, summed from the ledger."""
+"""Samples of cost, tokens, requests and other units: calendar windows, days, and what the bill says of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
+from typing import NamedTuple
 
-from exporter.ledger import Ledger
-from exporter.metrics.exposition import format_labels, format_usd, render_samples
+from exporter.metrics.exposition import format_usd
 from exporter.metrics.families import (
-    ACCOUNT_LABELS,
     AGGREGATED_SERIES,
     COST,
     COST_DAILY,
@@ -17,179 +17,148 @@ from exporter.metrics.families import (
     ESTIMATE_ERROR,
     REQUESTS,
     RESTATED_COST,
-    SPEND_LABELS,
     TOKENS,
     UNITS,
     UNPRICED_TOKENS,
     Family,
 )
+from exporter.metrics.label_text import LabelText, SampleFunctions, Samples
 from exporter.model import COST as COST_METER
 from exporter.model import DAY, TOKEN_METERS, UNIT_METERS, RowLabels
 from exporter.model import REQUESTS as REQUESTS_METER
-from exporter.polling.account_state import AccountState
-from exporter.pricing.valuer import LedgerAccount
-from exporter.snapshot.labels import LabelMapper, SpendLabels, to_spend_labels
-from exporter.windows import DAYS_EXPORTED, TimeRange, calendar_windows, days_back, floor, slots
-
-RowTotals = Mapping[RowLabels, int]
-SpendSeriesKey = tuple[str, str, str, str, str]
-"""A combination and, for tokens and units, the meter."""
+from exporter.snapshot.account_snapshot import AccountSnapshot
+from exporter.snapshot.builder import RECENT_WINDOWS
+from exporter.snapshot.labels import LabelMapper, SpendLabels
+from exporter.windows import calendar_windows, floor, slots
 
 
-def render_spend(account_state: AccountState, ledger: Ledger, now: datetime) -> tuple[dict[Family, bytes], LabelMapper]:
-    """Return the lines of every family that follows from what was told, and where the account's series are shown."""
-    windows = calendar_windows(now, account_state.complete_until(ledger))
-    number, usage = (
-        account_state.ledger_account.id,
-        [report.name for report in account_state.ledger_account.usage_reports],
-    )
-    cost = {name: ledger.costs.total(number, span) for name, span in windows.items()}
-    units = {name: ledger.buckets.units(number, usage, span) for name, span in windows.items() if name != "this_hour"}
-    view = _SpendRenderer(account_state, ledger, _recent_totals(cost), _recent_totals(units))
-    chunks = {COST[name]: view.render(COST[name], view.cost_series, sums) for name, sums in cost.items()}
-    for name, sums in units.items():
-        chunks[TOKENS[name]] = view.render(TOKENS[name], view.tokens_series, sums)
-        chunks[REQUESTS[name]] = view.render(REQUESTS[name], view.requests_series, sums)
-        if name in UNITS:
-            chunks[UNITS[name]] = view.render(UNITS[name], view.units_series, sums)
-    chunks[AGGREGATED_SERIES] = render_samples(
-        AGGREGATED_SERIES, [(view.account_labels, str(view.label_mapper.aggregated_series))]
-    )
-    chunks |= _render_daily(account_state, ledger, now, windows["month"])
-    chunks |= _render_unpriced(account_state, ledger, now)
-    return chunks, view.label_mapper
+class _Series(NamedTuple):
+    """One series of a windowed family."""
+
+    labels: SpendLabels
+    meter: str
+    """The value of the label `type` or `unit`; empty where the family has neither."""
 
 
-def build_label_mapper(ledger_account: LedgerAccount, max_series: int, ledger: Ledger, now: datetime) -> LabelMapper:
-    """Return where an account's series, at most `limit` under their own labels, would be shown on a page of now."""
-    windows, usage = calendar_windows(now, None), [report.name for report in ledger_account.usage_reports]
-    cost = {name: ledger.costs.total(ledger_account.id, windows[name]) for name in _RECENT_WINDOWS}
-    units = {name: ledger.buckets.units(ledger_account.id, usage, windows[name]) for name in _RECENT_WINDOWS}
-    return _build_label_mapper(ledger_account, max_series, ledger, _recent_totals(cost), _recent_totals(units))
+_ToSeries = Callable[[LabelMapper, RowLabels], _Series | None]
+"""Returns the series that counts a row; None where the family does not count it."""
 
 
-_RECENT_WINDOWS = ("month", "30d")
-"""On the 31st the month began a day before the last 30 days did."""
+def _cost_series(mapper: LabelMapper, labels: RowLabels) -> _Series | None:
+    return _Series(mapper.remap(labels), "") if labels.meter == COST_METER else None
 
 
-def _recent_totals(window_totals: Mapping[str, RowTotals]) -> RowTotals:
-    return {labels: value for name in _RECENT_WINDOWS for labels, value in window_totals[name].items()}
+def _tokens_series(mapper: LabelMapper, labels: RowLabels) -> _Series | None:
+    return _Series(mapper.remap(labels), labels.meter) if labels.meter in TOKEN_METERS else None
 
 
-def _build_label_mapper(
-    ledger_account: LedgerAccount, max_series: int, ledger: Ledger, cost: RowTotals, units: RowTotals
-) -> LabelMapper:
-    lately = dict.fromkeys(map(to_spend_labels, (*cost, *units)), 0)
-    for labels, value in cost.items():
-        lately[to_spend_labels(labels)] += value
-    known = map(
-        to_spend_labels,
-        ledger.hours.labels(ledger_account.id, [report.name for report in ledger_account.usage_reports]),
-    )
-    return LabelMapper.build(lately, known, ledger.names.all(ledger_account.id), max_series)
+def _requests_series(mapper: LabelMapper, labels: RowLabels) -> _Series | None:
+    return _Series(mapper.remap(labels), "") if labels.meter == REQUESTS_METER else None
 
 
-class _SpendRenderer:
-    """An account's sums under the labels that are shown: what was active lately in every window, at 0 if need be."""
+def _units_series(mapper: LabelMapper, labels: RowLabels) -> _Series | None:
+    if labels.meter not in UNIT_METERS:
+        return None
+    series = mapper.remap(labels)
+    return _Series(SpendLabels(series.workspace, series.model, "", ""), labels.meter)
 
-    def __init__(self, account_state: AccountState, ledger: Ledger, cost: RowTotals, units: RowTotals) -> None:
-        self.label_mapper = _build_label_mapper(
-            account_state.ledger_account, account_state.account.max_series, ledger, cost, units
-        )
-        self.account_labels = format_labels(
-            ACCOUNT_LABELS, (account_state.account.provider, account_state.account.name)
-        )
-        self._recent_rows = (*cost, *units)
-        self._label_texts: dict[SpendLabels, str] = {}
 
-    def cost_series(self, labels: RowLabels) -> SpendSeriesKey | None:
-        """Return where money is shown."""
-        return (*self.label_mapper.remap(labels), "") if labels[0] == COST_METER else None
-
-    def tokens_series(self, labels: RowLabels) -> SpendSeriesKey | None:
-        """Return where tokens are shown: by type."""
-        return (*self.label_mapper.remap(labels), f'type="{labels[0]}"') if labels[0] in TOKEN_METERS else None
-
-    def requests_series(self, labels: RowLabels) -> SpendSeriesKey | None:
-        """Return where requests are shown."""
-        return (*self.label_mapper.remap(labels), "") if labels[0] == REQUESTS_METER else None
-
-    def units_series(self, labels: RowLabels) -> SpendSeriesKey | None:
-        """Return where other units are shown: by unit, without tier and API key."""
-        if labels[0] not in UNIT_METERS:
-            return None
-        workspace, model, _, _ = self.label_mapper.remap(labels)
-        return (workspace, model, "", "", f'unit="{labels[0]}"')
-
-    def render(
-        self, family: Family, series_of: Callable[[RowLabels], SpendSeriesKey | None], row_totals: RowTotals
-    ) -> bytes:
-        """Return a family's lines: every series of late, with its sum in this window."""
-        totals: dict[SpendSeriesKey, int] = {}
-        for labels in self._recent_rows:
-            where = series_of(labels)
-            if where is not None:
-                totals[where] = 0
-        for labels, value in row_totals.items():
-            where = series_of(labels)
-            if where in totals:
-                totals[where] += value
-        tell = format_usd if family in COST.values() else str
-        return render_samples(
-            family, ((self._format_series(where), tell(value)) for where, value in sorted(totals.items()))
+def _window_samples(
+    family: Family, window: str, to_series: _ToSeries, snapshot: AccountSnapshot, text: LabelText
+) -> Samples:
+    """Yield a window's sum for every series with recent usage: one without usage in this window is 0, not absent."""
+    mapper, totals = snapshot.label_mapper, dict[_Series, int]()
+    for name in RECENT_WINDOWS:
+        for labels in snapshot.windows[name]:
+            if (series := to_series(mapper, labels)) is not None:
+                totals[series] = 0
+    for labels, value in snapshot.windows.get(window, {}).items():
+        series = to_series(mapper, labels)
+        if series is not None and series in totals:
+            totals[series] += value
+    format_value = format_usd if to_series is _cost_series else str
+    meter_label = family.labels[-1]
+    for series, value in sorted(totals.items()):
+        labels_text = text.series(series.labels)
+        yield (
+            f'{labels_text},{meter_label}="{series.meter}"' if series.meter else labels_text,
+            format_value(value),
         )
 
-    def _format_series(self, series_key: SpendSeriesKey) -> str:
-        one, last = SpendLabels(*series_key[:4]), series_key[4]
-        if one not in self._label_texts:
-            rest = format_labels((*SPEND_LABELS[2:], "api_key"), self.label_mapper.label_values(one))
-            self._label_texts[one] = f"{self.account_labels},{rest}" if rest else self.account_labels
-        return f"{self._label_texts[one]},{last}" if last else self._label_texts[one]
+
+def _last_hour_samples(family: Family, to_series: _ToSeries, snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    # Without a watermark no hour is complete: the family is absent rather than 0.
+    return _window_samples(family, "last_hour", to_series, snapshot, text) if "last_hour" in snapshot.windows else ()
 
 
-def _render_daily(account_state: AccountState, ledger: Ledger, now: datetime, month: TimeRange) -> dict[Family, bytes]:
-    shown = TimeRange(days_back(now, DAYS_EXPORTED - 1), floor(now, DAY) + DAY)
-    days = ledger.costs.days(account_state.ledger_account.id, shown)
-    # A day that was told and had no use cost 0, which is not the same as a day that nobody was asked about.
-    told = account_state.usage_time_range(ledger)
-    cost = dict.fromkeys(slots(max(shown.start, told.start), told.end, DAY), 0) if told is not None else {}
-    cost |= {day.start: day.cost for day in days}
-    values = (account_state.account.provider, account_state.account.name)
-    estimated = {day.start: day.estimate for day in days if day.billed and day.estimate is not None}
-    billed = sum(day.cost for day in days if day.billed and day.start >= month.start)
-    account = format_labels(ACCOUNT_LABELS, values)
+def _window_functions(families: Mapping[str, Family], to_series: _ToSeries) -> SampleFunctions:
+    return {
+        family: partial(_last_hour_samples, family, to_series)
+        if window == "last_hour"
+        else partial(_window_samples, family, window, to_series)
+        for window, family in families.items()
+    }
+
+
+def _daily_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    # A day that was read and had no usage cost 0, which differs from a day that was not read.
+    cost: dict[datetime, int] = {}
+    if snapshot.covered is not None:
+        first = max(snapshot.exported.start, snapshot.covered.start)
+        cost = dict.fromkeys(slots(first, snapshot.covered.end, DAY), 0)
+    cost |= {day.start: day.cost for day in snapshot.day_costs}
+    return _dated(COST_DAILY, cost, text)
+
+
+def _daily_estimate_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    estimates = {day.start: day.estimate for day in snapshot.day_costs if day.billed and day.estimate is not None}
+    return _dated(COST_DAILY_ESTIMATE, estimates, text)
+
+
+def _dated(family: Family, cost: Mapping[datetime, int], text: LabelText) -> Iterator[tuple[str, str]]:
+    for day, nano_usd in sorted(cost.items()):
+        yield text.with_account(family, f"{day:%Y-%m-%d}"), format_usd(nano_usd)
+
+
+def _month_billed_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    month = calendar_windows(snapshot.time, None)["month"]
+    billed = sum(day.cost for day in snapshot.day_costs if day.billed and day.start >= month.start)
+    yield text.account, format_usd(billed)
+
+
+def _estimate_error_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
     errors = [
-        f"{(day.estimate - day.first_bill) / day.first_bill:.6f}"
-        for day in days
+        (day.estimate - day.first_bill) / day.first_bill
+        for day in snapshot.day_costs
         if day.estimate is not None and day.first_bill
     ]
-    return {
-        COST_DAILY: render_samples(COST_DAILY, _daily_samples(COST_DAILY, values, cost)),
-        COST_DAILY_ESTIMATE: render_samples(
-            COST_DAILY_ESTIMATE, _daily_samples(COST_DAILY_ESTIMATE, values, estimated)
-        ),
-        COST_MONTH_BILLED: render_samples(COST_MONTH_BILLED, [(account, format_usd(billed))]),
-        ESTIMATE_ERROR: render_samples(ESTIMATE_ERROR, [(account, error) for error in errors[-1:]]),
-        RESTATED_COST: render_samples(
-            RESTATED_COST, [(account, format_usd(ledger.costs.total_restatement(account_state.ledger_account.id)))]
-        ),
-    }
+    for error in errors[-1:]:
+        yield text.account, f"{error:.6f}"
 
 
-def _daily_samples(
-    family: Family, values: tuple[str, str], cost_by_day: Mapping[datetime, int]
-) -> Iterator[tuple[str, str]]:
-    for day, nano in sorted(cost_by_day.items()):
-        yield format_labels(family.labels, (*values, day.strftime("%Y-%m-%d"))), format_usd(nano)
+def _restated_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    yield text.account, format_usd(snapshot.restated)
 
 
-def _render_unpriced(account_state: AccountState, ledger: Ledger, now: datetime) -> dict[Family, bytes]:
-    today: Iterable[tuple[str, int]] = sorted(
-        ledger.costs.unpriced_tokens(account_state.ledger_account.id, floor(now, DAY)).items()
-    )
-    values = (account_state.account.provider, account_state.account.name)
-    return {
-        UNPRICED_TOKENS: render_samples(
-            UNPRICED_TOKENS, ((format_labels(UNPRICED_TOKENS.labels, (*values, model)), str(n)) for model, n in today)
-        ),
-    }
+def _unpriced_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    for model, tokens in sorted(snapshot.unpriced_tokens.get(floor(snapshot.time, DAY), {}).items()):
+        yield text.with_account(UNPRICED_TOKENS, model), str(tokens)
+
+
+def _aggregated_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    yield text.account, str(snapshot.label_mapper.aggregated_series)
+
+
+SPEND_SAMPLES: SampleFunctions = {
+    **_window_functions(COST, _cost_series),
+    **_window_functions(TOKENS, _tokens_series),
+    **_window_functions(REQUESTS, _requests_series),
+    **_window_functions(UNITS, _units_series),
+    COST_DAILY: _daily_samples,
+    COST_DAILY_ESTIMATE: _daily_estimate_samples,
+    COST_MONTH_BILLED: _month_billed_samples,
+    ESTIMATE_ERROR: _estimate_error_samples,
+    RESTATED_COST: _restated_samples,
+    UNPRICED_TOKENS: _unpriced_samples,
+    AGGREGATED_SERIES: _aggregated_samples,
+}

@@ -5,16 +5,15 @@ It is written anew for each request from the ledger, which is only read: nobody 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from html import escape
 
 from exporter import __version__
-from exporter.ledger import Ledger
-from exporter.metrics.budgets import EvaluatedBudget
-from exporter.polling.account_state import AccountState
-from exporter.snapshot.labels import LabelMapper
-from exporter.ui.budgets import render_budget_bars as render_budget_bars
+from exporter.model import ChangeEvent
+from exporter.snapshot.account_snapshot import AccountSnapshot
+from exporter.snapshot.budgets import EvaluatedBudget
+from exporter.ui.budgets import render_budget_bars
 from exporter.ui.chart import render_chart
 from exporter.ui.overview import render_health, render_notices, render_problems, render_totals
 from exporter.ui.page_data import PageData, collect_page_data
@@ -23,14 +22,13 @@ from exporter.ui.tables import render_accounts, render_changes, render_models
 
 
 def render_landing_page(
-    account_states: Iterable[AccountState],
-    ledger: Ledger,
-    get_label_mapper: Callable[[tuple[str, str]], LabelMapper | None],
+    snapshots: Iterable[AccountSnapshot],
     budgets: Sequence[EvaluatedBudget],
+    change_events: Sequence[ChangeEvent],
     now: datetime,
 ) -> str:
-    """Return the page as HTML; `places` and `budgets` are those that /metrics shows."""
-    return render_page(collect_page_data(account_states, ledger, get_label_mapper, budgets, now))
+    """Return the page as HTML; `snapshots` and `budgets` are those that /metrics shows."""
+    return render_page(collect_page_data(snapshots, budgets, change_events, now))
 
 
 def render_page(page_data: PageData) -> str:

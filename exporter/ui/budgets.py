@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from exporter.analysis.budgets import BudgetStatus
-from exporter.metrics.budgets import EvaluatedBudget
+from exporter.analysis.thresholds import BUDGET_NEARLY_SPENT_RATIO
+from exporter.snapshot.budgets import EvaluatedBudget
 from exporter.ui.format import escape_text, format_duration, format_money, format_percent, format_time
 from exporter.ui.page_data import State
 from exporter.ui.style import render_state
 
-NEARLY_SPENT_RATIO = 0.8
-"""The rules that Prometheus is given call a budget nearly spent from this part on."""
 _PERIODS = {"day": "today", "week": "this week", "month": "this month"}
 _STATE_ORDER = {"exceeded": 0, "nearly spent": 1, "forecast above the limit": 2}
 
@@ -21,7 +20,7 @@ def budget_state(status: BudgetStatus) -> tuple[State, str]:
     """Return how a budget stands, in a colour and words; what has happened comes before what is expected."""
     if status.spent > status.limit:
         return "bad", "exceeded"
-    if status.spent >= NEARLY_SPENT_RATIO * status.limit:
+    if status.spent >= BUDGET_NEARLY_SPENT_RATIO * status.limit:
         return "wait", "nearly spent"
     if status.forecast is None:
         return "wait", "nothing read yet"

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from exporter.errors import KeyRejected, ProviderError
-from exporter.ledger import DayCost, Ledger
-from exporter.metrics.budgets import EvaluatedBudget
-from exporter.model import DAY, HOUR, ChangeEvent
-from exporter.polling.account_state import AccountState
-from exporter.snapshot.labels import LabelMapper, to_spend_labels
+from exporter.ledger import DayCost
+from exporter.model import DAY, ChangeEvent
+from exporter.snapshot.account_snapshot import AccountSnapshot
+from exporter.snapshot.aggregation import aggregate_days
+from exporter.snapshot.budgets import EvaluatedBudget
 from exporter.windows import TimeRange, calendar_windows, floor, slots
-
-MAX_WATERMARK_AGE = 4 * HOUR
-"""A watermark that is older than this is late: the slowest provider is two hours behind."""
 
 FIRST_POLL = "first poll under way"
 
@@ -115,95 +112,81 @@ class PageData:
 
 
 def collect_page_data(
-    account_states: Iterable[AccountState],
-    ledger: Ledger,
-    get_label_mapper: Callable[[tuple[str, str]], LabelMapper | None],
+    snapshots: Iterable[AccountSnapshot],
     budgets: Sequence[EvaluatedBudget],
+    change_events: Sequence[ChangeEvent],
     now: datetime,
 ) -> PageData:
-    """Return what the page shows of these accounts and budgets; `places` are those of an account on /metrics."""
-    told = (_account_row(member, ledger, get_label_mapper(member.account.identity), now) for member in account_states)
-    return PageData(
-        now, tuple(sorted(told, key=lambda one: one.name)), tuple(budgets), tuple(ledger.change_events.recent(now))
-    )
+    """Return what the page shows of the accounts' newest snapshots; `budgets` are those of /metrics."""
+    rows = sorted((_account_row(snapshot, now) for snapshot in snapshots), key=lambda row: row.name)
+    return PageData(now, tuple(rows), tuple(budgets), tuple(change_events))
 
 
-def _account_row(
-    account_state: AccountState, ledger: Ledger, label_mapper: LabelMapper | None, now: datetime
-) -> AccountRow:
-    number, windows, today = account_state.ledger_account.id, calendar_windows(now, None), floor(now, DAY)
-    window, month = windows["30d"], windows["month"]
-    # On the 31st the month began a day before the last 30 days did.
-    days = ledger.costs.days(number, TimeRange(min(window.start, month.start), window.end))
-    until = account_state.complete_until(ledger)
-    synced = [one.until for one in account_state.coverage(ledger).values() if one is not None]
-    troubles = tuple(_account_problems(account_state, ledger))
-    state, words = _state(account_state, ledger, until, now)
-    this_month = [day for day in days if day.start >= month.start]
+def _account_row(snapshot: AccountSnapshot, now: datetime) -> AccountRow:
+    windows, today = calendar_windows(now, None), floor(now, DAY)
+    this_month = [day for day in snapshot.day_costs if day.start >= windows["month"].start]
+    cost_by_model = aggregate_days([snapshot], windows["30d"], lambda _, labels: labels.model)
+    state, state_text = _state(snapshot, now)
+    polled = [known.coverage.until for known in snapshot.reports if known.coverage is not None]
     return AccountRow(
-        name=account_state.account.name,
-        provider=account_state.account.provider,
-        owner=account_state.account.owner,
+        name=snapshot.account.name,
+        provider=snapshot.account.provider,
+        owner=snapshot.account.owner,
         state=state,
-        state_text=words,
-        today=sum(day.cost for day in days if day.start == today),
+        state_text=state_text,
+        today=sum(day.cost for day in this_month if day.start == today),
         month=sum(day.cost for day in this_month),
         month_billed=sum(day.cost for day in this_month if day.billed),
-        complete_until=until,
-        last_sync=max(synced, default=None),
-        days=_days_by_start(account_state.usage_time_range(ledger), days, window),
-        models=_cost_by_model(ledger, number, window),
-        unpriced=ledger.costs.unpriced_tokens(number, today),
-        aggregated_series=0 if label_mapper is None else label_mapper.aggregated_series,
-        late=_is_late(until, now),
-        problems=troubles,
-        pending_key_message=_pending_key_message(account_state.health.pending_key_error),
+        complete_until=snapshot.complete_until,
+        last_sync=max(polled, default=None),
+        days=_days_by_start(snapshot, windows["30d"]),
+        models={model: totals.cost for model, totals in cost_by_model.items() if totals.cost},
+        unpriced=snapshot.unpriced_tokens.get(today, {}),
+        aggregated_series=snapshot.label_mapper.aggregated_series,
+        late=snapshot.is_late(now),
+        problems=tuple(_account_problems(snapshot)),
+        pending_key_message=_pending_key_message(snapshot.health.pending_key_error),
     )
 
 
-def _days_by_start(
-    known_range: TimeRange | None, days: Iterable[DayCost], window: TimeRange
-) -> dict[datetime, DayCost | None]:
-    known: dict[datetime, DayCost | None] = {}
-    if known_range is not None:
-        known = dict.fromkeys(slots(max(known_range.start, window.start), known_range.end, DAY))
-    return known | {day.start: day for day in days if day.start >= window.start}
+def _days_by_start(snapshot: AccountSnapshot, window: TimeRange) -> dict[datetime, DayCost | None]:
+    days: dict[datetime, DayCost | None] = {}
+    if snapshot.covered is not None:
+        days = dict.fromkeys(slots(max(snapshot.covered.start, window.start), snapshot.covered.end, DAY))
+    return days | {day.start: day for day in snapshot.day_costs if day.start >= window.start}
 
 
-def _cost_by_model(ledger: Ledger, account_number: int, window: TimeRange) -> dict[str, int]:
-    cost: Counter[str] = Counter()
-    for labels, nano in ledger.costs.total(account_number, window).items():
-        cost[to_spend_labels(labels)[1]] += nano
-    return dict(cost)
-
-
-def _is_late(until: datetime | None, now: datetime) -> bool:
-    return until is not None and now - until > MAX_WATERMARK_AGE
-
-
-def _state(account_state: AccountState, ledger: Ledger, until: datetime | None, now: datetime) -> tuple[State, str]:
-    reasons = sorted({error.reason.replace("_", " ") for error in account_state.health.current_problems()})
-    if account_state.key_rejected:
+def _state(snapshot: AccountSnapshot, now: datetime) -> tuple[State, str]:
+    reasons = sorted({error.reason.replace("_", " ") for error in snapshot.health.current_problems})
+    if snapshot.health.key_rejected:
         return "bad", "stopped: " + (", ".join(reasons) or "key rejected")
     if reasons:
         return "bad", "failing: " + ", ".join(reasons)
-    if not account_state.up(ledger):
+    if not snapshot.up:
         return "wait", FIRST_POLL
-    return ("wait", "up, data late") if _is_late(until, now) else ("good", "up")
+    return ("wait", "up, data late") if snapshot.is_late(now) else ("good", "up")
 
 
-def _account_problems(account_state: AccountState, ledger: Ledger) -> Iterator[AccountProblem]:
-    problems = dict(account_state.health.problems)
-    covered = {report.name: one for report, one in account_state.coverage(ledger).items()}
-    by_advice: dict[tuple[str, str], list[str]] = {}
+def _account_problems(snapshot: AccountSnapshot) -> Iterator[AccountProblem]:
+    """Yield the present problems; reports that fail for one reason are one problem."""
+    problems = snapshot.health.problems
+    coverage = {known.report.name: known.coverage for known in snapshot.reports}
+    reports_by_advice: dict[tuple[str, str], list[str]] = {}
     for report in sorted(problems):
-        by_advice.setdefault((problems[report].reason, _advice(problems[report])), []).append(report)
-    for (_, advice), failing in by_advice.items():
-        words = tuple(dict.fromkeys(str(problems[one]) for one in failing))
-        known = tuple(one for one in failing if one in covered)
-        read = [covered[one] for one in known or covered]
-        since: datetime | None = max((one.until for one in read if one is not None), default=None)
-        yield AccountProblem(account_state.account.name, account_state.account.owner, words, advice, known, since)
+        error = problems[report]
+        reports_by_advice.setdefault((error.reason, _advice(error)), []).append(report)
+    for (_, advice), failing in reports_by_advice.items():
+        # A problem of the whole account, such as a rejected key, is recorded under a name that is no report.
+        reports = tuple(report for report in failing if report in coverage)
+        read = [known for report in reports or coverage if (known := coverage[report]) is not None]
+        yield AccountProblem(
+            account=snapshot.account.name,
+            owner=snapshot.account.owner,
+            messages=tuple(dict.fromkeys(str(problems[report]) for report in failing)),
+            advice=advice,
+            reports=reports,
+            last_read=max((known.until for known in read), default=None),
+        )
 
 
 def _pending_key_message(error: ProviderError | None) -> str:

@@ -44,9 +44,9 @@ def build_app(folder: Path, sizes: Mapping[str, int]) -> App:
 
 def render_account(app: App, account: str, now: datetime = NOW) -> float:
     """Render an account's lines anew, as they are then; return the seconds that it took."""
-    app._metrics_cache._clock = lambda: now
+    app.snapshots._clock = lambda: now
     began = time.perf_counter()
-    app._metrics_cache.update(app._polled_accounts[account])
+    app.snapshots.update(app._polled_accounts[account])
     return time.perf_counter() - began
 
 

@@ -106,7 +106,7 @@ def _read_terminal(terminal: int) -> bytes:
         (["--from={newest}", "--to={before}"], 2, "{newest} is after --to={before}"),
         (["--from=yesterday"], 2, "'yesterday' does not match the format '%Y-%m-%d'"),
         (["--format=csv"], 2, "'csv' is not 'openmetrics'"),
-        (["--to=2020-01-01"], 1, "The ledger knows nothing of the configured accounts up to 2020-01-01"),
+        (["--to=2020-01-01"], 1, "The ledger has no usage of the configured accounts up to 2020-01-01"),
         (["--storage.path=/nonexistent"], 1, "There is no ledger in /nonexistent. Point --storage.path at"),
         (["--output=/nonexistent/it.om"], 1, "/nonexistent/it.om cannot be written: No such file or directory"),
         (["--config.file=/nonexistent.yaml"], 1, "/nonexistent.yaml"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,19 +14,48 @@ from typing import Literal
 import pytest
 import yaml
 
-from exporter.backtest.gauges import build_series
-from exporter.backtest.offline import load_account_histories, load_history_accounts, open_ledger
+from exporter.backtest.past_source import PastSource
 from exporter.backtest.promtool import AlertEpisode, find_alert_episodes
 from exporter.backtest.promtool_series import STEP, PromtoolSeries
+from exporter.backtest.sampling import (
+    CONSTANT_SERIES,
+    SAMPLED_FAMILIES,
+    STEPS_PER_HOUR,
+    PastAccount,
+    families_in_rules,
+    render_past,
+    sample_series,
+)
+from exporter.cli.offline import open_ledger
 from exporter.config.configuration import Budget
+from exporter.metrics.families import (
+    API_REQUESTS,
+    BUDGET_EXHAUSTION_TIME,
+    CHANGE_TIME,
+    COST_DAILY_ESTIMATE,
+    CROSSCHECK,
+    ESTIMATE_ERROR,
+    FAMILIES,
+    LAST_SUCCESS,
+    POLL_DURATION,
+    POLL_FAILURES,
+    POLLS,
+    RELOAD_TIME,
+    REQUESTS,
+    SIGNAL_FAMILIES,
+    UNITS,
+    UNPRICED_TOKENS,
+)
 from exporter.model import DAY, HOUR
 from exporter.providers import PROVIDERS
 from exporter.simulator.world import World
+from exporter.snapshot.builder import SnapshotBuilder
+from exporter.snapshot.offline import stored_accounts
 from exporter.windows import TimeRange, floor
 from tests.command import run_command
 from tests.paths import ROOT
 from tests.servers import BIN_DIRS, VERSIONS
-from tests.system import Clock, System, make_account, midnight, start_system
+from tests.system import Clock, System, make_account, midnight, parse_samples, start_system
 from tests.timelapse import increase_spend, start_timelapse
 
 Provider = Literal["openai", "anthropic", "cursor"]
@@ -115,13 +145,25 @@ def replay_rules(system: System, time_range: TimeRange) -> list[AlertEpisode]:
 
 
 def backtest_gauges(system: System, time_range: TimeRange) -> Iterator[PromtoolSeries]:
-    """Yield the gauges of a span, which may reach into the running hour."""
+    """Yield the gauges of a time range, which may reach into the running hour."""
+    with open_past_accounts(system, time_range) as accounts:
+        yield from sample_series(accounts, system.config.budgets, SAMPLED_FAMILIES, time_range)
+
+
+@contextmanager
+def open_past_accounts(system: System, time_range: TimeRange) -> Iterator[list[PastAccount]]:
+    """Open the ledger of a system for reading, beside it."""
     with open_ledger(system.folder / "ledger") as ledger:
-        told = load_history_accounts(ledger, system.config.accounts, PROVIDERS, system.clock.now)
-        told = [replace(one, complete_until=max(one.complete_until, time_range.end)) for one in told]
-        yield from build_series(
-            load_account_histories(ledger, told, system.config.accounts, time_range), system.config.budgets, time_range
-        )
+        views = stored_accounts(ledger, system.config.accounts, system.config.sources, PROVIDERS)
+        yield [PastAccount(PastSource(ledger, view, time_range), SnapshotBuilder()) for view in views]
+
+
+def test_every_family_that_rules_use_is_sampled() -> None:
+    """A metric that a rule names exists in a backtest: rendered from snapshots, or constant for the process."""
+    text = "".join(file.read_text() for file in sorted(RULES.glob("*.yml")))
+    used = {family.name for family in FAMILIES if re.search(rf"\b{family.name}\b", text)}
+    sampled = {family.name for family in families_in_rules(text)} | CONSTANT_SERIES.keys()
+    assert used - sampled == {CHANGE_TIME.name, RELOAD_TIME.name}, "used in annotations and links only"
 
 
 def expand_values(series: PromtoolSeries) -> list[float | None]:
@@ -136,63 +178,63 @@ def expand_values(series: PromtoolSeries) -> list[float | None]:
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "cursor"])
 def test_past_gauges_match_the_metrics_page(tmp_path: Path, provider: Provider) -> None:
-    """At the time of a page, what was complete, expected, high and forecast is the page's, series by series."""
+    """A past snapshot of the time of a page renders that page: every family of an account and of budgets."""
     clock = Clock(TUESDAY.replace(minute=45, second=0))
     account = make_account(provider, "acme")
-    # A Cursor account has its every call told: enough of them are too many.
+    # The API of a Cursor account returns every single call: more of them would only take longer.
     world = World(
         [account if provider == "cursor" else increase_spend(account)], clock, start_time=midnight(clock.now) - 40 * DAY
     )
     budget = Budget("web", "finance", "month", Decimal(900), {"workspace": "Web"})
     hour = floor(clock.now, HOUR)
-    with start_system(tmp_path, world, clock, history="36d") as it:
-        it.config = replace(it.config, budgets=(budget,))
-        with it.run_exporter():
-            it.poll_until_idle()
-            page = it.samples()
-            told: dict[str, dict[Labels, list[float | None]]] = {}
-            for course in backtest_gauges(it, TimeRange(hour - 5 * HOUR, hour + HOUR)):
-                name, _, rest = course.selector.partition("{")
-                found = re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', rest)
-                labels = {one: value.replace('\\"', '"') for one, value in found if one not in ("job", "instance")}
-                told.setdefault(name, {})[frozenset(labels.items())] = expand_values(course)
-    step = 5 * 15 + timedelta(minutes=45) // STEP
-    for name in COMPARED_METRICS & page.keys():
-        assert {one: series[step] for one, series in told[name].items() if series[step] is not None} == {
-            one: pytest.approx(value, abs=1e-6) for one, value in page[name].items()
-        }, name
-    # The running hour is told evenly: without it, the windows are the same.
+    with start_system(tmp_path, world, clock, history="36d") as system:
+        system.config = replace(system.config, budgets=(budget,))
+        with system.run_exporter():
+            system.poll_until_idle()
+            page = system.samples()
+            with open_past_accounts(system, TimeRange(hour, hour + HOUR)) as accounts:
+                rendered = render_past(accounts, [budget], SAMPLED_FAMILIES, clock.now)
+            series = list(backtest_gauges(system, TimeRange(hour - 5 * HOUR, hour + HOUR)))
+    past = parse_samples(b"".join(text for lines in rendered for text in lines.values()).decode())
+    compared = {family.name for family in SAMPLED_FAMILIES if family not in POLL_FAMILIES} & page.keys()
+    for name in compared:
+        assert past[name] == {labels: pytest.approx(value, abs=1e-6) for labels, value in page[name].items()}, name
+    assert {family.name for family in SAMPLED_FAMILIES} - compared <= {family.name for family in NOT_ON_THE_PAGE}
+    # At the beginning of the running hour the windows do not hold it yet.
     for window in ("today", "month", "30d"):
-        for one, value in page[f"ai_cost_{window}_usd"].items():
-            running = page["ai_cost_this_hour_usd"][one]
-            assert told[f"ai_cost_{window}_usd"][one][5 * 15] == pytest.approx(value - running, abs=1e-6)
-    marks = told["ai_account_complete_until_timestamp_seconds"]
-    for one, value in page["ai_account_complete_until_timestamp_seconds"].items():
-        assert (hour - 5 * HOUR).timestamp() + (marks[one][step] or 0) == value
+        for labels, value in page[f"ai_cost_{window}_usd"].items():
+            running = page["ai_cost_this_hour_usd"][labels]
+            found = _values_of(series, f"ai_cost_{window}_usd", labels)
+            assert found[5 * STEPS_PER_HOUR] == pytest.approx(value - running, abs=1e-6)
+    for labels, value in page["ai_account_complete_until_timestamp_seconds"].items():
+        found = _values_of(series, "ai_account_complete_until_timestamp_seconds", labels)
+        assert (hour - 5 * HOUR).timestamp() + (found[5 * STEPS_PER_HOUR + 11] or 0) == value
 
 
-COMPARED_METRICS = {
-    "ai_account_info",
-    "ai_account_up",
-    "ai_account_problem",
-    "ai_account_estimate_error_ratio",
-    "ai_cost_last_hour_usd",
-    "ai_tokens_last_hour",
-    "ai_requests_last_hour",
-    "ai_cost_last_hour_expected_usd",
-    "ai_cost_last_hour_upper_bound_usd",
-    "ai_cost_this_hour_upper_bound_usd",
-    "ai_requests_last_hour_expected",
-    "ai_requests_last_hour_upper_bound",
-    "ai_tokens_last_hour_expected",
-    "ai_tokens_last_hour_upper_bound",
-    "ai_cost_excess_24h_usd",
-    "ai_budget_info",
-    "ai_budget_limit_usd",
-    "ai_budget_burn_rate",
-    "ai_budget_forecast_usd",
-    "ai_budget_exhaustion_timestamp_seconds",
+def _values_of(series: Sequence[PromtoolSeries], name: str, labels: Labels) -> list[float | None]:
+    for one in series:
+        found, _, rest = one.selector.partition("{")
+        pairs = re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', rest)
+        own = frozenset((key, value.replace('\\"', '"')) for key, value in pairs if key not in ("job", "instance"))
+        if (found, own) == (name, labels):
+            return expand_values(one)
+    raise AssertionError(f"no series {name} {labels}")
+
+
+POLL_FAMILIES = {POLLS, POLL_FAILURES, API_REQUESTS, POLL_DURATION, LAST_SUCCESS}
+"""What depends on how polls went, which the ledger does not record."""
+NOT_ON_THE_PAGE = {
+    *POLL_FAMILIES,
+    *UNITS.values(),
+    *REQUESTS.values(),
+    *SIGNAL_FAMILIES,
+    BUDGET_EXHAUSTION_TIME,
+    COST_DAILY_ESTIMATE,
+    CROSSCHECK,
+    ESTIMATE_ERROR,
+    UNPRICED_TOKENS,
 }
+"""What a small account may not have."""
 
 
 @pytest.mark.parametrize(

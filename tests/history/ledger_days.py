@@ -15,9 +15,10 @@ from exporter.history.hourly import HistoryAccount
 from exporter.history.remote_read import RemoteReadHandler
 from exporter.history.remote_read_protocol import MESSAGES
 from exporter.ledger import Ledger, ValuedDay
-from exporter.metrics.spend import build_label_mapper
 from exporter.model import COST, DAY, HOUR, Bucket, Report, Row
 from exporter.pricing.valuer import LedgerAccount
+from exporter.snapshot.builder import SnapshotBuilder, build_label_mapper
+from exporter.snapshot.source import LedgerSource
 from exporter.windows import TimeRange
 
 DAY1 = datetime(2026, 3, 1, tzinfo=UTC)
@@ -72,13 +73,11 @@ class LedgerHistory:
         self.reader = RemoteReadHandler(self.ledger, self.history_accounts, self.max_samples)
 
     def history_accounts(self) -> list[HistoryAccount]:
-        """Return the account as it would be shown at the end of its second day."""
-        book = LedgerAccount(self.number, "maker", (USAGE_REPORT,))
-        return [
-            HistoryAccount(
-                "acme", book, build_label_mapper(book, self.max_series, self.ledger, DAY1 + 2 * DAY), self.until
-            )
-        ]
+        """Return the account with the labels that it has at the end of its second day."""
+        ledger_account = LedgerAccount(self.number, "maker", (USAGE_REPORT,))
+        windows = SnapshotBuilder().window_totals(LedgerSource(self.ledger, ledger_account), DAY1 + 2 * DAY)
+        label_mapper = build_label_mapper(windows, LedgerSource(self.ledger, ledger_account), self.max_series)
+        return [HistoryAccount("acme", ledger_account, label_mapper, self.until)]
 
     def put_usage(self, start: datetime, *rows: Row) -> None:
         """Tell an hour."""

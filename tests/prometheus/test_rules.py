@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from exporter.analysis.thresholds import BUDGET_NEARLY_SPENT_RATIO, MAX_DAILY_DELAY, MAX_HOURLY_DELAY
 from exporter.metrics.families import FAMILIES, HISTORY_FAMILIES
 from tests.paths import ROOT
 from tests.servers import VERSIONS, run_promtool
@@ -102,3 +103,10 @@ def test_thresholds_are_defined_once() -> None:
     for alert in ALERTS.values():
         numbers = re.findall(r"(?:[<>]=?|[=!]=)\s*(?:bool\s*)?(-?\d[\d.e]*)", alert["expr"])
         assert set(numbers) <= {"0", "1", "0.01"}, alert
+
+
+def test_the_landing_page_uses_the_thresholds_of_the_rules() -> None:
+    """A threshold that both use has one value."""
+    assert THRESHOLDS["budget_nearly_spent_ratio"] == f"vector({BUDGET_NEARLY_SPENT_RATIO})"
+    assert THRESHOLDS["use_late_seconds"] == f"vector({MAX_HOURLY_DELAY.total_seconds():.0f})"
+    assert THRESHOLDS["bill_late_seconds"] == f"vector({MAX_DAILY_DELAY.total_seconds():.0f})"

@@ -17,10 +17,10 @@ import pytest
 
 from exporter.analysis.budgets import BudgetStatus, current_period
 from exporter.config.configuration import Budget
-from exporter.metrics.budgets import EvaluatedBudget
 from exporter.model import DAY, HOUR, NANO
 from exporter.simulator.accounts import Stream
 from exporter.simulator.world import World
+from exporter.snapshot.budgets import EvaluatedBudget
 from exporter.ui import render_page
 from exporter.ui.budgets import budget_state, render_budget_bars
 from exporter.ui.chart import axis_ticks, describe_bar, render_chart

@@ -1,0 +1,161 @@
+"""One account at one moment, as immutable values: everything that is exported or displayed of it derives from here."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from exporter.analysis.baselines import Baseline, HourlySeries
+from exporter.analysis.budgets import BudgetShare
+from exporter.analysis.thresholds import MAX_DAILY_DELAY, MAX_HOURLY_DELAY
+from exporter.config.configuration import Account
+from exporter.ledger import Coverage, DayCost
+from exporter.model import DAY, GAUGE_METERS, Report, RowLabels
+from exporter.polling.account_state import AccountView
+from exporter.polling.health import HealthSnapshot
+from exporter.pricing.valuer import LedgerAccount
+from exporter.snapshot.labels import LabelMapper
+from exporter.windows import DAYS_EXPORTED, TimeRange, days_back, floor
+
+RowTotals = Mapping[RowLabels, int]
+"""Labels of rows -> nano-USD for meter `cost`, else units."""
+
+
+@dataclass(frozen=True, slots=True)
+class DayTotals:
+    """Cost and usage of one UTC day by row labels. Labels and values are parallel, since 35 of these are kept."""
+
+    labels: Sequence[RowLabels]
+    values: array[int]
+
+    def items(self) -> Iterator[tuple[RowLabels, int]]:
+        """Yield labels and value of every row."""
+        return zip(self.labels, self.values, strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCoverage:
+    """How far a report has been read."""
+
+    report: Report
+    coverage: Coverage | None
+    """None before the first successful poll."""
+    complete_until: datetime | None
+    """The watermark: every bucket that ends at or before it is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceSignals:
+    """What the newest hours of one workspace were expected to be. Values are None where too little history is known."""
+
+    workspace: str
+    """Its exported name."""
+    cost: Baseline | None
+    """Of the newest complete hour, in nano-USD."""
+    this_hour_cost: Baseline | None
+    """Of the whole running hour, in nano-USD."""
+    requests: Baseline | None
+    tokens: Baseline | None
+    """Only where the provider reports no requests."""
+    excess: int | None
+    """nano-USD by which the newest 24 complete hours were above their upper bounds."""
+    last_hour_cost: int
+    """nano-USD of the newest complete hour."""
+
+    @property
+    def is_spike(self) -> bool:
+        """Whether the newest complete hour cost more than its upper bound."""
+        return self.cost is not None and self.last_hour_cost > self.cost.upper_bound
+
+
+@dataclass(frozen=True, slots=True)
+class HourlyTotals:
+    """Cost and usage by the hour, for the days that baselines and budgets look at."""
+
+    cost: Mapping[str, HourlySeries]
+    """By workspace id, in nano-USD."""
+    requests: Mapping[str, HourlySeries]
+    """By workspace id; empty where the provider reports none."""
+    tokens: Mapping[str, HourlySeries]
+    """By workspace id; empty where the provider reports requests."""
+    budgets: Mapping[str, HourlySeries]
+    """By budget, in nano-USD: every budget that may count something of the account."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSnapshot:
+    """One account as the ledger and the poller know it at `time`. Built once per change, never modified."""
+
+    view: AccountView
+    time: datetime
+    reports: tuple[ReportCoverage, ...]
+    complete_until: datetime | None
+    """The watermark over all usage reports; None until each was read once."""
+    covered: TimeRange | None
+    """The time range of which all usage is known; None until each usage report was read once."""
+    up: bool
+    """Whether the newest poll of every report succeeded."""
+    label_mapper: LabelMapper
+    windows: Mapping[str, RowTotals]
+    """Window of `windows.calendar_windows` -> cost and usage; `this_hour` has cost only."""
+    days: Mapping[datetime, DayTotals]
+    """Start of each of the last 35 UTC days with any cost or usage -> its totals."""
+    day_costs: tuple[DayCost, ...]
+    """The valued days of the last 35, oldest first: billed or estimated, estimate and restatement."""
+    unpriced_tokens: Mapping[datetime, Mapping[str, int]]
+    """Start of a UTC day -> model -> tokens without a known price; days that have any."""
+    restated: int
+    """nano-USD by which billed days were ever corrected, ups and downs added."""
+    hourly: HourlyTotals
+    signals: tuple[WorkspaceSignals, ...]
+    """Of every workspace with recent usage; empty without a watermark."""
+    budget_shares: Mapping[str, BudgetShare]
+    """Budget -> this account's share of it."""
+    crosscheck_ratios: Mapping[str, float]
+    """Source -> its tokens of the newest complete hour relative to the provider's."""
+
+    @property
+    def exported(self) -> TimeRange:
+        """The UTC days that the snapshot holds, today included."""
+        return TimeRange(days_back(self.time, DAYS_EXPORTED - 1), floor(self.time, DAY) + DAY)
+
+    @property
+    def has_hourly_usage(self) -> bool:
+        """Whether all usage is reported by the hour; only then an hour can be compared with its baseline."""
+        return all(known.report.width < DAY for known in self.reports if known.report.kind == "usage")
+
+    def is_late(self, now: datetime) -> bool:
+        """Whether usage is known only up to a time that is longer ago than the provider's reports usually are."""
+        max_delay = MAX_HOURLY_DELAY if self.has_hourly_usage else MAX_DAILY_DELAY
+        return self.complete_until is not None and now - self.complete_until > max_delay
+
+    @property
+    def account(self) -> Account:
+        """The account's configuration."""
+        return self.view.account
+
+    @property
+    def ledger_account(self) -> LedgerAccount:
+        """The account as the ledger and the valuer know it."""
+        return self.view.ledger_account
+
+    @property
+    def health(self) -> HealthSnapshot:
+        """Polls, failures and present problems."""
+        return self.view.health
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Name and provider: what identifies an account among all."""
+        return self.account.identity
+
+
+def merge_totals(totals: dict[RowLabels, int], rows: Iterator[tuple[RowLabels, int]]) -> None:
+    """Add rows to totals; a gauge meter, such as bytes, keeps its maximum, since a sum of levels means nothing."""
+    for labels, value in rows:
+        if labels in totals:
+            totals[labels] = max(totals[labels], value) if labels.meter in GAUGE_METERS else totals[labels] + value
+        else:
+            totals[labels] = value

@@ -1,0 +1,373 @@
+"""Builds an account's snapshot. A day is read from the source again only when its version changed."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from exporter.analysis.baselines import BASELINE_DAYS, Baseline, HourlySeries, baseline, excess
+from exporter.analysis.budgets import BudgetShare, budget_share, matches
+from exporter.config.configuration import Account, Budget
+from exporter.ledger import HourlyValues
+from exporter.ledger.hours import add_hourly_values
+from exporter.model import COST, DAY, GAUGE_METERS, HOUR, NANO, REQUESTS, TOKEN_METERS, RowLabels
+from exporter.polling.account_state import AccountView
+from exporter.polling.schedule import complete_until
+from exporter.snapshot.account_snapshot import (
+    AccountSnapshot,
+    DayTotals,
+    HourlyTotals,
+    ReportCoverage,
+    RowTotals,
+    WorkspaceSignals,
+    merge_totals,
+)
+from exporter.snapshot.labels import LabelMapper, SpendLabels, to_spend_labels
+from exporter.snapshot.source import SnapshotSource
+from exporter.windows import DAYS_EXPORTED, TimeRange, calendar_windows, days_back, floor, slots
+
+MIN_COST_INCREASE = 1 * NANO
+"""An hour is unusual only where it cost at least a dollar more than expected, however steady its workspace is."""
+MIN_REQUESTS_INCREASE = 100
+MIN_TOKENS_INCREASE = 100_000
+
+RECENT_WINDOWS = ("month", "30d")
+"""A series with cost or usage in one of these is exported. On the 31st the month began a day before the 30 days did."""
+
+_USAGE_DAYS = BASELINE_DAYS + 2
+"""Days of hourly usage that signals look at: yesterday's hours are compared with the days before them."""
+_ZERO_DAY = array("q", [0] * int(DAY / HOUR))
+
+_HourlySums = dict[str, Sequence[int]]
+"""Workspace id or budget -> nano-USD, requests or tokens of the hours of a day."""
+
+
+def matching_budgets(account: Account, budgets: Iterable[Budget]) -> tuple[Budget, ...]:
+    """Return the budgets that may count something of an account."""
+    labels = _account_match_labels(account)
+    return tuple(
+        budget
+        for budget in budgets
+        if matches({name: glob for name, glob in budget.match.items() if name in labels}, labels)
+    )
+
+
+def report_coverages(view: AccountView, source: SnapshotSource) -> tuple[ReportCoverage, ...]:
+    """Return how far each report of an account has been read, and its watermark."""
+    coverages = ((report, source.coverage(report)) for report in view.reports)
+    return tuple(ReportCoverage(report, known, complete_until(report, known)) for report, known in coverages)
+
+
+def account_watermark(view: AccountView, reports: Sequence[ReportCoverage]) -> datetime | None:
+    """Return the time up to which all usage of an account is known; None until that can be said."""
+    usage = [
+        known
+        for known in reports
+        if known.report.kind == "usage"
+        # An optional report that has failed from the beginning may not be in this plan: it holds nothing up.
+        and not (known.coverage is None and known.report.optional and known.report.name in view.health.problems)
+    ]
+    watermarks = [known.complete_until for known in usage if known.complete_until is not None]
+    return min(watermarks, default=None) if len(watermarks) == len(usage) else None
+
+
+def covered_range(reports: Sequence[ReportCoverage]) -> TimeRange | None:
+    """Return the time range of which all usage is known; None until each usage report was read once."""
+    usage = [known.coverage for known in reports if known.report.kind == "usage"]
+    covered = [coverage for coverage in usage if coverage is not None]
+    if not covered or len(covered) < len(usage):
+        return None
+    return TimeRange(max(coverage.since for coverage in covered), min(coverage.until for coverage in covered))
+
+
+@dataclass(frozen=True, slots=True)
+class _Grouping:
+    """How rows are summed by the hour; where it changes, every day is read again."""
+
+    ledger_account: int
+    remapped: Mapping[SpendLabels, SpendLabels]
+    names: Mapping[str, str]
+    budgets: tuple[Budget, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _RawDay:
+    """One UTC day as the source has it."""
+
+    cost: HourlyValues
+    usage: HourlyValues
+
+
+@dataclass(frozen=True, slots=True)
+class _HourlyDay:
+    """One UTC day by the hour, grouped."""
+
+    version: int
+    cost: _HourlySums
+    budgets: _HourlySums
+    requests: _HourlySums
+    tokens: _HourlySums
+
+
+@dataclass(slots=True)
+class SnapshotBuilder:
+    """Builds snapshots of one account, one at a time, and keeps what it read of each day."""
+
+    _totals: dict[datetime, tuple[int, DayTotals]] = field(default_factory=dict)
+    """Day -> its version and totals."""
+    _labels: dict[tuple[RowLabels, ...], tuple[RowLabels, ...]] = field(default_factory=dict)
+    """Sets of labels, so that days of equal labels share them."""
+    _grouping: _Grouping | None = None
+    _hourly: dict[datetime, _HourlyDay] = field(default_factory=dict)
+
+    def build(
+        self, view: AccountView, source: SnapshotSource, budgets: Iterable[Budget], now: datetime
+    ) -> AccountSnapshot:
+        """Build the account's snapshot of `now`. Raises LedgerError."""
+        reports = report_coverages(view, source)
+        watermark, covered = account_watermark(view, reports), covered_range(reports)
+        exported = _exported_range(now)
+        raw_days = self._read_days(source, exported)
+        windows = self._window_totals(source, now, watermark)
+        label_mapper = build_label_mapper(windows, source, view.account.max_series)
+        own_budgets = matching_budgets(view.account, budgets)
+        grouping = _Grouping(view.ledger_account.id, label_mapper.remapped, label_mapper.names, own_budgets)
+        known_since = exported.end if covered is None else covered.start
+        hourly = self._hourly_totals(view.account, source, label_mapper, grouping, raw_days, exported, known_since)
+        return AccountSnapshot(
+            view=view,
+            time=now,
+            reports=reports,
+            complete_until=watermark,
+            covered=covered,
+            up=not view.health.problems and all(known.coverage is not None for known in reports),
+            label_mapper=label_mapper,
+            windows=windows,
+            days={day: totals for day, (_, totals) in self._totals.items() if totals.labels},
+            day_costs=tuple(source.day_costs(exported)),
+            unpriced_tokens=source.unpriced_tokens(exported),
+            restated=source.restated(),
+            hourly=hourly,
+            signals=_compute_signals(hourly, label_mapper, watermark, now) if _has_hourly_usage(view) else (),
+            budget_shares=_budget_shares(own_budgets, hourly, now, watermark),
+            crosscheck_ratios=_crosscheck_ratios(view, source, windows, now, watermark),
+        )
+
+    def window_totals(
+        self, source: SnapshotSource, now: datetime, watermark: datetime | None = None
+    ) -> dict[str, RowTotals]:
+        """Return cost and usage of every calendar window; `last_hour` only with a watermark. Raises LedgerError."""
+        self._read_days(source, _exported_range(now))
+        return self._window_totals(source, now, watermark)
+
+    def _read_days(self, source: SnapshotSource, time_range: TimeRange) -> dict[datetime, _RawDay]:
+        """Bring the days' totals up to date; return the days that were read for it."""
+        previous, self._totals = self._totals, {}
+        raw_days = {}
+        for day in slots(time_range.start, time_range.end, DAY):
+            # The version is read before the day: what changes in between makes the day be read again.
+            version, known = source.day_version(day), previous.get(day)
+            if known is None or known[0] != version:
+                raw_days[day] = raw = _RawDay(source.hourly_cost(day), source.hourly_usage(day))
+                known = (version, self._day_totals(raw))
+            self._totals[day] = known
+        return raw_days
+
+    def _day_totals(self, raw: _RawDay) -> DayTotals:
+        totals = {row: sum(values) for row, values in raw.cost.items()}
+        for row, values in raw.usage.items():
+            # Where usage carries its cost, that cost is among what was valued: it would count twice.
+            if row.meter != COST:
+                totals[row] = max(values) if row.meter in GAUGE_METERS else sum(values)
+        labels = tuple(sorted(totals))
+        return DayTotals(self._labels.setdefault(labels, labels), array("q", (totals[row] for row in labels)))
+
+    def _window_totals(self, source: SnapshotSource, now: datetime, watermark: datetime | None) -> dict[str, RowTotals]:
+        windows: dict[str, RowTotals] = {}
+        for name, window in calendar_windows(now, watermark).items():
+            totals: dict[RowLabels, int] = {}
+            if window.end - window.start < DAY:
+                totals |= source.cost(window)
+                if name != "this_hour":
+                    totals |= {labels: n for labels, n in source.usage(window).items() if labels.meter != COST}
+            else:
+                for day in slots(window.start, window.end, DAY):
+                    merge_totals(totals, self._totals[day][1].items())
+            windows[name] = totals
+        return windows
+
+    def _hourly_totals(
+        self,
+        account: Account,
+        source: SnapshotSource,
+        label_mapper: LabelMapper,
+        grouping: _Grouping,
+        raw_days: Mapping[datetime, _RawDay],
+        exported: TimeRange,
+        known_since: datetime,
+    ) -> HourlyTotals:
+        previous = self._hourly if grouping == self._grouping else {}
+        self._grouping, self._hourly = grouping, {}
+        matcher = BudgetMatcher(account, grouping.budgets, grouping.names)
+        for day, (version, _) in self._totals.items():
+            known = previous.get(day)
+            if known is None or known.version != version:
+                raw = raw_days.get(day) or _RawDay(source.hourly_cost(day), source.hourly_usage(day))
+                with_usage = exported.end - day <= _USAGE_DAYS * DAY
+                known = _group_day(version, raw, label_mapper, matcher, with_usage=with_usage)
+            self._hourly[day] = known
+        start, days = exported.start, [*self._hourly.values()]
+        requests = _join_days(start, known_since, [day.requests for day in days])
+        budgets = _join_days(start, known_since, [day.budgets for day in days])
+        unused = HourlySeries(start, array("q", bytes(8 * len(_ZERO_DAY) * len(days))), known_since)
+        return HourlyTotals(
+            cost=_join_days(start, known_since, [day.cost for day in days]),
+            requests=requests,
+            tokens={} if requests else _join_days(start, known_since, [day.tokens for day in days]),
+            budgets={budget.name: budgets.get(budget.name, unused) for budget in grouping.budgets},
+        )
+
+
+@dataclass(slots=True)
+class BudgetMatcher:
+    """Finds the budgets that count a row of an account."""
+
+    account: Account
+    budgets: Sequence[Budget]
+    names: Mapping[str, str]
+    _matches: dict[SpendLabels, list[str]] = field(default_factory=dict)
+
+    def match(self, labels: RowLabels) -> list[str]:
+        """Return the names of the budgets. A model that is aggregated in metrics is matched under its own name."""
+        series = to_spend_labels(labels)
+        if series not in self._matches:
+            workspace = self.names.get(series.workspace, series.workspace)
+            values = _account_match_labels(self.account) | {"workspace": workspace, "model": series.model}
+            self._matches[series] = [budget.name for budget in self.budgets if matches(budget.match, values)]
+        return self._matches[series]
+
+
+def _exported_range(now: datetime) -> TimeRange:
+    return TimeRange(days_back(now, DAYS_EXPORTED - 1), floor(now, DAY) + DAY)
+
+
+def _account_match_labels(account: Account) -> dict[str, str]:
+    return {"account": account.name, "provider": account.provider, "owner": account.owner}
+
+
+def build_label_mapper(windows: Mapping[str, RowTotals], source: SnapshotSource, max_series: int) -> LabelMapper:
+    """Return the labels of every series, from the usage and cost of the recent windows."""
+    recent = {labels: value for name in RECENT_WINDOWS for labels, value in windows[name].items()}
+    recent_cost = dict.fromkeys(map(to_spend_labels, recent), 0)
+    for labels, value in recent.items():
+        if labels.meter == COST:
+            recent_cost[to_spend_labels(labels)] += value
+    return LabelMapper.build(recent_cost, map(to_spend_labels, source.known_labels()), source.names(), max_series)
+
+
+def _group_day(
+    version: int, raw: _RawDay, label_mapper: LabelMapper, matcher: BudgetMatcher, *, with_usage: bool
+) -> _HourlyDay:
+    cost: _HourlySums = {}
+    budgets: _HourlySums = {}
+    requests: _HourlySums = {}
+    tokens: _HourlySums = {}
+    for labels, values in raw.cost.items():
+        _add(cost, label_mapper.remap(labels).workspace, values)
+        for budget in matcher.match(labels):
+            _add(budgets, budget, values)
+    for labels, values in raw.usage.items() if with_usage else ():
+        if labels.meter == REQUESTS:
+            _add(requests, label_mapper.remap(labels).workspace, values)
+        elif labels.meter in TOKEN_METERS:
+            _add(tokens, label_mapper.remap(labels).workspace, values)
+    return _HourlyDay(version, _pack(cost), _pack(budgets), _pack(requests), {} if requests else _pack(tokens))
+
+
+def _add(sums: _HourlySums, name: str, values: Sequence[int]) -> None:
+    sums[name] = add_hourly_values(sums[name], values) if name in sums else values
+
+
+def _pack(sums: _HourlySums) -> _HourlySums:
+    return {name: array("q", values) for name, values in sums.items()}
+
+
+def _join_days(since: datetime, known_since: datetime, days: Sequence[_HourlySums]) -> dict[str, HourlySeries]:
+    joined = {}
+    for name in sorted({name for day in days for name in day}):
+        values = array("q")
+        for day in days:
+            values.extend(day.get(name, _ZERO_DAY))
+        joined[name] = HourlySeries(since, values, known_since)
+    return joined
+
+
+def _compute_signals(
+    hourly: HourlyTotals, label_mapper: LabelMapper, watermark: datetime | None, now: datetime
+) -> tuple[WorkspaceSignals, ...]:
+    if watermark is None:
+        return ()
+    last_hour, this_hour = floor(min(watermark, now), HOUR) - HOUR, floor(now, HOUR)
+
+    def expect(
+        values: Mapping[str, HourlySeries], workspace: str, hour: datetime, min_increase: int
+    ) -> Baseline | None:
+        return baseline(values[workspace], hour, min_increase) if workspace in values else None
+
+    return tuple(
+        WorkspaceSignals(
+            workspace=label_mapper.workspace_name(workspace),
+            cost=expect(hourly.cost, workspace, last_hour, MIN_COST_INCREASE),
+            this_hour_cost=expect(hourly.cost, workspace, this_hour, MIN_COST_INCREASE),
+            requests=expect(hourly.requests, workspace, last_hour, MIN_REQUESTS_INCREASE),
+            tokens=expect(hourly.tokens, workspace, last_hour, MIN_TOKENS_INCREASE),
+            excess=excess(hourly.cost[workspace], watermark, MIN_COST_INCREASE) if workspace in hourly.cost else None,
+            last_hour_cost=hourly.cost[workspace].at(last_hour) if workspace in hourly.cost else 0,
+        )
+        for workspace in _recent_workspaces(hourly, now)
+    )
+
+
+def _has_hourly_usage(view: AccountView) -> bool:
+    # Usage that is known per day is spread over the day's hours: such an hour says nothing against its baseline.
+    return all(report.width < DAY for report in view.reports if report.kind == "usage")
+
+
+def _recent_workspaces(hourly: HourlyTotals, now: datetime) -> list[str]:
+    windows = calendar_windows(now, None)
+    since = min(windows[name].start for name in RECENT_WINDOWS)
+    return sorted(
+        {
+            workspace
+            for values in (hourly.cost, hourly.requests, hourly.tokens)
+            for workspace, series in values.items()
+            if any(series.values[max(0, (since - series.since) // HOUR) :])
+        }
+    )
+
+
+def _budget_shares(
+    budgets: Iterable[Budget], hourly: HourlyTotals, now: datetime, watermark: datetime | None
+) -> dict[str, BudgetShare]:
+    return {budget.name: budget_share(budget.period, hourly.budgets[budget.name], now, watermark) for budget in budgets}
+
+
+def _crosscheck_ratios(
+    view: AccountView,
+    source: SnapshotSource,
+    windows: Mapping[str, RowTotals],
+    now: datetime,
+    watermark: datetime | None,
+) -> dict[str, float]:
+    if watermark is None or not view.crosschecks:
+        return {}
+    reported = sum(value for labels, value in windows["last_hour"].items() if labels.meter in TOKEN_METERS)
+    ratios = {}
+    for crosscheck in view.crosschecks:
+        tokens = source.crosscheck_tokens(crosscheck, calendar_windows(now, watermark)["last_hour"])
+        # Where neither side has any tokens there is nothing to compare.
+        if tokens is not None and (tokens or reported):
+            ratios[crosscheck.source] = tokens / reported if reported else float("inf")
+    return ratios

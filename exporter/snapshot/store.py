@@ -1,0 +1,87 @@
+"""The newest snapshot of every account."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from exporter.config.configuration import Budget
+from exporter.ledger import Ledger
+from exporter.polling.account_state import AccountState
+from exporter.snapshot.account_snapshot import AccountSnapshot
+from exporter.snapshot.builder import SnapshotBuilder, matching_budgets
+from exporter.snapshot.source import LedgerSource
+
+AccountKey = tuple[str, str]
+"""An account's name and provider."""
+
+
+@dataclass(slots=True)
+class _Builder:
+    """An account's builder. Held while it builds, so that the snapshot that was begun last is stored last."""
+
+    builder: SnapshotBuilder = field(default_factory=SnapshotBuilder)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class SnapshotStore:
+    """Builds snapshots from any thread and keeps the newest of each configured account."""
+
+    def __init__(
+        self, ledger: Ledger, clock: Callable[[], datetime], on_change: Callable[[AccountSnapshot], None]
+    ) -> None:
+        """`on_change` is called with every new snapshot."""
+        self._ledger = ledger
+        self._clock = clock
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._snapshots: dict[AccountKey, AccountSnapshot] = {}
+        self._builders: dict[AccountKey, _Builder] = {}
+        self._configured: set[AccountKey] = set()
+        self._budgets: tuple[Budget, ...] = ()
+
+    def all(self) -> list[AccountSnapshot]:
+        """Return the newest snapshots, by account."""
+        with self._lock:
+            return [self._snapshots[key] for key in sorted(self._snapshots)]
+
+    def get(self, key: AccountKey) -> AccountSnapshot | None:
+        """Return an account's newest snapshot; None before its first."""
+        with self._lock:
+            return self._snapshots.get(key)
+
+    def update(self, account_state: AccountState) -> None:
+        """Build an account's snapshot from the ledger. Raises LedgerError."""
+        key = account_state.view().account.identity
+        with self._lock:
+            entry = self._builders.setdefault(key, _Builder())
+        with entry.lock:
+            view = account_state.view()
+            source = LedgerSource(self._ledger, view.ledger_account)
+            snapshot = entry.builder.build(view, source, self._budgets, self._clock())
+            with self._lock:
+                if key not in self._configured:
+                    return
+                self._snapshots[key] = snapshot
+            self._on_change(snapshot)
+
+    def configure(self, account_states: Iterable[AccountState], budgets: tuple[Budget, ...]) -> set[AccountKey]:
+        """Set the accounts and budgets that are configured; return the accounts that were removed.
+
+        An account that is counted by other budgets than before gets a new snapshot.
+        """
+        states = {state.view().account.identity: state for state in account_states}
+        with self._lock:
+            previous, self._budgets, self._configured = self._budgets, budgets, set(states)
+            removed = self._snapshots.keys() - self._configured
+            for key in {*self._snapshots, *self._builders} - self._configured:
+                self._snapshots.pop(key, None)
+                self._builders.pop(key, None)
+            affected = [states[key] for key in self._snapshots]
+        for state in affected:
+            account = state.view().account
+            if matching_budgets(account, previous) != matching_budgets(account, budgets):
+                self.update(state)
+        return removed
