@@ -18,7 +18,7 @@ FIRING_ALERTS_QUERY = 'ALERTS{alertstate="firing"}'
 
 
 class ReplayError(ExporterError):
-    """The rules cannot be run; the text says what to do."""
+    """The rules cannot be run; the message includes the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def find_alert_episodes(
     with tempfile.TemporaryDirectory(prefix="ai-spend-replay-") as folder:
         path = Path(folder) / "replay.yml"
         with path.open("w", encoding="utf-8") as file:
-            file.write(f"rule_files: [{', '.join(_quote(str(one.absolute())) for one in rules)}]\n")
+            file.write(f"rule_files: [{', '.join(_quote(str(rule_file.absolute())) for rule_file in rules)}]\n")
             file.write(f"evaluation_interval: {_in_minutes(STEP)}m\ntests:\n- interval: {_in_minutes(STEP)}m\n")
             file.write("  input_series:\n")
             for course in all_series:
@@ -73,11 +73,11 @@ def _run_promtool(promtool: Path, path: Path) -> str:
         )
     except OSError as error:
         raise ReplayError(f"{promtool} cannot be run: {error.strerror}. Give its place with --promtool.") from error
-    told = ended.stdout + ended.stderr
-    # Whatever fires is told as a failed expectation, because none was expected to fire.
-    if ended.returncode and not _FAILED_EXPECTATION.search(told):
-        raise ReplayError(f"{promtool} refuses the rules:\n{told.replace(str(path), 'replay').strip()}")
-    return told
+    output = ended.stdout + ended.stderr
+    # promtool reports every firing alert as a failed expectation, because the test expects none.
+    if ended.returncode and not _FAILED_EXPECTATION.search(output):
+        raise ReplayError(f"{promtool} rejects the rules:\n{output.replace(str(path), 'replay').strip()}")
+    return output
 
 
 _FAILED_EXPECTATION = re.compile(
@@ -106,7 +106,7 @@ def _parse_episodes(output: str, start: datetime, step_count: int) -> list[Alert
         for labels, at in firing.items()
         for first, last in _consecutive_ranges(sorted(at))
     ]
-    return sorted(episodes, key=lambda one: (one.since, one.alert, sorted(one.labels.items())))
+    return sorted(episodes, key=lambda episode: (episode.since, episode.alert, sorted(episode.labels.items())))
 
 
 def _consecutive_ranges(steps: Sequence[int]) -> Iterable[tuple[int, int]]:

@@ -69,7 +69,7 @@ def families_in_rules(text: str) -> list[Family]:
 
 @dataclass(frozen=True, slots=True)
 class PastAccount:
-    """One account of which all usage of a time range is known."""
+    """An account of which all usage of a time range is known."""
 
     source: PastSource
     builder: SnapshotBuilder
@@ -99,7 +99,7 @@ def sample_series(
         constant = PromtoolSeries(f"{name}{{{TARGET_LABELS}}}")
         constant.add_constant(hour_count * STEPS_PER_HOUR, value)
         yield constant
-    yield from (one for one in series.values() if one.has_values)
+    yield from (sampled for sampled in series.values() if sampled.has_values)
 
 
 _Samples = dict[str, str]
@@ -146,10 +146,10 @@ def _append_hour(
         series[selector] = PromtoolSeries(selector)
         series[selector].add_constant(hour_count * STEPS_PER_HOUR, None)
     first, last = samples[offsets[0]], samples[HOUR - STEP]
-    for selector, one in series.items():
+    for selector, sampled in series.items():
         family = families[selector.partition("{")[0]]
         if family in GROWING_FAMILIES and selector in first and selector in last:
-            one.add_ramp(STEPS_PER_HOUR, first[selector], last[selector])
+            sampled.add_ramp(STEPS_PER_HOUR, first[selector], last[selector])
             continue
         for offset, following in zip(offsets, (*offsets[1:], HOUR), strict=True):
-            one.add_constant((following - offset) // STEP, samples[offset].get(selector))
+            sampled.add_constant((following - offset) // STEP, samples[offset].get(selector))

@@ -62,7 +62,7 @@ def history(
     if last > newest:
         raise click.BadParameter(
             f"{last:%Y-%m-%d} has not ended three hours ago; the newest day that has is {newest:%Y-%m-%d}. A block "
-            "that reaches into what Prometheus holds in memory makes its next start drop samples",
+            "that overlaps Prometheus's in-memory head makes its next start drop samples",
             param_hint="--to",
         )
     if since is not None and since > last:
@@ -97,7 +97,7 @@ def _write_history(
 
 @contextmanager
 def _open_output(output: Path | None) -> Iterator[TextIO]:
-    """Open what is written to; a file appears under its name when it is complete."""
+    """Open the output; a file gets its name only when it is complete."""
     if output is None:
         yield sys.stdout
         return

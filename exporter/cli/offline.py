@@ -1,4 +1,4 @@
-"""The ledger of an exporter that may be running, opened for reading: what commands about the past work on."""
+"""The ledger of a possibly running exporter, opened for reading, for the commands that look at the past."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROMETHEUS_HEAD_RANGE = timedelta(hours=3)
 
 @contextmanager
 def open_ledger(folder: Path) -> Iterator[Ledger]:
-    """Open a ledger for reading. Raises LedgerError with what to do."""
+    """Open a ledger for reading. Raises LedgerError with the remedy."""
     ledger = Ledger(folder, read_only=True)
     try:
         yield ledger
@@ -54,7 +54,7 @@ def newest_exportable_day(now: datetime) -> datetime:
 def known_day_range(
     ledger: Ledger, accounts: Sequence[HistoryAccount], since: datetime | None, last: datetime
 ) -> TimeRange:
-    """Return the UTC days from `since`, or the oldest stored one, to `last`. Raises LedgerError where there is none."""
+    """Return the UTC days from `since`, or the oldest stored day, to `last`. Raises LedgerError where there is none."""
     stored = [
         day
         for account in accounts

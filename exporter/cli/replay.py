@@ -37,7 +37,7 @@ from exporter.windows import TimeRange, days_back
 
 _DATE = click.DateTime(["%Y-%m-%d"])
 DEFAULT_DAYS = 7
-"""Days that are replayed unless said."""
+"""Days that are replayed without --from."""
 
 
 @main.command()
@@ -61,10 +61,10 @@ def replay(
     last: datetime | None,
     promtool: Path | None,
 ) -> None:
-    """Tell which alerts these rules would have fired on your own past, when and for how long.
+    """Show which alerts the rules would have fired on your own past, when and for how long.
 
-    The ledger's past is written as the gauges that would have been scraped, and promtool runs the rules over it. Works
-    beside a running exporter. How polls went is not remembered, so alerts about health keep silent.
+    The metrics that would have been scraped are computed from the ledger, and promtool runs the rules over them. Works
+    beside a running exporter. The ledger does not record polls, so alerts about the exporter's health do not fire.
     """
     place = place or find_prometheus_folder() / "rules"
     rules = sorted(place.glob("*.yml")) if place.is_dir() else [place]
@@ -95,10 +95,10 @@ def _load_alert_names(rules: Sequence[Path], rules_path: Path) -> list[str]:
     names = []
     for file in rules:
         try:
-            told = yaml.safe_load(file.read_text(encoding="utf-8"))
-            names += [rule["alert"] for group in told["groups"] for rule in group["rules"] if "alert" in rule]
+            groups = yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
+            names += [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError) as error:
-            raise ReplayError(f"{file} is no file of rules: {str(error) or type(error).__name__}.") from error
+            raise ReplayError(f"{file} is not a rule file: {str(error) or type(error).__name__}.") from error
     if not names:
         raise ReplayError(
             f"There is no alert in {rules_path}. Point --rules at a file of rules, or at a folder of *.yml."
@@ -132,15 +132,17 @@ def _print_episodes(episodes: Sequence[AlertEpisode], time_range: TimeRange, ale
     table = Table(box=None, pad_edge=False)
     for heading in ("Since (UTC)", "For", "Severity", "Alert", "Of"):
         table.add_column(heading, overflow="fold")
-    for one in episodes:
-        lasted = "to the end" if one.until is None else _format_duration(one.until - one.since)
-        rest = " ".join(f"{name}={value}" for name, value in one.labels.items() if name not in _OMITTED_LABELS)
-        table.add_row(f"{one.since:%Y-%m-%d %H:%M}", lasted, one.labels.get("severity", ""), one.alert, rest)
+    for episode in episodes:
+        ongoing = episode.until is None
+        duration = "to the end" if ongoing else _format_duration((episode.until or episode.since) - episode.since)
+        labels = " ".join(f"{name}={value}" for name, value in episode.labels.items() if name not in _OMITTED_LABELS)
+        severity = episode.labels.get("severity", "")
+        table.add_row(f"{episode.since:%Y-%m-%d %H:%M}", duration, severity, episode.alert, labels)
     screen = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, emoji=False)
     if episodes:
         screen.print(table)
         screen.print()
-    count = Counter(one.alert for one in episodes)
+    count = Counter(episode.alert for episode in episodes)
     days = (time_range.end - time_range.start) / DAY
     screen.print(
         f"{len(episodes)} times in {days:.1f} days, {time_range.start:%Y-%m-%d} to {time_range.end:%Y-%m-%d %H:%M} UTC:"

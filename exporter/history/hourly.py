@@ -1,23 +1,31 @@
-"""Every hour of the past, from the ledger, under the labels that the page shows."""
+"""Past hours from the ledger, under the labels of /metrics."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from exporter.ledger import Ledger
 from exporter.ledger.hours import add_hourly_values
-from exporter.metrics.families import ACCOUNT_LABELS, HOURLY_COST, HOURLY_TOKENS, SPEND_LABELS, Family
+from exporter.metrics.families import ACCOUNT_LABELS, HOURLY_COST, HOURLY_REQUESTS, HOURLY_TOKENS, SPEND_LABELS, Family
 from exporter.model import DAY, HOUR, REQUESTS, TOKEN_METERS
 from exporter.pricing.valuer import LedgerAccount
 from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.snapshot.labels import LabelMapper, SpendLabels
 
-HistorySeriesKey = tuple[SpendLabels, str]
-"""Where a row is shown, and the type of its tokens; all in ids."""
+
+class HistorySeriesKey(NamedTuple):
+    """One series of an account, in ids."""
+
+    labels: SpendLabels
+    token_type: str
+    """Empty except for tokens."""
+
+
 DayValues = Mapping[HistorySeriesKey, Sequence[int]]
-"""nano-USD, tokens or requests of the 24 hours of a UTC day; one value where only the day's sum is kept."""
+"""nano-USD, tokens or requests of the 24 hours of a UTC day; a single value where only the day's sum is kept."""
 
 HOUR_MS = int(HOUR.total_seconds()) * 1000
 
@@ -46,27 +54,28 @@ def history_accounts(snapshots: Iterable[AccountSnapshot]) -> list[HistoryAccoun
 
 
 def read_day(ledger: Ledger, family: Family, history_account: HistoryAccount, day: datetime) -> DayValues:
-    """Return what a family tells of one UTC day of an account.
+    """Return a family's values of one UTC day of an account.
 
-    A series that was active on a day has every hour of it, idle ones as 0; on other days it is absent.
+    A series that was active on a day has every hour of it, hours without usage as 0; on other days it is absent.
+    Raises LedgerError.
     """
-    book = history_account.ledger_account
+    ledger_account = history_account.ledger_account
     if family is HOURLY_COST:
-        told = ledger.hours.cost(book.id, day)
+        rows = ledger.hours.cost(ledger_account.id, day)
     else:
-        told = ledger.hours.units(book.id, [report.name for report in book.usage_reports], day)
-    found: dict[HistorySeriesKey, Sequence[int]] = {}
-    for labels, values in told.items():
-        if family is HOURLY_COST:
-            where = (history_account.label_mapper.remap(labels), "")
-        elif family is HOURLY_TOKENS and labels[0] in TOKEN_METERS:
-            where = (history_account.label_mapper.remap(labels), labels[0])
-        elif family is not HOURLY_TOKENS and labels[0] == REQUESTS:
-            where = (history_account.label_mapper.remap(labels), "")
-        else:
+        reports = [report.name for report in ledger_account.usage_reports]
+        rows = ledger.hours.units(ledger_account.id, reports, day)
+    values_by_series: dict[HistorySeriesKey, Sequence[int]] = {}
+    for labels, values in rows.items():
+        if family is HOURLY_TOKENS and labels.meter not in TOKEN_METERS:
             continue
-        found[where] = add_hourly_values(found[where], values) if where in found else values
-    return found
+        if family is HOURLY_REQUESTS and labels.meter != REQUESTS:
+            continue
+        token_type = labels.meter if family is HOURLY_TOKENS else ""
+        key = HistorySeriesKey(history_account.label_mapper.remap(labels), token_type)
+        known = values_by_series.get(key)
+        values_by_series[key] = values if known is None else add_hourly_values(known, values)
+    return values_by_series
 
 
 def account_labels(history_account: HistoryAccount) -> dict[str, str]:
@@ -75,16 +84,16 @@ def account_labels(history_account: HistoryAccount) -> dict[str, str]:
 
 
 def series_labels(history_account: HistoryAccount, series_key: HistorySeriesKey) -> dict[str, str]:
-    """Return the labels that tell an account's series apart; those without a value are left out."""
+    """Return the labels of a series besides provider and account; labels without a value are omitted."""
     names = (*SPEND_LABELS[len(ACCOUNT_LABELS) :], "api_key", "type")
-    values = (*history_account.label_mapper.label_values(series_key[0]), series_key[1])
+    values = (*history_account.label_mapper.label_values(series_key.labels), series_key.token_type)
     return {name: value for name, value in zip(names, values, strict=True) if value}
 
 
 def sample_timestamps(day: datetime) -> list[int]:
-    """Return when the 24 samples of a UTC day stand, in milliseconds: a sample stands in the hour that it tells of.
+    """Return the timestamps of the 24 samples of a UTC day, in milliseconds: the last millisecond of each hour.
 
-    At the hour's very end it would belong to two days on a Prometheus whose ranges are closed.
+    At the full hour a sample would belong to two days, on a Prometheus that includes both ends of a range.
     """
     start = int(day.timestamp()) * 1000
     return [start + (hour + 1) * HOUR_MS - 1 for hour in range(int(DAY / HOUR))]

@@ -26,7 +26,7 @@ def render_history(
 ) -> Iterator[str]:
     """Yield the file in pieces, whole UTC days of a span; `step` is called once per account and family.
 
-    A family's series come one after the other, each with its samples in order of time, as the format wants it.
+    The format requires all samples of a series together, in order of time.
     """
     for family in HISTORY_FAMILIES:
         yield render_header(family, openmetrics=True).decode()
@@ -44,14 +44,16 @@ def _render_account(
     for day in ledger.hours.days(history_account.ledger_account.id, time_range):
         times = [stamp for stamp in sample_timestamps(day) if stamp < until]
         texts = [f"{stamp // 1000}.{stamp % 1000:03d}" for stamp in times]
-        for shown, values in read_day(ledger, family, history_account, day).items():
-            # Where only the day's sum is kept, it stands at the day's end.
-            at = texts if len(values) > 1 else texts[23:]
-            series.setdefault(shown, []).append((at, array("q", values[: len(at)])))
-    tell = format_usd if family is HOURLY_COST else str
-    for shown, days in sorted(series.items(), key=lambda one: one[0]):
-        labels = {**shared, **series_labels(history_account, shown)}
+        for series_key, values in read_day(ledger, family, history_account, day).items():
+            # Where only the day's sum is kept, it is the sample of the day's last hour.
+            timestamps = texts if len(values) > 1 else texts[23:]
+            series.setdefault(series_key, []).append((timestamps, array("q", values[: len(timestamps)])))
+    format_value = format_usd if family is HOURLY_COST else str
+    for series_key, days in sorted(series.items(), key=lambda item: item[0]):
+        labels = {**shared, **series_labels(history_account, series_key)}
         name = f"{family.name}{{{format_labels(list(labels), list(labels.values()))}}}"
         yield "".join(
-            f"{name} {tell(value)} {at}\n" for ats, values in days for at, value in zip(ats, values, strict=True)
+            f"{name} {format_value(value)} {timestamp}\n"
+            for timestamps, values in days
+            for timestamp, value in zip(timestamps, values, strict=True)
         )

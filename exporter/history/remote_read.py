@@ -1,4 +1,4 @@
-"""The ledger as Prometheus reads it over remote read: a day is encoded once per change, an answer is put together."""
+"""Remote read of past hours: a day is encoded once per change, and answers are assembled from encoded days."""
 
 from __future__ import annotations
 
@@ -42,32 +42,35 @@ HOURS_PER_DAY = int(DAY / HOUR)
 _LabelPairs = list[tuple[str, str]]
 
 EncodedDay = Mapping[HistorySeriesKey, bytes]
-"""A day's samples, every one SAMPLE bytes long, so that a part of a day is a slice."""
+"""Series -> samples of a day, each SAMPLE_BYTES long, so that part of a day is a slice."""
 
 
 def encode_day(day: datetime, day_values: DayValues, unit: int) -> EncodedDay:
-    """Return the samples of one day, values divided by `unit`: all series of the day at a stroke."""
+    """Encode the samples of a day, values divided by `unit`.
+
+    All series are encoded together, one byte column at a time, which is faster than a message per sample.
+    """
     ends = sample_timestamps(day)
-    found: dict[HistorySeriesKey, bytes] = {}
+    encoded: dict[HistorySeriesKey, bytes] = {}
     for times in (ends, ends[-1:]):
-        series = [shown for shown, values in day_values.items() if len(values) == len(times)]
+        series = [key for key, values in day_values.items() if len(values) == len(times)]
         width = len(times) * SAMPLE_BYTES
         buffer = bytearray(
             b"".join(SAMPLE_HEAD + bytes(VALUE_BYTES) + b"\x10" + encode_varint(time) for time in times) * len(series)
         )
-        values = array("d", (value / unit for shown in series for value in day_values[shown]))
+        values = array("d", (value / unit for key in series for value in day_values[key]))
         if sys.byteorder == "big":
             values.byteswap()
         raw = values.tobytes()
         for byte in range(VALUE_BYTES):
             buffer[len(SAMPLE_HEAD) + byte :: SAMPLE_BYTES] = raw[byte::VALUE_BYTES]
         whole = bytes(buffer)
-        found.update((shown, whole[place * width : (place + 1) * width]) for place, shown in enumerate(series))
-    return found
+        encoded.update((key, whole[index * width : (index + 1) * width]) for index, key in enumerate(series))
+    return encoded
 
 
 class RemoteReadHandler:
-    """Answers remote reads. Safe to be asked by several threads at once."""
+    """Answers remote reads. Safe for several threads."""
 
     def __init__(
         self,
@@ -76,24 +79,24 @@ class RemoteReadHandler:
         max_samples: int,
         max_cache_bytes: int = 64 << 20,
     ) -> None:
-        """`most_samples` bounds one answer, `most_kept` the bytes of encoded days that are kept for the next."""
+        """`max_samples` bounds one answer, `max_cache_bytes` the encoded days that are kept for later answers."""
         self._ledger = ledger
         self._history_accounts = history_accounts
         self._max_samples = max_samples
         self._cache = LRUCache(max_cache_bytes)
 
     def handle(self, body: bytes) -> bytes:
-        """Return the answer to a request's body. Raises QueryRefused with the reason."""
+        """Return the answer to a request's body. Raises QueryRejected with the reason."""
         parts: list[bytes] = []
-        asked, size = parse_queries(body), 0
-        for query in asked:
-            found: list[tuple[_LabelPairs, list[bytes]]] = []
+        size = 0
+        for query in parse_queries(body):
+            series: list[tuple[_LabelPairs, list[bytes]]] = []
             for labels, pieces in self._find_series(query):
                 size += sum(map(len, pieces)) // SAMPLE_BYTES
                 self._check_sample_limit(size)
-                found.append((labels, pieces))
+                series.append((labels, pieces))
             result: list[bytes] = []
-            for labels, pieces in sorted(found, key=lambda one: one[0]):
+            for labels, pieces in sorted(series, key=lambda item: item[0]):
                 result += encode_message(1, [_encode_labels(labels), *pieces])
             parts += encode_message(1, result)
         return compress(parts)
@@ -101,24 +104,23 @@ class RemoteReadHandler:
     def _check_sample_limit(self, samples: int) -> None:
         if samples > self._max_samples:
             raise QueryRejected(
-                f"the answer would hold more than {self._max_samples} samples: ask for a shorter time or "
-                f"fewer series, or "
-                "raise --storage.remote.read-sample-limit"
+                f"the answer would hold more than {self._max_samples} samples: query a shorter time range or fewer "
+                "series, or raise --storage.remote.read-sample-limit"
             )
 
     def _find_series(self, query: Query) -> Iterator[tuple[_LabelPairs, list[bytes]]]:
-        """Yield labels and samples of every series that is wanted."""
-        tellers = list(self._history_accounts())
+        """Yield labels and samples of every series that matches."""
+        accounts = list(self._history_accounts())
         for family in HISTORY_FAMILIES:
-            for teller in tellers:
-                shared = {"__name__": family.name, **account_labels(teller)}
+            for account in accounts:
+                shared = {"__name__": family.name, **account_labels(account)}
                 if query.matches(shared, list(shared)):
-                    yield from self._find_account_series(query, family, teller, shared)
+                    yield from self._find_account_series(query, family, account, shared)
 
     def _find_account_series(
         self, query: Query, family: Family, history_account: HistoryAccount, shared_labels: Mapping[str, str]
     ) -> Iterator[tuple[_LabelPairs, list[bytes]]]:
-        # Hours since the epoch; the samples that are wanted and known stand in [first, last).
+        # Hours since the epoch: the samples in the query's range that are complete are those of [first, last).
         first = max(0, -(-(query.start + 1) // HOUR_MS) - 1)
         last = min((query.end + 1) // HOUR_MS, int(history_account.complete_until.timestamp()) * 1000 // HOUR_MS)
         if first >= last:
@@ -127,21 +129,21 @@ class RemoteReadHandler:
         size = 0
         span = TimeRange(utc(first // HOURS_PER_DAY * HOURS_PER_DAY * HOUR_MS // 1000), utc(last * HOUR_MS // 1000))
         for day in self._ledger.hours.days(history_account.ledger_account.id, span):
-            begins = int(day.timestamp()) * 1000 // HOUR_MS
-            low, high = max(first - begins, 0), min(last - begins, HOURS_PER_DAY)
-            for shown, samples in self._get_day(family, history_account, day).items():
-                if shown not in wanted:
-                    labels = {**shared_labels, **series_labels(history_account, shown)}
-                    wanted[shown] = [] if query.matches(labels) else None
-                pieces = wanted[shown]
+            day_start = int(day.timestamp()) * 1000 // HOUR_MS
+            low, high = max(first - day_start, 0), min(last - day_start, HOURS_PER_DAY)
+            for key, samples in self._get_day(family, history_account, day).items():
+                if key not in wanted:
+                    labels = {**shared_labels, **series_labels(history_account, key)}
+                    wanted[key] = [] if query.matches(labels) else None
+                pieces = wanted[key]
                 if pieces is not None:
                     piece = samples if high - low == HOURS_PER_DAY else _slice_samples(samples, low, high)
                     pieces.append(piece)
                     size += len(piece)
             self._check_sample_limit(size // SAMPLE_BYTES)
-        for shown, pieces in wanted.items():
+        for key, pieces in wanted.items():
             if pieces and any(pieces):
-                labels = {**shared_labels, **series_labels(history_account, shown)}
+                labels = {**shared_labels, **series_labels(history_account, key)}
                 yield sorted(labels.items()), pieces
 
     def _get_day(self, family: Family, history_account: HistoryAccount, day: datetime) -> EncodedDay:
@@ -150,16 +152,16 @@ class RemoteReadHandler:
             (number, family.name, day),
             (self._ledger.hours.version(number, day), history_account.label_mapper.remapped),
         )
-        kept = self._cache.get(key, version)
-        if kept is None:
-            told = read_day(self._ledger, family, history_account, day)
-            kept = encode_day(day, told, NANO if family is HOURLY_COST else 1)
-            self._cache.put(key, version, kept)
-        return kept
+        encoded = self._cache.get(key, version)
+        if encoded is None:
+            values = read_day(self._ledger, family, history_account, day)
+            encoded = encode_day(day, values, NANO if family is HOURLY_COST else 1)
+            self._cache.put(key, version, encoded)
+        return encoded
 
 
 def _slice_samples(samples: bytes, first_hour: int, end_hour: int) -> bytes:
-    """Return the samples of some hours; the one sample of a day of which only the sum is kept stands at its end."""
+    """Return the samples of some hours. A day of which only the sum is kept has a single sample, in its last hour."""
     if len(samples) == SAMPLE_BYTES:
         return samples if end_hour == HOURS_PER_DAY else b""
     return samples[first_hour * SAMPLE_BYTES : end_hour * SAMPLE_BYTES]
@@ -181,7 +183,7 @@ class _Entry:
 
 
 class LRUCache:
-    """Encoded days: those asked for last are kept, up to a number of bytes."""
+    """Encoded days, the most recently used ones, up to a number of bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -190,7 +192,7 @@ class LRUCache:
         self._entries: OrderedDict[_DayKey, _Entry] = OrderedDict()
 
     def get(self, key: _DayKey, version: object) -> EncodedDay | None:
-        """Return a day as encoded from this version of it."""
+        """Return a day encoded from this version; None where it is not cached."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None or entry.version != version:
@@ -199,7 +201,7 @@ class LRUCache:
             return entry.day
 
     def put(self, key: _DayKey, version: object, day: EncodedDay) -> None:
-        """Keep a day; what was asked for longest ago makes room."""
+        """Cache a day; the least recently used days are evicted."""
         entry = _Entry(version, day, sum(map(sys.getsizeof, day.values())) + sys.getsizeof(day))
         with self._lock:
             old = self._entries.pop(key, None)

@@ -1,4 +1,4 @@
-"""Prometheus's remote-read protocol: what is asked, and the messages of an answer. Protobuf in snappy's blocks."""
+"""Prometheus's remote-read protocol: queries of a request, messages of an answer; protobuf in snappy's block format."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _build_messages() -> dict[str, Any]:
 
 
 MESSAGES = _build_messages()
-"""The protocol's messages by name; of a request only what is of use here."""
+"""The protocol's messages by name, with the fields of a request that are used here."""
 
 ValueMatcher = Callable[[str], bool]
 
@@ -73,12 +73,12 @@ class Query:
     """Name of a label, and the test that its value has to pass; a label that is not there has the value ''."""
 
     def matches(self, labels: Mapping[str, str], names: Sequence[str] | None = None) -> bool:
-        """Tell whether all matchers agree, or those on some label names only."""
+        """Return whether all matchers match, or only those on `names`."""
         return all(test(labels.get(name, "")) for name, test in self.matchers if names is None or name in names)
 
 
 def parse_queries(body: bytes) -> list[Query]:
-    """Read the queries of a request's body. Raises QueryRefused with what is wrong with it."""
+    """Read the queries of a request's body. Raises QueryRejected with the reason."""
     request = MESSAGES["ReadRequest"]()
     try:
         request.ParseFromString(_decompress(body))
@@ -91,7 +91,9 @@ def parse_queries(body: bytes) -> list[Query]:
         Query(
             start=query.start_timestamp_ms,
             end=query.end_timestamp_ms,
-            matchers=tuple((one.name, _build_matcher(one.type, one.name, one.value)) for one in query.matchers),
+            matchers=tuple(
+                (matcher.name, _build_matcher(matcher.type, matcher.name, matcher.value)) for matcher in query.matchers
+            ),
         )
         for query in request.queries
     ]
@@ -122,35 +124,35 @@ def compress(parts: Sequence[bytes]) -> bytes:
 
 
 def encode_message(field_number: int, parts: Sequence[bytes]) -> list[bytes]:
-    """Return parts as one field, of this number, that holds a message."""
+    """Return parts as one field that holds a message."""
     return [bytes([field_number << 3 | 2]), encode_varint(sum(map(len, parts))), *parts]
 
 
 def encode_varint(number: int) -> bytes:
     """Return a whole number, 0 or more, as protobuf writes it."""
-    told = bytearray()
+    encoded = bytearray()
     while number > 0x7F:
-        told.append(number & 0x7F | 0x80)
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    told.append(number)
-    return bytes(told)
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def _build_matcher(matcher_type: int, name: str, value: str) -> ValueMatcher:
     match matcher_type:
         case 0:
-            return lambda told: told == value
+            return lambda label: label == value
         case 1:
-            return lambda told: told != value
+            return lambda label: label != value
         case 2 | 3:
             matches = _build_regex_matcher(name, value)
-            return matches if matcher_type == 2 else (lambda told: not matches(told))
+            return matches if matcher_type == 2 else (lambda label: not matches(label))
         case _:
             raise QueryRejected(f"the matcher on {name} is of an unknown kind ({matcher_type})")
 
 
 def _build_regex_matcher(name: str, value: str) -> ValueMatcher:
-    """Compile a whole-value pattern in RE2: Prometheus's own syntax, and in linear time whatever is asked."""
+    """Compile a whole-value pattern in RE2: Prometheus's own syntax, and matched in linear time."""
     options = re2.Options()
     options.log_errors = False
     try:
@@ -158,4 +160,4 @@ def _build_regex_matcher(name: str, value: str) -> ValueMatcher:
         pattern = re2.compile(f"(?s:{value})", options)
     except re2.error as error:
         raise QueryRejected(f"the pattern of the matcher on {name} cannot be read: {value}") from error
-    return lambda told: pattern.fullmatch(told) is not None
+    return lambda label: pattern.fullmatch(label) is not None

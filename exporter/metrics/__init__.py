@@ -1,1 +1,1 @@
-"""Shows what the ledger knows: /metrics and the landing page."""
+"""/metrics: metric families, samples rendered from snapshots, and the cache of rendered bytes."""

@@ -1,4 +1,4 @@
-"""Renders one account's snapshot: every metric family of an account has its samples here, now and in the past alike."""
+"""Renders an account's snapshot. Every metric family of an account has its sample function here."""
 
 from __future__ import annotations
 

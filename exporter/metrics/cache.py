@@ -1,4 +1,4 @@
-"""The rendered bytes of /metrics: an account is rendered when its snapshot changes, a scrape returns what is there."""
+"""The rendered bytes of /metrics: an account is rendered when its snapshot changes, a scrape returns them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class MetricsCache:
         self._spend_changed = self._status_changed = True
         self._not_before = 0.0
         self.page = _assemble_page(Section.compress(b""), [])
-        """What a scrape returns."""
+        """The page that a scrape returns."""
         self.evaluated_budgets: tuple[EvaluatedBudget, ...] = ()
         """The budgets as `page` shows them."""
 

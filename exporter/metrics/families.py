@@ -1,4 +1,4 @@
-"""THE table of our metrics: name, type, labels and help. Every family that is exposed stands here."""
+"""The table of all metric families: name, type, labels and help. A family that is not here is not exported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ API_KEY_LABEL = "api_key"
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric family as it is announced."""
+    """One metric family."""
 
     name: str
     type: Literal["gauge", "counter"]
@@ -31,7 +31,7 @@ def _counter(name: str, labels: tuple[str, ...], help_text: str) -> Family:
 
 _COST_HELP = "USD {when} (UTC): billed where the provider has billed, estimated otherwise. {source}"
 _TOKENS_HELP = "Tokens {when} (UTC) by disjoint type; the sum over type is every token once. {source}"
-_REQUESTS_HELP = "Requests {when} (UTC); absent where the provider does not count them. {source}"
+_REQUESTS_HELP = "Requests {when} (UTC); absent where the provider does not report them. {source}"
 _UNITS_HELP = "Images, characters, seconds, searches, sessions {when} (UTC); bytes: the largest hour. {source}"
 _SOURCE_HELP = "From the provider's admin API, polled; usually minutes late, revised for days."
 
@@ -71,8 +71,8 @@ COST_DAILY = _gauge(
 COST_DAILY_ESTIMATE = _gauge(
     "ai_cost_daily_estimate_usd",
     (*ACCOUNT_LABELS, "date"),
-    "USD that a billed day of the last 35 (UTC) had been estimated at before its bill came; absent where nobody had "
-    "estimated it.",
+    "Estimate in USD of a billed day of the last 35 (UTC) from before its bill arrived; absent where the day was never "
+    "estimated.",
 )
 COST_MONTH_BILLED = _gauge(
     "ai_cost_month_billed_usd",
@@ -81,7 +81,7 @@ COST_MONTH_BILLED = _gauge(
     "polled hourly; a day is billed hours after it has closed.",
 )
 
-_BASELINE_HELP = "of {hour} (UTC) from the same hour of the 14 days before, workdays or weekends: {what}"
+_BASELINE_HELP = "of {hour} (UTC) from the same hour of the 14 days before, workdays or weekends: {definition}"
 _EXPECTED_HELP = "their median. Absent where fewer than 3 such days are known."
 _UPPER_BOUND_HELP = "above this it is unusual. Median and four robust standard deviations, at least twice the median."
 _WORKSPACE_LABELS = (*ACCOUNT_LABELS, "workspace")
@@ -90,7 +90,7 @@ _WORKSPACE_LABELS = (*ACCOUNT_LABELS, "workspace")
 def _baseline_gauge(
     name: str, unit: str, hour: str = "the newest complete hour", definition: str = _UPPER_BOUND_HELP
 ) -> Family:
-    return _gauge(name, _WORKSPACE_LABELS, f"{unit} {_BASELINE_HELP.format(hour=hour, what=definition)}")
+    return _gauge(name, _WORKSPACE_LABELS, f"{unit} {_BASELINE_HELP.format(hour=hour, definition=definition)}")
 
 
 COST_EXPECTED = _baseline_gauge("ai_cost_last_hour_expected_usd", "USD", definition=_EXPECTED_HELP)
@@ -107,8 +107,8 @@ TOKENS_UPPER_BOUND = _baseline_gauge("ai_tokens_last_hour_upper_bound", "Tokens,
 COST_EXCESS = _gauge(
     "ai_cost_excess_24h_usd",
     _WORKSPACE_LABELS,
-    "USD by which the 24 newest complete hours (UTC) were above their own high values, each judged by the days before "
-    "it: a spike that was told late is in here too.",
+    "USD by which the 24 newest complete hours (UTC) exceeded their upper bounds, each compared with the days before "
+    "it: a spike that was reported late is included.",
 )
 
 SIGNAL_FAMILIES = (
@@ -134,7 +134,7 @@ BUDGET_SPENT = _gauge(
 BUDGET_FORECAST = _gauge(
     "ai_budget_forecast_usd",
     _BUDGET_LABELS,
-    "USD that the running period is expected to come to: what is known, and then the shape of the past four weeks at "
+    "Expected USD of the whole running period: known hours, then the hourly shape of the past four weeks at "
     "the last week's level; below 14 days of history an even pace.",
 )
 BUDGET_BURN_RATE = _gauge(
@@ -150,10 +150,10 @@ BUDGET_EXHAUSTION_TIME = _gauge(
 BUDGET_INFO = _gauge(
     "ai_budget_info",
     (*_BUDGET_LABELS, "selector"),
-    "Always 1; what a budget counts, as matchers on the spend metrics and the owner in ai_account_info.",
+    "Always 1; the budget's selection as matchers on the spend metrics and the owner in ai_account_info.",
 )
 BUDGET_FAMILIES = (BUDGET_INFO, BUDGET_LIMIT, BUDGET_SPENT, BUDGET_FORECAST, BUDGET_BURN_RATE, BUDGET_EXHAUSTION_TIME)
-"""Of the configuration, not of an account."""
+"""Per configured budget, not per account."""
 
 ACCOUNT_UP = _gauge(
     "ai_account_up", ACCOUNT_LABELS, "1 when the newest poll of every report of this account succeeded."
@@ -205,8 +205,8 @@ RESTATED_COST = _counter(
 CROSSCHECK = _gauge(
     "ai_account_crosscheck_ratio",
     (*ACCOUNT_LABELS, "source"),
-    "Tokens of the newest complete hour (UTC) that a witness has pushed, relative to those that the provider told: "
-    "below 1 something went past the witness, at 0 it may be silent. Absent where nobody was told of any.",
+    "Tokens of the newest complete hour (UTC) that a crosscheck source pushed, relative to those that the provider "
+    "reported: below 1, some usage bypassed the source; absent if neither side reported tokens.",
 )
 UNPRICED_TOKENS = _gauge(
     "ai_account_unpriced_tokens",
@@ -227,7 +227,7 @@ HOURLY_TOKENS = _gauge("ai_hourly_tokens", (*SPEND_LABELS, "type"), f"Tokens by 
 HOURLY_REQUESTS = _gauge("ai_hourly_requests", SPEND_LABELS, f"Requests {_HOURLY_HELP}")
 
 HISTORY_FAMILIES = (HOURLY_COST, HOURLY_TOKENS, HOURLY_REQUESTS)
-"""Read from the ledger, over remote read or as a file; never on the page."""
+"""Served over remote read or exported as a file; never on /metrics."""
 
 SPEND_FAMILIES = (
     *COST.values(),
@@ -240,7 +240,7 @@ SPEND_FAMILIES = (
     *SIGNAL_FAMILIES,
     *BUDGET_FAMILIES,
 )
-"""Change when what was told changes; rendered once per change."""
+"""Change with cost and usage."""
 
 ACCOUNT_FAMILIES = (
     ACCOUNT_UP,
@@ -258,10 +258,10 @@ ACCOUNT_FAMILIES = (
     UNPRICED_TOKENS,
     AGGREGATED_SERIES,
 )
-"""Change with every poll; rendered then."""
+"""Change with every poll."""
 
 BUILD_INFO = _gauge(
-    "ai_exporter_build_info", ("version", "pythonversion"), "Always 1; which ai-spend-exporter this is."
+    "ai_exporter_build_info", ("version", "pythonversion"), "Always 1; version of ai-spend-exporter and of Python."
 )
 RELOAD_SUCCESSFUL = _gauge(
     "ai_exporter_config_last_reload_successful", (), "1 when the newest attempt to load the configuration succeeded."
@@ -271,26 +271,26 @@ RELOAD_TIME = _gauge(
     (),
     "When the configuration was last loaded with success.",
 )
-LEDGER_BYTES = _gauge("ai_exporter_ledger_bytes", (), "Bytes that the ledger takes on the disk.")
+LEDGER_BYTES = _gauge("ai_exporter_ledger_bytes", (), "Size of the ledger on disk in bytes.")
 INTERNAL_ERRORS = _counter(
     "ai_exporter_internal_errors_total",
     (),
-    "Visits to an account that broke off for a defect of ours; the log tells more.",
+    "Polls and timed jobs that ended with an internal error; the log has the details.",
 )
 
 INGEST_EVENTS = _counter(
     "ai_exporter_ingest_events_total",
     ("source", "outcome"),
-    "Usage events that a source has pushed: accepted; duplicate, which are counted once; conflict, whose id was given "
-    "to another event before; rejected.",
+    "Pushed usage events by outcome: accepted; duplicate, counted once; conflict, the id of a different event was "
+    "reused; rejected.",
 )
 CHANGE_TIME = _gauge(
     "ai_change_timestamp_seconds",
     ("title", "service", "account", "link"),
-    "When something was done to a system, such as a deployment, as CI and others have told; of the last seven days.",
+    "Time of a change event, such as a deployment, that CI reported in the last seven days.",
 )
 
 SELF_FAMILIES = (BUILD_INFO, RELOAD_SUCCESSFUL, RELOAD_TIME, LEDGER_BYTES, INTERNAL_ERRORS, INGEST_EVENTS, CHANGE_TIME)
-"""About ourselves; fresh on every scrape, beside process_* and python_*."""
+"""Of the exporter itself; collected on every scrape, beside process_* and python_*."""
 
 FAMILIES = SPEND_FAMILIES + ACCOUNT_FAMILIES + SELF_FAMILIES + HISTORY_FAMILIES

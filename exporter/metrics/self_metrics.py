@@ -32,8 +32,8 @@ class SelfMetrics:
     def render(self, *, openmetrics: bool) -> bytes:
         """Render them; OpenMetrics with the mark that ends the page."""
         write = generate_openmetrics if openmetrics else generate_latest
-        told: bytes = write(self._registry)
-        return told
+        rendered: bytes = write(self._registry)
+        return rendered
 
 
 class _SelfCollector(Collector):
@@ -41,7 +41,7 @@ class _SelfCollector(Collector):
         self._collect_values = collect_values
 
     def collect(self) -> Iterator[Metric]:
-        """Build the families anew from the present values."""
+        """Build the families from the present values."""
         values = self._collect_values()
         for family in SELF_FAMILIES:
             if family is BUILD_INFO:
@@ -51,8 +51,9 @@ class _SelfCollector(Collector):
                 continue
             value = values[family]
             kind = CounterMetricFamily if family.type == "counter" else GaugeMetricFamily
-            told = kind(family.name, family.help, labels=family.labels)
-            for labels, one in (value if isinstance(value, Mapping) else {(): value}).items():
-                told.add_metric(labels, one)
-            if told.samples:
-                yield told
+            metric = kind(family.name, family.help, labels=family.labels)
+            values_by_labels = value if isinstance(value, Mapping) else {(): value}
+            for labels, number in values_by_labels.items():
+                metric.add_metric(labels, number)
+            if metric.samples:
+                yield metric

@@ -1,4 +1,4 @@
-"""Samples of baselines: what the newest hours of each workspace were expected to be, and what was above it."""
+"""Samples of baselines: expected value and upper bound of the newest hours of each workspace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples of cost, tokens, requests and other units: calendar windows, days, and what the bill says of them."""
+"""Samples of cost, tokens, requests and other units: calendar windows, days, and their bills."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _units_series(mapper: LabelMapper, labels: RowLabels) -> _Series | None:
 def _window_samples(
     family: Family, window: str, to_series: _ToSeries, snapshot: AccountSnapshot, text: LabelText
 ) -> Samples:
-    """Yield a window's sum for every series with recent usage: one without usage in this window is 0, not absent."""
+    """Yield a window's sum for every series with recent usage: without usage in this window it is 0, not absent."""
     mapper, totals = snapshot.label_mapper, dict[_Series, int]()
     for name in RECENT_WINDOWS:
         for labels in snapshot.windows[name]:

@@ -1,1 +1,1 @@
-"""One immutable snapshot per account: what metrics, pages, history and the backtest render from."""
+"""One immutable snapshot per account: the source of metrics, pages, history and the backtest."""

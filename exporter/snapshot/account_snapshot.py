@@ -48,7 +48,7 @@ class ReportCoverage:
 
 @dataclass(frozen=True, slots=True)
 class WorkspaceSignals:
-    """What the newest hours of one workspace were expected to be. Values are None where too little history is known."""
+    """Baselines of the newest hours of one workspace. A value is None where too little history is known."""
 
     workspace: str
     """Its exported name."""
@@ -148,7 +148,7 @@ class AccountSnapshot:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Name and provider: what identifies an account among all."""
+        """Name and provider, which identify an account."""
         return self.account.identity
 
 

@@ -113,7 +113,7 @@ class _HourlyDay:
 
 @dataclass(slots=True)
 class SnapshotBuilder:
-    """Builds snapshots of one account, one at a time, and keeps what it read of each day."""
+    """Builds snapshots of one account, one at a time, and keeps the totals of each day."""
 
     _totals: dict[datetime, tuple[int, DayTotals]] = field(default_factory=dict)
     """Day -> its version and totals."""
@@ -167,7 +167,7 @@ class SnapshotBuilder:
         previous, self._totals = self._totals, {}
         raw_days = {}
         for day in slots(time_range.start, time_range.end, DAY):
-            # The version is read before the day: what changes in between makes the day be read again.
+            # The version is read before the day: a change in between makes the next build read the day again.
             version, known = source.day_version(day), previous.get(day)
             if known is None or known[0] != version:
                 raw_days[day] = raw = _RawDay(source.hourly_cost(day), source.hourly_usage(day))

@@ -1,4 +1,4 @@
-"""What a snapshot is built from: the stored data of one account."""
+"""The stored data of one account, from which its snapshot is built."""
 
 from __future__ import annotations
 

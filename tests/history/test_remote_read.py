@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import QueryRejected
+from exporter.history.hourly import HistorySeriesKey
 from exporter.history.remote_read import SAMPLE_BYTES, encode_day
 from exporter.history.remote_read_protocol import MAX_REQUEST_BYTES, MESSAGES, encode_varint
 from exporter.metrics.families import HISTORY_FAMILIES
@@ -267,7 +268,7 @@ def test_a_response_that_would_be_too_large_is_rejected(tmp_path: Path) -> None:
 def test_a_day_is_encoded_as_protobuf_would(told: dict[str, list[int]]) -> None:
     """The samples written at a stroke are, message by message, those of the protobuf library."""
     for shown, samples in encode_day(
-        DAY1, {(SpendLabels("", one, "", ""), ""): values for one, values in told.items()}, NANO
+        DAY1, {HistorySeriesKey(SpendLabels("", one, "", ""), ""): values for one, values in told.items()}, NANO
     ).items():
         series = MESSAGES["TimeSeries"].FromString(samples)
         values = told[shown[0][1]]
