@@ -230,7 +230,7 @@ def _run_exporter(setup: SecretsSetup, log_format: str) -> Iterator[tuple[str, s
         key.write_text(REVOKED_KEY)
         setup.config.write_text(good.replace("history: 2d", "history: 3d"))
         it.reload()
-        it.wait_for_log("New key not used")
+        it.wait_for_log("New key rejected")
         setup.config.write_text(BROKEN_CONFIG)
         yield "a broken file", it.reload().text
         yield from ((f"{page} afterwards", it.get(page).text) for page in ("/", "/metrics"))

@@ -1,6 +1,6 @@
-"""The landing page: first of all what someone has to do, then every account's money. No scripts, nothing from outside.
+"""The landing page: problems that need action first, then every account's cost. No scripts, no external resources.
 
-It is written anew for each request from the ledger, which is only read: nobody who polls waits for it.
+It is rendered for each request from the newest snapshots, so it never waits for the poller.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def render_landing_page(
 
 
 def render_page(page_data: PageData) -> str:
-    """Return what is shown as HTML."""
+    """Render the page data as HTML."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>AI spend exporter</title><style>{STYLE}</style></head><body>

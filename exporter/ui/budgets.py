@@ -1,4 +1,4 @@
-"""Budgets on the landing page: a bar each, and in words how it goes on."""
+"""Budgets on the landing page: a bar each, with its forecast."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STATE_ORDER = {"exceeded": 0, "nearly spent": 1, "forecast above the limit": 2}
 
 
 def budget_state(status: BudgetStatus) -> tuple[State, str]:
-    """Return how a budget stands, in a colour and words; what has happened comes before what is expected."""
+    """Return a budget's state and its text; known spend takes precedence over the forecast."""
     if status.spent > status.limit:
         return "bad", "exceeded"
     if status.spent >= BUDGET_NEARLY_SPENT_RATIO * status.limit:
@@ -34,9 +34,10 @@ def render_budget_bars(evaluated_budgets: Sequence[EvaluatedBudget], now: dateti
     if not evaluated_budgets:
         return ""
     ranked = sorted(
-        evaluated_budgets, key=lambda one: (_STATE_ORDER.get(budget_state(one.status)[1], 3), one.budget.name)
+        evaluated_budgets,
+        key=lambda evaluated: (_STATE_ORDER.get(budget_state(evaluated.status)[1], 3), evaluated.budget.name),
     )
-    items = "".join(_render_item(one, now) for one in ranked)
+    items = "".join(_render_item(evaluated, now) for evaluated in ranked)
     return f'<h2>Budgets</h2>\n<ul class="budgets">\n{items}</ul>\n'
 
 
@@ -52,7 +53,7 @@ def _render_item(evaluated_budget: EvaluatedBudget, now: datetime) -> str:
         f"{format_money(standing.spent)} of {format_money(standing.limit)} "
         f"({format_percent(standing.spent, standing.limit)})"
     )
-    outlook = "".join(f"<span>{one}</span>" for one in _outlook(evaluated_budget, now))
+    outlook = "".join(f"<span>{text}</span>" for text in _outlook(evaluated_budget, now))
     return (
         f'<li><div class="pair"><span><strong>{escape_text(budget.name)}</strong> · {owner} · '
         f"{_PERIODS[budget.period]}</span>"
@@ -74,7 +75,7 @@ def _outlook(evaluated_budget: EvaluatedBudget, now: datetime) -> Iterator[str]:
     elif standing.spent >= standing.limit:
         yield f"ran out {format_time(at)} UTC, {format_duration(now - at)} ago"
     else:
-        # Hours that nobody could read count with what is expected of them.
+        # Hours that could not be read count with their expected cost.
         yield f"by forecast ran out {format_time(at)} UTC; not all is read"
 
 
@@ -87,7 +88,7 @@ def _elapsed_fraction(evaluated_budget: EvaluatedBudget, now: datetime) -> float
 
 def _render_budget_bar(evaluated_budget: EvaluatedBudget, now: datetime) -> str:
     standing = evaluated_budget.status
-    spent, coming = (_bar_width(one, standing.limit) for one in (standing.spent, standing.forecast or 0))
+    spent, coming = (_bar_width(cost, standing.limit) for cost in (standing.spent, standing.forecast or 0))
     pace = f"{100 * _elapsed_fraction(evaluated_budget, now):.2f}%"
     mark = f'x1="{pace}" x2="{pace}" y1="-3" y2="125%"'
     return (

@@ -17,22 +17,22 @@ def axis_ticks(maximum: int) -> list[int]:
     """Return round amounts in nano-USD from 0 to at least `most`, at most five steps of at least a cent."""
     least = max(maximum / NANO / MAX_GRID_LINES, 0.01)
     power = 10.0 ** floor(log10(least))
-    step = next(round(one * power * NANO) for one in _TICK_STEPS if one * power >= least * 0.999_999)
+    step = next(round(factor * power * NANO) for factor in _TICK_STEPS if factor * power >= least * 0.999_999)
     return [number * step for number in range(max(1, ceil(maximum / step)) + 1)]
 
 
 def render_chart(bars: Sequence[Bar]) -> str:
-    """Return the daily cost of these days; the last one is still running."""
+    """Render the daily cost as a bar chart; the last day is still running."""
     if not any(bar.has_data for bar in bars):
         return "<h2>Daily cost</h2>\n<p>No day has been read yet.</p>\n"
     lines = axis_ticks(max((bar.billed + bar.estimated for bar in bars), default=0))
     top, width = lines[-1], 100 / max(1, len(bars))
     scale = "".join(
-        f'<span style="bottom:calc({100 * one / top:.2f}% - .6rem)">{_format_tick(one)}</span>' for one in lines
+        f'<span style="bottom:calc({100 * tick / top:.2f}% - .6rem)">{_format_tick(tick)}</span>' for tick in lines
     )
     grid = "".join(
-        f'<line class="grid" x1="0" x2="100%" y1="{100 - 100 * one / top:.2f}%" y2="{100 - 100 * one / top:.2f}%"/>'
-        for one in lines
+        f'<line class="grid" x1="0" x2="100%" y1="{100 - 100 * tick / top:.2f}%" y2="{100 - 100 * tick / top:.2f}%"/>'
+        for tick in lines
     )
     drawn = "".join(
         _render_day_bar(bar, place * width, width, top, last=bar is bars[-1]) for place, bar in enumerate(bars)
@@ -61,7 +61,7 @@ def _format_amount(bar: Bar) -> str:
 
 def _describe_state(bar: Bar, *, running: bool) -> str:
     if not bar.has_data:
-        return "nobody was asked"
+        return "not read"
     if bar.billed and bar.estimated:
         state = f"{format_money(bar.billed)} billed, {format_money(bar.estimated)} estimated"
     else:
@@ -71,7 +71,7 @@ def _describe_state(bar: Bar, *, running: bool) -> str:
 
 def _render_day_bar(bar: Bar, left: float, width: float, top: int, *, last: bool) -> str:
     # A credit may make a day's cost negative: there is nothing to draw of it.
-    solid, hatched = (100 * max(0, one) / top for one in (bar.billed, bar.estimated))
+    solid, hatched = (100 * max(0, cost) / top for cost in (bar.billed, bar.estimated))
     x, wide = f"{left + width * 0.12:.2f}%", f"{width * 0.76:.2f}%"
     parts = [
         f'<rect class="{kind}" x="{x}" y="{100 - above - height:.2f}%" width="{wide}" height="{height:.2f}%"/>'

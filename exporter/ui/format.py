@@ -15,7 +15,7 @@ def format_money(nano_usd: int) -> str:
 
 
 def format_percent(part: float, total: float) -> str:
-    """Return a part in percent: whole ones from 10 on, else with one decimal; `0 %` of nothing."""
+    """Return a part in percent: without decimals from 10 on, else with one; `0 %` of nothing."""
     share = 100 * part / total if total else 0.0
     return f"{share:.1f} %" if 0 < abs(share) < 9.95 else f"{share:,.0f} %"
 
@@ -49,5 +49,5 @@ def format_count(number: int, noun: str) -> str:
 
 
 def escape_text(value: str) -> str:
-    """Return a name or a sentence of somebody else's as HTML; what is empty as a hyphen."""
+    """Escape text for HTML; empty text becomes a hyphen."""
     return escape(value) or "-"

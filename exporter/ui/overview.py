@@ -1,4 +1,4 @@
-"""The top of the landing page: health in one line, problems with their advice, milder notices, the large figures."""
+"""The top of the landing page: health, problems with the action they need, notices, totals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_NOTICE_ITEMS = 10
 
 
 def render_health(page_data: PageData) -> str:
-    """Return one line on how all accounts fare."""
+    """Return one line about the state of all accounts."""
     state, words = _health_state(page_data.accounts)
     return f'<p class="health">{render_state(state, words)}</p>\n'
 
@@ -31,23 +31,23 @@ def render_health(page_data: PageData) -> str:
 def _health_state(accounts: Sequence[AccountRow]) -> tuple[State, str]:
     if not accounts:
         return "wait", "No account is configured"
-    bad = sum(one.state == "bad" for one in accounts)
-    first = sum(one.state_text == FIRST_POLL for one in accounts)
-    late = sum(_is_only_late(one) for one in accounts)
+    bad = sum(account.state == "bad" for account in accounts)
+    first = sum(account.state_text == FIRST_POLL for account in accounts)
+    late = sum(_is_only_late(account) for account in accounts)
     rest = "".join([f"; {first:,} in the first poll" if first else "", f"; {late:,} with late data" if late else ""])
     if bad:
         return (
             "bad",
-            f"{bad:,} of {format_count(len(accounts), 'account')} {'need' if bad > 1 else 'needs'} somebody{rest}",
+            f"{bad:,} of {format_count(len(accounts), 'account')} {'need' if bad > 1 else 'needs'} attention{rest}",
         )
     if rest:
-        return "wait", f"{format_count(len(accounts), 'account')}, none fails{rest}"
+        return "wait", f"{format_count(len(accounts), 'account')}, no failures{rest}"
     return "good", "1 account, up" if len(accounts) == 1 else f"{len(accounts):,} accounts, all up"
 
 
 def render_problems(page_data: PageData) -> str:
-    """Return every problem with what to do about it; nothing where there is none."""
-    boxes = [_render_problem(one, page_data) for account in page_data.accounts for one in account.problems]
+    """Return every problem with the action it needs; empty where there is none."""
+    boxes = [_render_problem(problem, page_data) for account in page_data.accounts for problem in account.problems]
     more = "".join(boxes[MAX_PROBLEMS:])
     rest = f"<details><summary>{len(boxes) - MAX_PROBLEMS:,} more</summary>\n{more}</details>\n" if more else ""
     return "".join(boxes[:MAX_PROBLEMS]) + rest
@@ -55,47 +55,58 @@ def render_problems(page_data: PageData) -> str:
 
 def _render_problem(problem: AccountProblem, page_data: PageData) -> str:
     owner = f" (owner {escape_text(problem.owner)})" if problem.owner else " (no owner)"
-    what = f" · {escape_text(', '.join(problem.reports))}" if problem.reports else ""
-    advice = f"<p><strong>What to do:</strong> {escape_text(problem.advice)}</p>" if problem.advice else ""
-    others = "".join(f"<p>{escape_text(one)}</p>" for one in problem.messages[1:])
+    reports = f" · {escape_text(', '.join(problem.reports))}" if problem.reports else ""
+    advice = f"<p><strong>Action needed:</strong> {escape_text(problem.advice)}</p>" if problem.advice else ""
+    others = "".join(f"<p>{escape_text(message)}</p>" for message in problem.messages[1:])
     more = (
         f"<details><summary>{len(problem.messages) - 1} more of the kind</summary>{others}</details>" if others else ""
     )
-    since = "Nothing was ever read."
+    since = "Never read successfully."
     if problem.last_read is not None:
         since = (
-            f"Nothing read since {format_time(problem.last_read)} UTC "
+            f"Not read since {format_time(problem.last_read)} UTC "
             f"({format_duration(page_data.now - problem.last_read)})."
         )
     return (
-        f'<div class="problem"><p><strong class="bad">{escape_text(problem.account)}</strong>{owner}{what}</p>'
+        f'<div class="problem"><p><strong class="bad">{escape_text(problem.account)}</strong>{owner}{reports}</p>'
         f'<p>{escape_text(problem.messages[0])}</p>{more}{advice}<p class="muted">{since}</p></div>\n'
     )
 
 
 def render_notices(page_data: PageData) -> str:
-    """Return what is worth knowing and not yet a problem, one notice of a kind."""
-    every = page_data.accounts
-    late = [f"{escape_text(one.name)} ({_watermark_text(one, page_data)})" for one in every if _is_only_late(one)]
+    """Return notices: conditions that are not problems yet, grouped by kind."""
+    accounts = page_data.accounts
+    late = [
+        f"{escape_text(account.name)} ({_watermark_text(account, page_data)})"
+        for account in accounts
+        if _is_only_late(account)
+    ]
     unpriced = [
-        f"{escape_text(model)} of {escape_text(one.name)} ({format_count(tokens, 'token')})"
-        for one in every
-        for model, tokens in sorted(one.unpriced.items(), key=lambda told: -told[1])
+        f"{escape_text(model)} of {escape_text(account.name)} ({format_count(tokens, 'token')})"
+        for account in accounts
+        for model, tokens in sorted(account.unpriced.items(), key=lambda item: -item[1])
     ]
-    folded = [f"{escape_text(one.name)} ({one.aggregated_series:,} series)" for one in every if one.aggregated_series]
-    spare = [
-        f"{escape_text(one.name)} ({escape_text(one.pending_key_message)})" for one in every if one.pending_key_message
+    aggregated = [
+        f"{escape_text(account.name)} ({account.aggregated_series:,} series)"
+        for account in accounts
+        if account.aggregated_series
     ]
+    rejected_keys = [
+        f"{escape_text(account.name)} ({escape_text(account.pending_key_message)})"
+        for account in accounts
+        if account.pending_key_message
+    ]
+    first_polls = [escape_text(account.name) for account in accounts if account.state_text == FIRST_POLL]
     kinds = (
-        ("New key not used", spare, "The key before it still works here."),
+        ("New key rejected", rejected_keys, "The previous key is still in use."),
+        ("First poll under way", first_polls, "Numbers are incomplete."),
+        ("Data is late", late, "Newer usage is not included yet."),
+        ("No known price today", unpriced, "Their cost is missing: set a price under <code>prices:</code>."),
         (
-            "First poll under way",
-            [escape_text(one.name) for one in every if one.state_text == FIRST_POLL],
-            "Numbers are not whole yet.",
+            "Series aggregated into <code>other</code>",
+            aggregated,
+            "Sums are exact; <code>max_series</code> keeps more names.",
         ),
-        ("Data is late", late, "What was used since is not in the numbers yet."),
-        ("No price known today", unpriced, "They cost nothing here: give the price in <code>prices:</code>."),
-        ("Series folded into <code>other</code>", folded, "Sums stay right; <code>max_series</code> keeps more names."),
     )
     return "".join(_render_notice(title, items, advice) for title, items, advice in kinds if items)
 
@@ -123,11 +134,11 @@ def render_totals(page_data: PageData) -> str:
 
 
 def _render_each_total(page_data: PageData) -> Iterator[str]:
-    bars, month = page_data.bars(), sum(one.month for one in page_data.accounts)
-    billed = sum(one.month_billed for one in page_data.accounts)
+    bars, month = page_data.bars(), sum(account.month for account in page_data.accounts)
+    billed = sum(account.month_billed for account in page_data.accounts)
     rest = ", the rest estimated" if billed != month else ""
     since = format_day(bars[0].start)
-    yield _render_total("Today", sum(one.today for one in page_data.accounts), "running, in UTC")
+    yield _render_total("Today", sum(account.today for account in page_data.accounts), "running, in UTC")
     yield _render_total("This month", month, f"{format_money(billed)} billed ({format_percent(billed, month)}){rest}")
     yield _render_total("30 days", sum(bar.billed + bar.estimated for bar in bars), f"{since} to today")
 

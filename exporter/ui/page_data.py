@@ -1,4 +1,4 @@
-"""What the landing page shows, as values read from the accounts and the ledger; no HTML yet."""
+"""The values of the landing page, from the accounts' snapshots."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ State = Literal["good", "wait", "bad"]
 
 @dataclass(frozen=True, slots=True)
 class AccountProblem:
-    """Why an account is not read, and what somebody has to do about it."""
+    """A failure of an account's polls, and the action it needs."""
 
     account: str
     owner: str
     messages: tuple[str, ...]
-    """The provider's, of each report that fails in this way."""
+    """The provider's messages, of each report that fails this way."""
     advice: str
     reports: tuple[str, ...]
-    """Those that fail; empty where it is the whole account."""
+    """Failing reports; empty where the whole account fails."""
     last_read: datetime | None
-    """When any of it was last read; None: never."""
+    """When any of them was last read; None: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class AccountRow:
     complete_until: datetime | None
     last_sync: datetime | None
     days: Mapping[datetime, DayCost | None]
-    """The last 30 UTC days that were told; None: told, and nothing was used."""
+    """The last 30 UTC days that were read; None: read, without any usage."""
     models: Mapping[str, int]
     """Model -> cost of the last 30 days."""
     unpriced: Mapping[str, int]
@@ -61,7 +61,7 @@ class AccountRow:
     late: bool
     problems: tuple[AccountProblem, ...] = ()
     pending_key_message: str = ""
-    """Why a new key is not used, and what to do; empty where none waits."""
+    """Why a changed key is not used, and the action needed; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class PageData:
     """By name."""
     budgets: tuple[EvaluatedBudget, ...]
     change_events: tuple[ChangeEvent, ...] = ()
-    """What CI and others told of the last week, newest first."""
+    """Change events of the last week, newest first."""
 
     @property
     def days(self) -> list[datetime]:
@@ -96,19 +96,19 @@ class PageData:
         """Return the last 30 days over all accounts, oldest first."""
         billed: Counter[datetime] = Counter()
         open_: Counter[datetime] = Counter()
-        told: set[datetime] = set()
+        read: set[datetime] = set()
         for account in self.accounts:
-            told.update(account.days)
+            read.update(account.days)
             for day in filter(None, account.days.values()):
                 (billed if day.billed else open_)[day.start] += day.cost
-        return [Bar(day, billed[day], open_[day], day in told) for day in self.days]
+        return [Bar(day, billed[day], open_[day], day in read) for day in self.days]
 
     def models(self) -> list[tuple[str, int]]:
-        """Return what each model cost in the last 30 days, the dearest first."""
+        """Return each model's cost in the last 30 days, most expensive first."""
         cost: Counter[str] = Counter()
         for account in self.accounts:
             cost.update(account.models)
-        return sorted(cost.items(), key=lambda one: (-one[1], one[0]))
+        return sorted(cost.items(), key=lambda item: (-item[1], item[0]))
 
 
 def collect_page_data(
@@ -117,7 +117,7 @@ def collect_page_data(
     change_events: Sequence[ChangeEvent],
     now: datetime,
 ) -> PageData:
-    """Return what the page shows of the accounts' newest snapshots; `budgets` are those of /metrics."""
+    """Collect the page's values from the accounts' newest snapshots; `budgets` are those of /metrics."""
     rows = sorted((_account_row(snapshot, now) for snapshot in snapshots), key=lambda row: row.name)
     return PageData(now, tuple(rows), tuple(budgets), tuple(change_events))
 
@@ -194,9 +194,10 @@ def _pending_key_message(error: ProviderError | None) -> str:
 
 
 _ADVICE = {
-    "rate_limited": "It is asked again by itself. If it stays, raise poll_interval, or give this exporter its own key.",
-    "unavailable": "It is asked again by itself. If it stays, look at the provider's status page and at the way there.",
-    "malformed": "The old numbers stay. If it stays, look for a newer version of this exporter, or report it.",
+    "rate_limited": "The poll is retried automatically. If it fails again, raise poll_interval or use a separate key.",
+    "unavailable": "The poll is retried automatically. If it fails again, check the provider's status page and the "
+    "network.",
+    "malformed": "The previous numbers are kept. If the problem persists, update this exporter or report the error.",
 }
 
 

@@ -63,7 +63,7 @@ HATCH_PATTERN = (
     '<pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
     '<rect width="6" height="6"/><path d="M0 0V6"/></pattern></defs></svg>\n'
 )
-"""What an estimate is filled with."""
+"""The fill of estimated cost."""
 
 STATE_SIGNS = {"good": "●", "wait": "▲", "bad": "✖"}
 

@@ -1,4 +1,4 @@
-"""The JSON summary: cost and usage of the newest days, for whoever wants numbers without Prometheus."""
+"""The JSON summary: cost and usage of the newest days, for clients without Prometheus."""
 
 from __future__ import annotations
 

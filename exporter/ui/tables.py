@@ -1,4 +1,4 @@
-"""The landing page's tables: accounts, the last days of each, the models that cost most, what was changed."""
+"""The landing page's tables: accounts, their last days, the most expensive models, change events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from exporter.ui.page_data import AccountRow, PageData
 from exporter.ui.style import render_sign, render_state
 
 DAYS_DISPLAYED = 7
-"""How many days the page shows one by one, for each account."""
+"""Days that are listed for each account."""
 MAX_MODELS = 10
 MAX_CHANGES = 10
 
@@ -20,8 +20,8 @@ def render_accounts(page_data: PageData) -> str:
     """Return every account with its state and its money, and the last days of each to unfold."""
     if not page_data.accounts:
         return ""
-    rows = "".join(_render_account(one, page_data.now) for one in page_data.accounts)
-    days = "".join(_render_last_days(one, page_data) for one in page_data.accounts)
+    rows = "".join(_render_account(account, page_data.now) for account in page_data.accounts)
+    days = "".join(_render_last_days(account, page_data) for account in page_data.accounts)
     return (
         '<h2>Accounts</h2>\n<div class="wide" tabindex="0" role="region" aria-label="Accounts"><table class="accounts">'
         '<thead><tr><th>Account</th><th>Provider</th><th>Owner</th><th>State</th><th class="n">Today</th>'
@@ -51,7 +51,7 @@ def _render_last_days(account: AccountRow, page_data: PageData) -> str:
         for start, day in zip(reversed(shown), reversed(known), strict=True)
     )
     total = sum(day.cost for day in known if day is not None)
-    shared = sum(one.name == account.name for one in page_data.accounts) > 1
+    shared = sum(other.name == account.name for other in page_data.accounts) > 1
     name = f"{account.name} ({account.provider})" if shared else account.name
     return (
         f'<details><summary>{escape_text(name)} · {format_money(total)}</summary><table class="narrow"><tbody>'
@@ -100,26 +100,26 @@ def _render_model(name: str, nano_usd: int, total: int) -> str:
 
 
 def render_changes(page_data: PageData) -> str:
-    """Return what was done to systems in the last days, as CI and others told it."""
+    """Return the change events of the last days."""
     if not page_data.change_events:
         return ""
     rows = "".join(map(_render_change, page_data.change_events[:MAX_CHANGES]))
     more = len(page_data.change_events) - MAX_CHANGES
     small = f"<small>{more:,} more in seven days</small>\n" if more > 0 else ""
     return (
-        "<h2>Changes</h2>\n<table><thead><tr><th>When</th><th>What</th><th>Service</th><th>Account</th></tr></thead>\n"
+        "<h2>Changes</h2>\n<table><thead><tr><th>Time</th><th>Change</th><th>Service</th><th>Account</th></tr></thead>\n"
         f"<tbody>{rows}</tbody></table>\n{small}"
     )
 
 
 def _render_change(change_event: ChangeEvent) -> str:
-    what = (
+    title = (
         f'<a rel="noreferrer" href="{escape_text(change_event.link)}">{escape_text(change_event.title)}</a>'
         if change_event.link
         else escape_text(change_event.title)
     )
     return (
-        f'<tr><th scope="row">{format_time(change_event.time)}</th><td>{what}</td>'
+        f'<tr><th scope="row">{format_time(change_event.time)}</th><td>{title}</td>'
         f"<td>{escape_text(change_event.service)}</td>"
         f"<td>{escape_text(change_event.account)}</td></tr>\n"
     )

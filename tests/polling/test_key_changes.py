@@ -77,10 +77,10 @@ def test_the_landing_page_shows_a_rejected_new_key(system: System) -> None:
     system.key_file("solo").write_text(NEW_KEY)
     system.advance(POLL)
     page = system.app.handlers().landing_page()
-    assert "New key not used" in page
+    assert "New key rejected" in page
     assert "answered 401" in page
     assert "Create an admin key" in page
-    assert "The key before it still works here." in page
+    assert "The previous key is still in use." in page
     assert NEW_KEY not in page
 
 

@@ -175,7 +175,7 @@ def test_the_first_poll_is_shown(tmp_path: Path) -> None:
     """Before anything was read the account is neither up nor failing, and no day is drawn."""
     with start_small_system(tmp_path, make_account("openai")) as system:
         told = fetch_page(system)
-        assert "1 account, none fails; 1 in the first poll" in told.text
+        assert "1 account, no failures; 1 in the first poll" in told.text
         assert "First poll under way: solo." in told.text
         assert "first poll under way $0.00 $0.00 not yet never" in told.row("solo")
         assert "No day has been read yet." in told.text
@@ -190,14 +190,14 @@ def test_a_rejected_key_comes_with_advice(tmp_path: Path) -> None:
         system.simulator.add_fault("solo", "revoked")
         system.advance(6 * HOUR)
         told = fetch_page(system)
-    assert "1 of 2 accounts needs somebody" in told.text
+    assert "1 of 2 accounts needs attention" in told.text
     assert "solo (owner platform)" in told.text
     assert "answered 401: Incorrect API key provided: it has been revoked." in told.text
-    assert "What to do: The key was revoked. Create an admin key: platform.openai.com" in told.text
-    assert "Nothing read since Nov 18 12:07 UTC (6 h)." in told.text
+    assert "Action needed: The key was revoked. Create an admin key: platform.openai.com" in told.text
+    assert "Not read since Nov 18 12:07 UTC (6 h)." in told.text
     assert "stopped: key rejected" in told.row("solo")
     assert "Data is late" not in told.text
-    assert told.text.index("What to do") < told.text.index("This month")
+    assert told.text.index("Action needed") < told.text.index("This month")
 
 
 def test_a_provider_that_is_down_is_one_problem(tmp_path: Path) -> None:
@@ -208,8 +208,8 @@ def test_a_provider_that_is_down_is_one_problem(tmp_path: Path) -> None:
         told = fetch_page(system)
     assert told.html.count('class="problem"') == 1
     assert "failing: unavailable" in told.row("solo")
-    assert "It is asked again by itself." in told.text
-    assert "Nothing was ever read." in told.text
+    assert "The poll is retried automatically." in told.text
+    assert "Never read successfully." in told.text
     assert "/organization/costs answered 500" in told.text
 
 
@@ -219,7 +219,7 @@ def test_late_data_is_a_notice(tmp_path: Path) -> None:
         system.poll_until_idle()
         system.clock.now += 5 * HOUR
         told = fetch_page(system)
-    assert "1 account, none fails; 1 with late data" in told.text
+    assert "1 account, no failures; 1 with late data" in told.text
     assert re.search(r"Data is late: solo \(complete until Nov 18 1[12]:00, \d h ago\)", told.text)
     assert "up, data late" in told.row("solo")
 
@@ -234,8 +234,8 @@ def test_tokens_without_a_price_are_a_notice(tmp_path: Path) -> None:
     ):
         system.poll_until_idle()
         told, tokens = fetch_page(system), system.value("ai_account_unpriced_tokens", model="gpt-99-secret")
-    assert f"No price known today: gpt-99-secret of solo ({tokens:,.0f} tokens)." in told.text
-    assert "give the price in prices:" in told.text
+    assert f"No known price today: gpt-99-secret of solo ({tokens:,.0f} tokens)." in told.text
+    assert "set a price under prices:" in told.text
 
 
 def test_aggregated_series_are_a_notice(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_aggregated_series_are_a_notice(tmp_path: Path) -> None:
     with start_small_system(tmp_path, make_account("cursor"), max_series="1") as system:
         system.poll_until_idle()
         told, folded = fetch_page(system), system.value("ai_account_aggregated_series")
-    assert f"Series folded into other: solo ({folded:.0f} series)." in told.text
+    assert f"Series aggregated into other: solo ({folded:.0f} series)." in told.text
     assert "claude-5-sonnet" in told.html
 
 
@@ -318,7 +318,7 @@ def test_many_problems_unfold() -> None:
         for number in range(1000)
     )
     told = ParsedPage(render_page(PageData(NOON, every, ())))
-    assert "1,000 of 1,000 accounts need somebody" in told.text
+    assert "1,000 of 1,000 accounts need attention" in told.text
     assert told.html.partition("980 more")[0].count('class="problem"') == 20
 
 
@@ -362,7 +362,7 @@ def test_a_day_may_be_half_billed_or_a_credit() -> None:
     assert describe_bar(half, running=False) == "2026-11-18: $3.00, $2.00 billed, $1.00 estimated"
     assert describe_bar(credit, running=False) == "2026-11-18: -$1.00, billed"
     assert describe_bar(Bar(NOON, 0, 0, has_data=True), running=False) == "2026-11-18: $0.00, nothing used"
-    assert describe_bar(Bar(NOON, 0, 0, has_data=False), running=False) == "2026-11-18: not read, nobody was asked"
+    assert describe_bar(Bar(NOON, 0, 0, has_data=False), running=False) == "2026-11-18: not read, not read"
     assert render_chart([half, half]).count('class="billed"') == render_chart([half, half]).count('class="open"') == 3
     assert 'height="-' not in render_chart([credit, credit])
 
