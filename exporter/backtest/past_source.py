@@ -50,6 +50,13 @@ class PastSource:
         """Return units of a UTC day, up to `now`."""
         return self._until_now(day, self._day("usage", day, self._source.hourly_usage))
 
+    def daily_usage(self, day: datetime) -> Mapping[RowLabels, int]:
+        """Return units of a UTC day by row labels, up to `now`."""
+        return {
+            labels: max(values) if labels.meter in GAUGE_METERS else sum(values)
+            for labels, values in self.hourly_usage(day).items()
+        }
+
     def cost(self, time_range: TimeRange) -> Mapping[RowLabels, int]:
         """Return nano-USD of one hour by row labels."""
         return self._hour(time_range, self.hourly_cost)

@@ -97,7 +97,8 @@ class _RawDay:
     """One UTC day as the source has it."""
 
     cost: HourlyValues
-    usage: HourlyValues
+    usage: HourlyValues | None
+    """None for days that are too old for baselines: only their totals are needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,27 +163,25 @@ class SnapshotBuilder:
         self._read_days(source, _exported_range(now))
         return self._window_totals(source, now, watermark)
 
-    def _read_days(self, source: SnapshotSource, time_range: TimeRange) -> dict[datetime, _RawDay]:
+    def _read_days(self, source: SnapshotSource, exported: TimeRange) -> dict[datetime, _RawDay]:
         """Bring the days' totals up to date; return the days that were read for it."""
         previous, self._totals = self._totals, {}
         raw_days = {}
-        for day in slots(time_range.start, time_range.end, DAY):
+        for day in slots(exported.start, exported.end, DAY):
             # The version is read before the day: a change in between makes the next build read the day again.
             version, known = source.day_version(day), previous.get(day)
             if known is None or known[0] != version:
-                raw_days[day] = raw = _RawDay(source.hourly_cost(day), source.hourly_usage(day))
-                known = (version, self._day_totals(raw))
+                raw_days[day] = raw = _read_day(source, day, exported)
+                usage = source.daily_usage(day) if raw.usage is None else _sum_hours(raw.usage)
+                known = (version, self._day_totals(_sum_hours(raw.cost), usage))
             self._totals[day] = known
         return raw_days
 
-    def _day_totals(self, raw: _RawDay) -> DayTotals:
-        totals = {row: sum(values) for row, values in raw.cost.items()}
-        for row, values in raw.usage.items():
-            # Where usage carries its cost, that cost is among what was valued: it would count twice.
-            if row.meter != COST:
-                totals[row] = max(values) if row.meter in GAUGE_METERS else sum(values)
-        labels = tuple(sorted(totals))
-        return DayTotals(self._labels.setdefault(labels, labels), array("q", (totals[row] for row in labels)))
+    def _day_totals(self, cost: Mapping[RowLabels, int], usage: Mapping[RowLabels, int]) -> DayTotals:
+        # Where usage carries its cost, that cost is among what was valued: it would count twice.
+        totals = {**cost, **{row: value for row, value in usage.items() if row.meter != COST}}
+        labels = tuple(totals)
+        return DayTotals(self._labels.setdefault(labels, labels), array("q", totals.values()))
 
     def _window_totals(self, source: SnapshotSource, now: datetime, watermark: datetime | None) -> dict[str, RowTotals]:
         windows: dict[str, RowTotals] = {}
@@ -214,9 +213,8 @@ class SnapshotBuilder:
         for day, (version, _) in self._totals.items():
             known = previous.get(day)
             if known is None or known.version != version:
-                raw = raw_days.get(day) or _RawDay(source.hourly_cost(day), source.hourly_usage(day))
-                with_usage = exported.end - day <= _USAGE_DAYS * DAY
-                known = _group_day(version, raw, label_mapper, matcher, with_usage=with_usage)
+                raw = raw_days.get(day) or _read_day(source, day, exported)
+                known = _group_day(version, raw, label_mapper, matcher)
             self._hourly[day] = known
         start, days = exported.start, [*self._hourly.values()]
         requests = _join_days(start, known_since, [day.requests for day in days])
@@ -267,9 +265,16 @@ def build_label_mapper(windows: Mapping[str, RowTotals], source: SnapshotSource,
     return LabelMapper.build(recent_cost, map(to_spend_labels, source.known_labels()), source.names(), max_series)
 
 
-def _group_day(
-    version: int, raw: _RawDay, label_mapper: LabelMapper, matcher: BudgetMatcher, *, with_usage: bool
-) -> _HourlyDay:
+def _read_day(source: SnapshotSource, day: datetime, exported: TimeRange) -> _RawDay:
+    with_usage = exported.end - day <= _USAGE_DAYS * DAY
+    return _RawDay(source.hourly_cost(day), source.hourly_usage(day) if with_usage else None)
+
+
+def _sum_hours(hours: HourlyValues) -> dict[RowLabels, int]:
+    return {labels: max(values) if labels.meter in GAUGE_METERS else sum(values) for labels, values in hours.items()}
+
+
+def _group_day(version: int, raw: _RawDay, label_mapper: LabelMapper, matcher: BudgetMatcher) -> _HourlyDay:
     cost: _HourlySums = {}
     budgets: _HourlySums = {}
     requests: _HourlySums = {}
@@ -278,7 +283,7 @@ def _group_day(
         _add(cost, label_mapper.remap(labels).workspace, values)
         for budget in matcher.match(labels):
             _add(budgets, budget, values)
-    for labels, values in raw.usage.items() if with_usage else ():
+    for labels, values in (raw.usage or {}).items():
         if labels.meter == REQUESTS:
             _add(requests, label_mapper.remap(labels).workspace, values)
         elif labels.meter in TOKEN_METERS:

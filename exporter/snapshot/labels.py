@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from exporter.model import RowLabels
@@ -21,6 +22,7 @@ class SpendLabels(NamedTuple):
     api_key: str
 
 
+@lru_cache(maxsize=1 << 16)
 def to_spend_labels(labels: RowLabels) -> SpendLabels:
     """Return the labels of a row's series; cost that has no model takes the name of its bill item."""
     return SpendLabels(labels.workspace, labels.model or labels.item, labels.tier, labels.api_key)

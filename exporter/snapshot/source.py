@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from exporter.ledger import Coverage, DayCost, HourlyValues, Ledger
-from exporter.model import TOKEN_METERS, Report, RowLabels
+from exporter.model import DAY, TOKEN_METERS, Report, RowLabels
 from exporter.polling.account_state import Crosscheck
 from exporter.pricing.valuer import LedgerAccount
 from exporter.windows import TimeRange
@@ -31,6 +31,10 @@ class SnapshotSource(Protocol):
 
     def hourly_usage(self, day: datetime) -> HourlyValues:
         """Return units of a UTC day by row labels and hour."""
+        ...
+
+    def daily_usage(self, day: datetime) -> Mapping[RowLabels, int]:
+        """Return units of a UTC day by row labels; of a gauge meter the largest hour."""
         ...
 
     def cost(self, time_range: TimeRange) -> Mapping[RowLabels, int]:
@@ -88,6 +92,10 @@ class LedgerSource:
     def hourly_usage(self, day: datetime) -> HourlyValues:
         """Return units of a UTC day by row labels and hour."""
         return self.ledger.hours.units(self.ledger_account.id, self._usage_reports, day)
+
+    def daily_usage(self, day: datetime) -> Mapping[RowLabels, int]:
+        """Return units of a UTC day by row labels."""
+        return self.usage(TimeRange(day, day + DAY))
 
     def cost(self, time_range: TimeRange) -> Mapping[RowLabels, int]:
         """Return nano-USD of whole hours by row labels."""
