@@ -27,8 +27,11 @@ from tests.docs.documents import (
     relative_path,
 )
 from tests.paths import ROOT
+from tests.test_architecture import LAYERS
 
 README = ROOT / "README.md"
+ARCHITECTURE_DOC = ROOT / "docs" / "architecture.md"
+DEVELOPMENT_DOC = ROOT / "docs" / "development.md"
 METRICS_DOC = ROOT / "docs" / "metrics.md"
 CONFIGURATION_DOC = ROOT / "docs" / "configuration.md"
 MAX_README_LINES = 200
@@ -191,16 +194,17 @@ def test_the_example_configuration_loads() -> None:
 
 
 def _yaml_blocks(key: str) -> list[Any]:
-    """Return path and text of the YAML blocks that have a top-level key."""
+    """Return the YAML blocks that have a top-level key."""
     return [
         pytest.param(block, id=f"{relative_path(path)}-{number}")
         for path in DOCUMENTS
+        if path.name != "providers.md"  # its example names the plug-in that it explains how to write
         for number, block in enumerate(read_blocks(path, "yaml"))
         if isinstance(yaml.safe_load(block), dict) and key in yaml.safe_load(block)
     ]
 
 
-@pytest.mark.parametrize("block", [one for key in SCHEMA["properties"] for one in _yaml_blocks(key)])
+@pytest.mark.parametrize("block", [block for key in SCHEMA["properties"] for block in _yaml_blocks(key)])
 def test_every_configuration_in_the_documents_is_valid(block: str, tmp_path: Path) -> None:
     """Examples of the configuration load as they are; an account is added where an example has none."""
     document = {"accounts": [{"name": "acme", "provider": "openai", "api_key_file": "key"}]} | yaml.safe_load(block)
@@ -222,6 +226,40 @@ def test_every_prometheus_configuration_in_the_documents_is_valid(block: str, tm
     command = ["promtool", "check", "config", "--syntax-only", str(path)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_folder_is_described() -> None:
+    """The table of folders has every folder and every module of the package's top level."""
+    described = {name for row in read_table(ARCHITECTURE_DOC, "Folders") for name in re.findall("`([^`]+)`", row[0])}
+    package = ROOT / "exporter"
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    modules = {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
+    assert described == folders | modules
+
+
+def test_the_dependency_order_is_the_one_that_is_enforced() -> None:
+    """The list of folders in docs/architecture.md has one line per layer, highest first."""
+    (block,) = read_blocks(ARCHITECTURE_DOC, "text")
+    lines = [[f"exporter.{name.replace('/', '.')}" for name in line.split(", ")] for line in block.splitlines()]
+    layers = [{LAYERS[name] for name in line} for line in lines]
+    assert [sorted(layer) for layer in layers] == [[number] for number in reversed(range(len(lines)))]
+    assert {name for line in lines for name in line} == LAYERS.keys() - {"exporter", "exporter.__main__"}
+
+
+@pytest.mark.parametrize("document", [ARCHITECTURE_DOC, DEVELOPMENT_DOC], ids=relative_path)
+def test_every_path_that_is_mentioned_exists(document: Path) -> None:
+    """Files and folders are named from the root of the repository or of the package."""
+    paths = re.findall(r"`([\w.-]+/[\w./-]*)`", document.read_text())
+    missing = [path for path in paths if not (ROOT / path).exists() and not (ROOT / "exporter" / path).exists()]
+    assert len(paths) > 10
+    assert not missing
+
+
+def test_every_make_target_is_documented() -> None:
+    """The table of targets has every target of the Makefile that has a description."""
+    described = {row[0].strip("`") for row in read_table(DEVELOPMENT_DOC, "Make targets")}
+    targets = re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert described == {f"make {target}" for target in targets}
 
 
 @pytest.mark.parametrize(
