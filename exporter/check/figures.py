@@ -151,5 +151,5 @@ def _sum_by_meter(rows: RowValues, meters: frozenset[str]) -> dict[str, int]:
 def _unpriced_tokens(ledger: Ledger, ledger_account: LedgerAccount, days: Iterable[datetime]) -> dict[str, int]:
     tokens = Counter[str]()
     for day in days:
-        tokens.update(ledger.costs.unpriced_tokens(ledger_account.id, day))
+        tokens.update(ledger.costs.unpriced_tokens(ledger_account.id, TimeRange(day, day + DAY)).get(day, {}))
     return dict(tokens.most_common())

@@ -184,9 +184,9 @@ def _daily_samples(
 
 
 def _render_unpriced(account_state: AccountState, ledger: Ledger, now: datetime) -> dict[Family, bytes]:
-    today: Iterable[tuple[str, int]] = sorted(
-        ledger.costs.unpriced_tokens(account_state.ledger_account.id, floor(now, DAY)).items()
-    )
+    midnight = floor(now, DAY)
+    by_day = ledger.costs.unpriced_tokens(account_state.ledger_account.id, TimeRange(midnight, midnight + DAY))
+    today: Iterable[tuple[str, int]] = sorted(by_day.get(midnight, {}).items())
     values = (account_state.account.provider, account_state.account.name)
     return {
         UNPRICED_TOKENS: render_samples(

@@ -153,7 +153,7 @@ def _account_row(
         last_sync=max(synced, default=None),
         days=_days_by_start(account_state.usage_time_range(ledger), days, window),
         models=_cost_by_model(ledger, number, window),
-        unpriced=ledger.costs.unpriced_tokens(number, today),
+        unpriced=ledger.costs.unpriced_tokens(number, TimeRange(today, today + DAY)).get(today, {}),
         aggregated_series=0 if label_mapper is None else label_mapper.aggregated_series,
         late=_is_late(until, now),
         problems=troubles,

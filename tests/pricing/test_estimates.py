@@ -202,9 +202,7 @@ def test_a_large_day_is_valued_fast() -> None:
     meters, tiers = ("uncached_input", "cache_read", "output"), ("standard", "batch")
     usage: Usage = {
         hour: [
-            Row(
-                meter, 1000 + hour, f"w{number % 20}", f"m{number % 7}", ("standard", "batch")[number % 2], f"k{number}"
-            )
+            Row(meter, 1000 + hour, f"w{number % 20}", f"m{number % 7}", tiers[number % 2], f"k{number}")
             for number in range(440)
             for meter in meters
         ]
