@@ -1,9 +1,9 @@
 """The ledger's file: opening and locking it, one writer, many readers, and errors of the disk as messages for people.
 
-Statements take plain parameters and return plain rows. Passing rows through SQLite as one JSON text (`json_each`,
-`json_group_array`) was measured instead, because sqlite3 releases the interpreter's lock at every row: it was never
-twice as fast, beside two computing threads either, and writes took half as much CPU time again. docs/benchmarks.md has
-the figures.
+Statements take plain parameters and return plain rows. Rows passed as one JSON text (`json_each`, `json_group_array`)
+take as much CPU time or more, and are faster only beside threads that compute, because sqlite3 releases the
+interpreter's lock at every row. Only where that is a clear factor, in the reads of `hours`, are columns passed as text.
+docs/benchmarks.md has the figures.
 """
 
 from __future__ import annotations
