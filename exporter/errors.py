@@ -1,16 +1,16 @@
-"""Everything that can go wrong, as one tree.
+"""All errors of this program, as one tree.
 
 ExporterError
-├─ ConfigError(problems)          every problem of a configuration, each with its place
+├─ ConfigError(problems)          every problem of a configuration, each with its location
 ├─ ProviderError(message)
-│  ├─ KeyRejected(reason, advice) the key is of the wrong kind, refused, or lacks a scope: stop asking
-│  ├─ RateLimited(retry_after)    wait as told
+│  ├─ KeyRejected(reason, advice) the key is of the wrong kind, rejected, or lacks a scope: stop polling
+│  ├─ RateLimited(retry_after)    wait as long as the provider demands
 │  ├─ Unavailable(reached)        timeout, 5xx, 529, network: back off
-│  ├─ Unsupported                 this plan or host has no such report: noted once where the report is optional
-│  └─ Malformed(field)            an answer that is not what is known: keep the old buckets, raise the alarm
-├─ IngestError(status, reason)    what was pushed is refused as a whole
-├─ QueryRefused                   a remote read that is not understood, or asks for too much
-└─ LedgerError                    the disk is wrong: this one ends the process
+│  ├─ Unsupported                 the plan or host has no such report: noted once where the report is optional
+│  └─ Malformed(field)            a response of an unknown format: keep the old buckets, report a problem
+├─ PushError(status, reason)      a push request is rejected as a whole
+├─ QueryRejected                  a remote read that is not understood, or would return too much
+└─ LedgerError                    the disk or the file is damaged or full: ends the process
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ PROBLEM_REASONS = ("wrong_key_kind", "key_rejected", "missing_scope", "rate_limi
 
 
 class ExporterError(Exception):
-    """The root of the tree; its text is for the person who must act."""
+    """The root of the tree; the message is for the person who has to act."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
-    """One thing that is wrong in a configuration, and where."""
+    """A problem of a configuration, and its location."""
 
     location: str
     """`file:line`, or just the file."""
@@ -40,7 +40,7 @@ class ConfigProblem:
 
 
 class ConfigError(ExporterError):
-    """A configuration that cannot be used; tells every problem at once."""
+    """A configuration that cannot be used; it lists every problem at once."""
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         self.problems = tuple(problems)
@@ -48,13 +48,13 @@ class ConfigError(ExporterError):
 
 
 class ProviderError(ExporterError):
-    """A poll that did not succeed; `reason` is the value of the metrics' `reason` label."""
+    """A poll that failed; `reason` is the value of the metrics' `reason` label."""
 
     reason: str = "malformed"
 
 
 class KeyRejected(ProviderError):
-    """The provider will not answer this key; asking again changes nothing until the key or the configuration does."""
+    """The provider rejects this key; a retry is useless until the key or the configuration has changed."""
 
     def __init__(self, reason: KeyRejectionReason, message: str, advice: str) -> None:
         self.reason = reason
@@ -63,7 +63,7 @@ class KeyRejected(ProviderError):
 
 
 class RateLimited(ProviderError):
-    """Too many requests; `retry_after` is in seconds, None where the provider does not say."""
+    """Too many requests; `retry_after` is in seconds, None where the provider states none."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         self.reason = "rate_limited"
@@ -72,7 +72,7 @@ class RateLimited(ProviderError):
 
 
 class Unavailable(ProviderError):
-    """No useful answer for now; `reached` tells whether any HTTP answer came at all."""
+    """No usable response at present; `reached` is whether there was any HTTP response."""
 
     def __init__(self, message: str, *, reached: bool) -> None:
         self.reason = "unavailable"
@@ -81,11 +81,11 @@ class Unavailable(ProviderError):
 
 
 class Unsupported(ProviderError):
-    """The provider has no such thing here (404, or a plan without it)."""
+    """The provider has no such report here (404, or a plan without it)."""
 
 
 class Malformed(ProviderError):
-    """An answer whose shape is not the known one; `field` says what is missing or odd."""
+    """A response of an unknown format; `field` is the field that is missing or invalid."""
 
     def __init__(self, message: str, field: str = "") -> None:
         self.field = field
@@ -93,7 +93,7 @@ class Malformed(ProviderError):
 
 
 class PushError(ExporterError):
-    """A request that nothing is taken from; `status` is that of the HTTP answer."""
+    """A push request of which nothing is accepted; `status` is that of the HTTP response."""
 
     def __init__(self, status: int, reason: str) -> None:
         self.status = status
@@ -101,8 +101,8 @@ class PushError(ExporterError):
 
 
 class QueryRejected(ExporterError):
-    """Whoever asks has to ask for something else."""
+    """A query that cannot be answered; the client has to change it."""
 
 
 class LedgerError(ExporterError):
-    """The ledger's file cannot be read or written; nothing acknowledged is lost."""
+    """The ledger's file cannot be read or written; nothing that was acknowledged is lost."""

@@ -9,19 +9,19 @@ from datetime import datetime, timedelta
 from exporter.model import DAY, HOUR
 
 DAYS_EXPORTED = 35
-"""How many UTC days `ai_cost_daily_usd` tells; longer than any month."""
+"""Number of UTC days that `ai_cost_daily_usd` exports; longer than any month."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """A half-open stretch of time, [start, end)."""
+    """A half-open range of time, [start, end)."""
 
     start: datetime
     end: datetime
 
 
 def floor(time: datetime, width: timedelta) -> datetime:
-    """Return the start of the slot of `width` (an hour or a day, UTC) that holds the moment."""
+    """Return the start of the slot of `width` (an hour or a day, UTC) that contains a time."""
     if width >= DAY:
         return time.replace(hour=0, minute=0, second=0, microsecond=0)
     return time.replace(minute=0, second=0, microsecond=0)
@@ -29,10 +29,10 @@ def floor(time: datetime, width: timedelta) -> datetime:
 
 def slots(start: datetime, end: datetime, width: timedelta) -> Iterator[datetime]:
     """Yield the starts of the slots of [start, end), oldest first."""
-    moment = floor(start, width)
-    while moment < end:
-        yield moment
-        moment += width
+    slot = floor(start, width)
+    while slot < end:
+        yield slot
+        slot += width
 
 
 def days_back(now: datetime, days: int) -> datetime:
@@ -41,18 +41,19 @@ def days_back(now: datetime, days: int) -> datetime:
 
 
 def calendar_windows(now: datetime, complete_until: datetime | None) -> dict[str, TimeRange]:
-    """Return the windows that the clock and the watermark define, by name.
+    """Return name -> time range of the windows that end now, and of the last complete hour.
 
     `last_hour` is the newest hour that ends at or before `complete_until`; without a watermark it is missing.
     """
     hour, day = floor(now, HOUR), floor(now, DAY)
-    shown = {
+    windows = {
         "this_hour": TimeRange(hour, hour + HOUR),
         "today": TimeRange(day, day + DAY),
         "month": TimeRange(day.replace(day=1), day + DAY),
         "30d": TimeRange(day - 29 * DAY, day + DAY),
     }
     if complete_until is not None:
-        newest = floor(min(complete_until, now), HOUR)
-        shown["last_hour"] = TimeRange(newest - HOUR, newest)
-    return shown
+        # A provider's clock may be ahead: its watermark never completes the running hour.
+        end = floor(min(complete_until, now), HOUR)
+        windows["last_hour"] = TimeRange(end - HOUR, end)
+    return windows

@@ -1,10 +1,12 @@
-"""The part of the benchmarks that is a count and not a time, held by every run of the tests."""
+"""The parts of the benchmarks that do not depend on the machine, held by every run of the tests."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from exporter.model import HOUR
+from tests.benchmarks.bench_ledger import LedgerTables, computing_threads
 from tests.benchmarks.calls import start_call_counter
 
 
@@ -13,3 +15,17 @@ def test_polling_makes_no_more_calls_than_the_limits_require(tmp_path: Path) -> 
     with start_call_counter(tmp_path) as it:
         for asked, fewest in (it.run_first_poll(), it.run_steady_polling(HOUR)):
             assert asked == fewest
+
+
+def test_the_ledger_benchmark_compares_equal_results(tmp_path: Path) -> None:
+    """Both ways of the ledger's benchmark read the same rows, at a small size; times are not asserted."""
+    tables = LedgerTables(tmp_path, series=5)
+    with computing_threads(1):
+        comparisons = tables.compare(time.perf_counter, runs=1)
+    tables.store.close()
+    assert [comparison.operation for comparison in comparisons] == [
+        "write buckets",
+        "write costs",
+        "read hours",
+        "read totals",
+    ]

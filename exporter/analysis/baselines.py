@@ -1,4 +1,4 @@
-"""What an hour was expected to be: the same hour of the fourteen days before it, robustly. Pure."""
+"""Baselines: the expected value of an hour and its upper bound, from the same hour of the days before. Pure."""
 
 from __future__ import annotations
 
@@ -11,73 +11,85 @@ from exporter.model import DAY, HOUR
 from exporter.windows import TimeRange, floor
 
 BASELINE_DAYS = 14
-"""How far back an hour is compared."""
+"""Days before an hour with which it is compared."""
 MIN_DAYS = 3
-"""Days that have to be known; fewer are no baseline."""
+"""Known days that a baseline needs."""
 MIN_SIMILAR_DAYS = 4
-"""Days of the same kind, workdays or weekends, that are enough to leave the others out."""
+"""With so many known days of the same kind, workdays or weekends, days of the other kind are left out."""
 SPREAD_FACTOR = 4 * 1.4826
-"""Four standard deviations of what varies normally, told by its median deviation."""
+"""Four standard deviations, as a factor of the median absolute deviation: 1.4826 of it for a normal distribution."""
 MIN_UPPER_BOUND_RATIO = 2
-"""An hour below so many times what was expected is never high: steady use has no spread to speak of."""
+"""The upper bound is at least this multiple of the expected value: steady usage has hardly any spread."""
 
 
 @dataclass(frozen=True, slots=True)
 class HourlySeries:
-    """Nano-USD, requests or tokens hour by hour, without a gap: an hour without use is 0."""
+    """nano-USD, requests or tokens hour by hour, without a gap: an hour without usage is 0."""
 
     since: datetime
-    """A UTC midnight: the start of the first value's hour."""
+    """The start of the first value's hour, a UTC midnight."""
     values: Sequence[int]
     known_since: datetime
-    """From here on the values are what was told; before it nothing is known."""
+    """Values before this time are unknown, not 0."""
 
     def at(self, hour: datetime) -> int:
-        """Return the value of the hour that starts then; 0 outside of what is there."""
-        place = (hour - self.since) // HOUR
-        return self.values[place] if 0 <= place < len(self.values) else 0
+        """Return the value of the hour that starts at `hour`; 0 outside of the series."""
+        index = (hour - self.since) // HOUR
+        return self.values[index] if 0 <= index < len(self.values) else 0
 
     def total(self, time_range: TimeRange) -> int:
-        """Return the sum over the whole hours of a span."""
-        first, last = ((moment - self.since) // HOUR for moment in (time_range.start, time_range.end))
-        return sum(self.values[max(first, 0) : max(last, 0)])
+        """Return the sum over the whole hours of a time range."""
+        first = max((time_range.start - self.since) // HOUR, 0)
+        end = max((time_range.end - self.since) // HOUR, 0)
+        return sum(self.values[first:end])
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What an hour was expected to be, and above what it is unusual; in the unit of the values."""
+    """The expected value of an hour, and the value above which it is unusual; in the unit of the series."""
 
     expected: int
     upper_bound: int
 
 
 def baseline(series: HourlySeries, hour: datetime, min_increase: int) -> Baseline | None:
-    """Return what the hour that starts then was expected to be, from the same hour of the days before it.
+    """Return the baseline of the hour that starts at `hour`, from the same hour of the days before it.
 
-    Workdays are compared with workdays and weekends with weekends where there are enough of them. `least` is how much
-    above the expected an hour has to be to be high at all. None where too little is known: there is no guess.
+    Workdays are compared with workdays and weekends with weekends where there are enough of them. The upper bound is
+    at least `min_increase` above the expected value. None where too few days are known.
     """
-    days = [day for day in (hour - number * DAY for number in range(1, BASELINE_DAYS + 1)) if day >= series.known_since]
-    alike = [day for day in days if _is_weekend(day) == _is_weekend(hour)]
-    chosen = alike if len(alike) >= MIN_SIMILAR_DAYS else days
-    if len(chosen) < MIN_DAYS:
+    known_days = [day for day in _days_before(hour) if day >= series.known_since]
+    similar_days = [day for day in known_days if _is_weekend(day) == _is_weekend(hour)]
+    compared_days = similar_days if len(similar_days) >= MIN_SIMILAR_DAYS else known_days
+    if len(compared_days) < MIN_DAYS:
         return None
-    values = [series.at(day) for day in chosen]
-    middle = median(values)
-    spread = SPREAD_FACTOR * median(abs(value - middle) for value in values)
-    return Baseline(round(middle), round(max(middle + spread, MIN_UPPER_BOUND_RATIO * middle, middle + min_increase)))
+    values = [series.at(day) for day in compared_days]
+    # Medians: the day of an incident among the compared ones moves neither the expected value nor the spread.
+    expected = median(values)
+    spread = SPREAD_FACTOR * median(abs(value - expected) for value in values)
+    upper_bound = max(expected + spread, MIN_UPPER_BOUND_RATIO * expected, expected + min_increase)
+    return Baseline(round(expected), round(upper_bound))
 
 
 def excess(series: HourlySeries, until: datetime, min_increase: int) -> int | None:
-    """Return by how much the 24 complete hours before `until` were above their own high values, added up.
+    """Return by how much the 24 complete hours before `until` exceed their own upper bounds, added up.
 
-    Every hour is judged by the days before it, so one that is told late is judged as if it had been told in time.
-    None where too little is known to judge any.
+    Each hour is compared with the days before it, so usage that is reported late is judged as if it had been in time.
+    None where no hour has a baseline.
     """
     end = floor(until, HOUR)
-    judged = [(hour, baseline(series, hour, min_increase)) for hour in (end - number * HOUR for number in range(1, 25))]
-    above = [max(0, series.at(hour) - one.upper_bound) for hour, one in judged if one is not None]
-    return sum(above) if above else None
+    total: int | None = None
+    for number in range(1, 25):
+        hour = end - number * HOUR
+        hour_baseline = baseline(series, hour, min_increase)
+        if hour_baseline is not None:
+            total = (total or 0) + max(0, series.at(hour) - hour_baseline.upper_bound)
+    return total
+
+
+def _days_before(hour: datetime) -> list[datetime]:
+    """Return the same hour of the days that it is compared with, newest first."""
+    return [hour - number * DAY for number in range(1, BASELINE_DAYS + 1)]
 
 
 def _is_weekend(time: datetime) -> bool:

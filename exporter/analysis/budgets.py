@@ -1,4 +1,7 @@
-"""Budgets: what is spent of a limit, how fast, what it comes to, and when it runs out. Pure, in UTC."""
+"""Budgets: spend of a period, burn rates, forecast and time of exhaustion. Pure, in UTC.
+
+Each account computes its `BudgetShare` on its own; `budget_status` sums the shares of all accounts of a budget.
+"""
 
 from __future__ import annotations
 
@@ -17,49 +20,53 @@ from exporter.windows import TimeRange, floor
 PeriodType = Literal["day", "week", "month"]
 BURN_RATE_WINDOWS = {"1h": HOUR, "6h": 6 * HOUR, "1d": DAY, "3d": 3 * DAY}
 WEEK = 7 * DAY
+_HOURS_PER_WEEK = WEEK // HOUR
 MIN_PROFILE_HISTORY = 2 * WEEK
-"""With so much history the hours to come are expected to have the shape of the weeks before."""
+"""With this much history the forecast has the weekly profile of the past weeks; with less it is linear."""
 MAX_PROFILE_HISTORY = 4 * WEEK
 MAX_LEVEL_CHANGE = 4.0
-"""The last week may lift or lower the shape so many times at most: one odd week is not the rest of a month."""
+"""Largest factor by which the last week scales the profile: one odd week does not decide the rest of a month."""
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetShare:
-    """What one account has of a budget's spend; money in nano-USD."""
+    """One account's share of a budget's spend, in nano-USD."""
 
     period: TimeRange
     spent: int
     """In this period, the running hour included."""
     window_spend: Mapping[str, int] | None
-    """Window -> spend of its last complete hours; None before there is one, and then nothing is forecast."""
+    """Burn-rate window -> spend of the last complete hours; None before the first one, and then without a forecast."""
     hourly_spend: Sequence[int]
-    """Every hour of the period: what it cost, or is expected to."""
+    """Each hour of the period: its cost, or the cost expected of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetStatus:
-    """How a budget stands; money in nano-USD."""
+    """The state of a budget; amounts in nano-USD."""
 
     limit: int
     spent: int
     """In this period, the running hour included."""
     forecast: int | None
-    """What the whole period is expected to come to; None where nothing is known yet."""
+    """Expected spend of the whole period; None without any complete hour."""
     burn_rates: Mapping[str, float]
-    """Window -> spend of the last complete hours relative to an even pace; 1 uses the limit up exactly."""
+    """Window -> rate of spend of the last complete hours; 1 is the rate that spends exactly the limit in the period."""
     exhausted_at: datetime | None
-    """When the limit is reached, in the past or the future; None where it is not in this period."""
+    """The time at which the limit is reached, past or future; None where it is not in this period."""
 
 
 def matches(globs: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Tell whether labels fit the globs of a selection; a label without a glob may be anything."""
+    """Return whether labels match the globs of a selection; a label without a glob may have any value."""
     return all(_compile_glob(glob).fullmatch(labels.get(name, "")) for name, glob in globs.items())
 
 
 def glob_to_regex(glob: str) -> str:
-    """Return a glob as a regular expression for the whole value; only `*` and `?` are wild: names have brackets."""
-    return "".join(_WILDCARDS.get(one) or _REGEX_SPECIAL.sub(r"\\\g<0>", one) for one in glob)
+    """Return a glob as a regular expression for the whole value.
+
+    Only `*` and `?` are wildcards. Brackets are literal, unlike in a shell: names of workspaces contain them.
+    """
+    return "".join(_WILDCARDS.get(character) or _REGEX_SPECIAL.sub(r"\\\g<0>", character) for character in glob)
 
 
 _WILDCARDS = {"*": ".*", "?": "."}
@@ -72,7 +79,7 @@ def _compile_glob(glob: str) -> re.Pattern[str]:
 
 
 def current_period(period_type: PeriodType, now: datetime) -> TimeRange:
-    """Return the UTC day, the week from Monday on, or the month that holds a moment."""
+    """Return the UTC day, the week from Monday on, or the month that contains a time."""
     day = floor(now, DAY)
     match period_type:
         case "day":
@@ -88,75 +95,89 @@ def current_period(period_type: PeriodType, now: datetime) -> TimeRange:
 def budget_share(
     period_type: PeriodType, series: HourlySeries, now: datetime, complete_until: datetime | None
 ) -> BudgetShare:
-    """Return what an account has of a budget's spend.
+    """Return an account's share of a budget's spend.
 
-    `hours` is what of its use the budget counts, the running hour included, for four weeks and the period if there is
-    so much. `until` is the end of the account's newest complete hour: later ones count with what is known of them or
-    what is expected, whichever is more. In a period's first hours a burn rate looks back into the one before: pace
-    knows no calendar.
+    `series` is the cost that the budget counts, the running hour included: of the period and of the four weeks before,
+    as far as known. `complete_until` is the end of the account's newest complete hour. Later hours count with their
+    known cost or the expected one, whichever is larger. In the first hours of a period the burn rates include hours of
+    the period before: they measure the rate of spend, which does not restart.
     """
     period = current_period(period_type, now)
     spent = series.total(TimeRange(period.start, floor(now, HOUR) + HOUR))
     if complete_until is None:
         return BudgetShare(period, spent, None, ())
     complete_until = floor(min(complete_until, now), HOUR)
-    # An account that nobody could read for a day has no pace to tell; what it is expected to spend still counts.
-    pace = max(complete_until, floor(now, HOUR) - DAY)
-    burnt = {
-        name: series.total(TimeRange(pace - width, min(pace, complete_until)))
+    # An account without data for more than a day has no burn rate: the windows end a day ago at the earliest, so a
+    # spike just before the data ended does not burn for ever. Its expected spend still counts.
+    windows_end = max(complete_until, floor(now, HOUR) - DAY)
+    window_spend = {
+        name: series.total(TimeRange(windows_end - width, min(windows_end, complete_until)))
         for name, width in BURN_RATE_WINDOWS.items()
     }
-    return BudgetShare(period, spent, burnt, array("q", _hourly_spend(series, period, now, complete_until)))
+    return BudgetShare(period, spent, window_spend, array("q", _hourly_spend(series, period, now, complete_until)))
 
 
 def budget_status(limit: int, period_type: PeriodType, shares: Sequence[BudgetShare], now: datetime) -> BudgetStatus:
-    """Return how a budget stands from the parts of all accounts that it counts.
+    """Return the status of a budget from the shares of all accounts that it counts.
 
-    At the turn of a period, a part that is still of the one before counts nothing.
+    At the start of a period, shares that are still of the period before are left out.
     """
     period = current_period(period_type, now)
-    shares = [one for one in shares if one.period == period]
-    told = [one for one in shares if one.window_spend is not None]
-    even = limit / ((period.end - period.start) / HOUR)
-    course = [*map(sum, zip(*(one.hourly_spend for one in told), strict=True))]
+    current_shares = [share for share in shares if share.period == period]
+    known_shares = [share for share in current_shares if share.window_spend is not None]
+    hourly_spend = [*map(sum, zip(*(share.hourly_spend for share in known_shares), strict=True))]
     return BudgetStatus(
         limit=limit,
-        spent=sum(one.spent for one in shares),
-        forecast=sum(course) if told else None,
-        burn_rates={
-            name: sum((one.window_spend or {})[name] for one in told) / (width / HOUR) / even
-            for name, width in BURN_RATE_WINDOWS.items()
-            if told
-        },
-        exhausted_at=_exhaustion_time(period, course, limit),
+        spent=sum(share.spent for share in current_shares),
+        forecast=sum(hourly_spend) if known_shares else None,
+        burn_rates=_burn_rates(limit, period, known_shares),
+        exhausted_at=_exhaustion_time(period, hourly_spend, limit),
     )
 
 
+def _burn_rates(limit: int, period: TimeRange, shares: Sequence[BudgetShare]) -> dict[str, float]:
+    if not shares:
+        return {}
+    even_hourly_spend = limit / ((period.end - period.start) / HOUR)
+    burn_rates = {}
+    for name, width in BURN_RATE_WINDOWS.items():
+        spend = sum((share.window_spend or {})[name] for share in shares)
+        burn_rates[name] = spend / (width / HOUR) / even_hourly_spend
+    return burn_rates
+
+
 def _hourly_spend(series: HourlySeries, period: TimeRange, now: datetime, complete_until: datetime) -> Iterator[int]:
-    shape = _weekly_profile(series, complete_until)
+    """Yield the cost of each hour of the period: known up to the newest complete hour, at least the expected later."""
+    profile = _weekly_profile(series, complete_until)
     hour = period.start
     while hour < period.end:
         known = series.at(hour) if hour <= now else 0
-        yield max(known, shape[_hour_of_week(hour)]) if hour >= complete_until else known
+        yield max(known, profile[_hour_of_week(hour)]) if hour >= complete_until else known
         hour += HOUR
 
 
 def _weekly_profile(series: HourlySeries, complete_until: datetime) -> list[int]:
-    """Return what each hour of the week is expected to cost: as in the past weeks, at the last week's level."""
+    """Return the expected cost of each hour of the week, Monday 00:00 UTC first.
+
+    It is the mean of that hour in the past weeks, scaled to the last week's total: the pattern takes weeks to see,
+    while the level of spend changes faster. With little history every hour is expected to cost the last week's mean.
+    """
     since = max(series.known_since, complete_until - MAX_PROFILE_HISTORY)
     if complete_until - since < MIN_PROFILE_HISTORY:
         recent = TimeRange(max(since, complete_until - WEEK), complete_until)
-        known = (recent.end - recent.start) // HOUR
-        return [series.total(recent) // known if known > 0 else 0] * 168
-    sums, counts = [0] * 168, [0] * 168
+        known_hours = (recent.end - recent.start) // HOUR
+        return [series.total(recent) // known_hours if known_hours > 0 else 0] * _HOURS_PER_WEEK
+    sums, counts = [0] * _HOURS_PER_WEEK, [0] * _HOURS_PER_WEEK
     for number in range((complete_until - since) // HOUR):
         hour = complete_until - (number + 1) * HOUR
         sums[_hour_of_week(hour)] += series.at(hour)
         counts[_hour_of_week(hour)] += 1
-    shape = [total / count for total, count in zip(sums, counts, strict=True)]
-    usual = sum(shape)
-    level = series.total(TimeRange(complete_until - WEEK, complete_until)) / usual if usual else 1.0
-    return [round(cost * min(max(level, 1 / MAX_LEVEL_CHANGE), MAX_LEVEL_CHANGE)) for cost in shape]
+    means = [total / count for total, count in zip(sums, counts, strict=True)]
+    mean_week = sum(means)
+    last_week = series.total(TimeRange(complete_until - WEEK, complete_until))
+    level = last_week / mean_week if mean_week else 1.0
+    bounded_level = min(max(level, 1 / MAX_LEVEL_CHANGE), MAX_LEVEL_CHANGE)
+    return [round(mean * bounded_level) for mean in means]
 
 
 def _hour_of_week(hour: datetime) -> int:
@@ -164,7 +185,7 @@ def _hour_of_week(hour: datetime) -> int:
 
 
 def _exhaustion_time(period: TimeRange, hourly_spend: Sequence[int], limit: int) -> datetime | None:
-    """Return when the limit is reached, evenly within its hour; None where it is not."""
+    """Return the time at which the limit is reached, interpolated within its hour; None where it is not."""
     spent = 0
     for number, cost in enumerate(hourly_spend):
         if cost > 0 and spent + cost >= limit:

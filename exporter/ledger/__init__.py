@@ -1,4 +1,4 @@
-"""The store of the newest telling of every bucket. The only SQL in the house."""
+"""The ledger: stores reported usage and bills, pushed events, and the costs they are valued at. The only SQL."""
 
 from __future__ import annotations
 
@@ -19,32 +19,36 @@ __all__ = ["Coverage", "DayCost", "HourlyValues", "Ledger", "ValuedDay"]
 
 
 class Ledger:
-    """What was told (`buckets`) or pushed (`events`), what it costs (`costs`), both by the hour (`hours`), `names`."""
+    """The ledger of one exporter, in a folder of its own.
+
+    Reported usage and bills are `buckets`, pushed usage is `events`; `costs` are what days are valued at, and `hours`
+    reads all of them hour by hour. Beside that: `names`, `change_events` and `retention`.
+    """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
-        """Open or create the ledger in a folder of its own. Raises LedgerError with what to do about it.
+        """Open or create the ledger. Raises LedgerError, with advice.
 
-        For `reading` only, an exporter may be running on it.
+        With `read_only` an exporter may be running on it.
         """
         self._store = Store(folder, read_only=read_only)
-        series, changes = SeriesIndex(self._store), DayVersions()
-        self.buckets = Buckets(self._store, series, changes)
+        series, day_versions = SeriesIndex(self._store), DayVersions()
+        self.buckets = Buckets(self._store, series, day_versions)
         self.events = Events(self._store, self.buckets)
-        self.costs = Costs(self._store, series, changes)
-        self.hours = Hours(self._store, series, changes)
+        self.costs = Costs(self._store, series, day_versions)
+        self.hours = Hours(self._store, series, day_versions)
         self.names = Names(self._store)
         self.change_events = ChangeEvents(self._store)
-        self.retention = Retention(self._store, changes)
+        self.retention = Retention(self._store, day_versions)
 
     @property
     def path(self) -> Path:
-        """The file itself."""
+        """The database file."""
         return self._store.path
 
     def size(self) -> int:
-        """Return the bytes that the ledger takes on the disk."""
+        """Return the bytes that the ledger takes on disk."""
         return self._store.size()
 
     def close(self) -> None:
-        """Close the file and let the next process in."""
+        """Close the file and release the folder."""
         self._store.close()

@@ -1,45 +1,60 @@
-"""Buckets: whole ones replace whole ones, so retry, overlap, late correction and backfill are one operation."""
+"""Buckets: the rows of a report for one hour or day, always replaced as a whole.
+
+Because a bucket replaces the whole bucket, retries, overlapping polls, late corrections and backfill are one operation
+and need no distinction: the newest version of a bucket is what counts.
+"""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
+from typing import NamedTuple
 
 from exporter.ledger.day_versions import DayVersions
-from exporter.ledger.series import SeriesIndex, labels, row_of
-from exporter.ledger.store import Store, fetch_json, to_json
+from exporter.ledger.series import SeriesIndex, row_labels, to_row
+from exporter.ledger.store import Store, placeholders
 from exporter.model import DAY, GAUGE_METERS, HOUR, Bucket, Row, RowLabels, utc
 from exporter.windows import TimeRange, floor
 
-Point = tuple[int, int]
-"""The number of a series, and a value."""
+_DAY_SECONDS = int(DAY.total_seconds())
+_HOUR_SECONDS = int(HOUR.total_seconds())
+
+
+class _Point(NamedTuple):
+    """One value of a bucket."""
+
+    series: int
+    value: int
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The one stretch of time that a report's tellings cover without a gap, and when it was last read in depth."""
+    """The time range that a report's polls cover without a gap."""
 
     since: datetime
     until: datetime
     """Also the time of the newest poll that reached the present."""
     last_refresh: datetime
+    """The time of the newest poll that read everything that the provider may still revise."""
 
 
 @dataclass(frozen=True, slots=True)
 class BucketUpdate:
-    """What a transaction that has not ended yet changes: to be noted when it has."""
+    """The changes of a transaction, to be published after it was committed."""
 
     account: int
     report: str
     days: frozenset[int]
+    """Starts of the changed UTC days, in seconds since the epoch."""
     coverage: Coverage
 
 
 class Buckets:
-    """The newest telling of every bucket of every account's reports."""
+    """The newest version of every bucket of every account's reports."""
 
     def __init__(self, store: Store, series: SeriesIndex, day_versions: DayVersions) -> None:
         self._store = store
@@ -52,7 +67,7 @@ class Buckets:
         return self._series.register_account(name, provider)
 
     def find_account(self, name: str, provider: str) -> int | None:
-        """Return the account's number; None where the ledger was never told of it."""
+        """Return the account's number; None where the ledger does not have it."""
         return self._series.find_account(name, provider)
 
     def put(
@@ -64,22 +79,22 @@ class Buckets:
         *,
         completes_refresh: bool = False,
     ) -> frozenset[datetime]:
-        """Replace whole buckets and widen the coverage, in one transaction; return the UTC days that changed.
+        """Replace whole buckets and extend the coverage, in one transaction; return the UTC days that changed.
 
-        `settled` says that the span reached back over all that the provider may still revise. Days that changed are
-        marked as not valued. A bucket told again in the same words writes nothing. Raises LedgerError; then nothing
-        of it is stored.
+        `completes_refresh` states that the time range includes everything that the provider may still revise. Changed
+        days are marked as not valued. An unchanged bucket writes nothing. Raises LedgerError; then nothing is stored.
         """
-        totals = {_timestamp(bucket.start): _totals(bucket.rows) for bucket in buckets}
-        every = {one for told in totals.values() for one in told}
+        totals_by_start = {_timestamp(bucket.start): _sum_by_labels(bucket.rows) for bucket in buckets}
+        label_sets = {labels for totals in totals_by_start.values() for labels in totals}
         with self._store.write() as db:
-            number = self._series.intern_labels(db, account, report, every)
-            points = {
-                start: sorted((number[one], value) for one, value in told.items()) for start, told in totals.items()
+            numbers = self._series.intern_labels(db, account, report, label_sets)
+            points_by_start = {
+                start: sorted(_Point(numbers[labels], value) for labels, value in totals.items())
+                for start, totals in totals_by_start.items()
             }
-            digests = {start: _digest(told) for start, told in points.items() if told}
-            changed = _changed_starts(db, account, report, list(points), digests)
-            _replace(db, account, report, {start: points[start] for start in changed}, digests)
+            digests = {start: _digest(points) for start, points in points_by_start.items() if points}
+            changed = _changed_starts(db, account, report, list(points_by_start), digests)
+            _replace(db, account, report, {start: points_by_start[start] for start in changed}, digests)
             days = _mark_unvalued(db, account, changed)
             coverage = _extend_coverage(db, account, report, time_range, completes_refresh=completes_refresh)
         self.publish(BucketUpdate(account, report, days, coverage))
@@ -93,98 +108,89 @@ class Buckets:
         sums: Mapping[datetime, Mapping[RowLabels, int]],
         time_range: TimeRange,
     ) -> BucketUpdate:
-        """Add to buckets and widen the coverage, in the caller's transaction; `note` what is returned after its end."""
-        number = self._series.intern_labels(db, account, report, {one for told in sums.values() for one in told})
-        starts = list(map(_timestamp, sums))
-        db.execute(
-            "INSERT INTO point SELECT ?, ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true"
+        """Add to buckets (start -> labels -> value) and extend the coverage, in the caller's transaction.
+
+        The caller has to `publish` the result after the transaction was committed.
+        """
+        label_sets = {labels for hour in sums.values() for labels in hour}
+        numbers = self._series.intern_labels(db, account, report, label_sets)
+        starts = [_timestamp(time) for time in sums]
+        db.executemany(
+            "INSERT INTO point (account, report, start, series, value) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (account, report, start, series) DO UPDATE SET value = value + excluded.value",
-            (
-                account,
-                report,
-                to_json(
-                    [
-                        (_timestamp(start), number[one], value)
-                        for start, told in sums.items()
-                        for one, value in told.items()
-                    ]
-                ),
-            ),
+            [
+                (account, report, _timestamp(time), numbers[labels], value)
+                for time, hour in sums.items()
+                for labels, value in hour.items()
+            ],
         )
-        db.execute(
-            "INSERT OR REPLACE INTO bucket SELECT ?, ?, value, '' FROM json_each(?)", (account, report, to_json(starts))
+        # Sums have no digest: they are never compared with a whole new version.
+        db.executemany(
+            "INSERT OR REPLACE INTO bucket (account, report, start, digest) VALUES (?, ?, ?, '')",
+            [(account, report, start) for start in starts],
         )
-        return BucketUpdate(
-            account,
-            report,
-            _mark_unvalued(db, account, starts),
-            _extend_coverage(db, account, report, time_range, completes_refresh=False),
-        )
+        days = _mark_unvalued(db, account, starts)
+        coverage = _extend_coverage(db, account, report, time_range, completes_refresh=False)
+        return BucketUpdate(account, report, days, coverage)
 
     def publish(self, update: BucketUpdate) -> None:
-        """Let readers know of a change that can be read by now."""
+        """Make a committed change known to readers that keep results."""
         self._day_versions.increment(update.account, update.days)
         known = self._coverage.get((update.account, update.report))
-        if known is None or known.until <= update.coverage.until:  # else somebody was faster with a newer one
+        # Transactions of several threads may be published out of order; the newest coverage stays.
+        if known is None or known.until <= update.coverage.until:
             self._coverage[update.account, update.report] = update.coverage
 
     def coverage(self, account: int, report: str) -> Coverage | None:
-        """Return what a report's tellings cover; None before the first."""
+        """Return a report's coverage; None before its first poll."""
         if (account, report) not in self._coverage:
             with self._store.read() as db:
-                found = db.execute(
-                    "SELECT since, until, settled FROM coverage WHERE account = ? AND report = ?", (account, report)
-                ).fetchone()
-            # A telling that was stored since this read is newer: it stays.
-            self._coverage.setdefault((account, report), None if found is None else Coverage(*map(utc, found)))
+                coverage = _read_coverage(db, account, report)
+            # A coverage that was published since this read is newer: setdefault leaves it.
+            self._coverage.setdefault((account, report), coverage)
         return self._coverage[account, report]
 
     def rows(self, account: int, report: str, day: datetime) -> dict[int, list[Row]]:
-        """Return what a report told of one UTC day: hour 0..23 -> rows; a bill's rows are all under 0."""
-        start = _timestamp(day)
-        hours: dict[int, list[Row]] = {}
+        """Return a report's rows of one UTC day: hour 0..23 -> rows; those of a bill are all under 0."""
+        day_start = _timestamp(day)
         with self._store.read() as db:
-            points = fetch_json(
-                db,
-                "SELECT json_group_array(json_array(start, series, value)) FROM point"
-                " WHERE account = ? AND report = ? AND start >= ? AND start < ?",
-                (account, report, start, start + int(DAY.total_seconds())),
-            )
-            known = self._series.labels(db, account, report, {number for _, number, _ in points})
-        for moment, number, value in points:
-            hour = (moment - start) // int(HOUR.total_seconds())
-            hours.setdefault(hour, []).append(row_of(known[number], value))
+            points = db.execute(
+                "SELECT start, series, value FROM point WHERE account = ? AND report = ? AND start >= ? AND start < ?",
+                (account, report, day_start, day_start + _DAY_SECONDS),
+            ).fetchall()
+            known_labels = self._series.labels(db, account, report, {series for _, series, _ in points})
+        hours: dict[int, list[Row]] = {}
+        for start, series, value in points:
+            hour = (start - day_start) // _HOUR_SECONDS
+            hours.setdefault(hour, []).append(to_row(known_labels[series], value))
         return hours
 
     def units(self, account: int, reports: Sequence[str], time_range: TimeRange) -> dict[RowLabels, int]:
-        """Return the sum of every series over a span; of a stock (bytes) the largest hour."""
-        totals: dict[RowLabels, int] = {}
+        """Return the sum of every series over a time range; of a gauge meter (bytes) the largest hour."""
+        units: dict[RowLabels, int] = {}
         with self._store.read() as db:
             for report in reports:
-                sums = fetch_json(
-                    db,
-                    "SELECT json_group_array(json_array(series, total, peak)) FROM"
-                    " (SELECT series, SUM(value) AS total, MAX(value) AS peak FROM point"
-                    " WHERE account = ? AND report = ? AND start >= ? AND start < ? GROUP BY series)",
+                found = db.execute(
+                    "SELECT series, SUM(value), MAX(value) FROM point"
+                    " WHERE account = ? AND report = ? AND start >= ? AND start < ? GROUP BY series",
                     (account, report, _timestamp(time_range.start), _timestamp(time_range.end)),
-                )
-                known = self._series.labels(db, account, report, (number for number, _, _ in sums))
-                for number, total, peak in sums:
-                    one = known[number]
-                    totals[one] = totals.get(one, 0) + (peak if one[0] in GAUGE_METERS else total)
-        return totals
+                ).fetchall()
+                known_labels = self._series.labels(db, account, report, (series for series, _, _ in found))
+                for series, total, largest in found:
+                    labels = known_labels[series]
+                    value = largest if labels.meter in GAUGE_METERS else total
+                    units[labels] = units.get(labels, 0) + value
+        return units
 
     def days(self, account: int, reports: Sequence[str], since: datetime) -> frozenset[datetime]:
-        """Return the UTC days from `since` on of which these reports told anything but nothing."""
-        width = int(DAY.total_seconds())
+        """Return the UTC days from `since` on for which these reports have any rows."""
         with self._store.read() as db:
-            found = fetch_json(
-                db,
-                f"SELECT json_group_array(DISTINCT start / {width} * {width}) FROM bucket"
-                " WHERE account = ? AND report IN (SELECT value FROM json_each(?)) AND start >= ?",
-                (account, to_json(reports), _timestamp(since)),
-            )
-        return frozenset(map(utc, found))
+            found = db.execute(
+                f"SELECT DISTINCT start / {_DAY_SECONDS} * {_DAY_SECONDS} FROM bucket"
+                f" WHERE account = ? AND report IN ({placeholders(reports)}) AND start >= ?",
+                (account, *reports, _timestamp(since)),
+            ).fetchall()
+        return frozenset(utc(start) for (start,) in found)
 
 
 def _timestamp(time: datetime) -> int:
@@ -195,93 +201,108 @@ def _start_of_day(start: int) -> int:
     return _timestamp(floor(utc(start), DAY))
 
 
-def _totals(rows: Iterable[Row]) -> dict[RowLabels, int]:
+def _sum_by_labels(rows: Iterable[Row]) -> dict[RowLabels, int]:
     totals: dict[RowLabels, int] = {}
     for row in rows:
-        one = labels(row)
-        totals[one] = totals.get(one, 0) + row.value
+        labels = row_labels(row)
+        totals[labels] = totals.get(labels, 0) + row.value
     return totals
 
 
-def _digest(points: Sequence[Point]) -> str:
-    return blake2b(to_json(points).encode(), digest_size=16).hexdigest()
+def _digest(points: Sequence[_Point]) -> str:
+    """Return a digest of sorted points: polls overlap, and most buckets are read again unchanged."""
+    return blake2b(json.dumps(points, separators=(",", ":")).encode(), digest_size=16).hexdigest()
 
 
 def _changed_starts(
     db: sqlite3.Connection, account: int, report: str, starts: Sequence[int], digests: Mapping[int, str]
 ) -> list[int]:
-    """Return the starts of the buckets whose telling is not the known one; a bucket without rows is not stored."""
+    """Return the starts of the buckets that differ from the stored ones; a bucket without rows is not stored.
+
+    Buckets of days that were rolled up are left out: their hours are summed in one row and cannot be replaced.
+    """
     if not starts:
         return []
-    bounds = (account, report, min(starts), max(starts))
-    known = dict(
-        fetch_json(
-            db,
-            "SELECT json_group_array(json_array(start, digest)) FROM bucket"
-            " WHERE account = ? AND report = ? AND start BETWEEN ? AND ?",
-            bounds,
-        )
+    first, last = min(starts), max(starts)
+    stored_digests = dict(
+        db.execute(
+            "SELECT start, digest FROM bucket WHERE account = ? AND report = ? AND start BETWEEN ? AND ?",
+            (account, report, first, last),
+        ).fetchall()
     )
-    rolled = set(
-        fetch_json(
-            db,
-            "SELECT json_group_array(day) FROM rolled WHERE account = ? AND report = ? AND day BETWEEN ? AND ?",
-            (*bounds[:2], _start_of_day(bounds[2]), bounds[3]),
-        )
+    rolled_up = db.execute(
+        "SELECT day FROM rolled WHERE account = ? AND report = ? AND day BETWEEN ? AND ?",
+        (account, report, _start_of_day(first), last),
     )
-    return [start for start in starts if known.get(start) != digests.get(start) and _start_of_day(start) not in rolled]
+    rolled_up_days = {day for (day,) in rolled_up}
+    return [
+        start
+        for start in starts
+        if stored_digests.get(start) != digests.get(start) and _start_of_day(start) not in rolled_up_days
+    ]
 
 
 def _replace(
     db: sqlite3.Connection,
     account: int,
     report: str,
-    points_by_start: Mapping[int, Sequence[Point]],
+    points_by_start: Mapping[int, Sequence[_Point]],
     digests: Mapping[int, str],
 ) -> None:
-    if not points_by_start:
-        return
+    keys = [(account, report, start) for start in points_by_start]
     for table in ("point", "bucket"):
-        db.execute(
-            f"DELETE FROM {table} WHERE account = ? AND report = ? AND start IN (SELECT value FROM json_each(?))",
-            (account, report, to_json(list(points_by_start))),
-        )
-    db.execute(
-        "INSERT INTO bucket SELECT ?, ?, value ->> 0, value ->> 1 FROM json_each(?)",
-        (account, report, to_json([(start, digests[start]) for start, points in points_by_start.items() if points])),
+        db.executemany(f"DELETE FROM {table} WHERE account = ? AND report = ? AND start = ?", keys)
+    db.executemany(
+        "INSERT INTO bucket (account, report, start, digest) VALUES (?, ?, ?, ?)",
+        [(account, report, start, digests[start]) for start, points in points_by_start.items() if points],
     )
-    db.execute(
-        "INSERT INTO point SELECT ?, ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
-        (account, report, to_json([(start, *point) for start, points in points_by_start.items() for point in points])),
+    db.executemany(
+        "INSERT INTO point (account, report, start, series, value) VALUES (?, ?, ?, ?, ?)",
+        [
+            (account, report, start, point.series, point.value)
+            for start, points in points_by_start.items()
+            for point in points
+        ],
     )
 
 
 def _mark_unvalued(db: sqlite3.Connection, account: int, starts: Iterable[int]) -> frozenset[int]:
-    """Mark the UTC days of changed buckets as not valued, and return them.
+    """Mark the UTC days of changed buckets as not valued, and return their starts.
 
-    In the same transaction: a kill before the days are valued anew cannot leave an old cost standing.
+    In the same transaction as the buckets: after a kill before the next valuation, no outdated cost counts as valued.
     """
     days = frozenset(map(_start_of_day, starts))
-    db.execute(
-        "INSERT INTO day (account, start, told, method) SELECT ?, value, 1, '' FROM json_each(?) WHERE true"
-        " ON CONFLICT (account, start) DO UPDATE SET told = told + 1, method = ''",
-        (account, to_json(sorted(days))),
+    db.executemany(
+        "INSERT INTO day (account, start, revision, method) VALUES (?, ?, 1, '')"
+        " ON CONFLICT (account, start) DO UPDATE SET revision = revision + 1, method = ''",
+        [(account, day) for day in sorted(days)],
     )
     return days
+
+
+def _read_coverage(db: sqlite3.Connection, account: int, report: str) -> Coverage | None:
+    found = db.execute(
+        "SELECT since, until, last_refresh FROM coverage WHERE account = ? AND report = ?", (account, report)
+    ).fetchone()
+    return None if found is None else Coverage(*map(utc, found))
 
 
 def _extend_coverage(
     db: sqlite3.Connection, account: int, report: str, time_range: TimeRange, *, completes_refresh: bool
 ) -> Coverage:
-    """Join the span to the coverage; a span that does not touch it begins a new one, so no gap is ever covered."""
-    since, until = time_range.start.timestamp(), time_range.end.timestamp()
-    deep = until if completes_refresh else 0.0
-    found = db.execute(
-        "SELECT since, until, settled FROM coverage WHERE account = ? AND report = ?", (account, report)
-    ).fetchone()
-    if found is not None:
-        if since <= found[1] and until >= found[0]:
-            since, until = min(since, found[0]), max(until, found[1])
-        deep = max(deep, found[2])
-    db.execute("INSERT OR REPLACE INTO coverage VALUES (?, ?, ?, ?, ?)", (account, report, since, until, deep))
-    return Coverage(utc(since), utc(until), utc(deep))
+    """Join a time range to the coverage.
+
+    A range that does not touch the coverage replaces it: joined, the two would hide the gap between them.
+    """
+    since, until = time_range.start, time_range.end
+    last_refresh = until if completes_refresh else utc(0)
+    known = _read_coverage(db, account, report)
+    if known is not None:
+        if since <= known.until and until >= known.since:
+            since, until = min(since, known.since), max(until, known.until)
+        last_refresh = max(last_refresh, known.last_refresh)
+    db.execute(
+        "INSERT OR REPLACE INTO coverage (account, report, since, until, last_refresh) VALUES (?, ?, ?, ?, ?)",
+        (account, report, since.timestamp(), until.timestamp(), last_refresh.timestamp()),
+    )
+    return Coverage(since, until, last_refresh)

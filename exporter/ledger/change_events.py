@@ -1,4 +1,4 @@
-"""What was done to systems, as CI and others tell: kept for a week, and not without bound."""
+"""Change events, such as deployments, that CI systems and others push: kept for a week, and a limited number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_CHANGE_EVENTS = 200
 
 
 class ChangeEvents:
-    """The newest deeds; the same one told again is not there twice."""
+    """The newest change events; an event that is pushed again is stored once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -22,11 +22,11 @@ class ChangeEvents:
         self._cache: Sequence[ChangeEvent] | None = None
 
     def put(self, change_event: ChangeEvent, now: datetime) -> None:
-        """Keep a deed, and forget those that are too old or too many. Raises LedgerError; then it is not kept."""
+        """Store an event, and delete those that are too old or too many. Raises LedgerError; then it is not stored."""
         with self._lock, self._store.write() as db:
             self._cache = None
             db.execute(
-                "INSERT OR IGNORE INTO deed VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO change_event (time, title, service, account, link) VALUES (?, ?, ?, ?, ?)",
                 (
                     change_event.time.timestamp(),
                     change_event.title,
@@ -35,20 +35,26 @@ class ChangeEvents:
                     change_event.link,
                 ),
             )
-            db.execute("DELETE FROM deed WHERE moment < ?", ((now - CHANGE_EVENT_MAX_AGE).timestamp(),))
+            db.execute("DELETE FROM change_event WHERE time < ?", ((now - CHANGE_EVENT_MAX_AGE).timestamp(),))
             db.execute(
-                "DELETE FROM deed WHERE rowid NOT IN (SELECT rowid FROM deed ORDER BY moment DESC LIMIT ?)",
+                "DELETE FROM change_event WHERE rowid NOT IN"
+                " (SELECT rowid FROM change_event ORDER BY time DESC LIMIT ?)",
                 (MAX_CHANGE_EVENTS,),
             )
 
     def recent(self, now: datetime) -> Sequence[ChangeEvent]:
-        """Return the deeds of the last week, newest first; every scrape asks for them, so they are kept in memory."""
+        """Return the events of the last week, newest first; cached, because every scrape reads them."""
         with self._lock:
             if self._cache is None:
                 self._cache = self._read()
-            return [deed for deed in self._cache if deed.time >= now - CHANGE_EVENT_MAX_AGE]
+            return [event for event in self._cache if event.time >= now - CHANGE_EVENT_MAX_AGE]
 
     def _read(self) -> Sequence[ChangeEvent]:
         with self._store.read() as db:
-            found = db.execute("SELECT title, moment, service, account, link FROM deed ORDER BY moment DESC, title")
-            return [ChangeEvent(title, utc(moment), *rest) for title, moment, *rest in found]
+            found = db.execute(
+                "SELECT title, time, service, account, link FROM change_event ORDER BY time DESC, title"
+            ).fetchall()
+        return [
+            ChangeEvent(title, utc(timestamp), service, account, link)
+            for title, timestamp, service, account, link in found
+        ]

@@ -1,4 +1,4 @@
-"""What every hour costs, as valued from the newest tellings, and which days the provider has billed."""
+"""Costs: the hours of every valued day, and whether the provider has billed it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from datetime import datetime
 from typing import NamedTuple
 
 from exporter.ledger.day_versions import DayVersions
-from exporter.ledger.series import SeriesIndex, labels
-from exporter.ledger.store import Store, fetch_json, to_json
+from exporter.ledger.series import SeriesIndex, row_labels
+from exporter.ledger.store import Store
 from exporter.model import DAY, HOUR, Row, RowLabels, utc
 from exporter.windows import TimeRange
 
 _DAY_SECONDS = int(DAY.total_seconds())
+_HOUR_SECONDS = int(HOUR.total_seconds())
 ROLLED_UP = "rolled"
-"""The method of a day whose hours are no longer kept: it is not valued again."""
+"""The method of a day whose hours were rolled up: it is not valued again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,35 +26,35 @@ class DayCost:
 
     start: datetime
     cost: int
-    """nano-USD, as known now."""
+    """nano-USD, estimated or billed, as known now."""
     billed: bool
     first_bill: int = 0
-    """nano-USD of a billed day as it was first told."""
+    """nano-USD of the first bill of a billed day."""
     restatement: int = 0
-    """nano-USD by which a billed day was corrected since, up or down."""
+    """nano-USD by which the bill was changed since: the sum of all changes, up or down."""
     estimate: int | None = None
-    """nano-USD that a billed day was estimated at before its bill; None where nobody estimated it."""
+    """nano-USD of the estimate before the bill; None for a day that was never estimated."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValuedDay:
-    """One UTC day as it was valued."""
+    """The valuation of one UTC day, to be stored."""
 
     hours: Mapping[int, Sequence[Row]]
     """Hour 0..23 -> rows of meter `cost`."""
     unpriced_tokens: Mapping[str, int]
-    """Model -> tokens without a price."""
+    """Model -> tokens without a known price."""
     method: str
-    """How it was valued, so that a change of the way is a reason to value it again."""
+    """The method of valuation: a day stored under another method is valued again."""
     billed: bool
     estimate: int | None = None
-    """nano-USD that the day would have been estimated at; kept when the day first turns billed."""
+    """nano-USD of the estimate before the bill; stored when the day first becomes billed."""
     bill_evidence: str = ""
-    """What the day teaches about rates, in the words of those who ask for it later."""
+    """Evidence of rates, encoded by the pricing that reads it later; empty for a day that is not billed."""
 
 
 class Costs:
-    """Nano-USD per hour and labels. A day is written whole, so what was withdrawn is gone."""
+    """nano-USD per hour and labels. A day is always replaced as a whole, so withdrawn costs disappear."""
 
     def __init__(self, store: Store, series: SeriesIndex, day_versions: DayVersions) -> None:
         self._store = store
@@ -61,77 +62,76 @@ class Costs:
         self._day_versions = day_versions
 
     def revision(self, account: int, day: datetime) -> int:
-        """Return how often a day has changed; to be read before its rows, and handed to `put`."""
+        """Return how often a day's buckets have changed; to be read before its rows, and passed to `put`."""
         with self._store.read() as db:
             return _read_record(db, account, int(day.timestamp())).revision
 
     def put(
         self, account: int, day: datetime, valued_day: ValuedDay, revision: int, *, still_open: bool = False
     ) -> None:
-        """Replace the cost of one UTC day. A billed day whose sum changes is counted as restated by the difference.
+        """Replace the cost of one UTC day. A change of a billed day's sum is added to its restatement.
 
-        Does nothing where the day has changed since it was told `told` times: what was valued is no longer true,
-        and the day is still among the unvalued. So it is where it is `moving`, told more at any moment, but then it
-        takes the cost of what was known: else it would have none while much is told.
+        `revision` is that of the rows from which the day was valued. If the day has changed since, the valuation is
+        outdated: it is not stored, and the day stays unvalued until the next run. A day that is `still_open`, to which
+        usage may be pushed at any time, is stored nevertheless, and stays unvalued: under continuous pushes it would
+        otherwise never have a cost.
         """
-        start, width = int(day.timestamp()), int(HOUR.total_seconds())
-        points = [
-            (start + hour * width, labels(row), row.value) for hour, cost in valued_day.hours.items() for row in cost
+        start = int(day.timestamp())
+        costs = [
+            _HourlyCost(start + hour * _HOUR_SECONDS, row_labels(row), row.value)
+            for hour, rows in valued_day.hours.items()
+            for row in rows
         ]
         with self._store.write() as db:
-            known = _read_record(db, account, start)
-            if known.revision != revision:
+            record = _read_record(db, account, start)
+            if record.revision != revision:
                 if not still_open:
                     return
                 valued_day = replace(valued_day, method="")
-            before = db.execute(
-                "SELECT COALESCE(SUM(value), 0) FROM cost WHERE account = ? AND start >= ? AND start < ?",
-                (account, start, start + _DAY_SECONDS),
-            ).fetchone()[0]
-            db.execute(
-                "DELETE FROM cost WHERE account = ? AND start >= ? AND start < ?",
-                (account, start, start + _DAY_SECONDS),
-            )
-            numbers = self._series.intern_labels(db, account, "", {one for _, one, _ in points})
-            db.execute(
-                "INSERT INTO cost SELECT ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
-                (account, to_json([(moment, numbers[one], value) for moment, one, value in points])),
-            )
-            db.execute("DELETE FROM unpriced WHERE account = ? AND start = ?", (account, start))
-            db.execute(
-                "INSERT INTO unpriced SELECT ?, ?, value ->> 0, value ->> 1 FROM json_each(?)",
-                (account, start, to_json(list(valued_day.unpriced_tokens.items()))),
-            )
-            _write_record(
-                db, account, start, valued_day, known.revalue(valued_day, before, sum(value for _, _, value in points))
-            )
+            old_total = _day_total(db, account, start)
+            self._replace_costs(db, account, start, costs)
+            _replace_unpriced_tokens(db, account, start, valued_day.unpriced_tokens)
+            new_total = sum(cost.nano_usd for cost in costs)
+            _write_record(db, account, start, valued_day, record.revalue(valued_day, old_total, new_total))
         self._day_versions.increment(account, [start])
 
+    def _replace_costs(
+        self, db: sqlite3.Connection, account: int, day_start: int, costs: Sequence[_HourlyCost]
+    ) -> None:
+        db.execute(
+            "DELETE FROM cost WHERE account = ? AND start >= ? AND start < ?",
+            (account, day_start, day_start + _DAY_SECONDS),
+        )
+        numbers = self._series.intern_labels(db, account, "", {cost.labels for cost in costs})
+        db.executemany(
+            "INSERT INTO cost (account, start, series, value) VALUES (?, ?, ?, ?)",
+            [(account, cost.start, numbers[cost.labels], cost.nano_usd) for cost in costs],
+        )
+
     def total(self, account: int, time_range: TimeRange) -> dict[RowLabels, int]:
-        """Return nano-USD per labels over a span."""
+        """Return nano-USD per labels over a time range."""
         with self._store.read() as db:
-            sums = fetch_json(
-                db,
-                "SELECT json_group_array(json_array(series, total)) FROM (SELECT series, SUM(value) AS total FROM cost"
-                " WHERE account = ? AND start >= ? AND start < ? GROUP BY series)",
-                (account, int(time_range.start.timestamp()), int(time_range.end.timestamp())),
-            )
-            known = self._series.labels(db, account, "", (number for number, _ in sums))
-        return {known[number]: total for number, total in sums}
+            found = db.execute(
+                "SELECT series, SUM(value) FROM cost WHERE account = ? AND start >= ? AND start < ? GROUP BY series",
+                (account, *_bounds(time_range)),
+            ).fetchall()
+            known_labels = self._series.labels(db, account, "", (series for series, _ in found))
+        return {known_labels[series]: nano_usd for series, nano_usd in found}
 
     def days(self, account: int, time_range: TimeRange) -> list[DayCost]:
-        """Return the valued days that start within a span, oldest first."""
-        bounds = (account, int(time_range.start.timestamp()), int(time_range.end.timestamp()))
+        """Return the valued days that start within a time range, oldest first."""
         with self._store.read() as db:
-            found = fetch_json(
-                db,
-                "SELECT json_group_array(json_array(start, (SELECT COALESCE(SUM(c.value), 0) FROM cost c WHERE"
+            found = db.execute(
+                "SELECT start, (SELECT COALESCE(SUM(c.value), 0) FROM cost c WHERE"
                 f" c.account = d.account AND c.start >= d.start AND c.start < d.start + {_DAY_SECONDS}),"
-                " billed, first, restated, estimate)) FROM"
-                " (SELECT * FROM day WHERE account = ? AND start >= ? AND start < ? ORDER BY start) d",
-                bounds,
-            )
-        return [DayCost(utc(start), cost, bool(billed), *rest) for start, cost, billed, *rest in found]
+                " billed, first_bill, restatement, estimate"
+                " FROM day d WHERE account = ? AND start >= ? AND start < ? ORDER BY start",
+                (account, *_bounds(time_range)),
+            ).fetchall()
+        return [
+            DayCost(utc(start), cost, bool(billed), first_bill, restatement, estimate)
+            for start, cost, billed, first_bill, restatement, estimate in found
+        ]
 
     def billed_days(self, account: int, since: datetime) -> list[datetime]:
         """Return the billed days from `since` on, oldest first."""
@@ -143,36 +143,41 @@ class Costs:
         return [utc(start) for (start,) in found]
 
     def bill_evidence(self, account: int, before: datetime, max_days: int) -> list[str]:
-        """Return what the newest billed days before a day teach, newest first."""
+        """Return the evidence of the newest billed days before a day, newest first."""
         with self._store.read() as db:
             found = db.execute(
-                "SELECT lesson FROM day WHERE account = ? AND start < ? AND billed = 1 AND lesson <> ''"
+                "SELECT bill_evidence FROM day WHERE account = ? AND start < ? AND billed = 1 AND bill_evidence <> ''"
                 " ORDER BY start DESC LIMIT ?",
                 (account, int(before.timestamp()), max_days),
             ).fetchall()
-        return [lesson for (lesson,) in found]
+        return [evidence for (evidence,) in found]
 
     def total_restatement(self, account: int) -> int:
-        """Return nano-USD by which billed days were ever corrected, up and down added."""
+        """Return nano-USD by which bills were ever changed, up and down added."""
         with self._store.read() as db:
-            return int(
-                db.execute("SELECT COALESCE(SUM(restated), 0) FROM day WHERE account = ?", (account,)).fetchone()[0]
-            )
+            (total,) = db.execute(
+                "SELECT COALESCE(SUM(restatement), 0) FROM day WHERE account = ?", (account,)
+            ).fetchone()
+        return int(total)
 
     def unpriced_tokens(self, account: int, time_range: TimeRange) -> dict[datetime, dict[str, int]]:
-        """Return start of a UTC day -> model -> tokens for which no price is known; days that have any."""
+        """Return model -> tokens without a known price, by the start of each UTC day within a time range.
+
+        Days without such tokens are left out.
+        """
         with self._store.read() as db:
             found = db.execute(
-                "SELECT start, model, tokens FROM unpriced WHERE account = ? AND start >= ? AND start < ?",
-                (account, int(time_range.start.timestamp()), int(time_range.end.timestamp())),
+                "SELECT start, model, tokens FROM unpriced WHERE account = ? AND start >= ? AND start < ?"
+                " ORDER BY start",
+                (account, *_bounds(time_range)),
             ).fetchall()
-        days: dict[datetime, dict[str, int]] = {}
+        tokens_by_day: dict[datetime, dict[str, int]] = {}
         for start, model, tokens in found:
-            days.setdefault(utc(start), {})[model] = tokens
-        return days
+            tokens_by_day.setdefault(utc(start), {})[model] = tokens
+        return tokens_by_day
 
     def unvalued_days(self, account: int, method: str) -> list[datetime]:
-        """Return the days that changed since they were valued, or were valued by another method; oldest first."""
+        """Return the days that have changed since they were valued, or have another method; oldest first."""
         with self._store.read() as db:
             found = db.execute(
                 "SELECT start FROM day WHERE account = ? AND method NOT IN (?, ?) ORDER BY start",
@@ -181,17 +186,26 @@ class Costs:
         return [utc(start) for (start,) in found]
 
 
-class _DayRecord(NamedTuple):
-    """What is known of a day beside its hours; the money in nano-USD."""
+class _HourlyCost(NamedTuple):
+    """One cost of an hour."""
 
-    revision: int
-    billed: int
-    first_bill: int
-    restatement: int
-    estimate: int | None
+    start: int
+    """Of the hour, in seconds since the epoch."""
+    labels: RowLabels
+    nano_usd: int
+
+
+class _DayRecord(NamedTuple):
+    """Everything that is known of a day beside its hours; amounts in nano-USD."""
+
+    revision: int = 0
+    billed: int = 0
+    first_bill: int = 0
+    restatement: int = 0
+    estimate: int | None = None
 
     def revalue(self, valued_day: ValuedDay, old_total: int, new_total: int) -> _DayRecord:
-        """Return what is known once the day's sum is `now`: its first bill and its estimate are never overwritten."""
+        """Return the record of the day's new valuation. The first bill and its estimate are never overwritten."""
         if self.billed and valued_day.billed:
             return self._replace(restatement=self.restatement + abs(new_total - old_total))
         if valued_day.billed:
@@ -199,16 +213,43 @@ class _DayRecord(NamedTuple):
         return self._replace(billed=0)
 
 
-def _read_record(db: sqlite3.Connection, account: int, start: int) -> _DayRecord:
-    found = db.execute(
-        "SELECT told, billed, first, restated, estimate FROM day WHERE account = ? AND start = ?", (account, start)
+def _bounds(time_range: TimeRange) -> tuple[int, int]:
+    """Return a time range in seconds since the epoch."""
+    return int(time_range.start.timestamp()), int(time_range.end.timestamp())
+
+
+def _day_total(db: sqlite3.Connection, account: int, day_start: int) -> int:
+    (total,) = db.execute(
+        "SELECT COALESCE(SUM(value), 0) FROM cost WHERE account = ? AND start >= ? AND start < ?",
+        (account, day_start, day_start + _DAY_SECONDS),
     ).fetchone()
-    return _DayRecord(0, 0, 0, 0, None) if found is None else _DayRecord(*found)
+    return int(total)
 
 
-def _write_record(db: sqlite3.Connection, account: int, start: int, valued_day: ValuedDay, record: _DayRecord) -> None:
+def _replace_unpriced_tokens(
+    db: sqlite3.Connection, account: int, day_start: int, unpriced_tokens: Mapping[str, int]
+) -> None:
+    db.execute("DELETE FROM unpriced WHERE account = ? AND start = ?", (account, day_start))
+    db.executemany(
+        "INSERT INTO unpriced (account, start, model, tokens) VALUES (?, ?, ?, ?)",
+        [(account, day_start, model, tokens) for model, tokens in unpriced_tokens.items()],
+    )
+
+
+def _read_record(db: sqlite3.Connection, account: int, day_start: int) -> _DayRecord:
+    found = db.execute(
+        "SELECT revision, billed, first_bill, restatement, estimate FROM day WHERE account = ? AND start = ?",
+        (account, day_start),
+    ).fetchone()
+    return _DayRecord() if found is None else _DayRecord(*found)
+
+
+def _write_record(
+    db: sqlite3.Connection, account: int, day_start: int, valued_day: ValuedDay, record: _DayRecord
+) -> None:
     db.execute(
-        "INSERT OR REPLACE INTO day (account, start, method, lesson, told, billed, first, restated, estimate)"
+        "INSERT OR REPLACE INTO day"
+        " (account, start, method, bill_evidence, revision, billed, first_bill, restatement, estimate)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (account, start, valued_day.method, valued_day.bill_evidence, *record),
+        (account, day_start, valued_day.method, valued_day.bill_evidence, *record),
     )

@@ -1,4 +1,4 @@
-"""Which days have changed since somebody looked, so that what was made of a day is made again only then."""
+"""Versions of days: a reader that keeps a result made from a day makes it again only when the day's version changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ class DayVersions:
         self._versions: Counter[tuple[int, int]] = Counter()
 
     def increment(self, account: int, starts: Iterable[int]) -> None:
-        """Count a change of days; to be called when it can be read, not before."""
+        """Count a change of days (seconds since the epoch), after it was committed.
+
+        Counted earlier, a reader could keep the old rows under the new version, and never read the new ones.
+        """
         with self._lock:
             self._versions.update((account, start) for start in starts)
 

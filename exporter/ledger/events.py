@@ -1,4 +1,4 @@
-"""Pushed events: each is counted once, in its own hour, however often and however late it is told."""
+"""Pushed events: each is counted once, in its own hour, however often and however late it is pushed."""
 
 from __future__ import annotations
 
@@ -9,66 +9,61 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from exporter.ledger.buckets import Buckets
-from exporter.ledger.series import labels
-from exporter.ledger.store import Store, to_json
+from exporter.ledger.series import row_labels
+from exporter.ledger.store import Store, placeholders
 from exporter.model import HOUR, RowLabels, UsageEvent
 from exporter.windows import TimeRange, floor
 
 EVENTS_REPORT_NAME = "events"
-"""Under this name the sums stand among the buckets."""
+"""The report whose buckets hold the hourly sums of events."""
 
 Outcome = Literal["accepted", "duplicate", "conflict"]
-"""Counted now; counted before, in the same words; not counted: its id was given to something else before."""
+"""Counted now; counted before with the same content; not counted, because its id had other content before."""
 
 _DELETE_BATCH_SIZE = 10_000
 _HourlySums = dict[datetime, dict[RowLabels, int]]
 
 
 class Events:
-    """Counts what sources push. Hours of sums are all that is kept, and of every id that it was there."""
+    """Counts what sources push. Only hourly sums and digests of ids and contents are stored, not the events."""
 
     def __init__(self, store: Store, buckets: Buckets) -> None:
         self._store = store
         self._buckets = buckets
 
     def add(self, source: str, events: Sequence[UsageEvent], now: datetime) -> list[Outcome]:
-        """Count events, all or none of the new ones, and return what became of each; durable when it returns.
+        """Count the new events, all or none of them, and return the outcome of each; durable when it returns.
 
         A source has an account per provider that its events name. Raises LedgerError; then nothing is counted.
         """
-        numbers = {
-            provider: self._buckets.register_account(source, provider) for provider in {one.provider for one in events}
-        }
+        providers = {event.provider for event in events}
+        accounts = {provider: self._buckets.register_account(source, provider) for provider in providers}
+        updates = []
         with self._store.write() as db:
             outcomes = _deduplicate(db, source, events)
-            added = [
-                self._buckets.add(
-                    db,
-                    numbers[provider],
-                    EVENTS_REPORT_NAME,
-                    sums,
-                    self._contiguous_range(numbers[provider], min(sums), now),
-                )
-                for provider, sums in _sum_by_hour(_with_outcome(events, outcomes, "accepted")).items()
-            ]
-        for one in added:
-            self._buckets.publish(one)
+            accepted = _with_outcome(events, outcomes, "accepted")
+            for provider, sums in _sum_by_hour(accepted).items():
+                account = accounts[provider]
+                time_range = self._contiguous_range(account, min(sums), now)
+                updates.append(self._buckets.add(db, account, EVENTS_REPORT_NAME, sums, time_range))
+        for update in updates:
+            self._buckets.publish(update)
         return outcomes
 
     def mark_complete(self, account: int, now: datetime) -> None:
-        """Note that all is told up to now: what is not pushed was not used. Raises LedgerError."""
+        """Extend the coverage to now: usage that was not pushed is none. Raises LedgerError."""
         self._buckets.put(account, EVENTS_REPORT_NAME, self._contiguous_range(account, now, now), ())
 
     def _contiguous_range(self, account: int, start: datetime, now: datetime) -> TimeRange:
-        """Return a span that leaves no gap behind what was told before."""
+        """Return the time range up to now that includes `start` and leaves no gap after the coverage."""
         covered = self._buckets.coverage(account, EVENTS_REPORT_NAME)
         return TimeRange(min(start, covered.until) if covered else start, now)
 
     def providers(self, source: str) -> list[str]:
-        """Return the providers of which a source has told anything."""
+        """Return the providers for which a source has pushed anything."""
         with self._store.read() as db:
             found = db.execute(
                 "SELECT account.provider FROM account JOIN coverage ON coverage.account = account.id"
@@ -78,12 +73,12 @@ class Events:
             return [provider for (provider,) in found]
 
     def delete_old_ids(self, before: datetime) -> None:
-        """Forget the ids of events that happened before this: nobody may tell them again."""
-        left = 1
-        while left:
-            # In small pieces: those who push wait for each.
+        """Delete the ids of events before a time; events of that age are no longer accepted."""
+        deleted = 1
+        while deleted:
+            # In short transactions: pushes wait for each.
             with self._store.write() as db:
-                left = db.execute(
+                deleted = db.execute(
                     "DELETE FROM event WHERE (source, id) IN (SELECT source, id FROM event WHERE start < ? LIMIT ?)",
                     (int(before.timestamp()), _DELETE_BATCH_SIZE),
                 ).rowcount
@@ -93,48 +88,59 @@ def _with_outcome(events: Sequence[UsageEvent], outcomes: Sequence[Outcome], wan
     return (event for event, outcome in zip(events, outcomes, strict=True) if outcome == wanted)
 
 
+class _EventDigests(NamedTuple):
+    """An event as it is remembered."""
+
+    id: str
+    content: str
+
+
 def _deduplicate(db: sqlite3.Connection, source: str, events: Sequence[UsageEvent]) -> list[Outcome]:
-    """Compare ids with those that are known and with those before them, and keep the new ones."""
-    digests = [(_digest(event.id, 16), _content_digest(event)) if event.id else None for event in events]
-    asked = to_json([one[0] for one in digests if one])
-    known = dict(
+    """Return the outcome of each event and store the new ids. An id may be known or occur twice among the events."""
+    all_digests = [_event_digests(event) for event in events]
+    ids = [digests.id for digests in all_digests if digests is not None]
+    content_by_id = dict(
         db.execute(
-            "SELECT id, content FROM event WHERE source = ? AND id IN (SELECT value FROM json_each(?))",
-            (source, asked),
-        )
+            f"SELECT id, content FROM event WHERE source = ? AND id IN ({placeholders(ids)})", (source, *ids)
+        ).fetchall()
     )
-    outcomes, new = list[Outcome](), []
-    for event, one in zip(events, digests, strict=True):
-        if one is None:
+    outcomes: list[Outcome] = []
+    new_rows = []
+    for event, digests in zip(events, all_digests, strict=True):
+        if digests is None:
             outcomes.append("accepted")
-        elif one[0] in known:
-            outcomes.append("duplicate" if known[one[0]] == one[1] else "conflict")
+            continue
+        known_content = content_by_id.get(digests.id)
+        if known_content is None:
+            outcomes.append("accepted")
+            content_by_id[digests.id] = digests.content
+            new_rows.append((source, digests.id, digests.content, int(event.time.timestamp())))
         else:
-            outcomes.append("accepted")
-            known[one[0]] = one[1]
-            new.append((*one, int(event.time.timestamp())))
-    db.execute(
-        "INSERT INTO event SELECT ?, value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
-        (source, to_json(new)),
-    )
+            outcomes.append("duplicate" if known_content == digests.content else "conflict")
+    db.executemany("INSERT INTO event (source, id, content, start) VALUES (?, ?, ?, ?)", new_rows)
     return outcomes
 
 
 def _sum_by_hour(events: Iterable[UsageEvent]) -> dict[str, _HourlySums]:
-    """Provider -> hour -> labels -> sum."""
+    """Return provider -> hour -> labels -> sum."""
     sums: defaultdict[str, _HourlySums] = defaultdict(dict)
     for event in events:
         hour = sums[event.provider].setdefault(floor(event.time, HOUR), {})
         for row in event.rows:
-            one = labels(row)
-            hour[one] = hour.get(one, 0) + row.value
+            labels = row_labels(row)
+            hour[labels] = hour.get(labels, 0) + row.value
     return sums
+
+
+def _event_digests(event: UsageEvent) -> _EventDigests | None:
+    """Return the digests of an event; None for one without an id, which cannot be recognised."""
+    if not event.id:
+        return None
+    rows = sorted((*row_labels(row), row.value) for row in event.rows)
+    content = json.dumps([event.provider, event.time.timestamp(), rows])
+    # Nine bytes of content suffice: they only tell a duplicate from a conflict among events of one id.
+    return _EventDigests(_digest(event.id, 16), _digest(content, 9))
 
 
 def _digest(text: str, size: int) -> str:
     return urlsafe_b64encode(blake2b(text.encode(), digest_size=size).digest()).decode().rstrip("=")
-
-
-def _content_digest(event: UsageEvent) -> str:
-    rows = sorted((*labels(row), row.value) for row in event.rows)
-    return _digest(json.dumps([event.provider, event.time.timestamp(), rows]), 9)

@@ -1,4 +1,9 @@
-"""Every hour of a past day at once: what history is made of."""
+"""Whole days hour by hour, for history, hourly totals and baselines.
+
+These are the largest reads: 24,000 rows for an account of 1,000 series. They alone do not fetch rows, but each column
+as one text: sqlite3 releases the interpreter's lock at every row, and beside computing threads that makes fetching rows
+two to three times as slow (docs/benchmarks.md).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from datetime import datetime
 from exporter.ledger.costs import ROLLED_UP
 from exporter.ledger.day_versions import DayVersions
 from exporter.ledger.series import SeriesIndex
-from exporter.ledger.store import Store, fetch_json
+from exporter.ledger.store import Store
 from exporter.model import DAY, HOUR, RowLabels, utc
 from exporter.windows import TimeRange
 
@@ -19,11 +24,11 @@ _HOUR_SECONDS = int(HOUR.total_seconds())
 
 
 HourlyValues = Mapping[RowLabels, Sequence[int]]
-"""RowLabels -> nano-USD or units of the hours 0..23 of a UTC day; one value where only the day's sum is kept."""
+"""Labels -> nano-USD or units of the hours 0..23 of a UTC day; a single value where only the day's sum is kept."""
 
 
 class Hours:
-    """Reads days hour by hour. What it reads changes whenever the day's `version` does."""
+    """Reads days hour by hour. What it returns changes whenever the day's `version` does."""
 
     def __init__(self, store: Store, series: SeriesIndex, day_versions: DayVersions) -> None:
         self._store = store
@@ -31,71 +36,76 @@ class Hours:
         self._day_versions = day_versions
 
     def version(self, account: int, day: datetime) -> int:
-        """Return a number that grows when a day is told or valued anew; to be read before the day is."""
+        """Return a number that grows when a day's usage or cost changes; to be read before the day is."""
         return self._day_versions.version(account, int(day.timestamp()))
 
     def days(self, account: int, time_range: TimeRange) -> list[datetime]:
-        """Return the UTC days starting within a span of which anything is known, oldest first."""
+        """Return the UTC days starting within a time range of which anything is known, oldest first."""
         with self._store.read() as db:
-            found = fetch_json(
-                db,
-                "SELECT json_group_array(start) FROM"
-                " (SELECT start FROM day WHERE account = ? AND start >= ? AND start < ? ORDER BY start)",
+            found = db.execute(
+                "SELECT start FROM day WHERE account = ? AND start >= ? AND start < ? ORDER BY start",
                 (account, int(time_range.start.timestamp()), int(time_range.end.timestamp())),
-            )
-        return [utc(start) for start in found]
+            ).fetchall()
+        return [utc(start) for (start,) in found]
 
     def labels(self, account: int, reports: Sequence[str]) -> list[RowLabels]:
-        """Return every set of labels that these reports of the account ever told, or that it was valued under."""
+        """Return every set of labels that these reports of the account ever had, or that it was valued under."""
         with self._store.read() as db:
             return self._series.all_labels(db, account, ("", *reports))
 
     def cost(self, account: int, day: datetime) -> HourlyValues:
-        """Return nano-USD."""
+        """Return nano-USD of a UTC day."""
         start = int(day.timestamp())
         with self._store.read() as db:
             method = db.execute("SELECT method FROM day WHERE account = ? AND start = ?", (account, start)).fetchone()
-            found = _read_values(db, "cost", "account = ?", (account,), start)
-            known = self._series.labels(db, account, "", found)
-        return {known[number]: hours[:1] if method == (ROLLED_UP,) else hours for number, hours in found.items()}
+            values_by_series = _read_values(db, "cost WHERE account = ?", (account,), start)
+            known_labels = self._series.labels(db, account, "", values_by_series)
+        is_rolled_up = method == (ROLLED_UP,)
+        return {
+            known_labels[number]: values[:1] if is_rolled_up else values for number, values in values_by_series.items()
+        }
 
     def units(self, account: int, reports: Sequence[str], day: datetime) -> HourlyValues:
-        """Return units of all these reports."""
-        start, told = int(day.timestamp()), dict[RowLabels, Sequence[int]]()
+        """Return units of a UTC day, of all these reports together."""
+        start = int(day.timestamp())
+        totals: dict[RowLabels, Sequence[int]] = {}
         with self._store.read() as db:
-            rolled = fetch_json(
-                db,
-                "SELECT json_group_array(report) FROM rolled WHERE account = ? AND day = ?",
-                (account, start),
-            )
+            rolled_up = db.execute("SELECT report FROM rolled WHERE account = ? AND day = ?", (account, start))
+            rolled_up_reports = {report for (report,) in rolled_up}
             for report in reports:
-                found = _read_values(db, "point", "account = ? AND report = ?", (account, report), start)
-                known = self._series.labels(db, account, report, found)
-                for number, hours in found.items():
-                    one, values = known[number], hours[:1] if report in rolled else hours
-                    told[one] = add_hourly_values(told[one], values) if one in told else values
-        return told
+                values_by_series = _read_values(db, "point WHERE account = ? AND report = ?", (account, report), start)
+                known_labels = self._series.labels(db, account, report, values_by_series)
+                for number, all_values in values_by_series.items():
+                    labels = known_labels[number]
+                    values = all_values[:1] if report in rolled_up_reports else all_values
+                    totals[labels] = add_hourly_values(totals[labels], values) if labels in totals else values
+        return totals
 
 
 def add_hourly_values(first: Sequence[int], second: Sequence[int]) -> Sequence[int]:
-    """Return the sum of two days' values; where of one only the day's sum is kept, so it is of both."""
+    """Return the sum of two days' values; where of either only the day's sum is kept, only that of both."""
     if len(first) != len(second):
         return [sum(first) + sum(second)]
     return [*map(sum, zip(first, second, strict=True))]
 
 
 def _read_values(
-    db: sqlite3.Connection, table: str, where: str, parameters: Sequence[object], start: int
+    db: sqlite3.Connection, source: str, parameters: Sequence[object], day_start: int
 ) -> dict[int, list[int]]:
-    """Return series -> 24 values of a day. Columns come as text: the fastest way out of SQLite for many rows."""
-    told = db.execute(
-        f"SELECT group_concat(series), group_concat((start - {start}) / {_HOUR_SECONDS}), "
-        f"group_concat(value) FROM {table}"
-        f" WHERE {where} AND start >= ? AND start < ?",
-        (*parameters, start, start + _DAY_SECONDS),
+    """Return series -> 24 values of a day, from a table and a condition."""
+    columns = db.execute(
+        "SELECT group_concat(series), group_concat(start), group_concat(value)"
+        f" FROM {source} AND start >= ? AND start < ?",
+        (*parameters, day_start, day_start + _DAY_SECONDS),
     ).fetchone()
-    series, hours, values = (json.loads(f"[{column or ''}]") for column in told)
-    found: dict[int, list[int]] = {number: [0] * 24 for number in set(series)}
-    for number, hour, value in zip(series, hours, values, strict=True):
-        found[number][hour] = value
-    return found
+    all_series, starts, values = (_parse_integers(column) for column in columns)
+    values_by_series: dict[int, list[int]] = {series: [0] * 24 for series in set(all_series)}
+    for series, start, value in zip(all_series, starts, values, strict=True):
+        values_by_series[series][(start - day_start) // _HOUR_SECONDS] = value
+    return values_by_series
+
+
+def _parse_integers(column: str | None) -> list[int]:
+    """Return the values of a group_concat; it is NULL where there were no rows."""
+    integers: list[int] = json.loads(f"[{column or ''}]")
+    return integers

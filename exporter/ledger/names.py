@@ -1,4 +1,4 @@
-"""How workspace and API key ids are called. Put on at the edge, so a renamed workspace stays one series."""
+"""Names of workspaces and API keys. Rows hold ids and names are looked up on export: a rename starts no new series."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Names:
         self._store = store
 
     def put(self, account: int, names: Mapping[str, str]) -> bool:
-        """Remember names; return whether any was new or changed."""
-        known = self.all(account)
-        news = [(account, key, name) for key, name in names.items() if known.get(key) != name]
-        if news:
+        """Store id -> name; return whether any was new or changed."""
+        known_names = self.all(account)
+        changed = [(account, key, name) for key, name in names.items() if known_names.get(key) != name]
+        if changed:
             with self._store.write() as db:
-                db.executemany("INSERT OR REPLACE INTO name VALUES (?, ?, ?)", news)
-        return bool(news)
+                db.executemany("INSERT OR REPLACE INTO name VALUES (?, ?, ?)", changed)
+        return bool(changed)
 
     def all(self, account: int) -> dict[str, str]:
         """Return id -> name."""

@@ -1,85 +1,108 @@
-"""Hours are kept for a season, then rolled into days; days are kept for years."""
+"""Retention: hours are kept for a while, then rolled up into days; days are kept for longer, then deleted."""
 
 from __future__ import annotations
 
 import sqlite3
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from exporter.ledger.costs import ROLLED_UP
 from exporter.ledger.day_versions import DayVersions
-from exporter.ledger.store import Store, to_json
+from exporter.ledger.store import Store, placeholders
 from exporter.model import DAY, GAUGE_METERS
 from exporter.windows import floor
 
 _DAY_SECONDS = int(DAY.total_seconds())
 
 
+class _ReportDay(NamedTuple):
+    """A UTC day of a report."""
+
+    account: int
+    report: str
+    start: int
+    """Seconds since the epoch."""
+
+
+class _CostDay(NamedTuple):
+    """A valued UTC day."""
+
+    account: int
+    start: int
+    """Seconds since the epoch."""
+
+
 class Retention:
-    """Keeps the ledger's size bounded. A rolled day keeps its sums and is not told again."""
+    """Keeps the ledger's size bounded. A rolled-up day keeps its sums; buckets of it are not stored again."""
 
     def __init__(self, store: Store, day_versions: DayVersions) -> None:
         self._store = store
         self._day_versions = day_versions
 
     def apply(self, now: datetime, keep_hours: timedelta, keep_days: timedelta) -> int:
-        """Roll whole UTC days older than `hours` into one point each, drop those older than `days`.
+        """Roll up whole UTC days older than `keep_hours` into one row per series; delete those older than `keep_days`.
 
-        Returns how many days of reports were rolled. One transaction per day and report: a kill between two
-        of them leaves both whole.
+        Returns the number of days of reports that were rolled up. Each day and report is a transaction of its own: it
+        is short, and a kill between two of them leaves both days whole.
         """
         cutoff = int(floor(now - keep_hours, DAY).timestamp())
-        told, valued = self._older_than(cutoff)
-        for account, report, day in told:
+        report_days = self._report_days_before(cutoff)
+        for report_day in report_days:
             with self._store.write() as db:
-                _roll_up_report(db, account, report, day)
-            self._day_versions.increment(account, [day])
-        for account, day in valued:
+                _roll_up_report(db, report_day)
+            self._day_versions.increment(report_day.account, [report_day.start])
+        for cost_day in self._cost_days_before(cutoff):
             with self._store.write() as db:
-                _roll_up_cost(db, account, day)
-            self._day_versions.increment(account, [day])
+                _roll_up_cost(db, cost_day)
+            self._day_versions.increment(cost_day.account, [cost_day.start])
         with self._store.write() as db:
             _delete_before(db, int(floor(now - keep_days, DAY).timestamp()))
-        return len(told)
+        return len(report_days)
 
-    def _older_than(self, cutoff: int) -> tuple[list[tuple[int, str, int]], list[tuple[int, int]]]:
+    def _report_days_before(self, cutoff: int) -> list[_ReportDay]:
         with self._store.read() as db:
-            told = db.execute(
+            found = db.execute(
                 f"SELECT DISTINCT account, report, start / {_DAY_SECONDS} * {_DAY_SECONDS} FROM bucket WHERE start < ?",
                 (cutoff,),
-            ).fetchall()
-            valued = db.execute(
-                "SELECT account, start FROM day WHERE start < ? AND method <> ?", (cutoff, ROLLED_UP)
-            ).fetchall()
-        return told, valued
+            )
+            return [_ReportDay(*columns) for columns in found]
+
+    def _cost_days_before(self, cutoff: int) -> list[_CostDay]:
+        with self._store.read() as db:
+            found = db.execute("SELECT account, start FROM day WHERE start < ? AND method <> ?", (cutoff, ROLLED_UP))
+            return [_CostDay(*columns) for columns in found]
 
 
-def _roll_up_report(db: sqlite3.Connection, account: int, report: str, day: int) -> None:
-    span = (account, report, day, day + _DAY_SECONDS)
-    levels = ",".join(f"'{meter}'" for meter in sorted(GAUGE_METERS))
-    sums = db.execute(
-        f"SELECT p.series, CASE WHEN s.meter IN ({levels}) THEN MAX(p.value) ELSE SUM(p.value) END"
+def _roll_up_report(db: sqlite3.Connection, day: _ReportDay) -> None:
+    bounds = (day.account, day.report, day.start, day.start + _DAY_SECONDS)
+    gauge_meters = sorted(GAUGE_METERS)
+    # The hours of a gauge are levels: their sum means nothing, the day has the largest.
+    totals = db.execute(
+        f"SELECT p.series, CASE WHEN s.meter IN ({placeholders(gauge_meters)}) THEN MAX(p.value) ELSE SUM(p.value) END"
         " FROM point p JOIN series s ON s.id = p.series"
         " WHERE p.account = ? AND p.report = ? AND p.start >= ? AND p.start < ? GROUP BY p.series",
-        span,
+        (*gauge_meters, *bounds),
     ).fetchall()
-    db.execute("DELETE FROM point WHERE account = ? AND report = ? AND start >= ? AND start < ?", span)
-    db.execute("DELETE FROM bucket WHERE account = ? AND report = ? AND start >= ? AND start < ?", span)
+    db.execute("DELETE FROM point WHERE account = ? AND report = ? AND start >= ? AND start < ?", bounds)
+    db.execute("DELETE FROM bucket WHERE account = ? AND report = ? AND start >= ? AND start < ?", bounds)
     db.executemany(
-        "INSERT INTO point VALUES (?, ?, ?, ?, ?)", [(account, report, day, series, value) for series, value in sums]
+        "INSERT INTO point (account, report, start, series, value) VALUES (?, ?, ?, ?, ?)",
+        [(day.account, day.report, day.start, series, value) for series, value in totals],
     )
-    db.execute("INSERT OR IGNORE INTO rolled VALUES (?, ?, ?)", span[:3])
+    db.execute("INSERT OR IGNORE INTO rolled (account, report, day) VALUES (?, ?, ?)", day)
 
 
-def _roll_up_cost(db: sqlite3.Connection, account: int, day: int) -> None:
-    span = (account, day, day + _DAY_SECONDS)
-    sums = db.execute(
-        "SELECT series, SUM(value) FROM cost WHERE account = ? AND start >= ? AND start < ? GROUP BY series", span
+def _roll_up_cost(db: sqlite3.Connection, day: _CostDay) -> None:
+    bounds = (day.account, day.start, day.start + _DAY_SECONDS)
+    totals = db.execute(
+        "SELECT series, SUM(value) FROM cost WHERE account = ? AND start >= ? AND start < ? GROUP BY series", bounds
     ).fetchall()
-    db.execute("DELETE FROM cost WHERE account = ? AND start >= ? AND start < ?", span)
-    db.execute(
-        "INSERT INTO cost SELECT ?, ?, value ->> 0, value ->> 1 FROM json_each(?)", (account, day, to_json(sums))
+    db.execute("DELETE FROM cost WHERE account = ? AND start >= ? AND start < ?", bounds)
+    db.executemany(
+        "INSERT INTO cost (account, start, series, value) VALUES (?, ?, ?, ?)",
+        [(day.account, day.start, series, value) for series, value in totals],
     )
-    db.execute("UPDATE day SET method = ? WHERE account = ? AND start = ?", (ROLLED_UP, account, day))
+    db.execute("UPDATE day SET method = ? WHERE account = ? AND start = ?", (ROLLED_UP, *day))
 
 
 def _delete_before(db: sqlite3.Connection, cutoff: int) -> None:

@@ -11,14 +11,16 @@ Migration = Callable[[sqlite3.Connection], None]
 
 
 def _m001_initial_tables(db: sqlite3.Connection) -> None:
+    """Create the tables. Several columns are renamed by the third migration."""
     for statement in (
         """CREATE TABLE account (
             id INTEGER PRIMARY KEY, name TEXT NOT NULL, provider TEXT NOT NULL, UNIQUE (name, provider))""",
+        # Interned labels; report is empty for the labels of valued cost.
         """CREATE TABLE series (
             id INTEGER PRIMARY KEY, account INTEGER NOT NULL, report TEXT NOT NULL, meter TEXT NOT NULL,
             workspace TEXT NOT NULL, model TEXT NOT NULL, tier TEXT NOT NULL, api_key TEXT NOT NULL, item TEXT NOT NULL,
             UNIQUE (account, report, meter, workspace, model, tier, api_key, item))""",
-        # What the newest telling of a bucket said; a bucket without rows is known from its report's coverage.
+        # A digest of the newest rows of a bucket; a bucket without rows is known from its report's coverage.
         """CREATE TABLE bucket (
             account INTEGER NOT NULL, report TEXT NOT NULL, start INTEGER NOT NULL, digest TEXT NOT NULL,
             PRIMARY KEY (account, report, start)) WITHOUT ROWID""",
@@ -28,14 +30,14 @@ def _m001_initial_tables(db: sqlite3.Connection) -> None:
         """CREATE TABLE coverage (
             account INTEGER NOT NULL, report TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
             settled REAL NOT NULL, PRIMARY KEY (account, report)) WITHOUT ROWID""",
-        # Days whose hours were rolled into one row; they are not told again.
+        # Days of reports whose hours were rolled up into one row; buckets of such a day are not stored again.
         """CREATE TABLE rolled (
             account INTEGER NOT NULL, report TEXT NOT NULL, day INTEGER NOT NULL,
             PRIMARY KEY (account, report, day)) WITHOUT ROWID""",
         """CREATE TABLE cost (
             account INTEGER NOT NULL, start INTEGER NOT NULL, series INTEGER NOT NULL, value INTEGER NOT NULL,
             PRIMARY KEY (account, start, series)) WITHOUT ROWID""",
-        # told: how often the day changed. nano-USD: first billed, corrected by since, estimated before.
+        # Everything that is known of a valued day beside its hours; amounts in nano-USD.
         """CREATE TABLE day (
             account INTEGER NOT NULL, start INTEGER NOT NULL, told INTEGER NOT NULL, method TEXT NOT NULL,
             billed INTEGER NOT NULL DEFAULT 0, first INTEGER NOT NULL DEFAULT 0,
@@ -51,7 +53,7 @@ def _m001_initial_tables(db: sqlite3.Connection) -> None:
 
 
 def _m002_pushed_events(db: sqlite3.Connection) -> None:
-    # What has been counted already, by the digests of its source's id and of its content.
+    # The events that were counted, by the digests of the source's id and of the content.
     db.execute(
         """CREATE TABLE event (
             source TEXT NOT NULL, id TEXT NOT NULL, content TEXT NOT NULL, start INTEGER NOT NULL,
@@ -65,7 +67,22 @@ def _m002_pushed_events(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_m001_initial_tables, _m002_pushed_events)
+def _m003_names(db: sqlite3.Connection) -> None:
+    """Give tables and columns the names that the program uses."""
+    for statement in (
+        "ALTER TABLE coverage RENAME COLUMN settled TO last_refresh",
+        # How often the day's buckets have changed.
+        "ALTER TABLE day RENAME COLUMN told TO revision",
+        "ALTER TABLE day RENAME COLUMN first TO first_bill",
+        "ALTER TABLE day RENAME COLUMN restated TO restatement",
+        "ALTER TABLE day RENAME COLUMN lesson TO bill_evidence",
+        "ALTER TABLE deed RENAME TO change_event",
+        "ALTER TABLE change_event RENAME COLUMN moment TO time",
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_m001_initial_tables, _m002_pushed_events, _m003_names)
 
 
 def migrate(db: sqlite3.Connection, path: str) -> None:
@@ -74,10 +91,10 @@ def migrate(db: sqlite3.Connection, path: str) -> None:
     Raises LedgerError where a newer program wrote the file: it is left untouched.
     """
     version = _read_version(db, path)
-    for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+    for number, migration in enumerate(MIGRATIONS[version:], start=version + 1):
         db.execute("BEGIN IMMEDIATE")
         try:
-            step(db)
+            migration(db)
             db.execute(f"PRAGMA user_version = {number}")
         except BaseException:
             db.execute("ROLLBACK")
@@ -96,7 +113,8 @@ def check_version(db: sqlite3.Connection, path: str) -> None:
 
 
 def _read_version(db: sqlite3.Connection, path: str) -> int:
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    (user_version,) = db.execute("PRAGMA user_version").fetchone()
+    version = int(user_version)
     if version > len(MIGRATIONS):
         raise LedgerError(
             f"{path} was written by a newer ai-spend-exporter (ledger version {version}; this one knows up to "

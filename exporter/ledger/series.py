@@ -1,4 +1,4 @@
-"""Small numbers for accounts and for rows' labels, so that a point is four integers."""
+"""Interning of accounts and row labels: each has a number, so that a stored value is a row of four integers."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from exporter.ledger.store import Store, fetch_json, to_json
+from exporter.ledger.store import Store, placeholders
 from exporter.model import Row, RowLabels
 
-_COLUMNS = "meter, workspace, model, tier, api_key, item"
+_COLUMNS = ", ".join(RowLabels._fields)
 
 
-def labels(row: Row) -> RowLabels:
-    """Return what tells a row apart from the others of its bucket."""
+def row_labels(row: Row) -> RowLabels:
+    """Return everything of a row but its value."""
     return RowLabels(row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
 
 
-def row_of(labels: RowLabels, value: int) -> Row:
-    """Put labels and a value together again."""
-    return Row(labels[0], value, *labels[1:])
+def to_row(labels: RowLabels, value: int) -> Row:
+    """Return the row with these labels."""
+    return Row(labels.meter, value, labels.workspace, labels.model, labels.tier, labels.api_key, labels.item)
 
 
 class SeriesIndex:
-    """Interned accounts and labels. Numbers never change once given."""
+    """Numbers of accounts and of labels. A number never changes, so what is cached never becomes wrong."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -38,36 +38,43 @@ class SeriesIndex:
             return known
         with self._store.write() as db:
             db.execute("INSERT OR IGNORE INTO account (name, provider) VALUES (?, ?)", (name, provider))
-            found = db.execute("SELECT id FROM account WHERE name = ? AND provider = ?", (name, provider)).fetchone()
+            (number,) = db.execute(
+                "SELECT id FROM account WHERE name = ? AND provider = ?", (name, provider)
+            ).fetchone()
         with self._lock:
-            return self._accounts.setdefault((name, provider), int(found[0]))
+            return self._accounts.setdefault((name, provider), int(number))
 
     def find_account(self, name: str, provider: str) -> int | None:
         """Return the account's number; None where it has none."""
         with self._store.read() as db:
             found = db.execute("SELECT id FROM account WHERE name = ? AND provider = ?", (name, provider)).fetchone()
-        return None if found is None else int(found[0])
+        if found is None:
+            return None
+        (number,) = found
+        return int(number)
 
     def intern_labels(
         self, db: sqlite3.Connection, account: int, report: str, label_sets: Collection[RowLabels]
     ) -> dict[RowLabels, int]:
-        """Return the numbers of labels, inside the caller's transaction; `report` is empty for valued cost."""
-        known = _invert(self._labels.get((account, report), {}))
-        if all(one in known for one in label_sets):
-            return known
-        known = _invert(_read_labels(db, account, report))
-        news = [one for one in label_sets if one not in known]
-        if not news:
-            return known
-        db.execute(
-            f"INSERT INTO series (account, report, {_COLUMNS}) SELECT ?, ?, value ->> 0, value ->> 1, value ->> 2,"
-            " value ->> 3, value ->> 4, value ->> 5 FROM json_each(?)",
-            (account, report, to_json(news)),
+        """Return the numbers of labels, inside the caller's transaction; `report` is empty for valued cost.
+
+        New numbers are not cached here: the transaction may still be rolled back.
+        """
+        numbers = _invert(self._labels.get((account, report), {}))
+        if all(labels in numbers for labels in label_sets):
+            return numbers
+        numbers = _invert(_read_labels(db, account, report))
+        new_labels = [labels for labels in label_sets if labels not in numbers]
+        if not new_labels:
+            return numbers
+        db.executemany(
+            f"INSERT INTO series (account, report, {_COLUMNS}) VALUES (?, ?, {placeholders(RowLabels._fields)})",
+            [(account, report, *labels) for labels in new_labels],
         )
         return _invert(_read_labels(db, account, report))
 
     def labels(self, db: sqlite3.Connection, account: int, report: str, ids: Iterable[int]) -> Mapping[int, RowLabels]:
-        """Return the labels of numbers that the reader's view holds, and of others of the same report."""
+        """Return number -> labels of at least these numbers, all of which the reader's view must hold."""
         known = self._labels.get((account, report), {})
         if any(number not in known for number in ids):
             known = self._labels[account, report] = _read_labels(db, account, report)
@@ -75,17 +82,17 @@ class SeriesIndex:
 
     def all_labels(self, db: sqlite3.Connection, account: int, reports: Sequence[str]) -> list[RowLabels]:
         """Return every set of labels that these reports of an account ever had."""
-        query = (
-            f"SELECT json_group_array(json_array({_COLUMNS})) FROM series"
-            " WHERE account = ? AND report IN (SELECT value FROM json_each(?))"
+        found = db.execute(
+            f"SELECT {_COLUMNS} FROM series WHERE account = ? AND report IN ({placeholders(reports)})",
+            (account, *reports),
         )
-        return [RowLabels(*told) for told in fetch_json(db, query, (account, to_json(reports)))]
+        return [RowLabels(*columns) for columns in found]
 
 
 def _invert(labels_by_id: Mapping[int, RowLabels]) -> dict[RowLabels, int]:
-    return {told: number for number, told in labels_by_id.items()}
+    return {labels: number for number, labels in labels_by_id.items()}
 
 
 def _read_labels(db: sqlite3.Connection, account: int, report: str) -> dict[int, RowLabels]:
-    query = f"SELECT json_group_array(json_array(id, {_COLUMNS})) FROM series WHERE account = ? AND report = ?"
-    return {number: RowLabels(*told) for number, *told in fetch_json(db, query, (account, report))}
+    found = db.execute(f"SELECT id, {_COLUMNS} FROM series WHERE account = ? AND report = ?", (account, report))
+    return {number: RowLabels(*columns) for number, *columns in found}

@@ -1,29 +1,33 @@
-"""The file that remembers: opening it, one writer, many readers, and what a broken disk looks like to a person."""
+"""The ledger's file: opening and locking it, one writer, many readers, and errors of the disk as messages for people.
+
+Statements take plain parameters and return plain rows. Rows passed as one JSON text (`json_each`, `json_group_array`)
+take as much CPU time or more, and are faster only beside threads that compute, because sqlite3 releases the
+interpreter's lock at every row. Only where that is a clear factor, in the reads of `hours`, are columns passed as text.
+docs/benchmarks.md has the figures.
+"""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from exporter.errors import LedgerError
 from exporter.ledger.schema import check_version, migrate
 
 LEDGER_FILE_NAME = "ledger.db"
 CLOSE_TIMEOUT = 5
-"""Seconds that closing waits for those who read."""
+"""Seconds that closing waits for active readers."""
 
 
 class Store:
-    """A SQLite file in WAL mode with one writing connection, and a reading one for each that reads at the same time.
+    """A SQLite file in WAL mode, with one connection that writes and a pool of connections that read.
 
-    For `reading` only, the file is left as it is, and another process may be writing to it.
+    With `read_only` the file is not changed, and another process may be writing to it.
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
@@ -50,22 +54,22 @@ class Store:
             migrate(self._writer, str(self.path))
 
     def _connect(self) -> sqlite3.Connection:
-        place = f"{self.path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
-        db = sqlite3.connect(place, timeout=30, isolation_level=None, check_same_thread=False, uri=True)
-        # The ledger's folder may be the only one that can be written.
+        uri = f"{self.path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
+        db = sqlite3.connect(uri, timeout=30, isolation_level=None, check_same_thread=False, uri=True)
+        # Temporary files may have no place: the ledger's folder may be the only writable one.
         db.execute("PRAGMA temp_store = MEMORY")
         return db
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it is kept, or none of it. Raises LedgerError when the disk is wrong."""
+        """Run one transaction: all of it is stored, or none of it. Raises LedgerError when the disk fails."""
         with self._lock, self._translate_errors():
             self._check_open()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
             except BaseException:
-                # SQLite has already rolled back by itself where the disk was full.
+                # SQLite has already rolled back by itself if the disk was full.
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
@@ -73,7 +77,7 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """One consistent view of the ledger, undisturbed by the writer."""
+        """Read one consistent view of the ledger; the writer does not wait for it."""
         with self._translate_errors(), self._reader() as db:
             db.execute("BEGIN")
             try:
@@ -83,7 +87,7 @@ class Store:
 
     @contextmanager
     def _reader(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection that nobody uses: threads come and go, and one of their own would outlive each of them."""
+        """Lend a connection from the pool. Not one per thread: threads end, and their connections would stay open."""
         with self._readers_condition:
             self._check_open()
             self._active_readers += 1
@@ -106,18 +110,18 @@ class Store:
 
     def size(self) -> int:
         """Return the bytes that the ledger takes on the disk."""
-        names = (self.path, self.path.with_name(LEDGER_FILE_NAME + "-wal"))
-        return sum(name.stat().st_size for name in names if name.exists())
+        files = (self.path, self.path.with_name(LEDGER_FILE_NAME + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def close(self) -> None:
-        """Let those who read come to their end, refuse others, close every connection and let the next process in."""
+        """Reject new readers, wait for active ones, close every connection and release the folder."""
         with self._lock:
             with self._readers_condition:
                 self._closed = True
                 self._readers_condition.wait_for(lambda: not self._active_readers, CLOSE_TIMEOUT)
-                # Only what nobody uses: a connection that is closed under its reader takes the whole process along.
-                unused, self._idle_readers = self._idle_readers, []
-            for db in (*unused, self._writer):
+                # Idle connections only: closing one while its reader uses it crashes the process.
+                idle_readers, self._idle_readers = self._idle_readers, []
+            for db in (*idle_readers, self._writer):
                 db.close()
             if self._folder_lock is not None:
                 self._folder_lock.close()
@@ -130,18 +134,9 @@ class Store:
             raise LedgerError(_explain(self.path, error)) from error
 
 
-def to_json(rows: Sequence[object]) -> str:
-    """Return rows as the JSON that a statement reads with json_each.
-
-    Rows go in and come out as one JSON array per statement because sqlite3 gives the interpreter away at every row:
-    while other threads compute, a thousand rows one by one cost a thousand waits.
-    """
-    return json.dumps(rows, separators=(",", ":"))
-
-
-def fetch_json(db: sqlite3.Connection, query: str, parameters: Sequence[object]) -> Any:
-    """Return the JSON array that a query's json_group_array made, parsed."""
-    return json.loads(db.execute(query, parameters).fetchone()[0])
+def placeholders(values: Collection[object]) -> str:
+    """Return the parameters of a list in SQL: `?, ?` for two values."""
+    return ", ".join("?" * len(values))
 
 
 def _lock_folder(folder: Path) -> _FolderLock:
@@ -165,7 +160,7 @@ def _lock_folder(folder: Path) -> _FolderLock:
 
 
 class _FolderLock:
-    """A lock on the folder that the system lets go of when this process ends, however it ends."""
+    """A lock on the folder; the operating system releases it when the process ends, after a kill too."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,10 +1,9 @@
-"""What a billed day teaches: how much of everything was used and what was paid for it, and what was paid besides."""
+"""Bill evidence: what a billed day shows about prices. The source of learned rates and of expected extra costs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 CENT = 10_000_000
@@ -12,7 +11,7 @@ CENT = 10_000_000
 
 
 class PricedUsage(NamedTuple):
-    """One kind of use by one workspace, and what of the bill paid for exactly that."""
+    """Usage of one kind in one workspace on a billed day, and the amount that the bill charged for exactly that."""
 
     workspace: str
     model: str
@@ -21,11 +20,20 @@ class PricedUsage(NamedTuple):
     units: int
     """Above 0."""
     nano_usd: int
-    """nano-USD; 0 where nothing of the bill paid for it."""
+    """0 where no row of the bill paid for it."""
+
+
+class UnattributedLabels(NamedTuple):
+    """The identity of an unattributed cost from day to day: model, tier and item as on the bill."""
+
+    workspace: str
+    model: str
+    tier: str
+    item: str
 
 
 class UnattributedCost(NamedTuple):
-    """Money that no use explains; model, tier and item as on the bill."""
+    """A cost on the bill that pays for no usage."""
 
     workspace: str
     model: str
@@ -33,41 +41,54 @@ class UnattributedCost(NamedTuple):
     item: str
     nano_usd: int
 
+    @property
+    def labels(self) -> UnattributedLabels:
+        """Everything but the amount."""
+        return UnattributedLabels(self.workspace, self.model, self.tier, self.item)
+
 
 @dataclass(frozen=True, slots=True)
 class BillEvidence:
-    """What one billed day teaches; a day without a bill or without use and money teaches nothing."""
+    """The evidence of one billed day; empty for a day without a bill."""
 
     priced_usage: tuple[PricedUsage, ...] = ()
     unattributed_costs: tuple[UnattributedCost, ...] = ()
     rounding: int = 1
     """nano-USD to which the bill's rows are rounded, as far as they show it: a power of ten, at most a cent."""
     item_by_meter: Mapping[str, str] = field(default_factory=dict)
-    """Meter -> what the bill calls it where it is used without a model, as storage is."""
+    """Meter -> its item on the bill where it is used without a model, such as storage."""
 
     def to_plain(self) -> list[Any]:
-        """Return lists and a mapping of str and int, fit for JSON."""
-        taught, standing = ([list(one) for one in some] for some in (self.priced_usage, self.unattributed_costs))
-        return [taught, standing, self.rounding, {**self.item_by_meter}]
+        """Return lists and a mapping of str and int, fit for JSON. Lists, not mappings: the ledger holds many."""
+        return [
+            [list(priced) for priced in self.priced_usage],
+            [list(cost) for cost in self.unattributed_costs],
+            self.rounding,
+            {**self.item_by_meter},
+        ]
 
     @classmethod
     def from_plain(cls, plain: Sequence[Any]) -> BillEvidence:
-        """Return the lesson that `plain` told."""
-        taught, standing, rounding, *called = plain
+        """Return the evidence that `to_plain` encoded; evidence stored without `item_by_meter` has none."""
+        priced_usage, unattributed_costs, rounding, *item_by_meter = plain
         return cls(
-            tuple(PricedUsage(*one) for one in taught),
-            tuple(UnattributedCost(*one) for one in standing),
+            tuple(PricedUsage(*priced) for priced in priced_usage),
+            tuple(UnattributedCost(*cost) for cost in unattributed_costs),
             rounding,
-            *called,
+            *item_by_meter,
         )
 
 
 NO_EVIDENCE = BillEvidence()
-"""What a day without a bill teaches."""
+"""The evidence of a day without a bill."""
 
 
 def infer_rounding(amounts: Iterable[int]) -> int:
-    """Return the largest power of ten, at most a cent, that divides every amount of a bill."""
-    told = [amount for amount in amounts if amount]
-    powers = takewhile(lambda power: all(amount % power == 0 for amount in told), (10**n for n in range(1, 8)))
-    return max(powers, default=1) if told else 1
+    """Return the largest power of ten, at most a cent, that divides every amount of a bill; 1 if all are 0."""
+    nonzero = [amount for amount in amounts if amount]
+    if not nonzero:
+        return 1
+    rounding = 1
+    while rounding < CENT and all(amount % (rounding * 10) == 0 for amount in nonzero):
+        rounding *= 10
+    return rounding

@@ -1,9 +1,14 @@
-"""Rates learned from an account's own bills: they carry discounts, uplifts and price changes by themselves."""
+"""Learned rates: prices inferred from an account's own bills, so that discounts and price changes are followed.
+
+A price is the newest billed day's: amount / units. That quotient is inexact where few units were billed in rounded
+amounts, so older days are pooled with it as long as they were billed at the same price. The first older day with
+another price ends the pool: it is from before a price change.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -11,18 +16,19 @@ from fractions import Fraction
 
 from exporter.model import NANO
 from exporter.pricing.bill_evidence import BillEvidence
-from exporter.pricing.list_prices import Rates
-from exporter.pricing.usage import PriceKey
+from exporter.pricing.list_prices import PriceKey, Rates
 
 PRICE_TOLERANCE = Fraction(5, 1000)
-"""Two days that differ by no more were billed at one price."""
+"""Two days whose rates differ by at most this ratio were billed at one price."""
 _MAX_ROUNDED_USAGE_SHARE = Fraction(1, 100)
+"""Below this share of another day's units, a day's rate may be a product of its bill's rounding."""
 _MAX_PRICE_RATIO = Fraction(2)
+"""A bill of more than twice the list price is no uplift that would apply to other usage too."""
 
 
 @dataclass(frozen=True, slots=True)
 class NegotiatedPrice:
-    """A price that an account has agreed on with its provider: it wins over what bills teach."""
+    """A price that an account negotiated with its provider; it takes precedence over learned rates."""
 
     model: str
     """A glob, such as `claude-*`."""
@@ -32,7 +38,7 @@ class NegotiatedPrice:
     usd_per_million: Decimal
 
     def matches(self, model: str, meter: str, tier: str) -> bool:
-        """Tell whether this is the price of it."""
+        """Return whether this price applies to the usage."""
         return meter == self.meter and self.tier in ("", tier) and fnmatchcase(model, self.model)
 
     @property
@@ -44,23 +50,26 @@ class NegotiatedPrice:
 def learned_rates(
     evidence: Sequence[BillEvidence], list_prices: Rates, negotiated_prices: Sequence[NegotiatedPrice] = ()
 ) -> Rates:
-    """Return what a unit costs an account, from what its newest billed days teach, newest first.
+    """Return an account's rates, from the evidence of its newest billed days, newest first.
 
-    The first that answers wins: a price that is agreed (the first that fits); the newest lesson of that model, meter
-    and tier, with older ones as far as they agree; the same meter's learned rate in another tier, times the list
-    prices' ratio; the list price times the discount of that model, else of the account. Without a list price: None.
+    For each model, meter and tier the first of these that exists: the first negotiated price that matches; the learned
+    rate; the learned rate of the same model and meter in another tier, times the ratio of the list prices; the list
+    price times the discount of the model, else of the account. None without a list price.
     """
-    return _LearnedRates([_billed_day(lesson) for lesson in evidence], list_prices, negotiated_prices)
+    return _AccountRates([_billed_day(day) for day in evidence], list_prices, negotiated_prices)
 
 
 @dataclass(frozen=True, slots=True)
 class _BilledUsage:
-    """What one day was billed for one kind of use, in all workspaces."""
+    """Units and amount that one day was billed for one price key, in all workspaces."""
 
-    units: int
-    nano_usd: int
-    rounding: int
-    """nano-USD by which `nano` may be off because the bill's rows are rounded."""
+    units: int = 0
+    nano_usd: int = 0
+    rounding: int = 0
+    """nano-USD by which `nano_usd` may be off because the rows of the bill are rounded."""
+
+    def plus(self, units: int, nano_usd: int, rounding: int) -> _BilledUsage:
+        return _BilledUsage(self.units + units, self.nano_usd + nano_usd, self.rounding + rounding)
 
     @property
     def rate(self) -> Fraction:
@@ -71,85 +80,121 @@ _BilledDay = dict[PriceKey, _BilledUsage]
 
 
 def _billed_day(evidence: BillEvidence) -> _BilledDay:
-    sums: defaultdict[PriceKey, list[int]] = defaultdict(lambda: [0, 0, 0])
-    for _, model, meter, tier, units, nano in evidence.priced_usage:
-        total = sums[model, meter, tier]
-        total[0] += units
-        total[1] += nano
-        total[2] += evidence.rounding
-    # What was credited below zero says nothing of a price.
-    return {kind: _BilledUsage(*total) for kind, total in sums.items() if total[1] >= 0}
+    """Sum a day over workspaces: a price is the account's, and larger sums are less affected by rounding."""
+    billed_day: _BilledDay = {}
+    for priced in evidence.priced_usage:
+        price_key = PriceKey(priced.model, priced.meter, priced.tier)
+        billed = billed_day.get(price_key, _BilledUsage())
+        # Each workspace has its own row on the bill, rounded by itself.
+        billed_day[price_key] = billed.plus(priced.units, priced.nano_usd, evidence.rounding)
+    # Credits that exceed the charges are no evidence of a price.
+    return {price_key: billed for price_key, billed in billed_day.items() if billed.nano_usd >= 0}
 
 
-def _pooled_rate(newest_first: Iterator[_BilledUsage]) -> Fraction:
+def _pooled_rate(newest_first: Sequence[_BilledUsage]) -> Fraction:
     """Return the newest day's rate, made more exact by the older days that were billed at the same price."""
-    newest = like = next(newest_first)
-    units, nano = newest.units, newest.nano_usd
-    for older in newest_first:
-        if abs(older.rate - like.rate) > PRICE_TOLERANCE * like.rate:
-            if like is not newest or not _within_rounding(newest, older):
+    newest, *older_days = newest_first
+    reference = newest  # the day whose rate the older days are compared with
+    units, nano_usd = newest.units, newest.nano_usd
+    for older in older_days:
+        if abs(older.rate - reference.rate) > PRICE_TOLERANCE * reference.rate:
+            # A difference ends the pool, unless the newest rate is only a rounded one of very few units. Then the
+            # older, more exact day becomes the reference, once: `reference is newest` cannot hold again.
+            if reference is not newest or not _differs_by_rounding_only(newest, older):
                 break
-            like = older
-        units, nano = units + older.units, nano + older.nano_usd
-    return Fraction(nano, units)
+            reference = older
+        units += older.units
+        nano_usd += older.nano_usd
+    return Fraction(nano_usd, units)
 
 
-def _within_rounding(newest: _BilledUsage, older: _BilledUsage) -> bool:
-    """Tell whether a rate of a handful of units differs from an older one by no more than its bill's rounding."""
-    return (
-        newest.units < _MAX_ROUNDED_USAGE_SHARE * older.units
-        and abs(newest.nano_usd - older.rate * newest.units) <= newest.rounding
-    )
+def _differs_by_rounding_only(newest: _BilledUsage, older: _BilledUsage) -> bool:
+    """Return whether few units at the older day's rate could have been billed as the newest day was."""
+    has_few_units = newest.units < _MAX_ROUNDED_USAGE_SHARE * older.units
+    expected_nano_usd = older.rate * newest.units
+    return has_few_units and abs(newest.nano_usd - expected_nano_usd) <= newest.rounding
 
 
-class _LearnedRates:
+class _AccountRates:
+    """`Rates` of one account. Rates are looked up once per row of usage, so each is computed once."""
+
     def __init__(
         self, days: Sequence[_BilledDay], list_prices: Rates, negotiated_prices: Sequence[NegotiatedPrice]
     ) -> None:
-        self._days, self._list_prices, self._negotiated_prices = days, list_prices, negotiated_prices
-        self._learned_rates = {
-            kind: _pooled_rate(day[kind] for day in days if kind in day)
-            for kind in dict.fromkeys(k for d in days for k in d)
-        }
-        self._tiers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-        for model, meter, tier in self._learned_rates:
-            self._tiers[model, meter].append(tier)
+        self._days = days
+        self._list_prices = list_prices
+        self._negotiated_prices = negotiated_prices
+        self._learned_rates = _learn_rates(days)
+        self._learned_tiers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        for price_key in self._learned_rates:
+            self._learned_tiers[price_key.model, price_key.meter].append(price_key.tier)
         self._rate_cache: dict[PriceKey, Fraction | None] = {}
         self._price_ratios: dict[str | None, Fraction | None] = {}
 
     def rate(self, model: str, meter: str, tier: str) -> Fraction | None:
         """Return nano-USD per unit; None where no price is known."""
-        kind = (model, meter, tier)
-        if kind not in self._rate_cache:
-            agreed = next((one.rate for one in self._negotiated_prices if one.matches(*kind)), None)
-            learned = self._learned_rates.get(kind) if agreed is None else agreed
-            self._rate_cache[kind] = self._infer_rate(*kind) if learned is None else learned
-        return self._rate_cache[kind]
+        price_key = PriceKey(model, meter, tier)
+        if price_key not in self._rate_cache:
+            self._rate_cache[price_key] = self._find_rate(price_key)
+        return self._rate_cache[price_key]
 
-    def _infer_rate(self, model: str, meter: str, tier: str) -> Fraction | None:
+    def _find_rate(self, price_key: PriceKey) -> Fraction | None:
+        for negotiated in self._negotiated_prices:
+            if negotiated.matches(*price_key):
+                return negotiated.rate
+        learned = self._learned_rates.get(price_key)
+        return self._infer_rate(price_key) if learned is None else learned
+
+    def _infer_rate(self, price_key: PriceKey) -> Fraction | None:
         """Return the list price as this account is likely to pay it."""
-        listed = self._list_prices.rate(model, meter, tier)
-        if listed is None:
+        list_price = self._list_prices.rate(*price_key)
+        if list_price is None:
             return None
-        # Of several tiers the standard one first: the others are priced from it.
-        for other in sorted(self._tiers.get((model, meter), ()), key=lambda one: (one not in ("standard", ""), one)):
-            learned, beside = self._learned_rates[model, meter, other], self._list_prices.rate(model, meter, other)
-            if learned and beside:
-                return learned * listed / beside
-        return listed * (self._price_ratio(model) or self._price_ratio(None) or 1)
+        other_tiers = self._learned_tiers.get((price_key.model, price_key.meter), ())
+        for other_tier in sorted(other_tiers, key=_tier_order):
+            other_key = price_key._replace(tier=other_tier)
+            learned = self._learned_rates[other_key]
+            other_list_price = self._list_prices.rate(*other_key)
+            # A free tier has no ratio to others: priority tokens that are never billed do not make batches free.
+            if learned and other_list_price:
+                return learned * list_price / other_list_price
+        return list_price * (self._price_ratio(price_key.model) or self._price_ratio(None) or 1)
 
     def _price_ratio(self, model: str | None) -> Fraction | None:
-        """Return billed / list price on the newest day that tells it of a model, or of all (None)."""
+        """Return billed / list price on the newest day that has both for a model, or for the account (None)."""
         if model not in self._price_ratios:
-            told = (_day_price_ratio(day, self._list_prices, model) for day in self._days)
-            self._price_ratios[model] = next((found for found in told if found is not None), None)
+            ratios = (_day_price_ratio(day, self._list_prices, model) for day in self._days)
+            self._price_ratios[model] = next((ratio for ratio in ratios if ratio is not None), None)
         return self._price_ratios[model]
 
 
+def _learn_rates(days: Sequence[_BilledDay]) -> dict[PriceKey, Fraction]:
+    """Return the pooled rate of every price key that any day was billed for; days are newest first."""
+    billed_by_key: defaultdict[PriceKey, list[_BilledUsage]] = defaultdict(list)
+    for day in days:
+        for price_key, billed in day.items():
+            billed_by_key[price_key].append(billed)
+    return {price_key: _pooled_rate(newest_first) for price_key, newest_first in billed_by_key.items()}
+
+
+def _tier_order(tier: str) -> tuple[bool, str]:
+    """Sort the standard tier first: providers define the others relative to it."""
+    return tier not in ("standard", ""), tier
+
+
 def _day_price_ratio(day: _BilledDay, list_prices: Rates, model: str | None) -> Fraction | None:
-    billed, worth = 0, Fraction(0)
-    for kind, told in day.items():
-        price = list_prices.rate(*kind) if told.nano_usd and model in (None, kind[0]) else None
-        if price:
-            billed, worth = billed + told.nano_usd, worth + price * told.units
-    return min(billed / worth, _MAX_PRICE_RATIO) if worth else None
+    """Return billed / list price of a day, weighted by cost; None where nothing was billed that has a list price.
+
+    Usage that was billed at 0 or is free by list says nothing about a discount, and is left out of both sums.
+    """
+    billed_nano_usd, list_nano_usd = 0, Fraction(0)
+    for price_key, billed in day.items():
+        if not billed.nano_usd or model not in (None, price_key.model):
+            continue
+        list_price = list_prices.rate(*price_key)
+        if list_price:
+            billed_nano_usd += billed.nano_usd
+            list_nano_usd += list_price * billed.units
+    if not list_nano_usd:
+        return None
+    return min(billed_nano_usd / list_nano_usd, _MAX_PRICE_RATIO)

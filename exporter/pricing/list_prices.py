@@ -1,4 +1,8 @@
-"""What a unit costs: the lookup that valuation asks, and list prices as one answer to it."""
+"""List prices, from genai-prices, as rates per unit.
+
+genai-prices has no table of rates: it prices a request. So a rate is the price of a probe request with a known number
+of units of one meter, divided by that number.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,24 @@ from genai_prices import Usage, calc_price
 from exporter.model import NANO
 
 
+class PriceKey(NamedTuple):
+    """Everything that a price depends on."""
+
+    model: str
+    meter: str
+    tier: str
+
+
 class Rates(Protocol):
-    """Tells what one unit costs."""
+    """A source of prices per unit."""
 
     def rate(self, model: str, meter: str, tier: str) -> Fraction | None:
-        """Return nano-USD per unit of `meter`, exact; None where no price is known. A rate of 0 is a price."""
+        """Return nano-USD per unit of `meter`, exact; None without a known price. 0 is a price: the usage is free."""
         ...
 
 
 def list_rates(provider: str, day: datetime) -> Rates:
-    """Return the published prices of a UTC day; `provider` is an id of genai-prices, an unknown one has no prices."""
+    """Return the published prices of a UTC day; `provider` is an id of genai-prices, an unknown id has no prices."""
     return _ListRates(provider, day.astimezone(UTC).date())
 
 
@@ -37,11 +49,14 @@ class _ListRates:
 
 
 class _MeterMapping(NamedTuple):
-    """How genai-prices counts a meter: `names` from the widest to the narrowest, as usage fields and as price keys."""
+    """The fields of genai-prices that a meter of this exporter corresponds to."""
 
     names: tuple[str, ...]
+    """From the widest to the narrowest. Its counts include each other: a cached token is an input token as well."""
     usage_field: str = "{}_tokens"
+    """Format of a name as a field of `Usage`."""
     price_field: str = "{}_mtok"
+    """Format of a name as a field of a model's price."""
 
 
 _METER_MAPPINGS: Mapping[str, _MeterMapping] = {
@@ -63,52 +78,63 @@ _METER_MAPPINGS: Mapping[str, _MeterMapping] = {
     "seconds": _MeterMapping(("audio", "input_audio"), "{}_seconds", "{}_hours"),
 }
 
-# Divisible by the seconds of an hour, so that a price per hour stays exact. The small request is below every
-# long-context threshold: those reprice the whole request, so a real bucket's total would double its price.
+# Units of a probe request. Both are divisible by the seconds of an hour, so that a price per hour stays exact. Prices
+# above a long-context threshold apply to the whole request: the short probe is below every threshold, the long probe
+# above every threshold. The units of a real bucket are the sum of many requests and would be priced as long context.
 _SHORT_REQUEST_UNITS = 3_600
 _LONG_REQUEST_UNITS = 3_600_000
 
 _LONG_CONTEXT_SUFFIX = "_long_context"
 _TIER_PRICES_SINCE = date(2026, 10, 15)
-"""genai-prices dates most tier prices from 12 to 14 October 2026; before, it silently answers the standard price."""
+"""genai-prices has most tier prices from 12 to 14 October 2026 on; for earlier days it returns the standard price."""
 
 
 @lru_cache(maxsize=2**17)
 def _list_rate(provider: str, model: str, meter: str, tier: str, day: date) -> Fraction | None:
     if meter not in _METER_MAPPINGS:
         return None
-    size = _LONG_REQUEST_UNITS if tier.endswith(_LONG_CONTEXT_SUFFIX) else _SHORT_REQUEST_UNITS
-    standard = _price(provider, model, meter, day, size)
+    units = _LONG_REQUEST_UNITS if tier.endswith(_LONG_CONTEXT_SUFFIX) else _SHORT_REQUEST_UNITS
+    standard = _price_per_unit(provider, model, meter, day, units)
     tier = tier.removesuffix(_LONG_CONTEXT_SUFFIX)
     if standard is None or tier in ("", "standard"):
         return standard
-    told = _price(provider, model, meter, day, size, tier)
-    if told != standard or day >= _TIER_PRICES_SINCE:
-        return told
-    standard_later = _price(provider, model, meter, _TIER_PRICES_SINCE, size)
-    told_later = _price(provider, model, meter, _TIER_PRICES_SINCE, size, tier)
-    return standard * told_later / standard_later if told_later is not None and standard_later else standard
+    of_tier = _price_per_unit(provider, model, meter, day, units, tier)
+    if of_tier != standard or day >= _TIER_PRICES_SINCE:
+        return of_tier
+    # The standard price may stand for a missing tier price: assume the ratio between the two as first published.
+    standard_later = _price_per_unit(provider, model, meter, _TIER_PRICES_SINCE, units)
+    of_tier_later = _price_per_unit(provider, model, meter, _TIER_PRICES_SINCE, units, tier)
+    if of_tier_later is None or not standard_later:
+        return standard
+    return standard * of_tier_later / standard_later
 
 
-def _price(provider: str, model: str, meter: str, day: date, units: int, tier: str = "") -> Fraction | None:
-    """Ask for one request of `size` units and return nano-USD per unit; None where the meter has no price."""
-    probe = _METER_MAPPINGS[meter]
-    counts = {probe.usage_field.format(name): units for name in probe.names}
-    if probe.names[0] == "output":
-        counts["input_tokens"] = units  # the input decides whether a request is long
+def _price_per_unit(provider: str, model: str, meter: str, day: date, units: int, tier: str = "") -> Fraction | None:
+    """Price a probe request of `units` and return nano-USD per unit; None where the meter has no price."""
+    mapping = _METER_MAPPINGS[meter]
+    is_output = mapping.names[0] == "output"
+    counts = {mapping.usage_field.format(name): units for name in mapping.names}
+    if is_output:
+        counts["input_tokens"] = units  # long context is decided by the input, so the probe needs some
     try:
-        told = calc_price(
+        calculation = calc_price(
             Usage(**counts),
             model,
             provider_id=provider,
             genai_request_timestamp=datetime.combine(day, time(), UTC),
-            # A tier is known under one of these keys, by provider and model; one without a variant is ignored.
+            # The key of a tier depends on provider and model; keys without a variant are ignored.
             price_context=dict.fromkeys(("processing", "service_tier", "speed"), tier) if tier else None,
         )
     except LookupError:
         return None
-    listed = {key for key, price in vars(told.model_price).items() if price is not None}
-    if listed and listed.isdisjoint(probe.price_field.format(name) for name in probe.names):
+    priced_fields = {field for field, price in vars(calculation.model_price).items() if price is not None}
+    meter_fields = {mapping.price_field.format(name) for name in mapping.names}
+    if priced_fields and not priced_fields & meter_fields:
         return None  # not sold by this meter; a model listed without any price is free
-    parts = {"input": told.input_price, "output": told.output_price}
-    return Fraction(parts.get(probe.names[0], told.total_price)) * NANO / units
+    if is_output:
+        price = calculation.output_price
+    elif mapping.names[0] == "input":
+        price = calculation.input_price
+    else:
+        price = calculation.total_price
+    return Fraction(price) * NANO / units

@@ -1,166 +1,283 @@
-"""What each hour of a day cost: an open day is estimated at rates, a billed day sums to its bill to the nano-dollar."""
+"""Valuation of one day: an open day is estimated at rates, a billed day sums to its bill to the nano-USD."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 from exporter.model import COST, COST_INCLUDED, TOKEN_METERS, UNIT_METERS, Row
-from exporter.pricing.bill_evidence import NO_EVIDENCE, BillEvidence, PricedUsage, UnattributedCost, infer_rounding
-from exporter.pricing.list_prices import Rates
-from exporter.pricing.matching import BillMatcher
+from exporter.pricing.bill_evidence import (
+    NO_EVIDENCE,
+    BillEvidence,
+    PricedUsage,
+    UnattributedCost,
+    UnattributedLabels,
+    infer_rounding,
+)
+from exporter.pricing.list_prices import PriceKey, Rates
+from exporter.pricing.matching import BillMatcher, WeightedUsage
 from exporter.pricing.unattributed_costs import unattributed_costs
-from exporter.pricing.usage import DailyUsage, PriceKey, aggregate_usage, apportion, billable_rows
+from exporter.pricing.usage import DailyUsage, UsageKey, aggregate_usage, apportion, billable_rows
 
 __all__ = ["CostLabels", "DayValuation", "apportion", "value_day"]
 
+LAST_HOUR = 23
 
-@dataclass(frozen=True, slots=True)
-class CostLabels:
-    """Whom money is told of; `item` names what no token explains, in the provider's words where it has some."""
+
+class CostLabels(NamedTuple):
+    """The labels of a cost."""
 
     workspace: str = ""
     model: str = ""
     tier: str = ""
     api_key: str = ""
     item: str = ""
+    """For a cost that is not of tokens: the provider's name for it, else its meter."""
 
 
 @dataclass(frozen=True, slots=True)
 class DayValuation:
-    """What one account's day cost."""
+    """The cost of one account's day."""
 
     hours: Mapping[tuple[int, CostLabels], int]
-    """(hour 0..23, key) -> nano-USD; what was used or billed for nothing is there with 0."""
+    """(hour 0..23, labels) -> nano-USD; usage that is free, or billed at 0, is present with 0."""
     billed: bool
     unpriced_tokens: Mapping[str, int]
-    """Model -> tokens of an open day that have no price; never 0."""
+    """Model -> tokens of an open day without a rate; never 0."""
     bill_evidence: BillEvidence = NO_EVIDENCE
-    """What a billed day teaches about the days that are not billed yet; an open day teaches nothing."""
+    """The evidence of a billed day for the days that are not billed yet; empty for an open day."""
 
 
 def value_day(
     usage: Mapping[int, Sequence[Row]],
     bill: Sequence[Row] | None,
     rates: Rates,
-    last_hour: int = 23,
+    last_hour: int = LAST_HOUR,
     evidence: Sequence[BillEvidence] = (),
 ) -> DayValuation:
-    """Price a day from its usage (hour 0..23 -> rows) and its bill; None: the day is open.
+    """Value a day from its usage (hour 0..23 -> rows) and the rows of its bill; None if the day is open.
 
-    A row of usage whose meter is `cost` is money (nano-USD). A day that has such rows tells its money itself: its
-    tokens are not priced a second time. Rows whose item is PAID say so for themselves only: the rest of the day is
-    priced. A bill's rows hold nano-USD, and as meter what they pay for, `cost` where
-    unknown; all of it reaches the hours, and nothing else does. `last_hour` is the newest hour that has begun: it
-    ends the hours that share what no usage explains. An open day is given that money as the lessons of `standing`,
-    newest first, had it. The order of rows does not matter.
+    A row of usage whose meter is `cost` holds nano-USD: usage that was reported together with its cost. Where its item
+    is COST_INCLUDED, that is a statement about single rows: rows with that item, of any meter, are not priced, and the
+    others are. Any other row of meter `cost` covers the whole day: then no usage of the day is priced.
+
+    A row of a bill holds nano-USD, and as meter the usage that it pays for, `cost` where that is unknown. All of the
+    bill is allocated to the hours, and nothing else.
+
+    `last_hour` is the newest hour that has begun: costs without usage are spread up to it. `evidence` is that of the
+    newest billed days, newest first, from which the unattributed costs of an open day are expected.
     """
-    return _estimate(usage, rates, last_hour, evidence) if bill is None else _allocate(usage, bill, rates, last_hour)
+    if bill is None:
+        return _estimate(usage, rates, last_hour, evidence)
+    return _allocate_bill(usage, bill, rates, last_hour)
 
 
 class _HourlyCosts:
-    """Money by hour and key, as it adds up."""
+    """nano-USD by hour and labels, summed."""
 
     def __init__(self) -> None:
-        self.nano_usd: defaultdict[tuple[int, CostLabels], int] = defaultdict(int)
-        self._labels_cache: dict[tuple[str, str, str, str, str], CostLabels] = {}
+        self._nano_usd: defaultdict[tuple[int, CostLabels], int] = defaultdict(int)
 
-    def add(self, hour: int, labels: tuple[str, str, str, str, str], nano_usd: int) -> None:
-        """Add to an hour; labels are those of a key in its order."""
-        key = self._labels_cache.get(labels)
-        if key is None:
-            key = self._labels_cache[labels] = CostLabels(*labels)
-        self.nano_usd[hour, key] += nano_usd
+    def add(self, hour: int, labels: CostLabels, nano_usd: int) -> None:
+        """Add a cost; 0 makes the labels known in that hour."""
+        self._nano_usd[hour, labels] += nano_usd
+
+    def totals(self) -> dict[tuple[int, CostLabels], int]:
+        """Return (hour, labels) -> nano-USD."""
+        return dict(self._nano_usd)
+
+
+# --- an open day ------------------------------------------------------------------------------------------------------
 
 
 def _estimate(
     usage: Mapping[int, Sequence[Row]], rates: Rates, last_hour: int, evidence: Sequence[BillEvidence]
 ) -> DayValuation:
-    hours = _HourlyCosts()
-    to_price = list(_add_reported_costs(usage, hours))
-    if any(row.meter == COST and row.item != COST_INCLUDED for _, row in billable_rows(usage)):
-        return DayValuation(dict(hours.nano_usd), billed=False, unpriced_tokens={})
-    unpriced: defaultdict[str, int] = defaultdict(int)
-    called = {meter: item for lesson in reversed(evidence) for meter, item in lesson.item_by_meter.items()}
-    known: dict[PriceKey, Fraction | None] = {}
-    for hour, row in to_price:
-        kind = (row.model, row.meter, row.tier)
-        if kind not in known:
-            known[kind] = rates.rate(*kind)
-        rate = known[kind]
-        if rate is not None:
-            item = _item(row) if row.model else called.get(row.meter) or _item(row)
-            hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, item), _rounded_cost(rate, row.value))
-        elif row.meter in TOKEN_METERS and row.value:
-            unpriced[row.model] += row.value
-    for one, parts in unattributed_costs(evidence, aggregate_usage(usage) if evidence else (), rates, last_hour):
-        for hour, nano in parts.items():
-            hours.add(hour, (one.workspace, one.model, one.tier, "", one.item), nano)
-    return DayValuation(dict(hours.nano_usd), billed=False, unpriced_tokens=dict(unpriced))
+    costs = _HourlyCosts()
+    _add_reported_costs(usage, costs)
+    unpriced_tokens: dict[str, int] = {}
+    if not _all_costs_are_reported(usage):
+        unpriced_tokens = _add_priced_usage(usage, rates, evidence, costs)
+        _add_expected_costs(usage, rates, last_hour, evidence, costs)
+    return DayValuation(costs.totals(), billed=False, unpriced_tokens=unpriced_tokens)
 
 
-def _add_reported_costs(usage: Mapping[int, Sequence[Row]], hours: _HourlyCosts) -> Iterator[tuple[int, Row]]:
-    """Add the money that use tells itself, and yield what came without."""
+def _add_reported_costs(usage: Mapping[int, Sequence[Row]], costs: _HourlyCosts) -> None:
+    """Add the costs that usage was reported with."""
     for hour, row in billable_rows(usage):
         if row.meter == COST:
             item = "" if row.item == COST_INCLUDED else _item(row)
-            hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, item), row.value)
-        elif row.item != COST_INCLUDED:
-            yield hour, row
+            costs.add(hour, CostLabels(row.workspace, row.model, row.tier, row.api_key, item), row.value)
+
+
+def _all_costs_are_reported(usage: Mapping[int, Sequence[Row]]) -> bool:
+    """Return whether the provider reports costs with its usage: pricing that usage would count it twice."""
+    return any(row.meter == COST and row.item != COST_INCLUDED for _, row in billable_rows(usage))
+
+
+def _add_priced_usage(
+    usage: Mapping[int, Sequence[Row]], rates: Rates, evidence: Sequence[BillEvidence], costs: _HourlyCosts
+) -> dict[str, int]:
+    """Add units x rate of every row that was reported without its cost; return model -> tokens without a rate."""
+    unpriced_tokens: defaultdict[str, int] = defaultdict(int)
+    item_by_meter = _newest_item_by_meter(evidence)
+    # A day has few price keys and many rows: each rate is looked up once.
+    rate_by_key: dict[PriceKey, Fraction | None] = {}
+    for hour, row in billable_rows(usage):
+        if row.meter == COST or row.item == COST_INCLUDED:
+            continue
+        price_key = PriceKey(row.model, row.meter, row.tier)
+        if price_key not in rate_by_key:
+            rate_by_key[price_key] = rates.rate(*price_key)
+        rate = rate_by_key[price_key]
+        if rate is not None:
+            # Usage without a model, such as storage, gets the name that it will have on the bill.
+            item = _item(row) if row.model else item_by_meter.get(row.meter) or _item(row)
+            labels = CostLabels(row.workspace, row.model, row.tier, row.api_key, item)
+            costs.add(hour, labels, _rounded_cost(rate, row.value))
+        elif row.meter in TOKEN_METERS and row.value:
+            unpriced_tokens[row.model] += row.value
+    return dict(unpriced_tokens)
+
+
+def _newest_item_by_meter(evidence: Sequence[BillEvidence]) -> dict[str, str]:
+    items: dict[str, str] = {}
+    for day in reversed(evidence):  # newest first: the newest day's items overwrite older ones
+        items.update(day.item_by_meter)
+    return items
+
+
+def _add_expected_costs(
+    usage: Mapping[int, Sequence[Row]],
+    rates: Rates,
+    last_hour: int,
+    evidence: Sequence[BillEvidence],
+    costs: _HourlyCosts,
+) -> None:
+    """Add the unattributed costs that the newest billed days lead to expect."""
+    if not evidence:
+        return
+    for billed, nano_usd_by_hour in unattributed_costs(evidence, aggregate_usage(usage), rates, last_hour):
+        labels = CostLabels(billed.workspace, billed.model, billed.tier, item=billed.item)
+        for hour, nano_usd in nano_usd_by_hour.items():
+            costs.add(hour, labels, nano_usd)
 
 
 def _rounded_cost(rate: Fraction, units: int) -> int:
-    """Return rate x units in whole nano-USD, half to even: as `round` does, and several times as fast."""
-    whole, rest = divmod(rate.numerator * units, rate.denominator)
-    twice = 2 * rest
-    return whole + (twice > rate.denominator or (twice == rate.denominator and whole % 2 == 1))
+    """Return rate x units in whole nano-USD, half to even.
+
+    Equal to round(rate * units), and several times as fast: a product of fractions is reduced first.
+    """
+    whole, remainder = divmod(rate.numerator * units, rate.denominator)
+    is_above_half = 2 * remainder > rate.denominator
+    is_half = 2 * remainder == rate.denominator
+    return whole + int(is_above_half or (is_half and whole % 2 == 1))
 
 
 def _item(row: Row) -> str:
+    """Return the item under which the cost of a row is exported; tokens need none, their model identifies them."""
     if row.meter in TOKEN_METERS:
         return ""
     return row.item or (row.meter if row.meter in UNIT_METERS else "")
 
 
-def _allocate(usage: Mapping[int, Sequence[Row]], bill: Sequence[Row], rates: Rates, last_hour: int) -> DayValuation:
-    """Spread each row over what it pays for, else by its workspace's pace, else evenly; and learn from that."""
-    uses = aggregate_usage(usage)
-    matching = BillMatcher(uses, bill, rates)
-    hours = _HourlyCosts()
-    taught = {use[:2]: 0 for use in uses}
-    standing: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
-    called: dict[str, str] = {}
+# --- a billed day -----------------------------------------------------------------------------------------------------
+
+
+def _allocate_bill(
+    usage: Mapping[int, Sequence[Row]], bill: Sequence[Row], rates: Rates, last_hour: int
+) -> DayValuation:
+    """Allocate every row of the bill to the hours, and collect the evidence of that."""
+    daily_usage = aggregate_usage(usage)
+    matcher = BillMatcher(daily_usage, bill, rates)
+    costs = _HourlyCosts()
+    evidence = _EvidenceCollector(daily_usage)
     for row in bill:
-        if paid := matching.match(row):
-            item = _item(row)
-            places = [(use, hour, key, units * weight) for use, weight in paid for hour, key, units in use.hourly_units]
-            for (use, hour, key, _), nano in zip(
-                places, apportion(row.value, [place[3] for place in places]), strict=True
-            ):
-                model, _, tier = use.price_key
-                hours.add(hour, (use.workspace, model, tier, key, item), nano)
-                taught[use[:2]] += nano
-                if item and not model:
-                    called[use.price_key[1]] = min(item, called.get(use.price_key[1], item))
-            continue
-        pace = matching.hourly_weights(row.workspace) or dict.fromkeys(range(last_hour + 1), 1)
-        for hour, nano in zip(pace, apportion(row.value, list(pace.values())), strict=True):
-            hours.add(hour, (row.workspace, row.model, row.tier, row.api_key, row.item), nano)
-        standing[row.workspace, row.model, row.tier, row.item] += row.value
-    lesson = replace(_collect_evidence(uses, taught, standing, bill), item_by_meter=called) if bill else NO_EVIDENCE
-    return DayValuation(dict(hours.nano_usd), billed=True, unpriced_tokens={}, bill_evidence=lesson)
-
-
-def _collect_evidence(
-    daily_usage: Sequence[DailyUsage],
-    paid_amounts: Mapping[tuple[str, PriceKey], int],
-    unattributed_amounts: Mapping[tuple[str, str, str, str], int],
-    bill: Sequence[Row],
-) -> BillEvidence:
-    return BillEvidence(
-        tuple(PricedUsage(use.workspace, *use.price_key, use.units, paid_amounts[use[:2]]) for use in daily_usage),
-        tuple(UnattributedCost(*labels, nano) for labels, nano in sorted(unattributed_amounts.items()) if nano),
-        infer_rounding(row.value for row in bill),
+        paid_usage = matcher.match(row)
+        if paid_usage:
+            _allocate_to_usage(row, paid_usage, costs, evidence)
+        else:
+            # Where the workspace used nothing, the cost is even over the hours that have begun.
+            hourly_weights = matcher.hourly_weights(row.workspace) or dict.fromkeys(range(last_hour + 1), 1)
+            _spread_unattributed(row, hourly_weights, costs, evidence)
+    return DayValuation(
+        costs.totals(),
+        billed=True,
+        unpriced_tokens={},
+        bill_evidence=evidence.collect(bill) if bill else NO_EVIDENCE,
     )
+
+
+def _allocate_to_usage(
+    row: Row, paid_usage: Sequence[WeightedUsage], costs: _HourlyCosts, evidence: _EvidenceCollector
+) -> None:
+    """Divide a row over the hours and API keys of the usage that it pays for, by units and their weight.
+
+    The cost has the labels of the usage, not those of the bill: model and tier are then the same before and after the
+    bill. Only the item is the bill's.
+    """
+    item = _item(row)
+    targets = [(weighted.usage, hourly) for weighted in paid_usage for hourly in weighted.usage.hourly_units]
+    weights = [hourly.units * weighted.unit_weight for weighted in paid_usage for hourly in weighted.usage.hourly_units]
+    for (usage, hourly), nano_usd in zip(targets, apportion(row.value, weights), strict=True):
+        price_key = usage.price_key
+        labels = CostLabels(usage.workspace, price_key.model, price_key.tier, hourly.api_key, item)
+        costs.add(hourly.hour, labels, nano_usd)
+        evidence.add_paid(usage.key, nano_usd)
+    for weighted in paid_usage:
+        evidence.add_item(weighted.usage.price_key, item)
+
+
+def _spread_unattributed(
+    row: Row, hourly_weights: Mapping[int, int], costs: _HourlyCosts, evidence: _EvidenceCollector
+) -> None:
+    """Divide a row that pays for no usage over hours, under its own labels."""
+    labels = CostLabels(row.workspace, row.model, row.tier, row.api_key, row.item)
+    shares = apportion(row.value, list(hourly_weights.values()))
+    for hour, nano_usd in zip(hourly_weights, shares, strict=True):
+        costs.add(hour, labels, nano_usd)
+    evidence.add_unattributed(row)
+
+
+class _EvidenceCollector:
+    """Sums what the rows of a bill paid for, in any order."""
+
+    def __init__(self, daily_usage: Sequence[DailyUsage]) -> None:
+        self._daily_usage = daily_usage
+        # All usage is evidence: usage for which no row pays is free.
+        self._paid: dict[UsageKey, int] = {usage.key: 0 for usage in daily_usage}
+        self._unattributed: defaultdict[UnattributedLabels, int] = defaultdict(int)
+        self._item_by_meter: dict[str, str] = {}
+
+    def add_paid(self, key: UsageKey, nano_usd: int) -> None:
+        """Add an amount that was allocated to usage."""
+        self._paid[key] += nano_usd
+
+    def add_unattributed(self, row: Row) -> None:
+        """Add a row that pays for no usage."""
+        self._unattributed[UnattributedLabels(row.workspace, row.model, row.tier, row.item)] += row.value
+
+    def add_item(self, price_key: PriceKey, item: str) -> None:
+        """Note the bill's name for usage without a model; of several names the smallest, whatever the order of rows."""
+        if item and not price_key.model:
+            self._item_by_meter[price_key.meter] = min(item, self._item_by_meter.get(price_key.meter, item))
+
+    def collect(self, bill: Sequence[Row]) -> BillEvidence:
+        """Return the evidence."""
+        return BillEvidence(
+            priced_usage=tuple(
+                PricedUsage(usage.workspace, *usage.price_key, usage.units, self._paid[usage.key])
+                for usage in self._daily_usage
+            ),
+            # A charge that was credited in full says nothing about other days.
+            unattributed_costs=tuple(
+                UnattributedCost(*labels, nano_usd)
+                for labels, nano_usd in sorted(self._unattributed.items())
+                if nano_usd
+            ),
+            rounding=infer_rounding(row.value for row in bill),
+            item_by_meter=self._item_by_meter,
+        )

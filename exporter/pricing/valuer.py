@@ -1,9 +1,13 @@
-"""Keeps cost in step with what was told: values the days that changed and writes their hours back."""
+"""Keeps the costs in the ledger current: finds the days to value, values them and stores their hours.
+
+A day is valued again when its buckets have changed, when its bill has become final, when the method has changed (a new
+price list or other negotiated prices), and, while it is open, whenever a bill brings new evidence for its rates.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -14,165 +18,183 @@ from exporter.model import COST, DAY, HOUR, Report, Row
 from exporter.pricing.bill_evidence import BillEvidence
 from exporter.pricing.learned_rates import NegotiatedPrice, learned_rates
 from exporter.pricing.list_prices import Rates
-from exporter.pricing.valuation import DayValuation, value_day
+from exporter.pricing.valuation import LAST_HOUR, DayValuation, value_day
 from exporter.windows import DAYS_EXPORTED, TimeRange, days_back, slots
 
 METHOD = f"3 genai-prices {version('genai-prices')}"
-"""Names how days are valued: where it differs from a day's, the day is valued again."""
+"""The method of valuation, stored with each day; a day with another method is valued again."""
 EVIDENCE_DAYS = 7
-"""How many billed days teach what an open one costs."""
+"""The number of newest billed days whose evidence is used for an open day."""
 MAX_ESTIMATE_AGE = 7 * DAY
-"""A bill that is older than this when it is first read judges no estimate: nobody was shown one."""
+"""A day older than this when its bill is first read has no estimate error: its estimate was never exported."""
 
 PriceList = Callable[[str, datetime], Rates]
+"""Provider and UTC day -> its list prices."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerAccount:
-    """One account as the ledger knows it: its number there, its provider, that provider's reports, agreed prices."""
+    """An account's number in the ledger, and everything that the valuation of its days depends on."""
 
     id: int
     provider: str
     reports: tuple[Report, ...]
     negotiated_prices: tuple[NegotiatedPrice, ...] = ()
     days_close: bool = True
-    """Whether its days become final; those of a source may be told more at any time."""
+    """Whether days become final. Those of a pushing source do not: it may push usage of any day at any time."""
 
     @property
     def usage_reports(self) -> tuple[Report, ...]:
-        """The reports that tell use."""
+        """The reports of usage."""
         return tuple(report for report in self.reports if report.kind == "usage")
 
     @property
     def bill_reports(self) -> tuple[Report, ...]:
-        """The reports that tell money per day; none where use itself carries its money."""
+        """The reports of costs per day; none where the provider reports costs with its usage."""
         return tuple(report for report in self.reports if report.kind == "bill")
 
     @property
+    def final_reports(self) -> tuple[Report, ...]:
+        """The reports that make a day final: the bill, or the usage that already includes its costs."""
+        return self.bill_reports or self.usage_reports
+
+    @property
     def method(self) -> str:
-        """How its days are valued: another price list or other agreed prices are another method."""
-        return (
-            f"{METHOD} {blake2b(repr(self.negotiated_prices).encode(), digest_size=4).hexdigest()}"
-            if self.negotiated_prices
-            else METHOD
-        )
+        """The method of valuation, with a digest of the negotiated prices where there are any."""
+        if not self.negotiated_prices:
+            return METHOD
+        digest = blake2b(repr(self.negotiated_prices).encode(), digest_size=4).hexdigest()
+        return f"{METHOD} {digest}"
 
 
 class Valuer:
-    """Values days: an open one from rates that the newest bills teach, a billed one from its bill."""
+    """Values days: an open day at rates learned from the newest bills, a billed day from its bill."""
 
     def __init__(self, ledger: Ledger, price_list: PriceList) -> None:
         self._ledger = ledger
         self._price_list = price_list
 
     def value_days(self, ledger_account: LedgerAccount, now: datetime, *, hour_changed: bool = False) -> bool:
-        """Value every day that changed since it was valued, or whose bill has become final; tell whether any was.
+        """Value every day that needs it; return whether any day changed or became final.
 
-        A bill that comes teaches new rates, so the open days after it are valued again. When an hour has `turned`,
-        so are those that cost money without use: by the hour, they have cost an hour more.
+        Days with bills are valued first: they bring the evidence at which all later open days are then valued. When the
+        hour has changed, open days whose unattributed costs grow by the hour are valued too.
         """
         days = {
             *self._ledger.costs.unvalued_days(ledger_account.id, ledger_account.method),
             *self._newly_final_days(ledger_account, now),
         }
-        if hour_changed and any(lesson.unattributed_costs for lesson in self._read_evidence(ledger_account, now)):
+        if hour_changed and self._has_unattributed_costs(ledger_account, now):
             days.update(self._open_days(ledger_account, now))
-        # All read before any is valued: a bill that comes together with it must not flatter a day's estimate.
-        earlier = {
-            day: self._read_evidence(ledger_account, day) for day in sorted(days) if _is_final(ledger_account, day, now)
-        }
-        billed = [day for day, lessons in earlier.items() if self._value_day(ledger_account, day, now, lessons)]
-        rest = days - earlier.keys()
-        if billed:
-            since = self._ledger.costs.days(ledger_account.id, TimeRange(billed[0], now))
-            rest |= {day.start for day in since if not day.billed} - earlier.keys()
-        for day in sorted(rest):
+
+        final_days = sorted(day for day in days if _is_final(ledger_account, day, now))
+        # All evidence is read before any day is valued. The error of a day's estimate is that of the estimate that was
+        # exported: a bill that arrives together with this day's must not improve it in hindsight.
+        evidence_before = {day: self._read_evidence(ledger_account, day) for day in final_days}
+        billed_days = [day for day in final_days if self._value_day(ledger_account, day, now, evidence_before[day])]
+
+        remaining = days.difference(final_days)
+        if billed_days:
+            later_days = self._ledger.costs.days(ledger_account.id, TimeRange(billed_days[0], now))
+            remaining |= {day.start for day in later_days if not day.billed}.difference(final_days)
+        for day in sorted(remaining):
             self._value_day(ledger_account, day, now, ())
         return bool(days)
 
     def _newly_final_days(self, ledger_account: LedgerAccount, now: datetime) -> Sequence[datetime]:
+        """Return the days whose bill has become final by the passing of time alone."""
         since = days_back(now, DAYS_EXPORTED)
-        told = self._ledger.buckets.days(
-            ledger_account.id,
-            [report.name for report in ledger_account.bill_reports or ledger_account.usage_reports],
-            since,
-        )
-        return [
-            day
-            for day in told.difference(self._ledger.costs.billed_days(ledger_account.id, since))
-            if _is_final(ledger_account, day, now)
-        ]
+        reports = [report.name for report in ledger_account.final_reports]
+        reported_days = self._ledger.buckets.days(ledger_account.id, reports, since)
+        unbilled_days = reported_days.difference(self._ledger.costs.billed_days(ledger_account.id, since))
+        return [day for day in unbilled_days if _is_final(ledger_account, day, now)]
+
+    def _has_unattributed_costs(self, ledger_account: LedgerAccount, now: datetime) -> bool:
+        return any(evidence.unattributed_costs for evidence in self._read_evidence(ledger_account, now))
 
     def _open_days(self, ledger_account: LedgerAccount, now: datetime) -> Iterator[datetime]:
-        """Yield the days since the newest billed one of which use was told, be it that there was none."""
-        billed = self._ledger.costs.billed_days(ledger_account.id, days_back(now, DAYS_EXPORTED))
-        covered = [
+        """Yield the days after the newest billed one that usage reports cover, with usage or without."""
+        billed_days = self._ledger.costs.billed_days(ledger_account.id, days_back(now, DAYS_EXPORTED))
+        if not billed_days:
+            return iter(())
+        coverages = (
             self._ledger.buckets.coverage(ledger_account.id, report.name) for report in ledger_account.usage_reports
-        ]
-        until = max((one.until for one in covered if one is not None), default=now)
-        return slots(billed[-1] + DAY, until, DAY) if billed else iter(())
+        )
+        covered_until = max((coverage.until for coverage in coverages if coverage is not None), default=now)
+        return slots(billed_days[-1] + DAY, covered_until, DAY)
 
     def _value_day(
-        self, ledger_account: LedgerAccount, day: datetime, now: datetime, earlier_evidence: Sequence[BillEvidence]
+        self, ledger_account: LedgerAccount, day: datetime, now: datetime, evidence_before: Sequence[BillEvidence]
     ) -> bool:
-        """Value one day and tell whether it is billed; `earlier` lessons are those from before its bill came."""
-        told = self._ledger.costs.revision(ledger_account.id, day)
-        usage, bill = (
-            self._read_usage(ledger_account, day),
-            self._read_bill(ledger_account, day) if _is_final(ledger_account, day, now) else [],
-        )
-        lessons, listed = self._read_evidence(ledger_account, day), self._price_list(ledger_account.provider, day)
-        rates, estimate = learned_rates(lessons, listed, ledger_account.negotiated_prices), None
+        """Value one day and store it; return whether it has a bill.
+
+        `evidence_before` is the evidence from before any bill of this run.
+        """
+        # Read before the rows: if the day changes in between, `put` notices it by the revision.
+        revision = self._ledger.costs.revision(ledger_account.id, day)
+        is_final = _is_final(ledger_account, day, now)
+        usage = self._read_usage(ledger_account, day)
+        bill = self._read_bill(ledger_account, day) if is_final else []
+
+        evidence = self._read_evidence(ledger_account, day)
+        list_prices = self._price_list(ledger_account.provider, day)
+        rates = learned_rates(evidence, list_prices, ledger_account.negotiated_prices)
+        estimate: int | None = None
         if bill:
-            worth = value_day(usage, bill, rates)
+            valuation = value_day(usage, bill, rates)
             if now - day < MAX_ESTIMATE_AGE:
-                known = earlier_evidence or lessons
-                before = learned_rates(known, listed, ledger_account.negotiated_prices)
-                estimate = sum(value_day(usage, None, before, evidence=known).hours.values())
+                known_evidence = evidence_before or evidence
+                known_rates = learned_rates(known_evidence, list_prices, ledger_account.negotiated_prices)
+                estimate = sum(value_day(usage, None, known_rates, evidence=known_evidence).hours.values())
         else:
-            worth = value_day(usage, None, rates, min(23, (now - day) // HOUR), lessons)
-        billed = bool(bill) if ledger_account.bill_reports else _is_final(ledger_account, day, now)
-        valued = ValuedDay(
-            hours=_rows_by_hour(worth),
-            unpriced_tokens=worth.unpriced_tokens,
+            valuation = value_day(usage, None, rates, min(LAST_HOUR, (now - day) // HOUR), evidence)
+
+        valued_day = ValuedDay(
+            hours=_rows_by_hour(valuation),
+            unpriced_tokens=valuation.unpriced_tokens,
             method=ledger_account.method,
-            billed=billed,
+            # A provider with a bill may have none for a final day, e.g. one without usage: that day stays open.
+            billed=bool(bill) if ledger_account.bill_reports else is_final,
             estimate=estimate,
-            bill_evidence=json.dumps(worth.bill_evidence.to_plain()) if bill else "",
+            bill_evidence=json.dumps(valuation.bill_evidence.to_plain()) if bill else "",
         )
-        self._ledger.costs.put(ledger_account.id, day, valued, told, still_open=not ledger_account.days_close)
+        self._ledger.costs.put(ledger_account.id, day, valued_day, revision, still_open=not ledger_account.days_close)
         return bool(bill)
 
     def _read_evidence(self, ledger_account: LedgerAccount, before: datetime) -> list[BillEvidence]:
-        return [
-            BillEvidence.from_plain(json.loads(one))
-            for one in self._ledger.costs.bill_evidence(ledger_account.id, before, EVIDENCE_DAYS)
-        ]
+        texts = self._ledger.costs.bill_evidence(ledger_account.id, before, EVIDENCE_DAYS)
+        return [BillEvidence.from_plain(json.loads(text)) for text in texts]
 
     def _read_usage(self, ledger_account: LedgerAccount, day: datetime) -> dict[int, list[Row]]:
+        """Return hour 0..23 -> rows of all usage reports."""
         usage: dict[int, list[Row]] = {}
-        for report in ledger_account.usage_reports:
-            for hour, rows in self._ledger.buckets.rows(ledger_account.id, report.name, day).items():
-                usage.setdefault(hour, []).extend(rows)
+        for hour, rows in self._read_hours(ledger_account, ledger_account.usage_reports, day):
+            usage.setdefault(hour, []).extend(rows)
         return usage
 
     def _read_bill(self, ledger_account: LedgerAccount, day: datetime) -> list[Row]:
-        told = (
-            self._ledger.buckets.rows(ledger_account.id, report.name, day) for report in ledger_account.bill_reports
-        )
-        return [row for hours in told for rows in hours.values() for row in rows]
+        bill: list[Row] = []
+        for _, rows in self._read_hours(ledger_account, ledger_account.bill_reports, day):
+            bill.extend(rows)
+        return bill
+
+    def _read_hours(
+        self, ledger_account: LedgerAccount, reports: Iterable[Report], day: datetime
+    ) -> Iterator[tuple[int, list[Row]]]:
+        for report in reports:
+            yield from self._ledger.buckets.rows(ledger_account.id, report.name, day).items()
 
 
 def _rows_by_hour(valuation: DayValuation) -> dict[int, list[Row]]:
     hours: dict[int, list[Row]] = {}
-    for (hour, key), value in valuation.hours.items():
-        row = Row(COST, value, key.workspace, key.model, key.tier, key.api_key, key.item)
+    for (hour, labels), nano_usd in valuation.hours.items():
+        row = Row(COST, nano_usd, labels.workspace, labels.model, labels.tier, labels.api_key, labels.item)
         hours.setdefault(hour, []).append(row)
     return hours
 
 
 def _is_final(ledger_account: LedgerAccount, day: datetime, now: datetime) -> bool:
-    """Tell whether a day is closed for good and every report that bills it has had its lag."""
-    return ledger_account.days_close and all(
-        day + DAY + report.lag <= now for report in ledger_account.bill_reports or ledger_account.usage_reports
-    )
+    """Return whether days close and every report that makes the day final is past its lag."""
+    if not ledger_account.days_close:
+        return False
+    return all(day + DAY + report.lag <= now for report in ledger_account.final_reports)

@@ -167,7 +167,7 @@ def test_the_newest_version_of_every_bucket_is_kept(
     for rows in newest.values():
         for row in rows:
             expected[row.meter, row.model] = expected.get((row.meter, row.model), 0) + row.value
-    found = {(labels[0], labels[2]): value for labels, value in sum_units(ledger, number).items()}
+    found = {(labels.meter, labels.model): value for labels, value in sum_units(ledger, number).items()}
     ledger.close()
     assert found == expected
 

@@ -31,7 +31,7 @@ from tests.pricing.days import (
 
 
 def _nonzero(value: DayValuation) -> dict[tuple[int, CostLabels], int]:
-    return {place: money for place, money in value.hours.items() if money}
+    return {(hour, labels): nano_usd for (hour, labels), nano_usd in value.hours.items() if nano_usd}
 
 
 def _total(rows: Iterable[Row]) -> int:
@@ -385,7 +385,11 @@ def test_a_withdrawn_row_withdraws_its_money(usage: Usage, bill: list[Row], row:
     assert sum(before.hours.values()) - sum(after.hours.values()) == row.value
 
     def elsewhere(value: DayValuation) -> dict[tuple[int, CostLabels], int]:
-        return {place: money for place, money in value.hours.items() if place[1].workspace != row.workspace}
+        return {
+            (hour, labels): nano_usd
+            for (hour, labels), nano_usd in value.hours.items()
+            if labels.workspace != row.workspace
+        }
 
     assert elsewhere(before) == elsewhere(after)
 

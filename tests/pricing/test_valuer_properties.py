@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -30,15 +31,24 @@ usage_rows = st.builds(Row, meters, st.integers(0, 10**9), workspaces, models, t
 bill_rows = st.builds(
     Row, st.sampled_from(["output", COST, "web_searches"]), st.integers(-(10**9), 10**12), workspaces, models, tiers
 )
+
+
+class Update(NamedTuple):
+    """A report's rows for one of its slots, numbered from FIRST on."""
+
+    report: Report
+    slot: int
+    rows: list[Row]
+
+
 update_lists = st.lists(
     st.one_of(
-        st.tuples(st.just(USAGE_REPORT), st.integers(0, DAYS * 24 - 1), st.lists(usage_rows, max_size=4)),
-        st.tuples(st.just(BILL_REPORT), st.integers(0, DAYS - 1), st.lists(bill_rows, max_size=4)),
+        st.builds(Update, st.just(USAGE_REPORT), st.integers(0, DAYS * 24 - 1), st.lists(usage_rows, max_size=4)),
+        st.builds(Update, st.just(BILL_REPORT), st.integers(0, DAYS - 1), st.lists(bill_rows, max_size=4)),
         st.just(None),
     ),
     max_size=20,
 )
-Update = tuple[Report, int, list[Row]]
 
 
 class ValuedAccount:
@@ -88,7 +98,8 @@ def test_a_billed_day_is_its_newest_bill(tmp_path_factory: pytest.TempPathFactor
             assert sum(account.cost_by_labels(day).values()) == sum(row.value for row in rows)
             for workspace in {row.workspace for row in rows}:
                 of_bill = sum(row.value for row in rows if row.workspace == workspace)
-                assert sum(nano for one, nano in account.cost_by_labels(day).items() if one[1] == workspace) == of_bill
+                costs = account.cost_by_labels(day).items()
+                assert sum(nano_usd for labels, nano_usd in costs if labels.workspace == workspace) == of_bill
         else:
             assert not billed.get(day, False)
     account.ledger.close()
@@ -102,7 +113,7 @@ def test_storing_and_valuing_again_changes_nothing(
     """The newest tellings told once more value no day again, and nothing was restated by it."""
     account = ValuedAccount(tmp_path_factory.mktemp("ledger"))
     account.apply_updates(told)
-    newest = {(one[0].name, one[1]): one for one in told if one is not None}
+    newest = {(update.report.name, update.slot): update for update in told if update is not None}
     before = {day: account.cost_by_labels(FIRST + day * DAY) for day in range(DAYS)}
     restated = account.ledger.costs.total_restatement(account.ledger_account.id)
 
@@ -126,13 +137,13 @@ def test_a_withdrawn_row_withdraws_its_money(
 ) -> None:
     """A bill that loses a row loses exactly its money, and the loss is counted as restated."""
     account = ValuedAccount(tmp_path_factory.mktemp("ledger"))
-    account.apply_updates([*told, (BILL_REPORT, 0, [*rows, Row(COST, 12_345, "a")])])
+    account.apply_updates([*told, Update(BILL_REPORT, 0, [*rows, Row(COST, 12_345, "a")])])
     before, restated = (
         sum(account.cost_by_labels(FIRST).values()),
         account.ledger.costs.total_restatement(account.ledger_account.id),
     )
 
-    account.apply_updates([(BILL_REPORT, 0, rows)])
+    account.apply_updates([Update(BILL_REPORT, 0, rows)])
 
     assert before - sum(account.cost_by_labels(FIRST).values()) == 12_345
     assert account.ledger.costs.total_restatement(account.ledger_account.id) - restated == 12_345

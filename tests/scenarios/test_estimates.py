@@ -20,9 +20,9 @@ ROUNDING_TOLERANCE = 1e-6
 
 
 @every_scenario
-def test_an_estimate_is_within_its_bound_of_the_bill(played: ScenarioRunner, name: str) -> None:
+def test_an_estimate_is_within_its_bound_of_the_bill(run_by_name: ScenarioRunner, name: str) -> None:
     """After the first bill every day whose use is told in full is shown within the scenario's bound of its bill."""
-    run = played(name)
+    run = run_by_name(name)
     claimed = run.counted_estimates()
     assert len({one.day for one in claimed}) >= run.scenario.days - 1 - len(run.scenario.excluded_days)
     wrong = [
@@ -35,9 +35,9 @@ def test_an_estimate_is_within_its_bound_of_the_bill(played: ScenarioRunner, nam
 
 
 @every_scenario
-def test_before_midnight_the_running_day_is_nearly_its_bill(played: ScenarioRunner, name: str) -> None:
+def test_before_midnight_the_running_day_is_nearly_its_bill(run_by_name: ScenarioRunner, name: str) -> None:
     """At 23:59 the day lacks its late minutes and no more, and is never above its bill by more than the bound."""
-    run = played(name)
+    run = run_by_name(name)
     certain = {one.day for one in run.counted_estimates()} - {run.scenario.day(0)}
     for look in run.observations:
         day = look.time.replace(hour=0, minute=0)
@@ -46,35 +46,35 @@ def test_before_midnight_the_running_day_is_nearly_its_bill(played: ScenarioRunn
 
 
 @every_scenario
-def test_a_billed_day_is_the_bill_to_the_nano_dollar(played: ScenarioRunner, name: str) -> None:
+def test_a_billed_day_is_the_bill_to_the_nano_dollar(run_by_name: ScenarioRunner, name: str) -> None:
     """From the first look after its bill on, a day is shown with exactly what the provider bills for it now."""
-    run = played(name)
+    run = run_by_name(name)
     assert len(run.observations[-1].bills) >= 3
     for look in run.observations:
         assert {day: look.daily[day] for day in look.bills} == look.bills, look.time
 
 
 @every_scenario
-def test_the_month_is_its_days_and_its_billed_part_is_its_bills(played: ScenarioRunner, name: str) -> None:
+def test_the_month_is_its_days_and_its_billed_part_is_its_bills(run_by_name: ScenarioRunner, name: str) -> None:
     """At every moment the month is the sum of its days, and of it exactly the bills that are there are billed."""
-    for look in played(name).observations:
+    for look in run_by_name(name).observations:
         assert look.month_billed == sum(nano for day, nano in look.bills.items() if _in_month(day, look)), look.time
         # A series of this month for every workspace, model and tier, each a double.
         assert look.month == pytest.approx(sum(nano for day, nano in look.daily.items() if _in_month(day, look)), abs=9)
 
 
 @every_scenario
-def test_no_day_is_lost(played: ScenarioRunner, name: str) -> None:
+def test_no_day_is_lost(run_by_name: ScenarioRunner, name: str) -> None:
     """Every day since the first is on the page at every moment, across the end of a month too."""
-    run = played(name)
+    run = run_by_name(name)
     for look in run.observations:
         assert [day for day in run.days() if day <= look.time] == [day for day in look.daily if day in run.bills]
 
 
 @every_scenario
-def test_the_exported_error_is_the_actual_error(played: ScenarioRunner, name: str) -> None:
+def test_the_exported_error_is_the_actual_error(run_by_name: ScenarioRunner, name: str) -> None:
     """ai_account_estimate_error_ratio is (estimate - billed) / billed of the newest day that has turned billed."""
-    run, seen = played(name), 0
+    run, seen = run_by_name(name), 0
     for before, look in pairwise(run.observations):
         turned = look.bills.keys() - before.bills.keys()
         if turned:
@@ -90,26 +90,26 @@ def _in_month(day: datetime, observation: Observation) -> bool:
     return (day.year, day.month) == (observation.time.year, observation.time.month)
 
 
-def test_without_a_bill_list_prices_are_the_estimate(played: ScenarioRunner) -> None:
+def test_without_a_bill_list_prices_are_the_estimate(run_by_name: ScenarioRunner) -> None:
     """An account that pays list prices is right from its first day on, before it has any bill."""
-    run = played("list price")
+    run = run_by_name("list price")
     first = next(run.estimates())
     assert (first.day, first.newest_bill) == (run.scenario.first_day, None)
     assert first.nano == pytest.approx(run.bills[first.day], rel=STABLE_MIX_ERROR)
 
 
 @pytest.mark.parametrize("name", ["discount", "month change", "mix shift", "names differ", "late bill"])
-def test_one_bill_reveals_an_undisclosed_discount(played: ScenarioRunner, name: str) -> None:
+def test_one_bill_reveals_an_undisclosed_discount(run_by_name: ScenarioRunner, name: str) -> None:
     """17 % off: the first day was estimated 20.48 % too high, and every day after its bill is not."""
-    run = played(name)
+    run = run_by_name(name)
     told = [look.estimate_error for look in run.observations if look.estimate_error is not None]
     assert told[0] == pytest.approx(1 / 0.83 - 1, abs=0.0001)
     assert told[-1] == pytest.approx(0, abs=run.scenario.max_error)
 
 
-def test_late_bills_correct_all_open_days_at_once(played: ScenarioRunner) -> None:
+def test_late_bills_correct_all_open_days_at_once(run_by_name: ScenarioRunner) -> None:
     """With bills two days late, the first one moves every day that is still open from list price to the bill's."""
-    run = played("late bill")
+    run = run_by_name("late bill")
     turned = next(number for number, look in enumerate(run.observations) if look.bills)
     before, look = run.observations[turned - 1], run.observations[turned]
     still_open = [day for day in run.days() if day + DAY + 3 * HOUR <= before.time and day not in look.bills]
@@ -121,9 +121,9 @@ def test_late_bills_correct_all_open_days_at_once(played: ScenarioRunner) -> Non
         assert look.daily[day] == pytest.approx(run.bills[day], rel=STABLE_MIX_ERROR)
 
 
-def test_a_restatement_is_applied_and_counted(played: ScenarioRunner) -> None:
+def test_a_restatement_is_applied_and_counted(run_by_name: ScenarioRunner) -> None:
     """What a closed, billed day gains or loses afterwards is on its day at once, and its size is added to a counter."""
-    run = played("restated bill")
+    run = run_by_name("restated bill")
     expected, earlier = 0, run.observations[0]
     for look in run.observations:
         expected += sum(abs(look.bills[day] - nano) for day, nano in earlier.bills.items())
@@ -135,17 +135,17 @@ def test_a_restatement_is_applied_and_counted(played: ScenarioRunner) -> None:
 
 
 @pytest.mark.parametrize("name", ["discount", "late bill", "month change", "days off"])
-def test_an_ordinary_bill_is_no_restatement(played: ScenarioRunner, name: str) -> None:
+def test_an_ordinary_bill_is_no_restatement(run_by_name: ScenarioRunner, name: str) -> None:
     """A day that turns from estimated to billed has not been restated: the counter is there and stays at 0."""
-    assert {look.restated_usd for look in played(name).observations} == {0}
+    assert {look.restated_usd for look in run_by_name(name).observations} == {0}
 
 
 @pytest.mark.parametrize(("name", "number"), [("new model", 3), ("unlisted model", 0)])
 def test_a_model_without_a_price_is_no_guess_and_known_after_one_bill(
-    played: ScenarioRunner, name: str, number: int
+    run_by_name: ScenarioRunner, name: str, number: int
 ) -> None:
     """Until its first bill its tokens are shown as unpriced and cost nothing; afterwards every token has a price."""
-    run = played(name)
+    run = run_by_name(name)
     start = run.scenario.day(number)
     for look in run.observations:
         if look.time < start or any(day >= start for day in look.bills):
@@ -156,17 +156,17 @@ def test_a_model_without_a_price_is_no_guess_and_known_after_one_bill(
     assert unpriced.nano < 0.5 * run.bills[start]
 
 
-def test_a_price_change_is_followed_after_one_bill(played: ScenarioRunner) -> None:
+def test_a_price_change_is_followed_after_one_bill(run_by_name: ScenarioRunner) -> None:
     """The day of the change is estimated at the old price, the next day at the new one."""
-    run = played("price change")
+    run = run_by_name("price change")
     last = {one.day: one.nano / run.bills[one.day] - 1 for one in run.estimates()}
     assert last[run.scenario.day(4)] < -0.16
     assert abs(last[run.scenario.day(5)]) < STABLE_MIX_ERROR
 
 
-def test_a_day_without_usage_costs_nothing_and_changes_no_rate(played: ScenarioRunner) -> None:
+def test_a_day_without_usage_costs_nothing_and_changes_no_rate(run_by_name: ScenarioRunner) -> None:
     """A weekend without use is shown with 0, is never billed, and Monday is estimated as Friday's bill taught."""
-    run = played("days off")
+    run = run_by_name("days off")
     idle = [day for day, nano in run.bills.items() if not nano]
     assert [day.weekday() for day in idle] == [5, 6]
     for look in run.observations:
@@ -175,9 +175,9 @@ def test_a_day_without_usage_costs_nothing_and_changes_no_rate(played: ScenarioR
     assert monday.nano == pytest.approx(run.bills[monday.day], rel=STABLE_MIX_ERROR)
 
 
-def test_a_months_end_loses_nothing(played: ScenarioRunner) -> None:
+def test_a_months_end_loses_nothing(run_by_name: ScenarioRunner) -> None:
     """In November every day of October is shown and billed, and none of it is in November's month."""
-    run = played("month change")
+    run = run_by_name("month change")
     october = {day: nano for day, nano in run.bills.items() if day.month == 10}
     look = run.observations[-1]
     assert len(october) == 3
@@ -187,9 +187,9 @@ def test_a_months_end_loses_nothing(played: ScenarioRunner) -> None:
     assert first.month == first.daily[datetime.fromisoformat("2026-11-01T00:00Z")]
 
 
-def test_the_table_is_current(played: ScenarioRunner, request: pytest.FixtureRequest) -> None:
+def test_the_table_is_current(run_by_name: ScenarioRunner, request: pytest.FixtureRequest) -> None:
     """docs/estimates.md holds these scenarios, with our errors within their bounds and the others' as they are."""
-    runs = {name: played(name) for name in SCENARIOS}
+    runs = {name: run_by_name(name) for name in SCENARIOS}
     if request.config.getoption("--write-estimates", default=False):
         table.PATH.write_text(table.render_document(runs.values()))
     committed, fresh = (
