@@ -1,4 +1,4 @@
-"""Writes the dashboards: `python -m grafana.build` makes dashboards/*.json anew; a test compares them."""
+"""Generates the dashboards: `python -m grafana.build` writes dashboards/*.json; a test checks that they are current."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from grafana.panels import DATA_SOURCE, PanelSpec
 
 DASHBOARDS_FOLDER = Path(__file__).parent / "dashboards"
 TAG = "ai-spend"
+GRID_WIDTH = 24
+"""Columns of Grafana's grid."""
 
 
 @dataclass(frozen=True)
 class DashboardSpec:
-    """A dashboard before it is built."""
+    """A dashboard: its metadata, the names of its variables, and its rows of panels."""
 
     uid: str
     title: str
@@ -39,14 +41,14 @@ DASHBOARD_SPECS = (
     DashboardSpec(
         "ai-spend",
         "AI spend",
-        "What is spent, on what, by whom, and whether it is unusual.",
+        "Spend by provider, account, workspace and model, and whether it is unusual.",
         ("provider", "owner", "account", "workspace", "model", "group_by"),
         spend_rows(),
     ),
     DashboardSpec(
         "ai-spend-budgets",
         "AI budgets",
-        "Every budget: spent, pace, forecast, and when it runs out.",
+        "All budgets: spend, burn rate, forecast and exhaustion time.",
         ("owner", "budget"),
         budget_rows(),
         "now-24h",
@@ -54,7 +56,7 @@ DASHBOARD_SPECS = (
     DashboardSpec(
         "ai-spend-signals",
         "AI signals",
-        "What was expected, what came, who moved, and which alerts fire.",
+        "Actual and expected cost, contributors to changes, and alerts.",
         ("provider", "owner", "account", "workspace"),
         signal_rows(),
         "now-24h",
@@ -62,14 +64,14 @@ DASHBOARD_SPECS = (
     DashboardSpec(
         "ai-spend-account",
         "AI account",
-        "One account in depth: workspaces, models, tiers, bills and corrections.",
-        ("provider", "owner", "one_account"),
+        "One account in detail: workspaces, models, tiers, bills and restatements.",
+        ("provider", "owner", "single_account"),
         account_rows(),
     ),
     DashboardSpec(
         "ai-spend-telemetry",
         "AI telemetry",
-        "Whether the numbers can be trusted: polls, watermarks, problems, ourselves.",
+        "Health of the data: polls, data delay, problems, and the exporter itself.",
         ("provider", "owner", "account"),
         telemetry_rows(),
         "now-6h",
@@ -78,33 +80,39 @@ DASHBOARD_SPECS = (
 
 
 def build_dashboard(dashboard: DashboardSpec) -> dict[str, Any]:
-    """Return a dashboard as Grafana reads it."""
-    one = (
+    """Return a dashboard as Grafana's JSON model.
+
+    Panels fill a grid of 24 columns from left to right, in lines as high as their tallest panel.
+    """
+    builder = (
         build.Dashboard(dashboard.title)
         .uid(dashboard.uid)
         .description(dashboard.description)
         .tags([TAG])
         .timezone("utc")
     )
-    one = one.time(dashboard.time_from, "now").refresh("1m").tooltip(d.DashboardCursorSync.CROSSHAIR).editable()
-    one = one.link(_dashboard_links()).annotation(_alert_annotation()).annotation(_change_annotation())
+    builder = builder.time(dashboard.time_from, "now").refresh("1m").tooltip(d.DashboardCursorSync.CROSSHAIR).editable()
+    builder = builder.link(_dashboard_links()).annotation(_alert_annotation()).annotation(_change_annotation())
     for variable in (_datasource_variable(), *map(_build_variable, dashboard.variables)):
-        one = one.with_variable(variable)
-    number = line = 0
-    for title, specs in dashboard.rows:
-        number += 1
-        one = one.with_row(build.Row(title).id(number).grid_pos(d.GridPos(x=0, y=line, w=24, h=1)))
-        line, column, tallest = line + 1, 0, 0
-        for spec in specs:
-            if column + spec.width > 24:
-                line, column, tallest = line + tallest, 0, 0
-            number += 1
-            place = d.GridPos(x=column, y=line, w=spec.width, h=spec.height)
-            one = one.with_panel(spec.panel.id(number).grid_pos(place))
-            column, tallest = column + spec.width, max(tallest, spec.height)
-        line += tallest
-    told: dict[str, Any] = json.loads(json.dumps(one.build(), cls=JSONEncoder))
-    return told
+        builder = builder.with_variable(variable)
+    panel_id = y = 0
+    for title, panels in dashboard.rows:
+        panel_id += 1
+        builder = builder.with_row(build.Row(title).id(panel_id).grid_pos(d.GridPos(x=0, y=y, w=GRID_WIDTH, h=1)))
+        y += 1
+        x = line_height = 0
+        for spec in panels:
+            if x + spec.width > GRID_WIDTH:
+                y += line_height
+                x = line_height = 0
+            panel_id += 1
+            position = d.GridPos(x=x, y=y, w=spec.width, h=spec.height)
+            builder = builder.with_panel(spec.panel.id(panel_id).grid_pos(position))
+            x += spec.width
+            line_height = max(line_height, spec.height)
+        y += line_height
+    document: dict[str, Any] = json.loads(json.dumps(builder.build(), cls=JSONEncoder))
+    return document
 
 
 def _dashboard_links() -> build.DashboardLink:
@@ -118,11 +126,18 @@ def _alert_annotation() -> build.AnnotationQuery:
 
 
 class _ChangeAnnotation(d.AnnotationQuery):
-    """What CI told, each at its own time and not at that of its samples; the builders lack the fields for it."""
+    """Change events, each at its own time instead of its samples' time.
+
+    The SDK's builder has no fields for that, so they are added to the JSON.
+    """
 
     def to_json(self) -> dict[str, object]:
-        told = {"useValueForTime": True, "titleFormat": "{{title}}", "textFormat": "{{service}} {{account}} {{link}}"}
-        return {**super().to_json(), **told}
+        formats = {
+            "useValueForTime": True,
+            "titleFormat": "{{title}}",
+            "textFormat": "{{service}} {{account}} {{link}}",
+        }
+        return {**super().to_json(), **formats}
 
     def build(self) -> d.AnnotationQuery:
         return self
@@ -145,32 +160,32 @@ _VARIABLE_QUERIES = {
     "model": ("Model", 'label_values(ai_cost_30d_usd{account=~"$account",workspace=~"$workspace"}, model)'),
     "budget": ("Budget", 'label_values(ai_budget_limit_usd{owner=~"$owner"}, budget)'),
 }
+_SINGLE = "single_"
+"""Prefix of a variable that selects exactly one value."""
 MATCH_ALL = ".*"
-"""All, labels that are not there included."""
+"""Selects all series, including those without the label."""
 
 
 def _build_variable(name: str) -> Any:
     if name == "group_by":
-        groups = build.CustomVariable("group_by").label("Group by").values("provider,account,workspace,model")
-        return groups.current(d.VariableOption(text="provider", value="provider", selected=True))
-    label, query = _VARIABLE_QUERIES[name.removeprefix("one_")]
-    found = build.QueryVariable(name.removeprefix("one_")).label(label).datasource(DATA_SOURCE).query(query)
-    found = found.refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(d.VariableSort.ALPHABETICAL_ASC)
-    if name.startswith("one_"):
-        return found
-    found = found.multi(True).include_all(True)
-    found = found.current(d.VariableOption(text=["All"], value=["$__all"], selected=True))
-    # Accounts are listed one by one, so that those of the chosen owners are meant; served history knows no owners.
-    return found if name == "account" else found.all_value(MATCH_ALL)
+        variable = build.CustomVariable("group_by").label("Group by").values("provider,account,workspace,model")
+        return variable.current(d.VariableOption(text="provider", value="provider", selected=True))
+    label, query = _VARIABLE_QUERIES[name.removeprefix(_SINGLE)]
+    builder = build.QueryVariable(name.removeprefix(_SINGLE)).label(label).datasource(DATA_SOURCE).query(query)
+    builder = builder.refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(d.VariableSort.ALPHABETICAL_ASC)
+    if name.startswith(_SINGLE):
+        return builder
+    builder = builder.multi(True).include_all(True)
+    builder = builder.current(d.VariableOption(text=["All"], value=["$__all"], selected=True))
+    # "All" accounts expands to the names of the selected owners' accounts, because served history has no owner label.
+    return builder if name == "account" else builder.all_value(MATCH_ALL)
 
 
 def render_files() -> Iterator[tuple[Path, str]]:
-    """Yield every file and what it has to hold."""
-    for board in DASHBOARD_SPECS:
-        yield (
-            DASHBOARDS_FOLDER / f"{board.uid}.json",
-            json.dumps(build_dashboard(board), indent=1, sort_keys=True) + "\n",
-        )
+    """Yield the path and the content of every generated file."""
+    for dashboard in DASHBOARD_SPECS:
+        text = json.dumps(build_dashboard(dashboard), indent=1, sort_keys=True) + "\n"
+        yield DASHBOARDS_FOLDER / f"{dashboard.uid}.json", text
 
 
 if __name__ == "__main__":

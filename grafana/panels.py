@@ -1,4 +1,4 @@
-"""Panels as this project makes them: every one has a title, a description, a unit and colours that mean something."""
+"""Builders for panels in a common style: a title, a description, a unit and colour thresholds."""
 
 from __future__ import annotations
 
@@ -23,14 +23,21 @@ from grafana_foundation_sdk.models import prometheus as p
 
 DATA_SOURCE = d.DataSourceRef(type_val="prometheus", uid="${datasource}")
 USD, TOKENS, REQUESTS, RATIO, SECONDS, TIME = "currencyUSD", "short", "short", "percentunit", "s", "dateTimeFromNow"
+NO_VALUE = "\N{EN DASH}"
+REF_IDS = "ABCDEFGHIJ"
+"""Grafana's names of a panel's queries, in order."""
 ThresholdSteps = Sequence[tuple[float | None, str]]
 NO_THRESHOLDS: ThresholdSteps = ((None, "blue"),)
-"""No meaning in the colour."""
+"""A single colour without a meaning."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """A PromQL expression; `{{label}}` in the legend. Instant queries show the end of the time range."""
+    """A PromQL expression and its legend, a template with `{{label}}`.
+
+    Instant queries are evaluated at the end of the dashboard's time range. `interval` is the minimum step, such
+    as `1d`.
+    """
 
     expr: str
     legend: str = "__auto"
@@ -41,7 +48,7 @@ class Query:
 
 @dataclass(frozen=True)
 class PanelSpec:
-    """A panel before it has a place: its width of 24 and its height."""
+    """A panel without a position: its builder, its size in grid units (24 columns), and its queries."""
 
     panel: Any
     width: int
@@ -50,11 +57,18 @@ class PanelSpec:
 
 
 def _target(query: Query, index: int) -> prometheus.Dataquery:
-    one = prometheus.Dataquery().datasource(DATA_SOURCE).expr(query.expr).legend_format(query.legend)
-    one = one.ref_id("ABCDEFGHIJ"[index]).editor_mode(p.QueryEditorMode.CODE)
-    one = one.format(p.PromQueryFormat.TABLE if query.table else p.PromQueryFormat.TIME_SERIES)
-    one = one.instant() if query.instant else one.range()
-    return one.interval(query.interval) if query.interval else one
+    builder = prometheus.Dataquery().datasource(DATA_SOURCE).expr(query.expr).legend_format(query.legend)
+    builder = builder.ref_id(REF_IDS[index]).editor_mode(p.QueryEditorMode.CODE)
+    builder = builder.format(p.PromQueryFormat.TABLE if query.table else p.PromQueryFormat.TIME_SERIES)
+    builder = builder.instant() if query.instant else builder.range()
+    return builder.interval(query.interval) if query.interval else builder
+
+
+def _value_columns(headings: Sequence[str]) -> dict[str, str]:
+    """Return Grafana's name of each query's value column (`Value`, or `Value #A` of several) -> heading."""
+    if len(headings) == 1:
+        return {"Value": headings[0]}
+    return {f"Value #{ref_id}": heading for ref_id, heading in zip(REF_IDS, headings, strict=False)}
 
 
 def _thresholds(thresholds: ThresholdSteps) -> ThresholdsConfig:
@@ -75,8 +89,8 @@ def _configure_panel(
         .datasource(DATA_SOURCE)
         .thresholds(_thresholds(thresholds))
     )
-    for place, query in enumerate(queries):
-        panel = panel.with_target(_target(query, place))
+    for index, query in enumerate(queries):
+        panel = panel.with_target(_target(query, index))
     return panel
 
 
@@ -89,14 +103,17 @@ def stat_panel(
     width: int = 4,
     decimals: int | None = None,
 ) -> PanelSpec:
-    """Return one large figure: the newest value."""
-    shown = common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False)
+    """Return a panel with one large number: the newest value."""
+    newest_value = common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False)
     panel = (
-        stat.Panel().reduce_options(shown).color_mode(c.BigValueColorMode.VALUE).graph_mode(c.BigValueGraphMode.NONE)
+        stat.Panel()
+        .reduce_options(newest_value)
+        .color_mode(c.BigValueColorMode.VALUE)
+        .graph_mode(c.BigValueGraphMode.NONE)
     )
-    # At the end of the time range: the last step of a long range may be an hour old.
+    # Instant, because the last step of a query over a long time range may be an hour old.
     queries = tuple(replace(query, instant=True) for query in queries)
-    panel = _configure_panel(panel, title, description, unit, queries, thresholds).no_value("none")
+    panel = _configure_panel(panel, title, description, unit, queries, thresholds).no_value(NO_VALUE)
     return PanelSpec(panel if decimals is None else panel.decimals(decimals), width, 4, queries)
 
 
@@ -113,7 +130,10 @@ def time_series_panel(
     interval: str = "",
     time_from: str = "",
 ) -> PanelSpec:
-    """Return values over time; `last`: of the last such time, whatever the dashboard shows."""
+    """Return a graph over time.
+
+    `time_from` (such as `24h`) overrides the dashboard's time range, `interval` the step.
+    """
     panel = timeseries.Panel().draw_style(c.GraphDrawStyle.BARS if bars else c.GraphDrawStyle.LINE)
     panel = panel.fill_opacity(70 if bars else 30 if stacked else 0).line_width(1).show_points(c.VisibilityMode.NEVER)
     panel = panel.legend(
@@ -136,9 +156,10 @@ def time_series_panel(
 def bar_chart_panel(
     title: str, description: str, *queries: tuple[str, Query], x: str, unit: str = USD, width: int = 12, height: int = 9
 ) -> PanelSpec:
-    """Return a column per value of a label, in its order; of each query (name, query) one."""
-    told = tuple(query for _, query in queries)
-    several = len(told) > 1
+    """Return a bar per value of the label `x`, sorted by it, for each query (name, query)."""
+    names = [name for name, _ in queries]
+    targets = tuple(query for _, query in queries)
+    has_legend = len(targets) > 1
     panel = (
         barchart.Panel()
         .x_field(x)
@@ -146,18 +167,15 @@ def bar_chart_panel(
         .x_tick_label_rotation(-45)
         .x_tick_label_spacing(100)
     )
-    legend = common.VizLegendOptions().placement(c.LegendPlacement.BOTTOM).calcs([]).show_legend(several)
-    panel = panel.legend(legend.display_mode(c.LegendDisplayMode.LIST if several else c.LegendDisplayMode.HIDDEN))
-    panel = _configure_panel(panel, title, description, unit, told, NO_THRESHOLDS)
-    named = {f"Value #{'ABCDEFGHIJ'[place]}" if several else "Value": one[0] for place, one in enumerate(queries)}
-    if several:
+    legend = common.VizLegendOptions().placement(c.LegendPlacement.BOTTOM).calcs([]).show_legend(has_legend)
+    panel = panel.legend(legend.display_mode(c.LegendDisplayMode.LIST if has_legend else c.LegendDisplayMode.HIDDEN))
+    panel = _configure_panel(panel, title, description, unit, targets, NO_THRESHOLDS)
+    if has_legend:
         panel = panel.with_transformation(d.DataTransformerConfig(id_val="merge", options={}))
-    for kind, options in (
-        ("organize", {"excludeByName": {"Time": True}, "renameByName": named}),
-        ("sortBy", {"sort": [{"field": x}]}),
-    ):
-        panel = panel.with_transformation(d.DataTransformerConfig(id_val=kind, options=options))
-    return PanelSpec(panel, width, height, told)
+    columns = {"excludeByName": {"Time": True}, "renameByName": _value_columns(names)}
+    panel = panel.with_transformation(d.DataTransformerConfig(id_val="organize", options=columns))
+    panel = panel.with_transformation(d.DataTransformerConfig(id_val="sortBy", options={"sort": [{"field": x}]}))
+    return PanelSpec(panel, width, height, targets)
 
 
 def bar_gauge_panel(
@@ -170,12 +188,12 @@ def bar_gauge_panel(
     height: int = 9,
     max_value: float | None = None,
 ) -> PanelSpec:
-    """Return a bar per series: the newest values."""
-    shown = common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False)
-    panel = bargauge.Panel().reduce_options(shown).orientation(c.VizOrientation.HORIZONTAL).min(0)
+    """Return a bar per series with its newest value."""
+    newest_value = common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False)
+    panel = bargauge.Panel().reduce_options(newest_value).orientation(c.VizOrientation.HORIZONTAL).min(0)
     panel = panel.display_mode(c.BarGaugeDisplayMode.BASIC).value_mode(c.BarGaugeValueMode.TEXT)
     queries = tuple(replace(query, instant=True) for query in queries)
-    panel = _configure_panel(panel, title, description, unit, queries, thresholds).no_value("none")
+    panel = _configure_panel(panel, title, description, unit, queries, thresholds).no_value(NO_VALUE)
     return PanelSpec(panel if max_value is None else panel.max(max_value), width, height, queries)
 
 
@@ -190,42 +208,43 @@ def table_panel(
     width: int = 12,
     height: int = 9,
 ) -> PanelSpec:
-    """Return a table: of each query (heading, query, unit) a column, joined by labels.
+    """Return a table with a column per query (heading, query, unit), joined by labels.
 
-    `words`: column -> value -> what is shown for it, and its colour.
+    `value_mappings`: column -> value -> (displayed text, colour).
     """
-    told = tuple(query for _, query, _ in queries)
-    panel = _configure_panel(table.Panel(), title, description, "short", told, NO_THRESHOLDS).no_value("none")
-    named = {f"Value #{'ABCDEFGHIJ'[place]}" if len(told) > 1 else "Value": one[0] for place, one in enumerate(queries)}
+    targets = tuple(query for _, query, _ in queries)
+    panel = _configure_panel(table.Panel(), title, description, "short", targets, NO_THRESHOLDS).no_value(NO_VALUE)
+    column_names = _value_columns([heading for heading, _, _ in queries])
     for heading, _, unit in queries:
         panel = panel.override_by_name(heading, [d.DynamicConfigValue("unit", unit)])
     for label in ("model", "alertname", "workspace", "reason"):
         panel = panel.override_by_name(label, [d.DynamicConfigValue("custom.width", 190)])
-    for label, meanings in (value_mappings or {}).items():
-        named[label] = label.replace("_", " ")
-        panel = panel.override_by_name(named[label], _value_mapping_overrides(meanings))
-    gone = {"Time": True} | dict.fromkeys(hidden_columns, True)
+    for label, mappings in (value_mappings or {}).items():
+        panel = panel.override_by_name(label, _value_mapping_overrides(mappings))
+    hidden = {"Time": True} | dict.fromkeys(hidden_columns, True)
+    # A time as the only value comes first, as in a log; otherwise labels come before values.
     first = ("Value",) if len(queries) == 1 and queries[0][2] == TIME else ()
-    order = {name: place for place, name in enumerate((*first, "alertname", "budget", "account", "workspace", "model"))}
-    if len(told) > 1:
+    label_order = (*first, "alertname", "budget", "account", "workspace", "model")
+    order = {name: index for index, name in enumerate(label_order)}
+    if len(targets) > 1:
         panel = panel.with_transformation(d.DataTransformerConfig(id_val="merge", options={}))
     panel = panel.with_transformation(
         d.DataTransformerConfig(
-            id_val="organize", options={"excludeByName": gone, "renameByName": named, "indexByName": order}
+            id_val="organize", options={"excludeByName": hidden, "renameByName": column_names, "indexByName": order}
         )
     )
     if sort_by:
         panel = panel.sort_by([common.TableSortByFieldState().display_name(sort_by).desc(True)])
-    return PanelSpec(panel, width, height, told)
+    return PanelSpec(panel, width, height, targets)
 
 
 def _value_mapping_overrides(mappings: Mapping[str, tuple[str, str]]) -> list[d.DynamicConfigValue]:
-    shown = {
-        value: {"text": told, "color": color, "index": place}
-        for place, (value, (told, color)) in enumerate(mappings.items())
+    options = {
+        value: {"text": text, "color": color, "index": index}
+        for index, (value, (text, color)) in enumerate(mappings.items())
     }
     return [
-        d.DynamicConfigValue("mappings", [{"type": "value", "options": shown}]),
+        d.DynamicConfigValue("mappings", [{"type": "value", "options": options}]),
         d.DynamicConfigValue("custom.displayMode", "color-text"),
         d.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
     ]
@@ -239,12 +258,14 @@ def state_timeline_panel(
     width: int = 24,
     height: int = 8,
 ) -> PanelSpec:
-    """Return a line of coloured states per series; mappings: value, words, colour."""
-    told = {
-        value: d.ValueMappingResult(text=words, color=color, index=place)
-        for place, (value, words, color) in enumerate(mappings)
+    """Return a line of coloured states per series. `mappings`: (value, displayed text, colour)."""
+    options: dict[str, d.ValueMappingResult] = {
+        value: d.ValueMappingResult(text=text, color=color, index=index)
+        for index, (value, text, color) in enumerate(mappings)
     }
-    panel = statetimeline.Panel().mappings([d.ValueMap(options=told)]).show_value(c.VisibilityMode.AUTO).row_height(0.8)
+    panel = (
+        statetimeline.Panel().mappings([d.ValueMap(options=options)]).show_value(c.VisibilityMode.AUTO).row_height(0.8)
+    )
     panel = panel.legend(
         common.VizLegendOptions()
         .display_mode(c.LegendDisplayMode.LIST)
@@ -253,7 +274,7 @@ def state_timeline_panel(
         .calcs([])
     )
     return PanelSpec(
-        _configure_panel(panel, title, description, "short", queries, NO_THRESHOLDS).no_value("none"),
+        _configure_panel(panel, title, description, "short", queries, NO_THRESHOLDS).no_value(NO_VALUE),
         width,
         height,
         queries,

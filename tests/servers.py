@@ -1,4 +1,4 @@
-"""Real Prometheus and Alertmanager servers: Debian 12's, and today's out of .tools/ (`.ci/tools` puts it there)."""
+"""Runs real Prometheus and Alertmanager servers: Debian 12's, and current releases in .tools/ (see `.ci/tools`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tests.paths import ROOT
 BIN_DIRS: Mapping[str, Path] = {"debian": Path("/usr/bin"), "today": ROOT / ".tools" / "usr" / "bin"}
 VERSIONS = tuple(BIN_DIRS)
 UNUSED_ADDRESS = "127.0.0.1:9"
-"""Where nothing listens."""
+"""An address where nothing listens."""
 
 LabelSet = frozenset[tuple[str, str]]
 
@@ -30,33 +30,38 @@ class Prometheus:
 
     url: str
     process: subprocess.Popen[bytes]
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30))
+    """Shared by all calls: creating a client loads all CA certificates, which takes longer than most queries."""
 
     def call_api(self, path: str, **parameters: str | float) -> dict[str, Any]:
-        """Return the whole answer of its API, which has to be a success."""
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=30)
-        told: dict[str, Any] = answer.json()
-        assert told["status"] == "success", told
-        return told
+        """Return the response of a successful API call, with its warnings."""
+        answer: dict[str, Any] = self.client.get(f"{self.url}/api/v1/{path}", params=parameters).json()
+        assert answer["status"] == "success", answer
+        return answer
 
     def query(self, expression: str, time: datetime) -> dict[LabelSet, float]:
-        """Return labels -> value at a time."""
-        told = self.call_api("query", query=expression, time=time.timestamp())
-        assert not told.get("warnings"), told["warnings"]
-        return {frozenset(one["metric"].items()): float(one["value"][1]) for one in told["data"]["result"]}
+        """Return labels -> value at a time. Fails on warnings."""
+        answer = self.call_api("query", query=expression, time=time.timestamp())
+        assert not answer.get("warnings"), answer["warnings"]
+        return {frozenset(sample["metric"].items()): float(sample["value"][1]) for sample in answer["data"]["result"]}
 
     def query_daily(self, expression: str, first: datetime, days: int) -> dict[LabelSet, dict[datetime, float]]:
-        """Return labels -> UTC day -> value, evaluated at the midnights with which the days begin."""
+        """Return labels -> UTC day -> value, evaluated at the start of each day. Fails on warnings."""
         last = first + timedelta(days=days - 1)
-        told = self.call_api("query_range", query=expression, start=first.timestamp(), end=last.timestamp(), step="1d")
-        assert not told.get("warnings"), told["warnings"]
+        answer = self.call_api(
+            "query_range", query=expression, start=first.timestamp(), end=last.timestamp(), step="1d"
+        )
+        assert not answer.get("warnings"), answer["warnings"]
         return {
-            frozenset(one["metric"].items()): {datetime.fromtimestamp(at, UTC): float(v) for at, v in one["values"]}
-            for one in told["data"]["result"]
+            frozenset(series["metric"].items()): {
+                datetime.fromtimestamp(timestamp, UTC): float(value) for timestamp, value in series["values"]
+            }
+            for series in answer["data"]["result"]
         }
 
 
 def run_promtool(version: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run promtool."""
+    """Run promtool of a version to its end."""
     command = [str(BIN_DIRS[version] / "promtool"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
@@ -64,15 +69,18 @@ def run_promtool(version: str, *arguments: str) -> subprocess.CompletedProcess[s
 def write_prometheus_config(
     folder: Path, exporter: str, alertmanager: str = UNUSED_ADDRESS, *, rules: bool = False
 ) -> Path:
-    """Write the repository's own prometheus.yml with these addresses; with its rules, their patience shortened."""
+    """Write the repository's prometheus.yml with these addresses and short intervals.
+
+    With `rules`, the alert rules are copied too, with short durations.
+    """
     path = folder / "prometheus.yml"
-    hurried = {
+    changes = {
         "ai-spend-exporter:10042": exporter,
         "alertmanager:9093": alertmanager,
         "scrape_interval: 15s": "scrape_interval: 1s",
         "evaluation_interval: 15s": "evaluation_interval: 1s",
     }
-    _rewrite(ROOT / "prometheus" / "prometheus.yml", path, hurried)
+    _rewrite(ROOT / "prometheus" / "prometheus.yml", path, changes)
     if rules:
         (folder / "rules").mkdir()
         for file in (ROOT / "prometheus" / "rules").glob("*.yml"):
@@ -91,14 +99,15 @@ def _rewrite(source: Path, target: Path, changes: Mapping[str, str]) -> None:
 
 @contextmanager
 def start_alertmanager(version: str, folder: Path, webhook_address: str) -> Iterator[str]:
-    """Run Alertmanager on the repository's own alertmanager.yml, its patience shortened; yield its address."""
+    """Run Alertmanager on the repository's alertmanager.yml with short waiting times; yield its address."""
     config, address = folder / "alertmanager.yml", f"127.0.0.1:{free_port()}"
-    hurried = {
+    changes = {
         "notices:10043": webhook_address,
         "group_wait: 30s": "group_wait: 2s",
         "group_wait: 10s": "group_wait: 1s",
+        "group_interval: 5m": "group_interval: 2s",
     }
-    _rewrite(ROOT / "prometheus" / "alertmanager.yml", config, hurried | {"group_interval: 5m": "group_interval: 2s"})
+    _rewrite(ROOT / "prometheus" / "alertmanager.yml", config, changes)
     command = [
         str(BIN_DIRS[version] / "prometheus-alertmanager"),
         f"--config.file={config}",
@@ -112,19 +121,20 @@ def start_alertmanager(version: str, folder: Path, webhook_address: str) -> Iter
 
 @contextmanager
 def _run_server(command: Sequence[str], log: Path, url: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until the block ends, which begins when it is ready."""
+    """Run a server; enter the block when it is ready, and stop the server when the block ends."""
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream)
 
     def ready() -> bool:
         assert process.poll() is None, log.read_text()
         try:
-            return httpx.get(f"{url}/-/ready").status_code == 200
+            return client.get(f"{url}/-/ready").status_code == 200
         except httpx.TransportError:
             return False
 
     try:
-        wait_until(f"{log.stem} ready", ready)
+        with httpx.Client() as client:
+            wait_until(f"{log.stem} ready", ready)
         yield process
     finally:
         process.terminate()
@@ -137,7 +147,7 @@ def _run_server(command: Sequence[str], log: Path, url: str) -> Iterator[subproc
 
 @contextmanager
 def start_prometheus(version: str, folder: Path, config: Path, data: Path | None = None) -> Iterator[Prometheus]:
-    """Run a server on a configuration until the block ends; its data, unless given, begins empty."""
+    """Run Prometheus on a configuration until the block ends, with an empty database unless `data` is given."""
     address = f"127.0.0.1:{free_port()}"
     command = [
         str(BIN_DIRS[version] / "prometheus"),
@@ -148,4 +158,6 @@ def start_prometheus(version: str, folder: Path, config: Path, data: Path | None
         f"--web.listen-address={address}",
     ]
     with _run_server(command, folder / f"prometheus-{version}.log", f"http://{address}") as process:
-        yield Prometheus(f"http://{address}", process)
+        server = Prometheus(f"http://{address}", process)
+        with server.client:
+            yield server

@@ -1,4 +1,4 @@
-"""`notices`: print what Alertmanager sends."""
+"""`notices`: print Alertmanager's notifications."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from exporter.web.server import format_address, listen
 
 
 @main.command()
-@click.option(
-    "--web.listen-address", "address", default=":10043", show_default=True, help="Where Alertmanager sends to."
-)
+@click.option("--web.listen-address", "address", default=":10043", show_default=True, help="Address to listen on.")
 def notices(*, address: str) -> None:
-    """Print every notification that Alertmanager sends here, until SIGTERM.
+    """Receive notifications from Alertmanager and print them, until SIGTERM.
 
-    A webhook receiver to try routes with: prometheus/alertmanager.yml sends everything to it as it stands.
+    A webhook receiver for trying routes: by default every route of prometheus/alertmanager.yml uses it.
     """
-    ended = threading.Event()
+    stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda *_: stopped.set())
     with exit_on_error():
-        opened = listen(address)
-        with serve_webhook(opened, click.echo):
-            click.echo(f"Listening on {format_address(opened)}", err=True)
-            ended.wait()
+        sock = listen(address)
+        with serve_webhook(sock, click.echo):
+            click.echo(f"Listening on {format_address(sock)}", err=True)
+            stopped.wait()

@@ -1,1 +1,1 @@
-"""The demo: simulated providers, this exporter, Prometheus and Alertmanager on one machine."""
+"""The demo: simulated providers, the exporter, Prometheus and Alertmanager on one machine."""

@@ -1,4 +1,4 @@
-"""A webhook that prints what Alertmanager sends, so that routes can be tried before anybody is woken by them."""
+"""A webhook receiver that prints Alertmanager's notifications, for trying routes before they page anyone."""
 
 from __future__ import annotations
 
@@ -13,26 +13,31 @@ from typing import Any
 
 MAX_BODY_BYTES = 4 << 20
 READ_TIMEOUT = 10
-"""Seconds to wait for the rest of a request."""
+"""Seconds to wait for data of a request."""
 
 
 def format_notification(body: bytes) -> Iterator[str]:
-    """Yield lines for a notification in Alertmanager's webhook format. Raises ValueError where it is none."""
-    notice = json.loads(body)
+    """Yield lines of text for a notification in Alertmanager's webhook format.
+
+    Raises ValueError if the body has another format.
+    """
+    notification = json.loads(body)
     try:
         yield (
-            f"{notice['status'].upper()} for {notice['receiver']}: "
-            f"{_format_labels(notice['groupLabels']) or 'everything'}"
+            f"{notification['status'].upper()} for {notification['receiver']}: "
+            f"{_format_labels(notification['groupLabels']) or 'all alerts'}"
         )
-        for alert in notice["alerts"]:
-            labels, words = alert["labels"], alert["annotations"]
+        for alert in notification["alerts"]:
+            labels, annotations = alert["labels"], alert["annotations"]
             since = datetime.fromisoformat(alert["startsAt"])
             yield (
                 f"  {alert['status']:<8}  {labels.get('severity', ''):<8}  {labels['alertname']}"
-                f"  since {since:%Y-%m-%d %H:%M} UTC  {words.get('summary', '')}"
+                f"  since {since:%Y-%m-%d %H:%M} UTC  {annotations.get('summary', '')}"
             )
             if alert["status"] == "firing":
-                yield from (f"    {words[word]}" for word in ("description", "runbook_url") if word in words)
+                for name in ("description", "runbook_url"):
+                    if name in annotations:
+                        yield f"    {annotations[name]}"
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a notification of Alertmanager: {error!r}") from error
 
@@ -43,7 +48,7 @@ def _format_labels(labels: dict[str, Any]) -> str:
 
 @contextmanager
 def serve_webhook(sock: socket.socket, print_line: Callable[[str], object]) -> Iterator[None]:
-    """Serve on an opened socket, and say every line of what comes, until the block ends."""
+    """Serve on a listening socket until the block ends, and print every notification."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = READ_TIMEOUT
@@ -58,9 +63,9 @@ def serve_webhook(sock: socket.socket, print_line: Callable[[str], object]) -> I
             except ValueError as error:
                 self.send_error(400, str(error)[:200])
                 return
-            with speaking:
+            with print_lock:
                 for line in lines:
-                    print_line("".join(one if one.isprintable() else "?" for one in line))
+                    print_line("".join(character if character.isprintable() else "?" for character in line))
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -73,12 +78,12 @@ def serve_webhook(sock: socket.socket, print_line: Callable[[str], object]) -> I
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
             pass
 
-    speaking = threading.Lock()
+    print_lock = threading.Lock()
     server = ThreadingHTTPServer(sock.getsockname()[:2], Handler, bind_and_activate=False)
     server.socket.close()
     server.socket, server.daemon_threads = sock, True
     server.server_activate()
-    thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="notices", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="alert-webhook", daemon=True)
     thread.start()
     try:
         yield

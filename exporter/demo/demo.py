@@ -1,8 +1,9 @@
-"""`demo`: simulated providers, this exporter and, where they are installed, Prometheus and Alertmanager."""
+"""`demo`: simulated providers, this exporter and, if installed, Prometheus and Alertmanager."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import socket
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -32,7 +33,7 @@ from exporter.web.server import listen, serve
 
 PrintLine = Callable[[str], object]
 READY_TIMEOUT = 60
-"""Seconds to wait for the first complete page before saying that something is slow."""
+"""Seconds to wait for the first complete page before reporting that polling is slow."""
 
 
 class DemoError(ExporterError):
@@ -42,32 +43,37 @@ class DemoError(ExporterError):
 def run_demo(
     address: str, prometheus_port: int, alertmanager_port: int, clock: Callable[[], datetime], print_line: PrintLine
 ) -> None:
-    """Run until SIGINT or SIGTERM, then leave nothing behind. Raises ExporterError with what to do."""
-    opened = listen(address)
-    here = _reachable_address(opened)
+    """Run until SIGINT or SIGTERM, then remove all temporary files.
+
+    Raises ExporterError whose text says what to do.
+    """
+    sock = listen(address)
+    exporter_address = _reachable_address(sock)
     with tempfile.TemporaryDirectory(prefix="ai-spend-demo-") as temporary, _run_simulator() as url:
         folder = Path(temporary)
         accounts = demo_world(clock).accounts.values()
         config = settings.load(write_config(folder, accounts, url), PROVIDERS)
         print_line(
-            f"Simulated admin APIs       {url}  ({len(config.accounts)} accounts, 30 days of past, a spike going on)"
+            f"Simulated admin APIs       {url}  ({len(config.accounts)} accounts, 30 days of history, an ongoing spike)"
         )
         app = App(folder / "ledger", Dependencies(clock, time.monotonic, {}, PROVIDERS))
         app.apply(config)
-        with _run_stack(folder, here, prometheus_port, alertmanager_port, print_line):
-            threading.Thread(target=_print_when_complete, args=(app, config, here, print_line), daemon=True).start()
-            serve(app, app.handlers(), opened, lambda: None)
+        with _run_stack(folder, exporter_address, prometheus_port, alertmanager_port, print_line):
+            threading.Thread(
+                target=_print_when_complete, args=(app, config, exporter_address, print_line), daemon=True
+            ).start()
+            serve(app, app.handlers(), sock, lambda: None)
     print_line("Stopped.")
 
 
 def write_config(folder: Path, accounts: Iterable[SimAccount], url: str) -> Path:
-    """Write a configuration of simulated accounts, each key in a file of its own; return its path."""
-    written = []
+    """Write a configuration of simulated accounts, with one file per key; return its path."""
+    entries = []
     for account in accounts:
         key = folder / f"{account.name}.key"
         key.touch(mode=0o600)
         key.write_text(account.key)
-        written.append(
+        entries.append(
             {
                 "name": account.name,
                 "provider": account.provider,
@@ -77,19 +83,19 @@ def write_config(folder: Path, accounts: Iterable[SimAccount], url: str) -> Path
             }
         )
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump({"defaults": {"poll_interval": "15s"}, "accounts": written}, sort_keys=False))
+    path.write_text(yaml.safe_dump({"defaults": {"poll_interval": "15s"}, "accounts": entries}, sort_keys=False))
     return path
 
 
 @contextlib.contextmanager
 def _run_simulator() -> Iterator[str]:
-    """Run the simulator beside us, on a core of its own; tell its address."""
+    """Run the simulator in a separate process; yield its URL."""
     command = [sys.executable, "-m", "exporter.simulator", "--incident"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         url = process.stdout.readline().strip()
         if not url:
-            raise DemoError("The simulator did not start; what it said stands above.")
+            raise DemoError("The simulator did not start; its error message is above.")
         yield url
         process.communicate()
 
@@ -100,29 +106,30 @@ def _reachable_address(sock: socket.socket) -> str:
 
 
 def _print_when_complete(app: App, config: settings.Config, exporter_address: str, print_line: PrintLine) -> None:
-    began = time.monotonic()
-    while not app.up_to_date and time.monotonic() - began < READY_TIMEOUT:
+    start = time.monotonic()
+    while not app.up_to_date and time.monotonic() - start < READY_TIMEOUT:
         time.sleep(0.1)
-    with contextlib.suppress(LedgerError):  # the demo has been ended meanwhile
+    with contextlib.suppress(LedgerError):  # the demo has been stopped meanwhile
         app.apply(replace(config, budgets=_create_budgets(app, config)))
     if app.up_to_date:
-        print_line(f"Thirty days read in {time.monotonic() - began:.1f} s. Open")
+        print_line(f"Thirty days of history fetched in {time.monotonic() - start:.1f} s. Open")
     else:
-        print_line(f"Still reading after {READY_TIMEOUT} s; what is there already is on")
-    print_line(f"  http://{exporter_address}/            accounts, their health and their money")
-    print_line(f"  http://{exporter_address}/metrics     what Prometheus scrapes")
+        print_line(f"Still fetching history after {READY_TIMEOUT} s. The data so far is on")
+    print_line(f"  http://{exporter_address}/            accounts, their health and spend")
+    print_line(f"  http://{exporter_address}/metrics     metrics for Prometheus")
     print_line("Ctrl-C stops everything.")
 
 
 def _create_budgets(app: App, config: settings.Config) -> tuple[settings.Budget, ...]:
-    """Return budgets that are worth looking at whatever the day of the month: one is nearly spent."""
+    """Return budgets with limits relative to the spend of this month, so that one is nearly spent on any day."""
 
-    def budget(name: str, owner: str, part: float, match: Mapping[str, str]) -> settings.Budget:
-        one = settings.Budget(name, owner, "month", Decimal(1), match)
-        app.apply(replace(config, budgets=(one,)))
+    def budget(name: str, owner: str, spent_ratio: float, match: Mapping[str, str]) -> settings.Budget:
+        # Applied with any limit first, because only the exporter knows what the budget has spent.
+        unlimited = settings.Budget(name, owner, "month", Decimal(1), match)
+        app.apply(replace(config, budgets=(unlimited,)))
         found = re.search(rb"^ai_budget_spent_usd\{.*\} (\S+)$", app.handlers().page().spend.plain, re.MULTILINE)
         spent = float(found[1]) if found else 0.0
-        return replace(one, limit_usd=Decimal(max(10, round(spent / part, -1))))
+        return replace(unlimited, limit_usd=Decimal(max(10, round(spent / spent_ratio, -1))))
 
     return (
         budget("everything", "platform", 0.55, {}),
@@ -135,7 +142,8 @@ def _create_budgets(app: App, config: settings.Config) -> tuple[settings.Budget,
 def _run_stack(
     folder: Path, exporter_address: str, prometheus_port: int, alertmanager_port: int, print_line: PrintLine
 ) -> Iterator[None]:
-    """Run Prometheus and Alertmanager on the repository's own files, where they are installed."""
+    """Run Prometheus and Alertmanager, if installed, on copies of the repository's configuration and rules."""
+    missing = []
     with contextlib.ExitStack() as stack:
         files = _copy_files(folder, exporter_address, alertmanager_port, _start_webhook(stack, print_line))
         for name, port, arguments in (
@@ -144,44 +152,59 @@ def _run_stack(
         ):
             program = shutil.which(name) or shutil.which(f"prometheus-{name}")
             if program is None:
-                print_line(
-                    f"{name.capitalize():<26} not installed here, left out (apt-get install {_DEBIAN_PACKAGES[name]})"
-                )
+                missing.append(name)
                 continue
             _check_port_free(name, port)
             config = f"--config.file={files / name}.yml"
             storage = f"--storage.{'tsdb.' if name == 'prometheus' else ''}path={folder / name}"
-            listening = f"--web.listen-address=127.0.0.1:{port}"
-            command = [program, config, storage, listening, "--log.level=error", *arguments]
+            listen_flag = f"--web.listen-address=127.0.0.1:{port}"
+            command = [program, config, storage, listen_flag, "--log.level=error", *arguments]
             stack.enter_context(_run_process(command, folder / f"{name}.log"))
             print_line(f"{name.capitalize():<26} http://127.0.0.1:{port}")
+        if missing:
+            _print_install_command(missing, print_line)
         yield
 
 
 _DEBIAN_PACKAGES = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager"}
 
 
+def _print_install_command(missing: Sequence[str], print_line: PrintLine) -> None:
+    """Print one command that installs the missing servers on Debian and Ubuntu.
+
+    The packages start services on the ports that the demo uses, so the command stops them.
+    """
+    names = " and ".join(name.capitalize() for name in reversed(missing))
+    packages = " ".join(_DEBIAN_PACKAGES[name] for name in reversed(missing))
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    print_line(f"{'Not installed':<26} {names}; without them no alert fires. To install, run")
+    print_line(f"  {sudo}sh -c 'apt-get update && apt-get install -y {packages}; systemctl disable --now {packages}'")
+
+
 def _start_webhook(stack: contextlib.ExitStack, print_line: PrintLine) -> str:
-    """Print what Alertmanager sends; return where it has to send to."""
-    opened = listen("127.0.0.1:0")
-    stack.enter_context(serve_webhook(opened, print_line))
-    return _reachable_address(opened)
+    """Start the webhook that prints notifications; return its address."""
+    sock = listen("127.0.0.1:0")
+    stack.enter_context(serve_webhook(sock, print_line))
+    return _reachable_address(sock)
 
 
 def _copy_files(folder: Path, exporter_address: str, alertmanager_port: int, webhook_address: str) -> Path:
-    """Copy prometheus/ and put the demo's addresses in the place of the usual ones."""
+    """Copy prometheus/ with the demo's addresses and shorter intervals."""
     target = folder / "files"
     shutil.copytree(find_prometheus_folder(), target)
-    usual = {
+    changes = {
         "ai-spend-exporter:10042": exporter_address,
         "alertmanager:9093": f"127.0.0.1:{alertmanager_port}",
         "notices:10043": webhook_address,
-        "group_wait: 30s": "group_wait: 5s",  # nobody waits for a demo
+        # Alerts should fire while the user watches.
+        "scrape_interval: 15s": "scrape_interval: 5s",
+        "evaluation_interval: 15s": "evaluation_interval: 5s",
+        "group_wait: 30s": "group_wait: 5s",
     }
     for name in ("prometheus.yml", "alertmanager.yml"):
         path = target / name
         text = path.read_text()
-        for old, new in usual.items():
+        for old, new in changes.items():
             text = text.replace(old, new)
         path.write_text(text)
     return target
@@ -191,15 +214,15 @@ def _check_port_free(name: str, port: int) -> None:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise DemoError(
-                f"Port {port} is in use, so {name} cannot have it. Stop what listens there, or give another port with "
-                f"--{name}.port."
+                f"Port {port} is in use, so {name} cannot listen on it. Stop the process that uses it, or choose "
+                f"another port with --{name}.port."
             )
 
 
 @contextlib.contextmanager
 def _run_process(command: list[str], log: Path) -> Iterator[None]:
     with log.open("wb") as stream:
-        # A session of its own: Ctrl-C reaches only us, and we end it in order.
+        # In a new session, so that Ctrl-C reaches only this process, which then stops its children in order.
         process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)  # noqa: S603
     try:
         yield

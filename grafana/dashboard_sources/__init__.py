@@ -1,1 +1,1 @@
-"""What stands on each dashboard: one file each."""
+"""The rows of panels of each dashboard, one module per dashboard."""

@@ -1,78 +1,83 @@
-"""One account in depth."""
+"""Rows of the account dashboard: one account in detail."""
 
-# A query or a text stands on one line.
+# Queries and descriptions are not wrapped.
 # ruff: noqa: E501
 
 from __future__ import annotations
 
-from grafana.dashboard_sources.words import DAILY_BARS_NOTE, DashboardRows
-from grafana.panels import RATIO, Query, bar_chart_panel, stat_panel, time_series_panel
+from grafana.dashboard_sources.shared import DAILY_BARS_NOTE, DashboardRows
+from grafana.panels import NO_VALUE, RATIO, Query, bar_chart_panel, stat_panel, time_series_panel
 
 
 def account_rows() -> DashboardRows:
-    """Return one account in depth."""
-    one = 'account=~"$account"'
-    day = f"sum_over_time(ai_hourly_cost_usd{{{one}}}[1d] offset -1d)"
-    fallback = f"last_over_time(ai_cost_today_usd{{{one}}}[1d] offset -1d)"
+    """Return the rows of the account dashboard."""
+    account = 'account=~"$account"'
+    billed_or_estimated = f"sum_over_time(ai_hourly_cost_usd{{{account}}}[1d] offset -1d)"
+    scraped = f"last_over_time(ai_cost_today_usd{{{account}}}[1d] offset -1d)"
 
     def daily(label: str) -> Query:
-        told = f"sum by ({label}) ({day}) or sum by ({label}) ({fallback})"
-        return Query(f'label_replace({told}, "{label}", "not told", "{label}", "")', f"{{{{{label}}}}}", interval="1d")
+        # Served history where remote read is configured, otherwise the last scraped value of each day.
+        cost = f"sum by ({label}) ({billed_or_estimated}) or sum by ({label}) ({scraped})"
+        return Query(
+            f'label_replace({cost}, "{label}", "{NO_VALUE}", "{label}", "")', f"{{{{{label}}}}}", interval="1d"
+        )
 
     return (
         (
             "Now",
             (
-                stat_panel("Today", "Since midnight UTC.", Query(f"sum(ai_cost_today_usd{{{one}}})", "today"), width=5),
+                stat_panel(
+                    "Today", "Since midnight UTC.", Query(f"sum(ai_cost_today_usd{{{account}}})", "today"), width=5
+                ),
                 stat_panel(
                     "This month",
                     "Since the first of the month, UTC.",
-                    Query(f"sum(ai_cost_month_usd{{{one}}})", "month"),
+                    Query(f"sum(ai_cost_month_usd{{{account}}})", "month"),
                     width=5,
                 ),
                 stat_panel(
-                    "Billed of it",
-                    "The part of the month that the provider has billed; the rest is estimated.",
+                    "Billed share",
+                    "The share of this month's cost that the provider has billed; the rest is estimated.",
                     Query(
-                        f"sum(ai_account_info{{{one}}} * on (provider, account) ai_cost_month_billed_usd) / sum(ai_cost_month_usd{{{one}}})",
+                        f"sum(ai_account_info{{{account}}} * on (provider, account) ai_cost_month_billed_usd) / sum(ai_cost_month_usd{{{account}}})",
                         "billed",
                     ),
                     unit=RATIO,
                     width=5,
                 ),
                 stat_panel(
-                    "Newest estimate",
-                    "How far the newest billed day had been estimated from its bill. Orange beyond 5 %, red beyond 10 %.",
-                    Query(f"abs(max(ai_account_estimate_error_ratio{{{one}}}))", "error"),
+                    "Estimate error",
+                    "Deviation of the newest billed day's estimate from its bill. Orange above 5 %, red above 10 %.",
+                    Query(f"abs(max(ai_account_estimate_error_ratio{{{account}}}))", "error"),
                     unit=RATIO,
                     thresholds=((None, "green"), (0.05, "orange"), (0.1, "red")),
                     width=5,
                 ),
                 stat_panel(
-                    "Corrected",
-                    "By how much billed days were ever corrected, up and down added.",
-                    Query(f"sum(ai_account_restated_usd_total{{{one}}})", "corrected"),
+                    "Restated",
+                    "USD by which billed days were restated since the ledger was created, increases plus decreases.",
+                    Query(f"sum(ai_account_restated_usd_total{{{account}}})", "restated"),
                     width=4,
                 ),
             ),
         ),
         (
-            "By day",
+            "Cost per day",
             (
                 bar_chart_panel(
-                    "35 days, billed beside estimated",
-                    "Each day as known now: billed where billed. Beside it what the day had been estimated at before its bill came, where it was.",
-                    ("cost", Query(f"sum by (date) (ai_cost_daily_usd{{{one}}})", instant=True, table=True)),
+                    "Daily cost and estimate, last 35 days",
+                    "Cost per UTC day as currently known: billed where billed. Next to it the estimate made before the bill arrived, where one was made.",
+                    ("cost", Query(f"sum by (date) (ai_cost_daily_usd{{{account}}})", instant=True, table=True)),
                     (
                         "estimated",
-                        Query(f"sum by (date) (ai_cost_daily_estimate_usd{{{one}}})", instant=True, table=True),
+                        Query(f"sum by (date) (ai_cost_daily_estimate_usd{{{account}}})", instant=True, table=True),
                     ),
                     x="date",
                     width=24,
                 ),
                 time_series_panel(
                     "By workspace",
-                    f"What each day cost; {DAILY_BARS_NOTE}.",
+                    f"Cost per day and workspace; {DAILY_BARS_NOTE}. {NO_VALUE}: no workspace reported.",
                     daily("workspace"),
                     stacked=True,
                     bars=True,
@@ -80,7 +85,7 @@ def account_rows() -> DashboardRows:
                 ),
                 time_series_panel(
                     "By model",
-                    f"What each day cost; {DAILY_BARS_NOTE}.",
+                    f"Cost per day and model; {DAILY_BARS_NOTE}. {NO_VALUE}: no model reported.",
                     daily("model"),
                     stacked=True,
                     bars=True,
@@ -88,7 +93,7 @@ def account_rows() -> DashboardRows:
                 ),
                 time_series_panel(
                     "By tier",
-                    f"What each day cost by service tier; {DAILY_BARS_NOTE}.",
+                    f"Cost per day and service tier; {DAILY_BARS_NOTE}. {NO_VALUE}: no tier reported.",
                     daily("tier"),
                     stacked=True,
                     bars=True,
@@ -96,7 +101,7 @@ def account_rows() -> DashboardRows:
                 ),
                 time_series_panel(
                     "By API key",
-                    f"What each day cost by key, where the account's configuration asks for keys; {DAILY_BARS_NOTE}.",
+                    f"Cost per day and API key, if the account's configuration has labels: [api_key]; {DAILY_BARS_NOTE}. {NO_VALUE}: no key reported.",
                     daily("api_key"),
                     stacked=True,
                     bars=True,
@@ -105,19 +110,19 @@ def account_rows() -> DashboardRows:
             ),
         ),
         (
-            "Trust",
+            "Accuracy",
             (
                 time_series_panel(
-                    "Month, and what of it is billed",
-                    "The gap between the two is estimated.",
-                    Query(f"sum(ai_cost_month_usd{{{one}}})", "known"),
-                    Query(f"sum(ai_cost_month_billed_usd{{{one}}})", "billed"),
+                    "Month to date, total and billed",
+                    "The difference between the two is estimated.",
+                    Query(f"sum(ai_cost_month_usd{{{account}}})", "total"),
+                    Query(f"sum(ai_cost_month_billed_usd{{{account}}})", "billed"),
                     time_from="24h",
                 ),
                 time_series_panel(
-                    "Corrections",
-                    "USD by which billed days were corrected, up and down added, since the ledger began.",
-                    Query(f"sum by (account) (ai_account_restated_usd_total{{{one}}})", "{{account}}"),
+                    "Restatements",
+                    "USD by which billed days were restated since the ledger was created, increases plus decreases.",
+                    Query(f"sum by (account) (ai_account_restated_usd_total{{{account}}})", "{{account}}"),
                     time_from="24h",
                 ),
             ),

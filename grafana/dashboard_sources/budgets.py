@@ -1,73 +1,74 @@
-"""How every budget stands."""
+"""Rows of the budgets dashboard."""
 
-# A query or a text stands on one line.
+# Queries and descriptions are not wrapped.
 # ruff: noqa: E501
 
 from __future__ import annotations
 
-from grafana.dashboard_sources.words import BUDGET_THRESHOLDS, BURN_RATE_THRESHOLDS, DashboardRows
+from grafana.dashboard_sources.shared import BUDGET_THRESHOLDS, BURN_RATE_THRESHOLDS, DashboardRows
 from grafana.panels import RATIO, SECONDS, TIME, USD, Query, bar_gauge_panel, table_panel, time_series_panel
 
 
 def budget_rows() -> DashboardRows:
-    """Return how every budget stands."""
-    chosen = 'budget=~"$budget",owner=~"$owner"'
+    """Return the rows of the budgets dashboard."""
+    selected = 'budget=~"$budget",owner=~"$owner"'
 
     def table(expr: str) -> Query:
         return Query(f"max by (budget, owner, period) ({expr})", instant=True, table=True)
 
-    def whole(metric: str) -> str:
-        return f"sum by (budget, owner, period) ({metric}{{{chosen}}})"
+    def total(metric: str) -> str:
+        # With --shard each exporter exports its share of a budget.
+        return f"sum by (budget, owner, period) ({metric}{{{selected}}})"
 
-    limit = f"max by (budget, owner, period) (ai_budget_limit_usd{{{chosen}}})"
-    passed = {
+    limit = f"max by (budget, owner, period) (ai_budget_limit_usd{{{selected}}})"
+    elapsed_share = {
         "day": "hour() / 24 + minute() / 1440",
         "week": "((day_of_week() + 6) % 7 + hour() / 24) / 7",
         "month": "(day_of_month() - 1 + hour() / 24) / days_in_month()",
     }
-    pace = " or ".join(
-        f'max by (budget, owner, period) (ai_budget_limit_usd{{{chosen},period="{period}"}}) * scalar({share})'
-        for period, share in passed.items()
+    even_spend = " or ".join(
+        f'max by (budget, owner, period) (ai_budget_limit_usd{{{selected},period="{period}"}}) * scalar({share})'
+        for period, share in elapsed_share.items()
     )
     return (
         (
-            "Every budget",
+            "All budgets",
             (
                 table_panel(
                     "Budgets",
-                    "Spent, expected and allowed in the running period (UTC). A burn rate of 1 uses the limit up exactly.",
+                    "Spend, forecast and limit of the current period (UTC). A burn rate of 1 uses up the limit exactly at the end of the period.",
                     [
                         ("Limit", table(limit), USD),
-                        ("Spent", table(whole("ai_budget_spent_usd")), USD),
-                        ("Spent of limit", table(f"{whole('ai_budget_spent_usd')} / {limit}"), RATIO),
-                        ("Forecast", table(whole("ai_budget_forecast_usd")), USD),
+                        ("Spent", table(total("ai_budget_spent_usd")), USD),
+                        ("Spent / limit", table(f"{total('ai_budget_spent_usd')} / {limit}"), RATIO),
+                        ("Forecast", table(total("ai_budget_forecast_usd")), USD),
                         (
-                            "Burn 1h",
-                            table(f'sum by (budget, owner, period) (ai_budget_burn_rate{{{chosen},window="1h"}})'),
+                            "Burn rate 1h",
+                            table(f'sum by (budget, owner, period) (ai_budget_burn_rate{{{selected},window="1h"}})'),
                             "short",
                         ),
                         (
-                            "Burn 1d",
-                            table(f'sum by (budget, owner, period) (ai_budget_burn_rate{{{chosen},window="1d"}})'),
+                            "Burn rate 1d",
+                            table(f'sum by (budget, owner, period) (ai_budget_burn_rate{{{selected},window="1d"}})'),
                             "short",
                         ),
-                        ("Runs out", table(f"ai_budget_exhaustion_timestamp_seconds{{{chosen}}} * 1000"), TIME),
+                        ("Exhausted", table(f"ai_budget_exhaustion_timestamp_seconds{{{selected}}} * 1000"), TIME),
                     ],
-                    sort_by="Spent of limit",
+                    sort_by="Spent / limit",
                     width=24,
                 ),
                 bar_gauge_panel(
-                    "Spent",
-                    "Spent of the limit. Green below 80 %, orange from there, red above the limit.",
-                    Query(f"{whole('ai_budget_spent_usd')} / {limit}", "{{budget}} ({{owner}}, {{period}})"),
+                    "Spent / limit",
+                    "Spend relative to the limit. Green below 80 %, orange from 80 %, red from 100 %.",
+                    Query(f"{total('ai_budget_spent_usd')} / {limit}", "{{budget}} ({{owner}}, {{period}})"),
                     thresholds=BUDGET_THRESHOLDS,
                     width=12,
                     max_value=1.2,
                 ),
                 bar_gauge_panel(
-                    "Forecast",
-                    "What the period is expected to come to, of the limit. Orange above 100 %, red above 120 %.",
-                    Query(f"{whole('ai_budget_forecast_usd')} / {limit}", "{{budget}} ({{owner}}, {{period}})"),
+                    "Forecast / limit",
+                    "Forecast spend at the end of the period, relative to the limit. Orange above 100 %, red above 120 %.",
+                    Query(f"{total('ai_budget_forecast_usd')} / {limit}", "{{budget}} ({{owner}}, {{period}})"),
                     thresholds=((None, "green"), (1.0, "orange"), (1.2, "red")),
                     width=12,
                     max_value=1.5,
@@ -79,29 +80,29 @@ def budget_rows() -> DashboardRows:
             (
                 time_series_panel(
                     "Spent and limit",
-                    "Spent in the running period, and its limit; a new period begins at 0. Pace is what an even spend would have come to by then.",
-                    Query(whole("ai_budget_spent_usd"), "{{budget}} spent"),
+                    "Spend of the current period, and its limit; a new period starts at 0. Even spend: the limit times the elapsed share of the period.",
+                    Query(total("ai_budget_spent_usd"), "{{budget}} spent"),
                     Query(limit, "{{budget}} limit"),
-                    Query(pace, "{{budget}} pace"),
+                    Query(even_spend, "{{budget}} even spend"),
                 ),
                 time_series_panel(
-                    "Forecast",
-                    "What the running period was expected to come to, as it was known then, and its limit.",
-                    Query(whole("ai_budget_forecast_usd"), "{{budget}} forecast"),
+                    "Forecast and limit",
+                    "Forecast spend at the end of the period, as calculated at that time, and the limit.",
+                    Query(total("ai_budget_forecast_usd"), "{{budget}} forecast"),
                     Query(limit, "{{budget}} limit"),
                 ),
                 time_series_panel(
                     "Burn rates",
-                    "Spend of the newest complete hours relative to an even pace. 1: used up exactly. 1.5 for three days: a ticket. 14.4 in an hour: a page.",
-                    Query(f"sum by (budget, window) (ai_budget_burn_rate{{{chosen}}})", "{{budget}} {{window}}"),
+                    "Spend of the newest complete hours relative to even spend. 1: used up exactly at the end of the period. 1.5 over three days: a warning. 14.4 over one hour: a critical alert.",
+                    Query(f"sum by (budget, window) (ai_budget_burn_rate{{{selected}}})", "{{budget}} {{window}}"),
                     unit="short",
                     thresholds=BURN_RATE_THRESHOLDS,
                 ),
                 time_series_panel(
-                    "Time left",
-                    "Until the limit is reached, by known and expected hours; nothing where it is not in this period.",
+                    "Time to exhaustion",
+                    "Time until the limit is reached, from known and expected cost; absent if the limit is not reached in this period.",
                     Query(
-                        f"max by (budget) (ai_budget_exhaustion_timestamp_seconds{{{chosen}}}) - time() > 0",
+                        f"max by (budget) (ai_budget_exhaustion_timestamp_seconds{{{selected}}}) - time() > 0",
                         "{{budget}}",
                     ),
                     unit=SECONDS,

@@ -1,11 +1,11 @@
-"""What was expected, what came, and who moved."""
+"""Rows of the signals dashboard: actual and expected cost, and the contributors to changes."""
 
-# A query or a text stands on one line.
+# Queries and descriptions are not wrapped.
 # ruff: noqa: E501
 
 from __future__ import annotations
 
-from grafana.dashboard_sources.words import WORKSPACE_MATCHERS, DashboardRows
+from grafana.dashboard_sources.shared import WORKSPACE_MATCHERS, DashboardRows
 from grafana.panels import RATIO, TOKENS, USD, Query, state_timeline_panel, table_panel, time_series_panel
 
 
@@ -13,54 +13,55 @@ def _cost_change_queries() -> list[tuple[str, Query, str]]:
     def week(metric: str, offset: str = "") -> str:
         return f"sum by (account, model) (sum_over_time({metric}{{{WORKSPACE_MATCHERS}}}[7d]{offset}))"
 
-    cost, before = week("ai_hourly_cost_usd"), week("ai_hourly_cost_usd", " offset 7d")
-    tokens, fewer = week("ai_hourly_tokens"), week("ai_hourly_tokens", " offset 7d")
-    volume = f"({tokens} - {fewer}) * {before} / ({fewer} > 0)"
-    change = f"({cost} - {before} or {cost})"
-    most = f"and on (account, model) topk(15, abs({change}))"
+    cost, cost_before = week("ai_hourly_cost_usd"), week("ai_hourly_cost_usd", " offset 7d")
+    tokens, tokens_before = week("ai_hourly_tokens"), week("ai_hourly_tokens", " offset 7d")
+    # The change in tokens at the previous price per token; the remainder is price and mix.
+    volume = f"({tokens} - {tokens_before}) * {cost_before} / ({tokens_before} > 0)"
+    change = f"({cost} - {cost_before} or {cost})"
+    largest = f"and on (account, model) topk(15, abs({change}))"
     return [
-        (heading, Query(f"{expr} {most}", instant=True, table=True), USD)
+        (heading, Query(f"{expr} {largest}", instant=True, table=True), USD)
         for heading, expr in (
             ("Change", change),
             ("By volume", f"({volume})"),
-            ("By price and mix", f"({cost} - {before} - {volume})"),
+            ("By price and mix", f"({cost} - {cost_before} - {volume})"),
         )
     ]
 
 
 def signal_rows() -> DashboardRows:
-    """Return what was expected, what came, and who moved."""
+    """Return the rows of the signals dashboard."""
     by = "account, workspace"
-    rise = f"sum by (account, workspace, model) (ai_cost_last_hour_usd{{{WORKSPACE_MATCHERS}}}) - sum by (account, workspace, model) (ai_cost_30d_usd{{{WORKSPACE_MATCHERS}}}) / 720"
+    increase = f"sum by (account, workspace, model) (ai_cost_last_hour_usd{{{WORKSPACE_MATCHERS}}}) - sum by (account, workspace, model) (ai_cost_30d_usd{{{WORKSPACE_MATCHERS}}}) / 720"
     return (
         (
             "Alerts",
             (
                 state_timeline_panel(
                     "Alerts",
-                    "Every alert about spend that has fired in this time: red while it fires, orange while it waits.",
+                    "All alerts in the time range: red while firing, orange while pending.",
                     Query(
                         'max by (alertname, account, workspace, budget, model) (ALERTS{alertname=~"AI.*",alertstate="firing"} * 2 or ALERTS{alertname=~"AI.*",alertstate="pending"})',
                         "{{alertname}} {{account}}{{budget}} {{workspace}} {{model}}",
                     ),
-                    mappings=(("1", "waiting", "orange"), ("2", "firing", "red")),
+                    mappings=(("1", "pending", "orange"), ("2", "firing", "red")),
                 ),
             ),
         ),
         (
-            "Actual against expected",
+            "Actual and expected",
             (
                 time_series_panel(
-                    "Newest complete hour",
-                    "What the newest complete hour cost, by workspace.",
+                    "Last hour",
+                    "Cost of the newest complete hour, by workspace.",
                     Query(
                         f"sum by ({by}) (ai_cost_last_hour_usd{{{WORKSPACE_MATCHERS}}})", "{{account}} / {{workspace}}"
                     ),
                     width=12,
                 ),
                 time_series_panel(
-                    "Expected",
-                    "What that hour was expected to cost: the median of the same hour of fourteen days, workdays or weekends.",
+                    "Last hour, expected",
+                    "Expected cost of that hour: the median of the same hour of the previous 14 days, workdays and weekends separately.",
                     Query(
                         f"sum by ({by}) (ai_cost_last_hour_expected_usd{{{WORKSPACE_MATCHERS}}})",
                         "{{account}} / {{workspace}}",
@@ -68,8 +69,8 @@ def signal_rows() -> DashboardRows:
                     width=12,
                 ),
                 time_series_panel(
-                    "Of its high value",
-                    "The newest complete hour beside its high value. Above 1 it is unusual.",
+                    "Actual / upper bound",
+                    "Cost of the newest complete hour relative to its upper bound. Red above 100 %: unusual.",
                     Query(
                         f"sum by ({by}) (ai_cost_last_hour_usd{{{WORKSPACE_MATCHERS}}}) / sum by ({by}) (ai_cost_last_hour_upper_bound_usd{{{WORKSPACE_MATCHERS}}})",
                         "{{account}} / {{workspace}}",
@@ -79,8 +80,8 @@ def signal_rows() -> DashboardRows:
                     width=12,
                 ),
                 time_series_panel(
-                    "Running hour of its high value",
-                    "The running hour so far beside what a whole such hour would have to cost to be unusual. Above 1 it runs away.",
+                    "This hour / upper bound",
+                    "Cost of the current hour so far relative to the upper bound for the whole hour. Red above 100 %: runaway spend.",
                     Query(
                         f"sum by ({by}) (ai_cost_this_hour_usd{{{WORKSPACE_MATCHERS}}}) / sum by ({by}) (ai_cost_this_hour_upper_bound_usd{{{WORKSPACE_MATCHERS}}})",
                         "{{account}} / {{workspace}}",
@@ -90,11 +91,11 @@ def signal_rows() -> DashboardRows:
                     width=12,
                 ),
                 table_panel(
-                    "Excess of 24 hours",
-                    "By how much the 24 newest complete hours were above their high values, each by its own; told from $20 on.",
+                    "Cost above upper bound, last 24 h",
+                    "Sum over the 24 newest complete hours of the cost above each hour's upper bound. Alerts above $20.",
                     [
                         (
-                            "Above high",
+                            "Above upper bound",
                             Query(
                                 f"sum by ({by}) (ai_cost_excess_24h_usd{{{WORKSPACE_MATCHERS}}}) > 0",
                                 instant=True,
@@ -103,11 +104,11 @@ def signal_rows() -> DashboardRows:
                             USD,
                         )
                     ],
-                    sort_by="Above high",
+                    sort_by="Above upper bound",
                 ),
                 time_series_panel(
-                    "Requests of their high value",
-                    "Requests, or tokens where none are counted, of the newest complete hour beside their high value.",
+                    "Requests / upper bound",
+                    "Requests of the newest complete hour (tokens where no requests are reported) relative to their upper bound.",
                     Query(
                         f"sum by ({by}) (ai_requests_last_hour{{{WORKSPACE_MATCHERS}}}) / sum by ({by}) (ai_requests_last_hour_upper_bound{{{WORKSPACE_MATCHERS}}}) or sum by ({by}) (ai_tokens_last_hour{{{WORKSPACE_MATCHERS}}}) / sum by ({by}) (ai_tokens_last_hour_upper_bound{{{WORKSPACE_MATCHERS}}})",
                         "{{account}} / {{workspace}}",
@@ -119,17 +120,17 @@ def signal_rows() -> DashboardRows:
             ),
         ),
         (
-            "Who moved",
+            "Contributors",
             (
                 table_panel(
-                    "Risen most",
-                    "Models of workspaces whose newest complete hour was furthest above the mean hour of thirty days.",
-                    [("Above the mean", Query(f"topk(15, {rise})", instant=True, table=True), USD)],
-                    sort_by="Above the mean",
+                    "Largest increases, last hour",
+                    "Workspaces and models whose newest complete hour is furthest above their mean hour of the last 30 days.",
+                    [("Above mean", Query(f"topk(15, {increase})", instant=True, table=True), USD)],
+                    sort_by="Above mean",
                 ),
                 table_panel(
                     "New models",
-                    "Models with cost today that had none in the 29 days before.",
+                    "Models with cost today and none in the previous 29 days.",
                     [
                         (
                             "Today",
@@ -144,15 +145,15 @@ def signal_rows() -> DashboardRows:
                     sort_by="Today",
                 ),
                 table_panel(
-                    "What rose in seven days",
-                    "The last seven days of complete hours beside the seven before, by model: in all, by more or fewer tokens at the old price, and by another price of a token (its mix of types and tiers included). A model that is new has no old price.",
+                    "Cost change, last 7 days",
+                    "Complete hours of the last 7 days compared with the 7 days before, by model: total change, change by volume (tokens at the previous price per token), and change by price and mix (of token types and tiers). New models have no previous price.",
                     _cost_change_queries(),
                     sort_by="Change",
                     width=24,
                 ),
                 time_series_panel(
                     "Tokens per request",
-                    "Tokens of one request in the newest complete hour, where the provider counts requests.",
+                    "Mean tokens per request in the newest complete hour, where the provider reports requests.",
                     Query(
                         f"sum by ({by}) (ai_tokens_last_hour{{{WORKSPACE_MATCHERS}}}) / (sum by ({by}) (ai_requests_last_hour{{{WORKSPACE_MATCHERS}}}) > 0)",
                         "{{account}} / {{workspace}}",
@@ -160,8 +161,8 @@ def signal_rows() -> DashboardRows:
                     unit=TOKENS,
                 ),
                 time_series_panel(
-                    "Cost of 1k tokens",
-                    "Price and mix: what 1,000 tokens cost today, by account.",
+                    "Cost per 1k tokens",
+                    "Mean cost of 1,000 tokens today, by account; changes with price and mix.",
                     Query(
                         f"1000 * sum by (account) (ai_cost_today_usd{{{WORKSPACE_MATCHERS}}}) / sum by (account) (ai_tokens_today{{{WORKSPACE_MATCHERS}}})",
                         "{{account}}",

@@ -1,11 +1,11 @@
-"""What is spent, on what, by whom."""
+"""Rows of the main dashboard: spend by provider, account, workspace and model."""
 
-# A query or a text stands on one line.
+# Queries and descriptions are not wrapped.
 # ruff: noqa: E501
 
 from __future__ import annotations
 
-from grafana.dashboard_sources.words import (
+from grafana.dashboard_sources.shared import (
     ACCOUNT_MATCHERS,
     BUDGET_THRESHOLDS,
     CACHE_HIT_DESCRIPTION,
@@ -36,8 +36,8 @@ def _top_models_queries(window: str) -> list[tuple[str, Query, str]]:
         return Query(expr, instant=True, table=True)
 
     cost, requests, tokens = (
-        f"sum by (model) (ai_{what}{{{MODEL_MATCHERS}}})"
-        for what in (f"cost_{window}_usd", f"requests_{window}", f"tokens_{window}")
+        f"sum by (model) (ai_{metric}{{{MODEL_MATCHERS}}})"
+        for metric in (f"cost_{window}_usd", f"requests_{window}", f"tokens_{window}")
     )
     return [
         ("Cost", table(f"topk(15, {cost} > 0)"), USD),
@@ -55,16 +55,16 @@ def _top_models_queries(window: str) -> list[tuple[str, Query, str]]:
 
 
 def spend_rows() -> DashboardRows:
-    """Return what is spent, on what, by whom."""
-    week = f"sum(sum_over_time(ai_hourly_cost_usd{{{MODEL_MATCHERS}}}[7d]))"
-    before = f"sum(sum_over_time(ai_hourly_cost_usd{{{MODEL_MATCHERS}}}[7d] offset 7d))"
+    """Return the rows of the main dashboard."""
+    last_week = f"sum(sum_over_time(ai_hourly_cost_usd{{{MODEL_MATCHERS}}}[7d]))"
+    week_before = f"sum(sum_over_time(ai_hourly_cost_usd{{{MODEL_MATCHERS}}}[7d] offset 7d))"
     return (
         (
             "Now",
             (
                 stat_panel(
                     "Today",
-                    "Since midnight UTC, the running hour included: billed where billed, estimated otherwise.",
+                    "Since midnight UTC, including the current hour: billed where billed, estimated otherwise.",
                     Query(f"sum(ai_cost_today_usd{{{MODEL_MATCHERS}}})", "today"),
                 ),
                 stat_panel(
@@ -73,31 +73,31 @@ def spend_rows() -> DashboardRows:
                     Query(f"sum(ai_cost_month_usd{{{MODEL_MATCHERS}}})", "month"),
                 ),
                 stat_panel(
-                    "Month's forecast",
-                    "This month so far, and for the days that are left the mean of the 29 days before today.",
+                    "Month forecast",
+                    "Cost of this month so far, plus the mean daily cost of the previous 29 days for the remaining days.",
                     Query(
                         f"sum(ai_cost_month_usd{{{MODEL_MATCHERS}}}) + (sum(ai_cost_30d_usd{{{MODEL_MATCHERS}}}) - sum(ai_cost_today_usd{{{MODEL_MATCHERS}}})) / 29 * scalar(days_in_month() - day_of_month() + 1 - (hour() + minute() / 60) / 24)",
                         "forecast",
                     ),
                 ),
                 stat_panel(
-                    "30 days",
-                    "Today and the 29 days before.",
+                    "Last 30 days",
+                    "Today and the previous 29 days.",
                     Query(f"sum(ai_cost_30d_usd{{{MODEL_MATCHERS}}})", "30 days"),
                 ),
                 stat_panel(
-                    "Against last week",
-                    "The last seven days of complete hours beside the seven before, from served history. Orange: a quarter more. Red: twice as much.",
-                    Query(f"{week} / {before} - 1", "change", instant=True),
+                    "vs. last week",
+                    "Complete hours of the last 7 days compared with the 7 days before, from served history. Orange: 25 % more. Red: 100 % more.",
+                    Query(f"{last_week} / {week_before} - 1", "change", instant=True),
                     unit=RATIO,
                     thresholds=((None, "green"), (0.25, "orange"), (1.0, "red")),
                 ),
                 stat_panel(
-                    "Data is late by",
-                    "The oldest watermark of the chosen accounts' use: up to then everything is told. Orange from three hours, red from four, when no spike is told any more.",
+                    "Data delay",
+                    "Age of the oldest watermark of the selected accounts' hourly usage: data is complete until then. Orange from 3 hours; red from 4 hours, when spike alerts stop.",
                     Query(
-                        f'time() - min(ai_account_complete_until_timestamp_seconds{{{ACCOUNT_MATCHERS},report!="costs"}})',
-                        "late",
+                        f'time() - min(ai_account_complete_until_timestamp_seconds{{{ACCOUNT_MATCHERS},kind="usage",width="hour"}})',
+                        "delay",
                     ),
                     unit=SECONDS,
                     thresholds=DATA_DELAY_THRESHOLDS,
@@ -109,7 +109,7 @@ def spend_rows() -> DashboardRows:
             (
                 time_series_panel(
                     "Daily cost by $group_by",
-                    f"What each day cost as known now, corrections included; {DAILY_BARS_NOTE}. From served history, or where that is not configured from what was scraped.",
+                    f"Cost per day as currently known, restatements included; {DAILY_BARS_NOTE}. From served history if remote read is configured, otherwise from scraped metrics.",
                     Query(
                         f"sum by ($group_by) (sum_over_time(ai_hourly_cost_usd{{{MODEL_MATCHERS}}}[1d] offset -1d)) or sum by ($group_by) (last_over_time(ai_cost_today_usd{{{MODEL_MATCHERS}}}[1d] offset -1d))",
                         "{{$group_by}}",
@@ -122,8 +122,8 @@ def spend_rows() -> DashboardRows:
                     height=11,
                 ),
                 bar_chart_panel(
-                    "35 days, right on any engine",
-                    "Each of the last 35 UTC days as known now. Needs neither history nor a time zone.",
+                    "Daily cost, last 35 days",
+                    "Cost of each UTC day as currently known. Requires neither served history nor a dashboard time zone.",
                     (
                         "cost",
                         Query(f"sum by (date) (ai_cost_daily_usd{{{ACCOUNT_MATCHERS}}})", instant=True, table=True),
@@ -134,7 +134,7 @@ def spend_rows() -> DashboardRows:
                 ),
                 time_series_panel(
                     "Hourly cost by $group_by",
-                    "What each complete hour cost as known now, corrections included. From served history, or where that is not configured from what was scraped.",
+                    "Cost per complete hour as currently known, restatements included. From served history if remote read is configured, otherwise from scraped metrics.",
                     Query(
                         f"sum by ($group_by) (sum_over_time(ai_hourly_cost_usd{{{MODEL_MATCHERS}}}[1h] offset -1h)) or sum by ($group_by) (ai_cost_last_hour_usd{{{MODEL_MATCHERS}}})",
                         "{{$group_by}}",
@@ -146,22 +146,22 @@ def spend_rows() -> DashboardRows:
                     width=12,
                 ),
                 time_series_panel(
-                    "Newest complete hour, expected and high",
-                    "What the newest complete hour cost; expected is the median of the same hour of fourteen days, high is what would be unusual. Scraped: it begins with Prometheus, and an hour shows when it is complete.",
+                    "Last hour, expected and upper bound",
+                    "Cost of the newest complete hour, its expected cost (the median of the same hour of the previous 14 days) and the upper bound above which it is unusual. From scraped metrics only: starts with Prometheus and follows an hour once it is complete.",
                     Query(f"sum(ai_cost_last_hour_usd{{{WORKSPACE_MATCHERS}}})", "cost"),
                     Query(f"sum(ai_cost_last_hour_expected_usd{{{WORKSPACE_MATCHERS}}})", "expected"),
-                    Query(f"sum(ai_cost_last_hour_upper_bound_usd{{{WORKSPACE_MATCHERS}}})", "high"),
+                    Query(f"sum(ai_cost_last_hour_upper_bound_usd{{{WORKSPACE_MATCHERS}}})", "upper bound"),
                     time_from="24h",
                     width=12,
                 ),
             ),
         ),
         (
-            "On what",
+            "Breakdown",
             (
                 table_panel(
-                    "Top models of 30 days",
-                    "Cost, share of the chosen cost, requests, and what a request and 1,000 tokens cost. Requests are empty where the provider does not count them.",
+                    "Top models, last 30 days",
+                    "Cost, share of the selected cost, requests, cost per request and per 1,000 tokens. Requests are empty where the provider does not report them.",
                     _top_models_queries("30d"),
                     sort_by="Cost",
                     width=16,
@@ -169,7 +169,7 @@ def spend_rows() -> DashboardRows:
                 ),
                 time_series_panel(
                     "Tokens by type",
-                    "Tokens of complete hours by disjoint type: together they are every token once.",
+                    "Tokens per complete hour by type; types are disjoint and sum to all tokens.",
                     Query(
                         f"sum by (type) (sum_over_time(ai_hourly_tokens{{{MODEL_MATCHERS}}}[1h])) or sum by (type) (ai_tokens_last_hour{{{MODEL_MATCHERS}}})",
                         "{{type}}",
@@ -183,7 +183,7 @@ def spend_rows() -> DashboardRows:
                 ),
                 time_series_panel(
                     "Cache hit ratio",
-                    f"{CACHE_HIT_DESCRIPTION} By UTC day and workspace, from served history, or where that is not configured from what was scraped.",
+                    f"{CACHE_HIT_DESCRIPTION} By UTC day and workspace, from served history if remote read is configured, otherwise from scraped metrics.",
                     Query(
                         f'sum by (account, workspace) (sum_over_time(ai_hourly_tokens{{{MODEL_MATCHERS},type=~".*cache_read"}}[1d] offset -1d)) / sum by (account, workspace) (sum_over_time(ai_hourly_tokens{{{MODEL_MATCHERS},type!~".*output"}}[1d] offset -1d)) or sum by (account, workspace) (ai_tokens_today{{{MODEL_MATCHERS},type=~".*cache_read"}}) / sum by (account, workspace) (ai_tokens_today{{{MODEL_MATCHERS},type!~".*output"}})',
                         "{{account}} / {{workspace}}",
@@ -195,7 +195,7 @@ def spend_rows() -> DashboardRows:
                 ),
                 bar_gauge_panel(
                     "Budgets",
-                    "Spent of the limit. Green below 80 %, orange from there, red above the limit.",
+                    "Spend relative to the limit. Green below 80 %, orange from 80 %, red from 100 %.",
                     Query(
                         "budget:ai_budget_spent_usd:ratio or sum by (budget, owner, period) (ai_budget_spent_usd) / max by (budget, owner, period) (ai_budget_limit_usd)",
                         "{{budget}} ({{owner}})",
@@ -205,8 +205,8 @@ def spend_rows() -> DashboardRows:
                     max_value=1.2,
                 ),
                 table_panel(
-                    "Signals",
-                    "Alerts about spend that fire now.",
+                    "Firing alerts",
+                    "Alerts that are currently firing.",
                     [
                         (
                             "Since",
@@ -225,6 +225,8 @@ def spend_rows() -> DashboardRows:
                         "provider",
                         "tier",
                         "window",
+                        "kind",
+                        "width",
                         "job",
                         "instance",
                     ),

@@ -1,4 +1,4 @@
-"""`notices`: what Alertmanager sends is printed for people."""
+"""`notices` prints Alertmanager's notifications as text."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ NOTIFICATION = {
 
 @pytest.fixture(name="webhook")
 def _start_webhook() -> Iterator[tuple[str, list[str]]]:
-    said: list[str] = []
-    opened = listen("127.0.0.1:0")
-    with serve_webhook(opened, said.append):
-        yield f"http://127.0.0.1:{opened.getsockname()[1]}/", said
+    lines: list[str] = []
+    sock = listen("127.0.0.1:0")
+    with serve_webhook(sock, lines.append):
+        yield f"http://127.0.0.1:{sock.getsockname()[1]}/", lines
 
 
 def test_a_notification_is_printed_in_a_few_lines(webhook: tuple[str, list[str]]) -> None:
-    """Who is told, what fires since when, what it means and where to read on; what is over in one line."""
-    url, said = webhook
+    """A firing alert is printed with receiver, start time, description and runbook; a resolved alert in one line."""
+    url, lines = webhook
     assert httpx.post(url, json=NOTIFICATION).status_code == 200
-    assert said == [
+    assert lines == [
         "FIRING for platform: account=acme owner=platform",
         "  firing    warning   AICostSpike  since 2026-11-21 08:42 UTC  acme: $9 in an hour",
         "    Much.",
@@ -58,25 +58,25 @@ def test_a_notification_is_printed_in_a_few_lines(webhook: tuple[str, list[str]]
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", json.dumps({**NOTIFICATION, "alerts": [1]}).encode()])
 def test_an_invalid_notification_is_rejected(webhook: tuple[str, list[str]], body: bytes) -> None:
-    """Anything else gets 400 with the reason, and nothing of it is printed."""
-    url, said = webhook
+    """A body in any other format is answered with 400 and the reason, and is not printed."""
+    url, lines = webhook
     answer = httpx.post(url, content=body)
     assert answer.status_code == 400
-    assert said == []
+    assert lines == []
     with pytest.raises(ValueError, match=r".+"):
         list(format_notification(body))
 
 
-def test_a_body_has_to_say_its_length(webhook: tuple[str, list[str]]) -> None:
-    """A body without a length, or with too great a one, is refused before it is read."""
-    url, said = webhook
+def test_a_body_requires_a_bounded_length(webhook: tuple[str, list[str]]) -> None:
+    """A body without a Content-Length, or with a too large one, is rejected before it is read."""
+    url, lines = webhook
     assert httpx.post(url, content=iter([b"{}"])).status_code == 413
     assert httpx.post(url, content=bytes(MAX_BODY_BYTES + 1)).status_code == 413
-    assert said == []
+    assert lines == []
 
 
-def test_the_command_prints_until_it_is_ended() -> None:
-    """`ai-spend-exporter notices` says where it listens, prints what comes, and ends with status 0 at SIGTERM."""
+def test_the_command_prints_until_it_is_stopped() -> None:
+    """`ai-spend-exporter notices` logs its address, prints notifications, and exits with status 0 on SIGTERM."""
     command = [*COMMAND, "notices", ANY_PORT_FLAG]
     with subprocess.Popen(
         command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

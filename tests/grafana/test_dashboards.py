@@ -1,4 +1,4 @@
-"""The dashboards: current, complete, and full of data when a real Prometheus is asked what their panels ask."""
+"""The dashboards: current, complete, and with data for each panel's queries in a real Prometheus."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +38,20 @@ EXTERNAL_METRICS |= {"scrape_duration_seconds", "scrape_samples_scraped"}
 FIRING_QUERY = 'ALERTS{alertname="AIBudgetExceeded",alertstate="firing"}'
 FUNCTIONS = {"label_replace", "sum_over_time", "last_over_time", "days_in_month", "day_of_month", "day_of_week"}
 EMPTY_IN_DEMO = {"New models"}
-"""Empty in the demo: nothing new is used there."""
+"""Panels without data in the demo, which uses no new models."""
 
 
 def test_the_dashboards_are_current() -> None:
-    """grafana/dashboards holds what grafana/build.py makes, and nothing else."""
-    made = dict(render_files())
-    assert set(made) == set(DASHBOARDS_FOLDER.glob("*"))
-    for path, text in made.items():
+    """grafana/dashboards contains exactly the files that grafana/build.py generates."""
+    rendered = dict(render_files())
+    assert set(rendered) == set(DASHBOARDS_FOLDER.glob("*"))
+    for path, text in rendered.items():
         assert path.read_text() == text, "run make dashboards"
 
 
 @pytest.mark.parametrize("uid", DASHBOARDS)
 def test_a_dashboard_can_be_linked_to(uid: str) -> None:
-    """Fixed uid and tag, UTC, a templated data source, links that carry variables and time, alerts as annotations."""
+    """A dashboard has a fixed uid and tag, UTC, a data source variable, links to the others, and alert annotations."""
     board = DASHBOARDS[uid]
     assert board["uid"] == uid
     assert board["tags"] == ["ai-spend"]
@@ -60,22 +61,22 @@ def test_a_dashboard_can_be_linked_to(uid: str) -> None:
     assert board["templating"]["list"][0]["type"] == "datasource"
     (link,) = board["links"]
     assert (link["includeVars"], link["keepTime"], link["tags"]) == (True, True, ["ai-spend"])
-    assert any("ALERTS" in one.get("expr", "") for one in board["annotations"]["list"])
+    assert any("ALERTS" in annotation.get("expr", "") for annotation in board["annotations"]["list"])
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids))
 
 
-def test_every_link_of_an_alert_leads_to_a_dashboard() -> None:
-    """What alerts link to exists, with the variables that they set."""
+def test_every_link_of_an_alert_opens_a_dashboard() -> None:
+    """Every dashboard that an alert links to exists and has the variables that the link sets."""
     for path in (ROOT / "prometheus" / "rules").glob("*.yml"):
         for uid, rest in re.findall(r"/d/([a-z-]+)(\S*?)'", path.read_text()):
-            names = {one["name"] for one in DASHBOARDS[uid]["templating"]["list"]}
+            names = {variable["name"] for variable in DASHBOARDS[uid]["templating"]["list"]}
             assert set(re.findall(r"var-(\w+)=", rest)) <= names, (path.name, uid)
 
 
 @each_panel
 def test_a_panel_explains_itself(uid: str, panel: dict[str, Any]) -> None:
-    """Title, description and unit; whatever is coloured by thresholds says in words what the colours mean."""
+    """A panel has a title, a description and a unit, and its description explains colours that depend on thresholds."""
     del uid
     assert panel["title"]
     assert panel["description"].endswith(".")
@@ -88,7 +89,7 @@ def test_a_panel_explains_itself(uid: str, panel: dict[str, Any]) -> None:
 
 @each_panel
 def test_a_daily_panel_has_daily_steps(uid: str, panel: dict[str, Any]) -> None:
-    """Whatever sums up days is asked for at UTC midnights: anything else would shift the bars."""
+    """Queries that sum days have steps of exactly a day, because any other step would shift the bars."""
     del uid
     for target in panel["targets"]:
         if "[1d] offset -1d" in target["expr"]:
@@ -96,68 +97,73 @@ def test_a_daily_panel_has_daily_steps(uid: str, panel: dict[str, Any]) -> None:
 
 
 @each_panel
-def test_a_panel_asks_for_metrics_that_there_are(uid: str, panel: dict[str, Any]) -> None:
-    """Every name is a metric of ours, a recorded one, or Prometheus's own."""
+def test_a_panel_queries_only_existing_metrics(uid: str, panel: dict[str, Any]) -> None:
+    """Every metric in a query is an exported metric, a recorded one, or one of Prometheus itself."""
     del uid
     for target in panel["targets"]:
-        told = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by) \([^)]*\)|group_left \(\)', " ", target["expr"])
-        names = set(re.findall(r"[a-zA-Z_][\w:]*_[\w:]+|ALERTS", told)) - FUNCTIONS
+        expr = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by) \([^)]*\)|group_left \(\)', " ", target["expr"])
+        names = set(re.findall(r"[a-zA-Z_][\w:]*_[\w:]+|ALERTS", expr)) - FUNCTIONS
         assert names <= {family.name for family in FAMILIES} | RECORDING_RULES | EXTERNAL_METRICS
 
 
 @dataclass(frozen=True)
 class DashboardServer:
-    """A running Prometheus, and how panels' variables are filled in."""
+    """A running Prometheus, and the values of the dashboards' variables."""
 
     server: Prometheus
     accounts: str
 
     def expand_variables(self, expr: str, group: str = "provider") -> str:
-        """Return an expression with every variable filled in."""
+        """Return an expression with the value of every variable."""
         values = {"account": self.accounts, "group_by": group, "__rate_interval": "1m", "__interval": "1h"}
         values["__range"] = "30d"
-        return re.sub(r"\$(\w+)", lambda found: values.get(found[1], ".*"), expr)
+        return re.sub(r"\$(\w+)", lambda match: values.get(match[1], ".*"), expr)
 
     def query_panel(self, target: dict[str, Any], group: str = "provider") -> list[dict[str, Any]]:
-        """Ask as Grafana would, and return the series."""
+        """Run a panel's query as Grafana does, and return the series."""
         expr = self.expand_variables(target["expr"], group)
         now = datetime.now(UTC)
         if target.get("instant"):
-            told = self.server.call_api("query", query=expr, time=now.timestamp())
+            answer = self.server.call_api("query", query=expr, time=now.timestamp())
         else:
             step = {"1d": DAY, "1h": timedelta(hours=1)}.get(target.get("interval", ""), timedelta(seconds=15))
             first = floor(now, DAY) - 3 * DAY if step > timedelta(minutes=1) else now - timedelta(seconds=60)
-            told = self.server.call_api(
+            answer = self.server.call_api(
                 "query_range", query=expr, start=first.timestamp(), end=now.timestamp(), step=step.total_seconds()
             )
-        assert not told.get("warnings"), told
-        series: list[dict[str, Any]] = told["data"]["result"]
+        assert not answer.get("warnings"), answer
+        series: list[dict[str, Any]] = answer["data"]["result"]
         return series
 
 
 @pytest.fixture(name="dashboard_servers", scope="module")
 def _start_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, DashboardServer]]:
-    """Every version of Prometheus on the demo's accounts, with a spike and budgets in every state."""
+    """Run every version of Prometheus on the demo's accounts, with a spike, a nearly spent and an exceeded budget."""
     folder, clock = tmp_path_factory.mktemp("dashboards"), Clock(datetime.now(UTC))
     world = demo_world(clock)
     start_incident(world)
     with ExitStack() as stack:
-        it: System = stack.enter_context(start_system(folder, world, clock))
-        tight = Budget("tight", "research", "month", Decimal(1), {"owner": "research"})
-        stack.enter_context(it.run_exporter())
-        it.poll_until_idle()
-        soon = Budget("soon", "platform", "month", Decimal(round((it.value("ai_cost_month_usd") or 0) * 1.01)), {})
-        it.config = replace(it.config, budgets=(soon, tight))
-        it.app.apply(it.config)
-        found: dict[str, DashboardServer] = {}
+        system: System = stack.enter_context(start_system(folder, world, clock))
+        exceeded = Budget("exceeded", "research", "month", Decimal(1), {"owner": "research"})
+        stack.enter_context(system.run_exporter())
+        system.poll_until_idle()
+        month = system.value("ai_cost_month_usd") or 0
+        nearly_spent = Budget("nearly-spent", "platform", "month", Decimal(round(month * 1.01)), {})
+        system.config = replace(system.config, budgets=(nearly_spent, exceeded))
+        system.app.apply(system.config)
+        servers: dict[str, DashboardServer] = {}
         for version in VERSIONS:
             (folder / version).mkdir()
-            config = write_prometheus_config(folder / version, it.url.removeprefix("http://"), rules=True)
+            config = write_prometheus_config(folder / version, system.url.removeprefix("http://"), rules=True)
             server = stack.enter_context(start_prometheus(version, folder / version, config))
-            found[version] = DashboardServer(server, "|".join(it.world.accounts))
-        for one in found.values():
-            wait_until("an alert", lambda one=one: one.server.query(FIRING_QUERY, datetime.now(UTC)), 40)  # type: ignore[misc]
-        yield found
+            servers[version] = DashboardServer(server, "|".join(system.world.accounts))
+        for running in servers.values():
+            wait_until("an alert", partial(_is_alert_firing, running.server), 40)
+        yield servers
+
+
+def _is_alert_firing(server: Prometheus) -> bool:
+    return bool(server.query(FIRING_QUERY, datetime.now(UTC)))
 
 
 @pytest.fixture(name="dashboard_server", params=VERSIONS)
@@ -167,45 +173,45 @@ def _select_server(request: pytest.FixtureRequest, dashboard_servers: dict[str, 
 
 @each_panel
 def test_a_panel_shows_data_in_the_demo(uid: str, panel: dict[str, Any], dashboard_server: DashboardServer) -> None:
-    """Each query of each panel parses, answers without error or warning, and returns data."""
+    """Each query of each panel succeeds without a warning and returns data."""
     del uid
     assert panel["targets"]
     for target in panel["targets"]:
-        found = dashboard_server.query_panel(target)
-        assert found or panel["title"] in EMPTY_IN_DEMO, target["expr"]
+        series = dashboard_server.query_panel(target)
+        assert series or panel["title"] in EMPTY_IN_DEMO, target["expr"]
 
 
 def test_sums_do_not_depend_on_how_they_are_grouped(dashboard_server: DashboardServer) -> None:
-    """The daily cost by provider, account, workspace and model comes to the same for every day."""
-    (panel,) = (panel for uid, panel in PANELS if uid == "ai-spend" and panel["title"].startswith("Daily cost"))
+    """The daily cost has the same total for every day, grouped by provider, account, workspace or model."""
+    (panel,) = (panel for uid, panel in PANELS if uid == "ai-spend" and panel["title"].startswith("Daily cost by"))
     sums = []
     for group in GROUPS:
         days: dict[float, float] = {}
         for series in dashboard_server.query_panel(panel["targets"][0], group):
-            for at, value in series["values"]:
-                days[at] = days.get(at, 0) + float(value)
+            for timestamp, value in series["values"]:
+                days[timestamp] = days.get(timestamp, 0) + float(value)
         sums.append(days)
     assert len(sums[0]) >= 3
     for days in sums[1:]:
-        assert days == {at: pytest.approx(value, rel=1e-9) for at, value in sums[0].items()}
+        assert days == {timestamp: pytest.approx(value, rel=1e-9) for timestamp, value in sums[0].items()}
 
 
 @pytest.mark.parametrize("uid", DASHBOARDS)
 def test_variables_find_values(uid: str, dashboard_server: DashboardServer) -> None:
-    """Every variable's query finds something in what is scraped: served history does not tell label values."""
+    """Every variable's query finds values in scraped series, because served history cannot list label values."""
     for variable in DASHBOARDS[uid]["templating"]["list"]:
         if variable["type"] == "query":
             query = variable["query"]
             selector, label = re.fullmatch(r"label_values\((.*), (\w+)\)", query).groups()  # type: ignore[union-attr]
-            told = dashboard_server.server.call_api(
+            answer = dashboard_server.server.call_api(
                 f"label/{label}/values", **{"match[]": dashboard_server.expand_variables(selector)}
             )
-            assert told["data"], variable["name"]
+            assert answer["data"], variable["name"]
 
 
-def test_provisioning_finds_them() -> None:
-    """What alerts link to is what is provisioned: every dashboard has a file, in the folder that compose mounts."""
-    assert {board.uid for board in DASHBOARD_SPECS} == set(DASHBOARDS)
+def test_provisioning_includes_every_dashboard() -> None:
+    """Every dashboard has a file in the folder that docker-compose.yml mounts and Grafana's provisioning reads."""
+    assert {dashboard.uid for dashboard in DASHBOARD_SPECS} == set(DASHBOARDS)
     assert "/etc/grafana/dashboards" in (ROOT / "grafana" / "provisioning" / "dashboards" / "ai-spend.yml").read_text()
     assert "./grafana/dashboards:/etc/grafana/dashboards:ro" in (ROOT / "docker-compose.yml").read_text()
     assert isinstance(DASHBOARDS_FOLDER, Path)

@@ -134,7 +134,7 @@ def test_a_spike_a_revoked_key_and_an_exceeded_budget_notify_once_each(tmp_path:
         for webhook in webhooks:
             told = webhook.wait_for("firing", "AIAccountKeyRejected", account="labs")
             assert told["groupLabels"]["owner"] == "research"
-            assert "anthropic refuses the key of account labs (owner research): it is revoked" in annotation_text(told)
+            assert "anthropic rejects the key of account labs (owner research): it is revoked" in annotation_text(told)
             told = webhook.wait_for("firing", "AIBudgetExceeded", budget="everything")
             assert told["groupLabels"] == {"owner": "finance", "budget": "everything"}
             assert f"of ${round(spent / 2)}.00 this month" in annotation_text(told)

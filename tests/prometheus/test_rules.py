@@ -1,4 +1,4 @@
-"""The rules, their tests and their runbooks: every alert complete, proved on Debian's Prometheus and on today's."""
+"""The rules, their tests, runbooks and documentation are complete, on Debian's and on the current Prometheus."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXTERNAL_METRICS = {"up", "process_start_time_seconds", "ALERTS"}
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_promtool_accepts_the_rules(version: str) -> None:
-    """`promtool check rules` has nothing to say, not even that two rules are the same."""
+    """`promtool check rules` accepts every file without errors or lint warnings, such as duplicate rules."""
     checked = run_promtool(version, "check", "rules", "--lint=all", "--lint-fatal", *map(str, FILES))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert checked.stdout.count("SUCCESS") == len(FILES)
@@ -36,66 +36,72 @@ def test_promtool_accepts_the_rules(version: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
-def test_the_rules_fire_and_keep_silent_as_their_tests_say(version: str, path: Path) -> None:
-    """`promtool test rules` passes: who fires, who does not, and every word that is told."""
+def test_the_rule_tests_pass(version: str, path: Path) -> None:
+    """`promtool test rules` passes: alerts fire and do not fire as expected, with the exact text."""
     tested = run_promtool(version, "test", "rules", str(path))
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
 def test_every_alert_is_tested_with_its_text() -> None:
-    """Each alert is seen firing, with all its labels and annotations, and silent before; no test is of another one."""
+    """Each alert has a rule test in which it fires with all labels and annotations, and one in which none fires."""
     fired = set()
     for path in TESTS:
         for test in yaml.safe_load(path.read_text())["tests"]:
-            fired |= {one["alertname"] for one in test.get("alert_rule_test", ()) if one["exp_alerts"]}
+            fired |= {case["alertname"] for case in test.get("alert_rule_test", ()) if case["exp_alerts"]}
             if "alert_rule_test" in test:
-                assert any(not one["exp_samples"] for one in test["promql_expr_test"]), path
+                assert any(not case["exp_samples"] for case in test["promql_expr_test"]), path
     assert fired == set(ALERTS)
 
 
+def test_no_rule_selects_a_report_by_name() -> None:
+    """Rules select reports by kind and width, because plug-ins choose the names of their reports."""
+    for rule in RULES:
+        assert not re.search(r"\breport\s*(=|!)", rule["expr"]), rule
+
+
 @pytest.mark.parametrize("name", ALERTS)
-def test_every_alert_says_what_to_do(name: str) -> None:
-    """Severity, summary, description, and links to its own runbook and a dashboard, both to one configured place."""
+def test_every_alert_has_annotations_and_links(name: str) -> None:
+    """An alert has a severity, a summary, a description, and links to its runbook and a dashboard."""
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in ("critical", "warning", "info")
-    told = alert["annotations"]
-    assert set(told) == {"summary", "description", "runbook_url", "dashboard_url"}
-    assert told["runbook_url"].endswith(f"}}#{name.lower()}")
-    assert re.search(r"/d/ai-spend(-budgets|-signals|-account|-telemetry)?(\?|$)", told["dashboard_url"])
+    annotations = alert["annotations"]
+    assert set(annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
+    assert annotations["runbook_url"].endswith(f"}}#{name.lower()}")
+    assert re.search(r"/d/ai-spend(-budgets|-signals|-account|-telemetry)?(\?|$)", annotations["dashboard_url"])
     for link in ("runbook_url", "dashboard_url"):
-        assert told[link].startswith('{{ with query "ai:alert:links" }}')
+        assert annotations[link].startswith('{{ with query "ai:alert:links" }}')
     for label in ("account", "budget", "workspace"):
-        if f"$labels.{label}" in told["summary"]:
-            assert f"$labels.{label}" in told["description"]
+        if f"$labels.{label}" in annotations["summary"]:
+            assert f"$labels.{label}" in annotations["description"]
 
 
 @pytest.mark.parametrize("name", ALERTS)
 def test_every_alert_has_a_runbook(name: str) -> None:
-    """The runbook tells meaning, impact, diagnosis and mitigation, in this order."""
-    _, _, found = (PROMETHEUS_DIR / "runbooks.md").read_text().partition(f"\n## {name}\n")
-    section = found.partition("\n## ")[0]
+    """Each runbook section has meaning, impact, diagnosis and mitigation, in this order."""
+    _, _, text = (PROMETHEUS_DIR / "runbooks.md").read_text().partition(f"\n## {name}\n")
+    section = text.partition("\n## ")[0]
     assert re.findall(r"^### (.*)$", section, re.MULTILINE) == ["Meaning", "Impact", "Diagnosis", "Mitigation"]
     assert all(part.strip() for part in re.split(r"^### .*$", section, flags=re.MULTILINE)[1:])
 
 
 def test_every_runbook_entry_has_an_alert() -> None:
-    """Every section of the runbooks is of an alert that there is."""
+    """Every runbook section belongs to an existing alert."""
     assert set(re.findall(r"^## (.*)$", (PROMETHEUS_DIR / "runbooks.md").read_text(), re.MULTILINE)) == set(ALERTS)
 
 
 def test_rules_use_what_is_scraped() -> None:
-    """An alert works from the scraped gauges alone: served history may be away, and then it would keep silent."""
+    """Rules use scraped metrics only, because alerts must not depend on whether served history is reachable."""
     scraped = {family.name for family in set(FAMILIES) - set(HISTORY_FAMILIES)} | RECORDING_RULES | EXTERNAL_METRICS
     for rule in RULES:
-        told = re.sub(
+        expr = re.sub(
             r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by|ignoring|group_left|group_right) ?\([^)]*\)', " ", rule["expr"]
         )
-        names = set(re.findall(r"[a-zA-Z_][\w:]*_[\w:]*|ai:[\w:]+|up|ALERTS", told))
+        names = set(re.findall(r"[a-zA-Z_][\w:]*_[\w:]*|ai:[\w:]+|up|ALERTS", expr))
         assert names - {"min_over_time", "max_over_time", "group_left"} <= scraped, rule
 
 
 def test_thresholds_are_defined_once() -> None:
-    """No alert compares with a number of its own but nothing and all; every threshold is used."""
+    """Alerts compare with thresholds of thresholds.yml and with no other numbers than 0, 1 and a cent."""
     used = set()
     for rule in RULES:
         used |= set(re.findall(r'threshold\{name="(\w+)"', rule["expr"]))
@@ -110,3 +116,21 @@ def test_the_landing_page_uses_the_thresholds_of_the_rules() -> None:
     assert THRESHOLDS["budget_nearly_spent_ratio"] == f"vector({BUDGET_NEARLY_SPENT_RATIO})"
     assert THRESHOLDS["use_late_seconds"] == f"vector({MAX_HOURLY_DELAY.total_seconds():.0f})"
     assert THRESHOLDS["bill_late_seconds"] == f"vector({MAX_DAILY_DELAY.total_seconds():.0f})"
+
+
+def test_the_documentation_lists_every_alert() -> None:
+    """The table in docs/alerts.md has exactly the alerts of the rules, with their severity and runbook link."""
+    text = (ROOT / "docs" / "alerts.md").read_text()
+    rows = re.findall(r"^\| \[`(\w+)`\]\(([^)]*)\) \| (\w+) \| (.+) \|$", text, re.MULTILINE)
+    assert len(rows) == len(ALERTS)
+    for name, link, severity, condition in rows:
+        assert link == f"../prometheus/runbooks.md#{name.lower()}"
+        assert severity == ALERTS[name]["labels"]["severity"]
+        assert condition
+
+
+def test_the_documentation_lists_every_threshold() -> None:
+    """The table in docs/alerts.md has exactly the thresholds of thresholds.yml, with their values."""
+    text = (ROOT / "docs" / "alerts.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d.e]+) \|", text, re.MULTILINE))
+    assert {name: f"vector({value})" for name, value in rows.items()} == THRESHOLDS
