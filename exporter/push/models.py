@@ -141,6 +141,12 @@ class UsageEventBody(PushModel):
     """The part of promptTokens that went into a cache."""
 
 
+class UsageBatchBody(PushModel):
+    """The usage of several requests. Events are validated one by one: an invalid event does not reject the others."""
+
+    events: Annotated[list[UsageEventBody], Field(min_length=1, max_length=MAX_EVENTS_PER_BATCH)]
+
+
 class ChangeEventBody(PushModel):
     """Something that was done to a system, such as a deployment."""
 

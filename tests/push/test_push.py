@@ -142,7 +142,7 @@ def test_the_same_id_is_counted_once(system: System) -> None:
     assert _status_and_body(_post(system, told)) == (202, {"status": "accepted"})
     assert _status_and_body(_post(system, told)) == (202, {"status": "duplicate"})
     status, said = _status_and_body(_post(system, told | {"promptTokens": 101}))
-    assert (status, said) == (409, {"error": "this id was given to another event before"})
+    assert (status, said) == (409, {"error": "this id was used by a different event before"})
     told |= {"model": "claude-sonnet-4-5", "prompt_tokens": told["promptTokens"]}
     del told["promptTokens"]
     assert _status_and_body(_post(system, told)) == (202, {"status": "duplicate"})
@@ -289,7 +289,7 @@ def test_too_many_providers_and_combinations_are_bounded(system: System, monkeyp
     providers = [_make_event(provider=f"p{number}") for number in range(21)]
     taken = _post(system, providers, BATCH_PATH).json()
     assert taken["accepted"] == 20
-    assert taken["rejected"][0]["reason"] == "this source has told of 20 providers already"
+    assert taken["rejected"][0]["reason"] == "this source already has 20 providers"
     sender = system.app._push_service._sources["gateway"]
     sender.config = replace(sender.config, max_series=1)
     models = [_make_event(provider="p0", model=f"m{number}") for number in range(30)]
@@ -330,8 +330,10 @@ def test_change_events_are_exported_and_expire(system: System) -> None:
     assert (change["title"], change["service"], change["time"]) == ("Search 1.2", "search", "2026-11-18T11:07:30Z")
     page = system.app.handlers().landing_page()
     assert '<a rel="noreferrer" href="https://ci.example/7">Search 1.2</a></td><td>search</td>' in page
+    service = system.app.handlers().push
+    assert service is not None
     for number in range(250):
-        system.app._store_change_event(json.dumps(told | {"title": f"t{number}"}).encode())
+        service.record_change(json.dumps(told | {"title": f"t{number}"}).encode())
     assert len(system.samples()["ai_change_timestamp_seconds"]) == 200
     system.clock.now += 7 * DAY
     assert "ai_change_timestamp_seconds" not in system.samples()
