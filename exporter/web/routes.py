@@ -19,8 +19,7 @@ from exporter.history.remote_read_protocol import MAX_REQUEST_BYTES
 from exporter.metrics.exposition import OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE, Page
 from exporter.push.service import PushService
 from exporter.web.api import MAX_PUSH_BODY_BYTES
-from exporter.web.body_limit import BodyLimit
-from exporter.web.middleware import AccessMiddleware, AccessPolicy
+from exporter.web.middleware import AccessMiddleware, AccessPolicy, BodyLimit
 from exporter.web.push_routes import build_push_routes
 
 REMOTE_READ_PATH = "/api/v1/read"
