@@ -201,9 +201,10 @@ class PushService:
         self._ledger.change_events.put(parse_change_event(body, now), now)
 
     @property
-    def idle(self) -> bool:
-        """Whether no refresh is running; a refresh that failed is raised by the next `tick`."""
-        return self._refresh_task is None or self._refresh_task.done()
+    def up_to_date(self) -> bool:
+        """Whether all accepted events are exported."""
+        with self._lock:
+            return not self._changed_accounts and (self._refresh_task is None or self._refresh_task.done())
 
     def mark_all_changed(self) -> None:
         """Schedule a refresh of every account."""
