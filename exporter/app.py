@@ -13,11 +13,10 @@ from typing import Any
 
 import schedule
 
-from exporter import __version__
 from exporter.config.configuration import Account, Config
 from exporter.config.keys import diagnose
 from exporter.config.keys import read_bearer_tokens as bearer_tokens
-from exporter.errors import ConfigError, LedgerError, PushError
+from exporter.errors import ConfigError, LedgerError
 from exporter.history.hourly import HistoryAccount, history_accounts
 from exporter.history.remote_read import RemoteReadHandler
 from exporter.ledger import Ledger
@@ -43,14 +42,12 @@ from exporter.pricing.list_prices import list_rates
 from exporter.pricing.valuer import LedgerAccount, PriceList, Valuer
 from exporter.providers import ProviderType
 from exporter.providers.http import ClientConfig
-from exporter.push.parse import MAX_EVENT_AGE, parse_change_event
-from exporter.push.service import Accepted, PushService
+from exporter.push.parse import MAX_EVENT_AGE
+from exporter.push.service import PushService
 from exporter.snapshot.store import SnapshotStore
 from exporter.ui import render_landing_page
-from exporter.ui.summary import build_summary, parse_days
+from exporter.ui.summary import build_summary
 from exporter.web import Handlers
-from exporter.web.openapi import build_openapi_document
-from exporter.web.push_routes import PushHandlers
 from exporter.windows import floor
 
 logger = logging.getLogger(__name__)
@@ -209,13 +206,9 @@ class App:
             landing_page=self._landing_page,
             not_ready_reason=lambda: str(self.fatal or ""),
             remote_read=self._remote_read.handle,
-            push=PushHandlers(
-                find_source=self._push_service.authenticate,
-                accept_events=self._accept_events,
-                record_change=self._store_change_event,
-                summarize=self._summary,
-                build_openapi_document=lambda: build_openapi_document(__version__),
-            ),
+            push=self._push_service,
+            summarize=self._summarize,
+            on_ledger_error=self._end_process,
             reload=reload,
         )
 
@@ -310,31 +303,9 @@ class App:
         # Of one thing done twice the newest time.
         return {(one.title, one.service, one.account, one.link): one.time.timestamp() for one in reversed(told)}
 
-    def _accept_events(self, source: str, body: bytes, idempotency_key: str, batch: bool) -> Accepted:  # noqa: FBT001
-        try:
-            return self._push_service.accept_events(source, body, idempotency_key, batch=batch)
-        except LedgerError as error:
-            raise self._to_push_error(error) from error
-
-    def _store_change_event(self, body: bytes) -> None:
+    def _summarize(self, days: int) -> Mapping[str, Any]:
         now = self._dependencies.clock()
-        deed = parse_change_event(body, now)
-        try:
-            self._ledger.change_events.put(deed, now)
-        except LedgerError as error:
-            raise self._to_push_error(error) from error
-
-    def _summary(self, days: str) -> Mapping[str, Any]:
-        now, day_count = self._dependencies.clock(), parse_days(days)
-        try:
-            change_events = self._ledger.change_events.recent(now)
-            return build_summary(self.snapshots.all(), change_events, day_count, now)
-        except LedgerError as error:
-            raise self._to_push_error(error) from error
-
-    def _to_push_error(self, error: LedgerError) -> PushError:
-        self._end_process(error)
-        return PushError(503, "the ledger cannot be written; nothing of this was kept")
+        return build_summary(self.snapshots.all(), self._ledger.change_events.recent(now), days, now)
 
     def _run_timer(self) -> None:
         self._jobs.every(1).seconds.do(self.tick)

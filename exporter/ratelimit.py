@@ -1,4 +1,4 @@
-"""How much may come at once, and how much over time."""
+"""Rate limiting."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 
 class TokenBucket:
-    """A bucket of tokens, full at first, that fills up evenly; whatever comes takes some."""
+    """A token bucket, full at first, that is refilled evenly up to `burst` tokens. Thread-safe."""
 
     def __init__(self, per_second: float, burst: int, monotonic: Callable[[], float]) -> None:
+        """`per_second`: refill rate; `monotonic`: a clock in seconds."""
         self.per_second = per_second
         self._burst = burst
         self._monotonic = monotonic
@@ -17,7 +18,7 @@ class TokenBucket:
         self._tokens, self._refilled_at = float(burst), monotonic()
 
     def take(self, count: int = 1) -> bool:
-        """Take so many, all or none; tell whether they were there."""
+        """Take this many tokens, all or none; return whether there were enough."""
         with self._lock:
             now = self._monotonic()
             self._tokens = min(float(self._burst), self._tokens + (now - self._refilled_at) * self.per_second)

@@ -1,1 +1,1 @@
-"""Takes what is pushed: JSON -> events -> the ledger. No HTTP, no SQL."""
+"""Pushed usage and change events: JSON -> events -> the ledger. No HTTP, no SQL."""

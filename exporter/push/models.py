@@ -1,4 +1,4 @@
-"""What may be pushed, field by field. The API's document is made from these shapes."""
+"""Models of pushed JSON. The OpenAPI document is generated from them."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ from exporter.config.validators import validation_error
 from exporter.model import utc
 
 MAX_EVENTS_PER_BATCH = 300
-"""In one batch."""
 MAX_TOKENS_PER_EVENT = 10**9
 MAX_USD_PER_EVENT = 10_000
-"""In one event: sums of a hundred thousand of them are still whole numbers of 63 bits."""
+"""The sum of a hundred thousand such events in nano-USD still fits into SQLite's 64-bit integers."""
 _MIN_TIMESTAMP = 946_684_800
+"""2000-01-01, in seconds since 1970: a smaller number is no time of an event."""
+# A known prefix of keys, or 20 letters and digits in a row, of both kinds.
 _KEY_PATTERN = re.compile(r"^(sk|crsr|key)[-_]|(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20}")
 
 
 def _parse_time(value: object) -> datetime:
+    """Parse RFC 3339 or seconds since 1970 into an aware datetime."""
+    time: datetime | None = None
     try:
         if isinstance(value, str):
-            moment: datetime | None = datetime.fromisoformat(value.upper())
+            time = datetime.fromisoformat(value.upper())
         elif isinstance(value, int | Decimal) and not isinstance(value, bool) and value >= _MIN_TIMESTAMP:
-            moment = utc(float(value))
-        else:
-            moment = None
+            time = utc(float(value))
     except (ValueError, OverflowError, OSError):
-        moment = None
-    if moment is None or moment.tzinfo is None:
+        time = None
+    if time is None or time.tzinfo is None:
         raise validation_error(
             f"expected a time such as 2026-11-21T10:15:00Z, or seconds since 1970, got {format_value(value)}"
         )
-    return moment
+    return time
 
 
 def _parse_dollars(value: object) -> Decimal:
@@ -63,19 +64,19 @@ def _parse_dollars(value: object) -> Decimal:
 
 def _check_printable(value: str) -> str:
     if not value.isprintable():
-        raise validation_error("holds a line break or another character that cannot be shown")
+        raise validation_error("has a line break or another character that is not printable")
     return value
 
 
 def _convert_integral(value: object) -> object:
-    """Take 47.0 for the whole number that it is; 1e999999 is not worth its digits."""
+    """Convert 47.0 to 47; numbers like 1e999999 stay as they are, since as integers they would take gigabytes."""
     if isinstance(value, Decimal) and value.adjusted() < 20 and value == value.to_integral_value():
         return int(value)
     return value
 
 
 def _redact_key(value: str) -> str:
-    """Hide what is a key and no name of one; its spend is not lost for that."""
+    """Replace a key that was sent instead of its name; the event is accepted, so that its cost is not lost."""
     return "<secret>" if _KEY_PATTERN.search(value) else value
 
 
@@ -96,7 +97,7 @@ Label = Annotated[str, Field(max_length=128), _PRINTABLE]
 
 
 class PushModel(BaseModel):
-    """Names are written in camelCase, or in snake_case."""
+    """A pushed object. Field names are written in camelCase or in snake_case; unknown fields are errors."""
 
     model_config = ConfigDict(
         strict=True,
@@ -109,88 +110,89 @@ class PushModel(BaseModel):
 
 
 class UsageEventBody(PushModel):
-    """What one request used, or several together."""
+    """The usage of one request, or of several together."""
 
     provider: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_.-]{0,39}$")]
     """The label `provider`, such as bedrock, vertex or vllm."""
     model: Name
     """As the provider writes it."""
     timestamp: Timestamp
-    """When it was used: RFC 3339 with its zone, or seconds since 1970. At most 35 days ago."""
+    """Time of the request: RFC 3339 with a time zone, or seconds since 1970. At most 35 days ago."""
     prompt_tokens: Count = 0
-    """All input, what came from or went into a cache included."""
+    """All input tokens, including those read from or written to a cache."""
     completion_tokens: Count = 0
-    """All output."""
+    """All output tokens."""
     cost_usd: Dollars | None = None
-    """What it cost. Left out, tokens are priced from list or agreed prices."""
+    """Cost. If absent, tokens are priced with negotiated or list prices."""
     currency: Literal["USD"] = "USD"
-    """Money is told in USD only."""
+    """Currency of costUsd."""
     id: Name | None = None
-    """Its own name, for ever: the same event told again is not counted again."""
+    """Unique and permanent: an event that is sent again with the same id is not counted again."""
     workspace: Label = ""
     """The label `workspace`: a team, project or application."""
     api_key: Annotated[Label, AfterValidator(_redact_key)] = ""
-    """The name of the key that was used, shown where the source's `labels` ask for it; a key itself is hidden."""
+    """Name of the API key, exported if `labels` of the source has api_key; never the key itself."""
     tier: Label = ""
     """The label `tier`."""
     requests: Count = 1
-    """How many requests this stands for."""
+    """Number of requests in this event."""
     cache_read_tokens: Count = 0
-    """The part of promptTokens that came from a cache."""
+    """Part of promptTokens that was read from a cache."""
     cache_write_tokens: Count = 0
-    """The part of promptTokens that went into a cache."""
+    """Part of promptTokens that was written to a cache."""
+
+
+class UsageBatchBody(PushModel):
+    """The usage of several requests. Events are validated one by one: an invalid event does not reject the others."""
+
+    events: Annotated[list[UsageEventBody], Field(min_length=1, max_length=MAX_EVENTS_PER_BATCH)]
 
 
 class ChangeEventBody(PushModel):
-    """Something that was done to a system, such as a deployment."""
+    """A change to a system, such as a deployment."""
 
     title: Name
-    """What was done, in a few words."""
+    """A short description."""
     time: Timestamp
-    """When: RFC 3339 with its zone, or seconds since 1970."""
+    """RFC 3339 with a time zone, or seconds since 1970."""
     service: Label = ""
-    """To what."""
+    """The service that was changed."""
     account: Label = ""
-    """Whose spend it may change; empty where that is not known."""
+    """The account whose cost the change may affect; empty: unknown."""
     link: Annotated[str, Field(max_length=500, pattern="^(https?://[!-~]+)?$")] = ""
-    """Where to read more."""
+    """URL with details."""
 
 
 def format_validation_error(error: ValidationError) -> str:
-    """Say in plain words what is wrong with something that was pushed, all of it in one line."""
-    known = [
-        to_camel(name)
-        for shape in (UsageEventBody, ChangeEventBody)
-        if shape.__name__ == error.title
-        for name in shape.model_fields
-    ]
-    return "; ".join(_format_error_detail(each, known) for each in error.errors())
+    """Return every problem of a pushed object, in one line."""
+    models = {model.__name__: model for model in (UsageEventBody, ChangeEventBody)}
+    model = models.get(error.title)
+    known_fields = [to_camel(name) for name in model.model_fields] if model else []
+    return "; ".join(_format_error_detail(detail, known_fields) for detail in error.errors())
 
 
 def _format_error_detail(error: ErrorDetails, known_fields: Sequence[str]) -> str:
-    place, limits = ".".join(map(str, error["loc"])) or "it", error.get("ctx", {})
+    field = ".".join(map(str, error["loc"])) or "it"
+    limits = error.get("ctx", {})
     match error["type"]:
         case "missing":
-            return f"{place} is missing"
+            return f"{field} is missing"
         case "extra_forbidden":
-            hint = suggest(place, known_fields)
-            return f"{format_value(place)} is unknown" + (f"; {hint}" if hint else "")
+            hint = suggest(field, known_fields)
+            return f"{format_value(field)} is unknown" + (f"; {hint}" if hint else "")
         case "told":
-            return f"{place}: {error['msg']}"
+            return f"{field}: {error['msg']}"
         case "string_too_long" | "string_too_short":
-            return (
-                f"{place} must have {'at most' if 'max_length' in limits else 'at least'} "
-                f"{_limit_value(limits)} characters"
-            )
+            bound = "at most" if "max_length" in limits else "at least"
+            return f"{field} must have {bound} {_limit_value(limits)} characters"
         case "less_than_equal" | "greater_than_equal":
-            return f"{place} must be {'at most' if 'le' in limits else 'at least'} {_limit_value(limits)}"
+            bound = "at most" if "le" in limits else "at least"
+            return f"{field} must be {bound} {_limit_value(limits)}"
         case "string_pattern_mismatch":
-            return f"{place}: {format_value(error['input'])} does not fit {limits['pattern']}"
+            return f"{field}: {format_value(error['input'])} does not match {limits['pattern']}"
         case kind:
-            return (
-                f"{place}: expected {_EXPECTED_TYPES.get(kind, 'another kind of value')}, got "
-                f"{format_value(error['input'])}"
-            )
+            expected = _EXPECTED_TYPES.get(kind, "another kind of value")
+            return f"{field}: expected {expected}, got {format_value(error['input'])}"
 
 
 _EXPECTED_TYPES = {

@@ -1,4 +1,4 @@
-"""JSON as it was pushed -> events, each good one and each bad one for itself."""
+"""Parsing of pushed JSON into events; events of a batch are accepted or rejected one by one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
@@ -17,30 +17,32 @@ from exporter.model import COST, COST_INCLUDED, DAY, NANO, REQUESTS, ChangeEvent
 from exporter.push.models import MAX_EVENTS_PER_BATCH, ChangeEventBody, UsageEventBody, format_validation_error
 
 MAX_CLOCK_SKEW = timedelta(minutes=5)
-"""How far ahead of ours a sender's clock may be."""
+"""How far a client's clock may be ahead."""
 MAX_EVENT_AGE = 35 * DAY
+"""As long as an event can be accepted, its id is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An event that is not counted, and why."""
+    """An event that is not stored, and the reason."""
 
     index: int
+    """Its position in the batch, from 0."""
     reason: str
     conflict: bool = False
-    """Its id was given to something else before."""
+    """Whether a different event with the same id was stored before."""
 
 
 def parse_json(body: bytes) -> object:
-    """Return the JSON of a body; numbers with a point are Decimal. Raises IngestError."""
+    """Parse a body; numbers with a decimal point become Decimal. Raises PushError."""
     try:
         return json.loads(body, parse_float=Decimal, parse_constant=_reject_constant)
     except (ValueError, ArithmeticError, RecursionError):
-        raise PushError(400, "the body is no JSON") from None
+        raise PushError(400, "the body is not JSON") from None
 
 
 def parse_batch(payload: object) -> Sequence[object]:
-    """Return the items of a batch: `{"events": [...]}`, or the list alone. Raises IngestError."""
+    """Return the items of a batch: `{"events": [...]}`, or just the list. Raises PushError."""
     items = payload.get("events") if isinstance(payload, dict) and payload.keys() == {"events"} else payload
     if not isinstance(items, list):
         raise PushError(422, 'expected {"events": [...]}')
@@ -51,69 +53,72 @@ def parse_batch(payload: object) -> Sequence[object]:
     return items
 
 
+class ParsedEvents(NamedTuple):
+    """The events of one request."""
+
+    events: dict[int, UsageEvent]
+    """By index in the request."""
+    rejected: list[Rejected]
+
+
 def parse_events(
     items: Sequence[object], *, idempotency_key: str, include_api_keys: bool, now: datetime
-) -> tuple[dict[int, UsageEvent], list[Rejected]]:
-    """Return index -> event, and what is refused.
+) -> ParsedEvents:
+    """Validate the items of a request.
 
-    `key` names the request: with it, an event without an id is named by its place in it.
+    `idempotency_key` identifies the request: an event without an id is then identified by its index in the request.
     """
-    events, refused = dict[int, UsageEvent](), list[Rejected]()
+    parsed = ParsedEvents({}, [])
     for index, item in enumerate(items):
+        fallback_id = f"{idempotency_key}#{index}" if idempotency_key else ""
         try:
-            told = UsageEventBody.model_validate(item)
-            events[index] = _build_usage_event(
-                told,
-                f"{idempotency_key}#{index}" if idempotency_key else "",
-                include_api_keys=include_api_keys,
-                now=now,
-            )
+            body = UsageEventBody.model_validate(item)
+            parsed.events[index] = _build_usage_event(body, fallback_id, include_api_keys=include_api_keys, now=now)
         except ValidationError as error:
-            refused.append(Rejected(index, format_validation_error(error)))
+            parsed.rejected.append(Rejected(index, format_validation_error(error)))
         except ValueError as error:
-            refused.append(Rejected(index, str(error)))
-    return events, refused
+            parsed.rejected.append(Rejected(index, str(error)))
+    return parsed
 
 
 def parse_change_event(body: bytes, now: datetime) -> ChangeEvent:
-    """Return what was done, as a body tells it. Raises IngestError."""
+    """Parse a change event. Raises PushError."""
     try:
-        told = ChangeEventBody.model_validate(parse_json(body))
+        change = ChangeEventBody.model_validate(parse_json(body))
     except ValidationError as error:
         raise PushError(422, format_validation_error(error)) from None
-    if told.time > now + MAX_CLOCK_SKEW or told.time < now - CHANGE_EVENT_MAX_AGE:
+    if change.time > now + MAX_CLOCK_SKEW or change.time < now - CHANGE_EVENT_MAX_AGE:
         raise PushError(422, f"time is not within the last {CHANGE_EVENT_MAX_AGE.days} days")
-    return ChangeEvent(told.title, told.time, told.service, told.account, told.link)
+    return ChangeEvent(change.title, change.time, change.service, change.account, change.link)
 
 
 def _build_usage_event(body: UsageEventBody, fallback_id: str, *, include_api_keys: bool, now: datetime) -> UsageEvent:
+    """Return the event with one row per meter. Raises ValueError with the reason for which it is rejected."""
     if body.timestamp > now + MAX_CLOCK_SKEW:
         raise ValueError("timestamp is more than 5 minutes in the future")
     if body.timestamp < now - MAX_EVENT_AGE:
         raise ValueError(f"timestamp is more than {MAX_EVENT_AGE.days} days ago")
-    cached = body.cache_read_tokens + body.cache_write_tokens
-    if cached > body.prompt_tokens:
+    cached_tokens = body.cache_read_tokens + body.cache_write_tokens
+    if cached_tokens > body.prompt_tokens:
         raise ValueError("cacheReadTokens and cacheWriteTokens are parts of promptTokens, and are more than it")
-    key = body.api_key if include_api_keys else ""
+    api_key = body.api_key if include_api_keys else ""
+    labels = (body.workspace, body.model, body.tier, api_key)
+    # Tokens whose cost was pushed must not be priced as well.
     item = "" if body.cost_usd is None else COST_INCLUDED
     tokens = {
-        "uncached_input": body.prompt_tokens - cached,
+        "uncached_input": body.prompt_tokens - cached_tokens,
         "cache_read": body.cache_read_tokens,
         "cache_write": body.cache_write_tokens,
         "output": body.completion_tokens,
     }
-    labels = (body.workspace, body.model, body.tier, key)
     rows = [Row(meter, value, *labels, item) for meter, value in tokens.items() if value]
     if body.requests:
         rows.append(Row(REQUESTS, body.requests, *labels))
     if body.cost_usd is not None:
         rows.append(Row(COST, round(body.cost_usd * NANO), *labels, COST_INCLUDED))
-    return UsageEvent(
-        body.provider,
-        body.timestamp,
-        tuple(rows),
-        f"id {body.id}" if body.id else fallback_id and f"request {fallback_id}",
-    )
+    # The prefixes keep ids that clients chose apart from those made of idempotency keys.
+    event_id = f"id {body.id}" if body.id else fallback_id and f"request {fallback_id}"
+    return UsageEvent(body.provider, body.timestamp, tuple(rows), event_id)
 
 
 def _reject_constant(name: str) -> NoReturn:

@@ -1,14 +1,17 @@
-"""Those who push: what becomes of their events, and their accounts, which are shown like all others."""
+"""Pushed usage and change events: accepting them, and valuing and exporting the accounts that they change.
+
+Every provider that a source names becomes an account, exported like a polled account.
+"""
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from exporter.config.configuration import Account, Source
 from exporter.errors import PushError
@@ -18,28 +21,26 @@ from exporter.model import HOUR, Report, Row, Secret, UsageEvent
 from exporter.polling.account_state import AccountState, Crosscheck
 from exporter.pricing.learned_rates import NegotiatedPrice
 from exporter.pricing.valuer import LedgerAccount, Valuer
-from exporter.push.parse import MAX_EVENT_AGE, Rejected, parse_batch, parse_events, parse_json
+from exporter.push.parse import MAX_EVENT_AGE, Rejected, parse_batch, parse_change_event, parse_events, parse_json
 from exporter.push.tokens import BearerTokens
 from exporter.ratelimit import TokenBucket
-
-logger = logging.getLogger(__name__)
 
 _MINUTE = timedelta(minutes=1)
 EVENTS_REPORT = Report(
     EVENTS_REPORT_NAME, "usage", HOUR, _MINUTE, timedelta(0), timedelta(0), 5 * _MINUTE, MAX_EVENT_AGE
 )
-"""What was pushed, as a report: an hour counts as complete five minutes after its end."""
+"""Pushed events as a report: an hour counts as complete five minutes after its end."""
 
 EVENTS_PER_SECOND = 10_000
 EVENTS_BURST = 30_000
+"""Rate limit of each source; both count the events of a request, not requests."""
 IDLE_REFRESH_INTERVAL = 5 * _MINUTE
-"""How often an account that nothing is told of is shown anew."""
+"""How often an account without new events is exported again: its watermark moves on with the clock."""
 REFRESH_PAUSE_FACTOR = 4
-"""Valuing and showing may take one part in so many of the time: what is large is shown anew less often."""
+"""After a refresh that took t seconds the next waits this many times t: large accounts are refreshed less often."""
 MAX_PROVIDERS_PER_SOURCE = 20
-"""That one source may name."""
 MAX_SERIES_FACTOR = 10
-"""Times max_series: so many combinations of labels a source may have in the ledger, the rest is told as `other`."""
+"""The ledger stores at most this many times `max_series` label sets per account; the others are stored as `other`."""
 OTHER = "other"
 
 OUTCOMES = ("accepted", "duplicate", "conflict", "rejected")
@@ -47,29 +48,43 @@ OUTCOMES = ("accepted", "duplicate", "conflict", "rejected")
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What became of the events of one request."""
+    """Outcome of one request: numbers of events, and the rejected events."""
 
     accepted: int
     duplicates: int
     rejected: Sequence[Rejected]
-    """By index."""
+    """Sorted by index."""
+
+
+class LabelSet(NamedTuple):
+    """The labels of an event that can make a new series."""
+
+    workspace: str
+    model: str
+    tier: str
+    api_key: str
 
 
 @dataclass(slots=True)
 class _Source:
-    """A source at work."""
+    """A configured source and its state."""
 
     config: Source
     rate_limiter: TokenBucket
     account_states: dict[str, AccountState] = field(default_factory=dict)
     """By provider."""
-    label_sets: dict[str, set[tuple[str, str, str, str]]] = field(default_factory=dict)
+    label_sets: dict[str, set[LabelSet]] = field(default_factory=dict)
+    """By provider: the label sets that the ledger has for it."""
     counts: Counter[str] = field(default_factory=Counter)
-    """Events by outcome."""
+    """Events by outcome, since the process began."""
 
 
 class PushService:
-    """Takes events, and has the accounts that they change valued and shown a moment later."""
+    """Accepts pushed events, and values and publishes the changed accounts shortly afterwards in a thread of its own.
+
+    Requests arrive in threads of the HTTP server, `tick` is called by the timer: `_lock` protects counters, label sets
+    and the set of changed accounts.
+    """
 
     def __init__(
         self,
@@ -90,105 +105,121 @@ class PushService:
         self._next_idle_refresh = clock()
         self._not_before = 0.0
         self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sources")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="push")
         self._refresh_task: Future[None] | None = None
         self.on_new_account: Callable[[], None] = lambda: None
-        """Called when there is an account that was not there before."""
+        """Called when an event has created a new account."""
 
     def apply(self, sources: Sequence[Source], tokens: Mapping[str, Secret]) -> None:
-        """Take over what the configuration says; what was told before stays."""
-        senders = {}
-        for source in sources:
-            old = self._sources.get(source.name)
-            sender = _Source(source, old.rate_limiter if old else self._new_rate_limiter())
-            sender.counts = old.counts if old else Counter()
-            for provider in self._ledger.events.providers(source.name):
-                self._add_account(sender, provider)
-            senders[source.name] = sender
-        self._sources = senders
+        """Replace the configuration of sources. Counters and rate limits of known sources, and all events, are kept."""
+        configured = {}
+        for config in sources:
+            previous = self._sources.get(config.name)
+            source = _Source(config, previous.rate_limiter if previous else self._new_rate_limiter())
+            source.counts = previous.counts if previous else Counter()
+            for provider in self._ledger.events.providers(config.name):
+                self._add_account(source, provider)
+            configured[config.name] = source
+        self._sources = configured
         self.set_tokens(tokens)
         self.mark_all_changed()
 
     def set_tokens(self, tokens: Mapping[str, Secret]) -> None:
-        """Take over the sources' bearer tokens, of which only digests are kept."""
+        """Replace the bearer tokens, given by source; only digests are kept."""
         self._bearer_tokens = BearerTokens(tokens)
 
     @property
     def account_states(self) -> list[AccountState]:
-        """The accounts that are shown; a witness is compared, and not shown."""
-        shown = (sender for sender in self._sources.values() if not sender.config.crosscheck_of)
-        return [one for sender in shown for one in list(sender.account_states.values())]
+        """The accounts to export; the accounts of a crosscheck source are compared, not exported."""
+        exported = (source for source in self._sources.values() if not source.config.crosscheck_of)
+        return [account for source in exported for account in list(source.account_states.values())]
 
     def crosschecks(self, account: str) -> tuple[Crosscheck, ...]:
-        """Return those who see this account's use too."""
+        """Return the sources that are configured as a crosscheck of a polled account."""
         return tuple(
             Crosscheck(
-                name, tuple(one.ledger_account.id for one in list(sender.account_states.values())), EVENTS_REPORT_NAME
+                name,
+                tuple(state.ledger_account.id for state in list(source.account_states.values())),
+                EVENTS_REPORT_NAME,
             )
-            for name, sender in self._sources.items()
-            if sender.config.crosscheck_of == account
+            for name, source in self._sources.items()
+            if source.config.crosscheck_of == account
         )
 
     @property
     def counts(self) -> dict[tuple[str, ...], float]:
-        """Events since the process began, by source and outcome."""
+        """Events since the process began, by (source, outcome)."""
         return {
-            (name, outcome): float(sender.counts[outcome])
-            for name, sender in self._sources.items()
+            (name, outcome): float(source.counts[outcome])
+            for name, source in self._sources.items()
             for outcome in OUTCOMES
         }
 
     def authenticate(self, token: str) -> str | None:
-        """Return the source whose bearer token this is."""
+        """Return the name of the source that a bearer token belongs to; None for an unknown token."""
         return self._bearer_tokens.authenticate(token)
 
     def accept_events(
         self, source_name: str, body: bytes, idempotency_key: str = "", *, batch: bool = False
     ) -> Accepted:
-        """Count one event, or each good one of a batch; durable when it returns.
+        """Store one event, or each valid event of a batch; they are durable when this returns.
 
-        `key` names the request, so that events without an id are counted once though it is told again. Raises
-        IngestError where nothing is taken, LedgerError when the disk is wrong.
+        `body` is JSON. `idempotency_key` identifies the request: events without an id are then counted once, even if
+        the request is sent again. Raises PushError if nothing is stored, LedgerError if the ledger cannot be written.
         """
-        sender, now = self._sources.get(source_name), self._clock()
-        if sender is None:
+        source, now = self._sources.get(source_name), self._clock()
+        if source is None:
             raise PushError(401, "this source is not configured any more")
-        told = parse_json(body)
-        items = parse_batch(told) if batch else [told]
-        if not sender.rate_limiter.take(len(items)):
+        payload = parse_json(body)
+        items = parse_batch(payload) if batch else [payload]
+        if not source.rate_limiter.take(len(items)):
             raise PushError(429, f"more than {EVENTS_PER_SECOND} events per second")
-        events, refused = parse_events(
-            items, idempotency_key=idempotency_key, include_api_keys="api_key" in sender.config.labels, now=now
+        events, rejected = parse_events(
+            items, idempotency_key=idempotency_key, include_api_keys="api_key" in source.config.labels, now=now
         )
-        kept = self._apply_limits(sender, events, refused)
-        outcomes = dict(zip(kept, self._ledger.events.add(source_name, list(kept.values()), now), strict=True))
-        refused += [
-            Rejected(index, "this id was given to another event before", conflict=True)
-            for index, outcome in outcomes.items()
-            if outcome == "conflict"
+        admitted = self._apply_limits(source, events, rejected)
+        stored = self._ledger.events.add(source_name, list(admitted.values()), now)
+        outcomes = dict(zip(admitted, stored, strict=True))
+        conflicts = [index for index, outcome in outcomes.items() if outcome == "conflict"]
+        rejected += [
+            Rejected(index, "this id was used by a different event before", conflict=True) for index in conflicts
         ]
         count = Counter(map(str, outcomes.values()))
         with self._lock:
-            sender.counts += count + Counter(rejected=len(refused) - count["conflict"])
+            source.counts += count + Counter(rejected=len(rejected) - len(conflicts))
             self._changed_accounts |= {
-                (source_name, kept[index].provider) for index, one in outcomes.items() if one == "accepted"
+                (source_name, admitted[index].provider) for index, outcome in outcomes.items() if outcome == "accepted"
             }
-        return Accepted(count["accepted"], count["duplicate"], sorted(refused, key=lambda one: one.index))
+        return Accepted(count["accepted"], count["duplicate"], sorted(rejected, key=lambda rejection: rejection.index))
+
+    def record_change(self, body: bytes) -> None:
+        """Store a change event, given as JSON; the same event again changes nothing.
+
+        Raises PushError if it is invalid, LedgerError if the ledger cannot be written.
+        """
+        now = self._clock()
+        self._ledger.change_events.put(parse_change_event(body, now), now)
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether all accepted events are exported."""
+        with self._lock:
+            return not self._changed_accounts and (self._refresh_task is None or self._refresh_task.done())
 
     def mark_all_changed(self) -> None:
-        """Have every account valued and shown anew."""
+        """Schedule a refresh of every account."""
         with self._lock:
             self._changed_accounts |= {
-                (name, one) for name, sender in self._sources.items() for one in sender.account_states
+                (name, provider) for name, source in self._sources.items() for provider in source.account_states
             }
 
     def tick(self) -> None:
-        """Have what changed valued and shown, in a thread. Raises LedgerError where that failed before."""
+        """Start a refresh of the changed accounts, if any. Raises the error of the previous refresh, if it failed."""
         if self._refresh_task is not None:
             if not self._refresh_task.done():
                 return
-            work, self._refresh_task = self._refresh_task, None
-            work.result()
+            finished, self._refresh_task = self._refresh_task, None
+            finished.result()
         if self._monotonic() < self._not_before:
             return
         if self._clock() >= self._next_idle_refresh:
@@ -199,58 +230,63 @@ class PushService:
         self._refresh_task = self._pool.submit(self._refresh_accounts, changed) if changed else None
 
     def close(self) -> None:
-        """Take no more."""
+        """Wait for the running refresh; no other one starts."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _refresh_accounts(self, changed: set[tuple[str, str]]) -> None:
         began = self._monotonic()
         for name, provider in sorted(changed):
-            sender = self._sources.get(name)
-            member = sender.account_states.get(provider) if sender else None
-            if sender is not None and member is not None:
+            # A reload may have removed the source, or a new configuration of it may not have the account yet.
+            source = self._sources.get(name)
+            account_state = source.account_states.get(provider) if source else None
+            if source is not None and account_state is not None:
                 now = self._clock()
-                self._ledger.events.mark_complete(member.ledger_account.id, now)
-                if not sender.config.crosscheck_of:
-                    self._valuer.value_days(member.ledger_account, now)
-                    self._publish(member)
+                self._ledger.events.mark_complete(account_state.ledger_account.id, now)
+                if not source.config.crosscheck_of:
+                    self._valuer.value_days(account_state.ledger_account, now)
+                    self._publish(account_state)
         self._not_before = self._monotonic() + REFRESH_PAUSE_FACTOR * (self._monotonic() - began)
 
     def _apply_limits(
         self, source: _Source, events: Mapping[int, UsageEvent], rejected: list[Rejected]
     ) -> dict[int, UsageEvent]:
-        """Return the events that may be kept, as they may be: providers and labels are bounded."""
-        kept, new = dict[int, UsageEvent](), False
+        """Return the events within the limits of providers and label sets, by index; extend `rejected` by the others.
+
+        A new provider creates an account. A label set beyond the limit is replaced by `other`.
+        """
+        admitted = dict[int, UsageEvent]()
+        has_new_account = False
         with self._lock:
             for index, event in events.items():
                 if event.provider not in source.account_states:
                     if len(source.account_states) >= MAX_PROVIDERS_PER_SOURCE:
-                        rejected.append(
-                            Rejected(index, f"this source has told of {MAX_PROVIDERS_PER_SOURCE} providers already")
-                        )
+                        reason = f"this source already has {MAX_PROVIDERS_PER_SOURCE} providers"
+                        rejected.append(Rejected(index, reason))
                         continue
                     self._add_account(source, event.provider)
-                    new = True
-                kept[index] = _aggregate_excess_labels(
-                    event, source.label_sets[event.provider], source.config.max_series
-                )
-        if new:
+                    has_new_account = True
+                label_sets = source.label_sets[event.provider]
+                admitted[index] = _aggregate_excess_labels(event, label_sets, source.config.max_series)
+        if has_new_account:
             self.on_new_account()
-        return kept
+        return admitted
 
     def _add_account(self, source: _Source, provider: str) -> None:
         number = self._ledger.buckets.register_account(source.config.name, provider)
         source.account_states[provider] = AccountState(
             build_account(source.config, provider), build_ledger_account(source.config, provider, number)
         )
-        known = self._ledger.hours.labels(number, [EVENTS_REPORT_NAME])
-        source.label_sets[provider] = {labels[1:5] for labels in known}
+        source.label_sets[provider] = {
+            LabelSet(labels.workspace, labels.model, labels.tier, labels.api_key)
+            for labels in self._ledger.hours.labels(number, [EVENTS_REPORT_NAME])
+        }
 
     def _new_rate_limiter(self) -> TokenBucket:
         return TokenBucket(EVENTS_PER_SECOND, EVENTS_BURST, self._monotonic)
 
 
 def build_account(source: Source, provider: str) -> Account:
-    """Return the account that a source's events of a provider make."""
+    """Return the account for a source's events of one provider, as if it were configured."""
     return Account(
         name=source.name,
         provider=provider,
@@ -267,20 +303,23 @@ def build_account(source: Source, provider: str) -> Account:
 
 
 def build_ledger_account(source: Source, provider: str, number: int) -> LedgerAccount:
-    """Return that account's book; `number` is its own in the ledger."""
-    agreed = tuple(NegotiatedPrice(one.model, one.meter, one.tier, one.usd_per_million) for one in source.prices)
-    return LedgerAccount(number, provider, (EVENTS_REPORT,), agreed, days_close=False)
+    """Return the ledger account for a source's events of one provider; `number` identifies it in the ledger."""
+    prices = tuple(
+        NegotiatedPrice(price.model, price.meter, price.tier, price.usd_per_million) for price in source.prices
+    )
+    # No bill ever arrives for pushed events, so their days stay open and keep their priced or pushed cost.
+    return LedgerAccount(number, provider, (EVENTS_REPORT,), prices, days_close=False)
 
 
-def _aggregate_excess_labels(
-    event: UsageEvent, known_label_sets: set[tuple[str, str, str, str]], max_series: int
-) -> UsageEvent:
+def _aggregate_excess_labels(event: UsageEvent, known_label_sets: set[LabelSet], max_series: int) -> UsageEvent:
+    """Return the event, its labels replaced by `other` if they would be one label set too many; add new label sets."""
     if not event.rows:
         return event
-    row = event.rows[0]
-    one = (row.workspace, row.model, row.tier, row.api_key)
-    if one not in known_label_sets:
-        if len(known_label_sets) >= MAX_SERIES_FACTOR * max_series:
-            return replace(event, rows=tuple(Row(row.meter, row.value, "", OTHER, item=row.item) for row in event.rows))
-        known_label_sets.add(one)
+    row = event.rows[0]  # All rows of an event have the same labels.
+    labels = LabelSet(row.workspace, row.model, row.tier, row.api_key)
+    if labels in known_label_sets:
+        return event
+    if len(known_label_sets) >= MAX_SERIES_FACTOR * max_series:
+        return replace(event, rows=tuple(Row(row.meter, row.value, "", OTHER, item=row.item) for row in event.rows))
+    known_label_sets.add(labels)
     return event

@@ -1,4 +1,4 @@
-"""Who may come in: users with passwords, of which bcrypt hashes are known."""
+"""Basic authentication with bcrypt hashes."""
 
 from __future__ import annotations
 
@@ -14,36 +14,39 @@ from anyio import CapacityLimiter, to_thread
 from exporter.model import Secret
 
 Headers = Iterable[tuple[bytes, bytes]]
-"""Of a request, names in lower case."""
+"""Headers of a request, names in lower case."""
 
 AuthCheck = Callable[[Headers], Awaitable[bool]]
-"""Tells whether a request with these headers may come in."""
+"""Returns whether a request with these headers is allowed."""
 
 _MAX_CACHED_LOGINS = 1000
 _MAX_PASSWORD_BYTES = 72
-"""Bytes that bcrypt looks at, here as in Go and in htpasswd."""
+"""bcrypt ignores the bytes after these; Go and htpasswd cut passwords at the same length."""
 
 
 class Authenticator:
-    """A guard that knows users; right answers are remembered, so that a scrape does not pay for bcrypt each time."""
+    """Checks Basic credentials. Valid ones are cached, so that only a client's first request pays for bcrypt."""
 
     def __init__(self, users: Mapping[str, Secret]) -> None:
-        """`users` are names and bcrypt hashes, at least one."""
-        self._hashes = {name.encode(): one.reveal().encode() for name, one in users.items()}
+        """`users`: name -> bcrypt hash, at least one."""
+        self._hashes = {name.encode(): bcrypt_hash.reveal().encode() for name, bcrypt_hash in users.items()}
+        # For unknown names: their check must take as long as that of the most expensive known one.
         self._dummy_hash = max(self._hashes.values(), key=_bcrypt_cost)
         self._valid_digests: set[bytes] = set()
         self._salt = secrets.token_bytes(32)
+        # One thread: guessing passwords must not occupy every core.
         self._limiter = CapacityLimiter(1)
 
     async def __call__(self, headers: Headers) -> bool:
-        """Tell whether these headers hold a user's name and password."""
-        given = _parse_credentials(headers)
-        if given is None:
+        """Return whether the headers have the name and password of a user."""
+        credentials = _parse_credentials(headers)
+        if credentials is None:
             return False
-        digest = blake2b(given, key=self._salt).digest()
+        # The cache holds keyed digests: a memory dump does not reveal passwords.
+        digest = blake2b(credentials, key=self._salt).digest()
         if digest in self._valid_digests:
             return True
-        if not await to_thread.run_sync(self._check, given, limiter=self._limiter):
+        if not await to_thread.run_sync(self._check, credentials, limiter=self._limiter):
             return False
         if len(self._valid_digests) >= _MAX_CACHED_LOGINS:
             self._valid_digests.clear()
@@ -52,9 +55,10 @@ class Authenticator:
 
     def _check(self, credentials: bytes) -> bool:
         name, _, password = credentials.partition(b":")
-        # An unknown name costs as much as a known one: how long it takes tells nobody which names there are.
-        fits = bcrypt.checkpw(password[:_MAX_PASSWORD_BYTES], self._hashes.get(name, self._dummy_hash))
-        return fits and name in self._hashes
+        # Constant time for unknown names too: response times must not reveal which users exist.
+        bcrypt_hash = self._hashes.get(name, self._dummy_hash)
+        matches = bcrypt.checkpw(password[:_MAX_PASSWORD_BYTES], bcrypt_hash)
+        return matches and name in self._hashes
 
 
 def _bcrypt_cost(bcrypt_hash: bytes) -> int:
@@ -62,12 +66,13 @@ def _bcrypt_cost(bcrypt_hash: bytes) -> int:
 
 
 def _parse_credentials(headers: Headers) -> bytes | None:
-    """Return `name:password` out of the headers; None where they hold none."""
-    scheme, _, rest = next((value for name, value in headers if name == b"authorization"), b"").partition(b" ")
+    """Return `name:password` from the Authorization header; None if there is none."""
+    authorization = next((value for name, value in headers if name == b"authorization"), b"")
+    scheme, _, encoded = authorization.partition(b" ")
     if scheme.lower() != b"basic":
         return None
     try:
-        given = base64.b64decode(rest.strip(), validate=True)
+        credentials = base64.b64decode(encoded.strip(), validate=True)
     except binascii.Error:
         return None
-    return given if b":" in given else None
+    return credentials if b":" in credentials else None

@@ -1,91 +1,252 @@
-"""How long clients are waited for, and how many may be connected: nobody can keep others out by being slow or idle."""
+"""Limits of connections: how many there may be, and how long the server waits for each client.
+
+uvicorn has no settings for this. Two parts cooperate, both through public interfaces only: `LimitedProtocol` wraps
+uvicorn's HTTP protocol as an asyncio protocol of its own (`Config(http=...)`), and the ASGI middleware
+`RequestTracker` informs it when a request begins and ends. Written for uvicorn 0.54; pyproject.toml has an upper bound,
+since uvicorn may change the arguments with which it constructs protocols.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+import functools
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
 
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+_Phase = Literal["headers", "request", "response"]
+"""headers: all headers of a request; request: the end of its response; response: that the client reads the response."""
+
+_STATE_KEY = "connection"
+"""Where a request's ASGI scope has its connection: scope["state"][_STATE_KEY]."""
 
 
-class LimitedEventLoop(asyncio.SelectorEventLoop):
-    """An event loop whose servers do not wait long for the TLS handshake."""
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Times are in seconds."""
 
-    HANDSHAKE_TIMEOUT = 5.0
-    """Seconds."""
+    handshake_timeout: float = 5.0
+    """For the TLS handshake."""
+    header_timeout: float = 5.0
+    """For the request line and headers, from the connection or from their first byte on."""
+    request_timeout: float = 120.0
+    """For a request, from the end of its headers until the client has received the response, however slowly."""
+    max_connections: int = 256
+    """One more closes the connection that has been idle longest, preferably one that never had a request."""
+    keep_alive_timeout: int = 75
+    """Between two requests of a connection."""
 
-    async def create_server(self, *args: Any, **kwargs: Any) -> asyncio.Server:
-        """Create a server as asyncio does."""
-        patience = self.HANDSHAKE_TIMEOUT if kwargs.get("ssl") else None
-        return await super().create_server(*args, **kwargs, ssl_handshake_timeout=patience)
+
+@dataclass(slots=True)
+class _Connections:
+    """All open connections of a server, in the order in which they were opened."""
+
+    limits: ConnectionLimits
+    get_ssl_context: Callable[[], ssl.SSLContext] | None
+    open: dict[LimitedProtocol, None] = field(default_factory=dict)
+
+    def enforce_maximum(self, newest: LimitedProtocol) -> None:
+        """Close one idle connection if there are too many; the newest if all the others have a request."""
+        # Aborted connections stay in `open` until the event loop calls connection_lost.
+        remaining = [connection for connection in self.open if not connection.closing]
+        if len(remaining) > self.limits.max_connections:
+            idle = [connection for connection in remaining if connection.idle and connection is not newest]
+            victim = min(idle or [newest], key=lambda connection: (connection.had_request, connection.idle_since))
+            victim.abort()
 
 
-class LimitedProtocol(H11Protocol):
-    """A connection that is cut when its client dawdles, or when others need its place."""
+class LimitedProtocol(asyncio.Protocol):
+    """A connection with limits around uvicorn's HTTP protocol, which gets every event that asyncio reports."""
 
-    HEADER_TIMEOUT = 5.0
-    """Seconds for the head of a request, from the connection or from its first byte on."""
-    REQUEST_TIMEOUT = 120.0
-    """Seconds for a request, from its head until all of the answer is on its way, however slowly the client reads."""
-    MAX_CONNECTIONS = 256
-    """Connections. One more gets the place of that which has been idle the longest, strangers' first."""
-
-    idle_since = 0.0
-    """When no request was under way any more, by the loop's clock."""
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        """Wait for the head of the first request."""
-        super().connection_made(transport)
-        self.idle_since = self.loop.time()
-        self._set_deadline(self.HEADER_TIMEOUT)
-        if len(self.connections) > self.MAX_CONNECTIONS:
-            self._evict_connection()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
-        self._set_deadline(None)
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Take what came; the first bytes after an answer begin a head."""
-        if self._deadline is None:
-            self._set_deadline(self.HEADER_TIMEOUT)
-        super().data_received(data)
-
-    def handle_events(self) -> None:
-        """Begin the requests whose heads are complete."""
-        before = self.cycle
-        super().handle_events()
-        if self.cycle is not before:
-            self._set_deadline(self.REQUEST_TIMEOUT)
-
-    def on_response_complete(self) -> None:
-        """Wait for the next request; where the connection is to be closed, for its client to read all."""
-        self.idle_since = self.loop.time()
-        if not self.transport.is_closing():
-            self._set_deadline(None)
-        super().on_response_complete()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close what has long been idle, even if its client never reads what it was sent."""
-        super().timeout_keep_alive_handler()
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-
-    def _set_deadline(self, seconds: float | None) -> None:
-        """Cut the connection in so many seconds, instead of when it was to be cut; or not at all."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
-
-    def _evict_connection(self) -> None:
-        there = [one for one in cast("set[LimitedProtocol]", self.connections) if not one.transport.is_closing()]
-        if len(there) > self.MAX_CONNECTIONS:
-            idle = [one for one in there if one.is_idle and one is not self] or [self]
-            min(idle, key=lambda one: (one.cycle is not None, one.idle_since)).transport.abort()
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        connections: _Connections,
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """`connections` is bound in advance; the other arguments are those that uvicorn gives to its protocols."""
+        self._loop = _loop or asyncio.get_running_loop()
+        self._connections = connections
+        self._limits = connections.limits
+        self._http = H11Protocol(config, server_state, {**app_state, _STATE_KEY: self}, self._loop)
+        self._transport: asyncio.Transport | None = None
+        self._serving = False
+        """Whether uvicorn's protocol has the transport: at once, or after the TLS handshake."""
+        self._early_data = b""
+        """Received before the handshake was reported as complete."""
+        self._handshake: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._waiting_for: _Phase | None = None
+        """What the deadline is for; None: there is no deadline."""
+        self._active_requests = 0
+        self.had_request = False
+        self.idle_since = 0.0
+        """Time of the event loop at which the last request ended, or the connection began."""
 
     @property
-    def is_idle(self) -> bool:
-        """Whether no request is under way."""
-        return self.cycle is None or self.cycle.response_complete
+    def idle(self) -> bool:
+        """Whether no request is being processed."""
+        return self._active_requests == 0
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection is closed, or will be when its buffer is empty."""
+        return self._transport is None or self._transport.is_closing()
+
+    def abort(self) -> None:
+        """Close the connection without waiting for the client."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio's events
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the TLS handshake, or wait for the first request."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._connections.open[self] = None
+        self.idle_since = self._loop.time()
+        if self._connections.get_ssl_context is None:
+            self._serve(self._transport)
+        else:
+            # TLS starts here and not in the listening server, because only so each connection gets the current
+            # certificate, and a handshake its own timeout.
+            context = self._connections.get_ssl_context()
+            self._handshake = self._loop.create_task(self._start_tls(self._transport, context))
+        self._connections.enforce_maximum(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass the data on; the first data after a response begins the next request's headers."""
+        if not self._serving:
+            self._early_data += data
+            return
+        if self.idle and self._waiting_for != "headers":
+            self._wait_for("headers", self._limits.header_timeout)
+        self._http.data_received(data)
+
+    def eof_received(self) -> None:
+        """Let the transport close itself."""
+        if self._serving:
+            self._http.eof_received()
+
+    def pause_writing(self) -> None:
+        """Pass the event on."""
+        if self._serving:
+            self._http.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass the event on."""
+        if self._serving:
+            self._http.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._forget()
+        if self._serving:
+            self._http.connection_lost(exc)
+
+    # RequestTracker's events
+
+    def request_started(self) -> None:
+        """The headers of a request are complete."""
+        self.had_request = True
+        self._active_requests += 1
+        self._wait_for("request", self._limits.request_timeout)
+
+    def request_finished(self) -> None:
+        """The response is sent, as far as the client has read it; the transport buffers the remaining bytes."""
+        self._active_requests -= 1
+        self.idle_since = self._loop.time()
+        if self._waiting_for == "request" and self.idle:
+            self._waiting_for = "response"
+            if self._response_is_read():
+                self._wait_for(None)
+
+    # Internals
+
+    async def _start_tls(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
+        try:
+            encrypted = await self._loop.start_tls(
+                transport, self, context, server_side=True, ssl_handshake_timeout=self._limits.handshake_timeout
+            )
+        except OSError:  # Includes SSLError, timeouts and lost connections: the client's fault, not worth a log line.
+            encrypted = None
+        # A client that disconnects during its handshake makes start_tls return None, or a transport that is closed.
+        if encrypted is None or encrypted.is_closing():
+            transport.abort()
+            self._forget()
+        else:
+            self._serve(encrypted)
+
+    def _serve(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._serving = True
+        self._wait_for("headers", self._limits.header_timeout)
+        self._http.connection_made(transport)
+        if self._early_data:
+            early_data, self._early_data = self._early_data, b""
+            self._http.data_received(early_data)
+
+    def _forget(self) -> None:
+        self._wait_for(None)
+        self._connections.open.pop(self, None)
+
+    def _response_is_read(self) -> bool:
+        # A transport that is closing waits for its client too, without any limit of its own.
+        return not self.closing and self._transport is not None and self._transport.get_write_buffer_size() == 0
+
+    def _wait_for(self, phase: _Phase | None, seconds: float = 0) -> None:
+        """Replace the deadline by one in so many seconds; None: have no deadline."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        # A request can begin after its client has disconnected: then there is no connection to limit.
+        if phase is None or self not in self._connections.open:
+            self._waiting_for, self._deadline = None, None
+        else:
+            self._waiting_for, self._deadline = phase, self._loop.call_later(seconds, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        phase, self._waiting_for, self._deadline = self._waiting_for, None, None
+        if phase != "response" or not self._response_is_read():
+            self.abort()
+
+
+class RequestTracker:
+    """Middleware that informs a connection when a request begins and when its response is complete."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """`app` must get the requests of LimitedProtocols only."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        connection: LimitedProtocol = scope["state"].pop(_STATE_KEY)
+
+        async def tracked_send(message: Message) -> None:
+            await send(message)
+            # The end of the response counts, not the end of `app`: the client may send its next request in between.
+            # Without that message, after an error, uvicorn closes the connection.
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                connection.request_finished()
+
+        connection.request_started()
+        await self._app(scope, receive, tracked_send)
+
+
+def limit_connections(
+    limits: ConnectionLimits, get_ssl_context: Callable[[], ssl.SSLContext] | None
+) -> type[asyncio.Protocol]:
+    """Return what `uvicorn.Config(http=...)` takes; the connections of one server share their limits.
+
+    `get_ssl_context` is called for each connection; None: plain HTTP.
+    """
+    protocol = functools.partial(LimitedProtocol, connections=_Connections(limits, get_ssl_context))
+    # uvicorn declares a class, and only calls it.
+    return cast("type[asyncio.Protocol]", protocol)

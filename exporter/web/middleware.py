@@ -1,66 +1,107 @@
-"""The gate before all routes: added headers, the rate limit, and who may come in."""
+"""Middleware before all routes: limits of request bodies, added headers, the rate limit, and authentication."""
 
 from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from starlette.responses import PlainTextResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exporter.ratelimit import TokenBucket
 from exporter.web.auth import AuthCheck
 
+MAX_HEADER_BYTES = 16 << 10
+"""Limit of a request line with its headers."""
+
+DEFAULT_MAX_BODY_BYTES = 4 << 10
+"""Limit of a body for paths that do not read it."""
+
+
+class BodyLimit:
+    """Rejects bodies that are too long with 413: at once if Content-Length says so, else while the body arrives."""
+
+    def __init__(self, app: ASGIApp, max_bytes: Mapping[str, int]) -> None:
+        """`max_bytes` has limits by path; other paths have DEFAULT_MAX_BODY_BYTES."""
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request with 413, or pass it on."""
+        headers = dict[bytes, bytes](scope["headers"])
+        if b"content-length" in headers or b"transfer-encoding" in headers:
+            max_bytes = self._max_bytes.get(scope["path"], DEFAULT_MAX_BODY_BYTES)
+            detail = f"The body of a request to this path may have {max_bytes} bytes at most.\n"
+            if int(headers.get(b"content-length", 0)) > max_bytes:
+                await PlainTextResponse(detail, 413)(scope, receive, send)
+                return
+            receive = _limit_body(receive, max_bytes, detail)
+        await self._app(scope, receive, send)
+
+
+def _limit_body(receive: Receive, max_bytes: int, detail: str) -> Receive:
+    received_bytes = 0
+
+    async def counting_receive() -> Message:
+        nonlocal received_bytes
+        message = await receive()
+        received_bytes += len(message.get("body", b""))
+        if received_bytes > max_bytes:
+            raise HTTPException(413, detail)
+        return message
+
+    return counting_receive
+
 
 @dataclass(frozen=True, slots=True)
 class AccessPolicy:
-    """On which terms one may come in; None: on any."""
+    """The part of the web configuration that applies to each request or connection; None: no restriction."""
 
     headers: Sequence[tuple[bytes, bytes]] = ()
-    """Added to every answer."""
+    """Added to every response."""
     rate_limiter: TokenBucket | None = None
     authenticate: AuthCheck | None = None
     ssl_context: ssl.SSLContext | None = None
-    """Of connections with TLS; None: without it."""
+    """For new connections; None: without TLS."""
 
 
 class AccessMiddleware:
-    """Middleware that lets requests in on the present terms; every path is behind it, those that do not exist too."""
+    """Applies the current policy to every request, whether its path exists or not."""
 
     def __init__(
         self, app: ASGIApp, get_policy: Callable[[], AccessPolicy], exempt_paths: Collection[str] = ()
     ) -> None:
-        """`others` are paths with a guard of their own: what reads here cannot write there, nor the other way round."""
+        """`exempt_paths` have their own authentication: users of the other paths have no access to them."""
         self._app = app
         self._exempt_paths = frozenset(exempt_paths)
         self._get_policy = get_policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request with 429 or 401, or hand it on."""
-        terms = self._get_policy()
-        answer = await self._check_access(terms, scope) or self._app
-        await answer(scope, receive, _add_headers(terms.headers, send) if terms.headers else send)
+        """Answer the request with 429 or 401, or pass it on."""
+        policy = self._get_policy()
+        rejection = await self._rejection(policy, scope)
+        app = rejection or self._app
+        await app(scope, receive, _add_headers(policy.headers, send) if policy.headers else send)
 
-    async def _check_access(self, policy: AccessPolicy, scope: Scope) -> ASGIApp | None:
+    async def _rejection(self, policy: AccessPolicy, scope: Scope) -> Response | None:
+        # The rate limit comes first: it also bounds attempts to guess passwords.
         if policy.rate_limiter is not None and not policy.rate_limiter.take():
-            wait = {"retry-after": str(math.ceil(1 / policy.rate_limiter.per_second))}
-            return PlainTextResponse("Too many requests.\n", 429, wait)
-        if (
-            policy.authenticate
-            and scope["path"] not in self._exempt_paths
-            and not await policy.authenticate(scope["headers"])
-        ):
-            ask = {"www-authenticate": 'Basic realm="ai-spend-exporter"'}
-            return PlainTextResponse("Unauthorized.\n", 401, ask)
-        return None
+            headers = {"retry-after": str(math.ceil(1 / policy.rate_limiter.per_second))}
+            return PlainTextResponse("Too many requests.\n", 429, headers)
+        if policy.authenticate is None or scope["path"] in self._exempt_paths:
+            return None
+        if await policy.authenticate(scope["headers"]):
+            return None
+        return PlainTextResponse("Unauthorized.\n", 401, {"www-authenticate": 'Basic realm="ai-spend-exporter"'})
 
 
 def _add_headers(headers: Sequence[tuple[bytes, bytes]], send: Send) -> Send:
-    async def add(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], *headers]
         await send(message)
 
-    return add
+    return send_with_headers

@@ -1,10 +1,9 @@
-"""The routes for those who push: usage events and changes, each with the bearer token of a configured source."""
+"""Routes of the JSON API: pushed usage events and change events, the summary, and the OpenAPI document."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -12,109 +11,130 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from exporter.errors import PushError
-from exporter.push.parse import Rejected
-from exporter.push.service import Accepted
-
-EVENT_PATH, BATCH_PATH, CHANGES_PATH = "/api/v1/ai/usage/events", "/api/v1/ai/usage/events/batch", "/api/v1/ai/changes"
-SUMMARY_PATH, OPENAPI_PATH = "/api/v1/ai/usage/summary", "/api/v1/openapi.json"
-
-MAX_BODY_BYTES = {EVENT_PATH: 16 << 10, BATCH_PATH: 1 << 20, CHANGES_PATH: 16 << 10}
-"""Bytes of the bodies that these paths take."""
-
-_IDEMPOTENCY_KEY = re.compile("[!-~]{0,255}")
+from exporter import __version__
+from exporter.errors import LedgerError, PushError
+from exporter.push.service import Accepted, PushService
+from exporter.ui.summary import parse_days
+from exporter.web.api import (
+    BATCH_PATH,
+    CHANGES_PATH,
+    DEFAULT_SUMMARY_DAYS,
+    EVENT_PATH,
+    OPENAPI_PATH,
+    SUMMARY_PATH,
+    BatchResponse,
+    ErrorResponse,
+    RejectedEvent,
+    StatusResponse,
+    SummaryResponse,
+    json_response,
+)
+from exporter.web.openapi import build_openapi_document
 
 MAX_CONCURRENT_PUSHES = 8
-"""Requests that are taken at the same time; a summary is made one at a time, and keeps none of them waiting."""
+MAX_CONCURRENT_SUMMARIES = 1
+"""Separate from pushes: a summary reads much, and must not delay them."""
+
+_LEDGER_FAILED = "the ledger cannot be read or written; nothing of this request was stored"
+_IDEMPOTENCY_KEY = re.compile("[!-~]{0,255}")
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True)
-class PushHandlers:
-    """What pushed requests are handed to; each may raise IngestError."""
+def build_push_routes(
+    push: PushService,
+    summarize: Callable[[int], Mapping[str, Any]],
+    on_ledger_error: Callable[[LedgerError], None],
+) -> list[Route]:
+    """Return the routes of the JSON API.
 
-    find_source: Callable[[str], str | None]
-    """Whose bearer token this is."""
-    accept_events: Callable[[str, bytes, str, bool], Accepted]
-    """Source, body, key of the request, whether it is a batch."""
-    record_change: Callable[[bytes], None]
-    """Keep a change."""
-    summarize: Callable[[str], Mapping[str, Any]]
-    """`days` as it was asked for -> what was spent in them."""
-    build_openapi_document: Callable[[], Mapping[str, Any]]
-    """This API, described."""
+    `summarize` returns the summary of a number of days; its fields are those of SummaryResponse. `on_ledger_error` is
+    called if the ledger cannot be read or written; the client gets 503.
+    """
+    push_limiter, summary_limiter = CapacityLimiter(MAX_CONCURRENT_PUSHES), CapacityLimiter(MAX_CONCURRENT_SUMMARIES)
 
-
-def build_push_routes(handlers: PushHandlers) -> list[Route]:
-    """Return the routes."""
-    limiter, reading = CapacityLimiter(MAX_CONCURRENT_PUSHES), CapacityLimiter(1)
-
-    async def one(request: Request) -> Response:
-        return _event_response(await _taken(request, batch=False))
+    async def event(request: Request) -> Response:
+        return _event_response(await accept_events(request, batch=False))
 
     async def batch(request: Request) -> Response:
-        return _batch_response(await _taken(request, batch=True))
+        return _batch_response(await accept_events(request, batch=True))
 
-    async def _taken(request: Request, *, batch: bool) -> Accepted:
-        source, key = _authenticate(request, handlers), request.headers.get("idempotency-key", "")
-        if not _IDEMPOTENCY_KEY.fullmatch(key):
-            raise PushError(422, "Idempotency-Key: expected at most 255 characters, without spaces and within ASCII")
+    async def accept_events(request: Request, *, batch: bool) -> Accepted:
+        source = _authenticate(request, push)
+        idempotency_key = request.headers.get("idempotency-key", "")
+        if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+            raise PushError(422, "Idempotency-Key: expected at most 255 printable ASCII characters without spaces")
         body = await request.body()
-        return await to_thread.run_sync(handlers.accept_events, source, body, key, batch, limiter=limiter)
+        return await to_thread.run_sync(
+            lambda: push.accept_events(source, body, idempotency_key, batch=batch), limiter=push_limiter
+        )
 
-    async def changes(request: Request) -> Response:
-        _authenticate(request, handlers)
-        await to_thread.run_sync(handlers.record_change, await request.body(), limiter=limiter)
-        return JSONResponse({"status": "accepted"}, 202)
+    async def change(request: Request) -> Response:
+        _authenticate(request, push)
+        await to_thread.run_sync(push.record_change, await request.body(), limiter=push_limiter)
+        return json_response(StatusResponse(status="accepted"), 202)
 
     async def summary(request: Request) -> Response:
-        told = await to_thread.run_sync(handlers.summarize, request.query_params.get("days", "30"), limiter=reading)
-        return JSONResponse(told, headers={"cache-control": "no-store"})
+        days = parse_days(request.query_params.get("days", str(DEFAULT_SUMMARY_DAYS)))
+        values = await to_thread.run_sync(summarize, days, limiter=summary_limiter)
+        return json_response(SummaryResponse.model_validate(values), headers={"cache-control": "no-store"})
 
-    async def document(_: Request) -> Response:
-        return JSONResponse(handlers.build_openapi_document())
+    async def openapi(_: Request) -> Response:
+        return JSONResponse(build_openapi_document(__version__))
+
+    def route(path: str, endpoint: Endpoint, *methods: str) -> Route:
+        return Route(path, _handle_errors(endpoint, on_ledger_error), methods=methods)
 
     return [
-        Route(EVENT_PATH, _handle_push_errors(one), methods=["POST"]),
-        Route(BATCH_PATH, _handle_push_errors(batch), methods=["POST"]),
-        Route(CHANGES_PATH, _handle_push_errors(changes), methods=["POST"]),
-        Route(SUMMARY_PATH, _handle_push_errors(summary)),
-        Route(OPENAPI_PATH, document),
+        route(EVENT_PATH, event, "POST"),
+        route(BATCH_PATH, batch, "POST"),
+        route(CHANGES_PATH, change, "POST"),
+        route(SUMMARY_PATH, summary, "GET"),
+        Route(OPENAPI_PATH, openapi),
     ]
 
 
-def _handle_push_errors(route: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
+def _handle_errors(endpoint: Endpoint, on_ledger_error: Callable[[LedgerError], None]) -> Endpoint:
+    """Return the endpoint with its PushErrors and LedgerErrors translated into responses."""
+
+    async def respond(request: Request) -> Response:
         try:
-            return await route(request)
+            return await endpoint(request)
         except PushError as error:
             headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}}.get(error.status)
-            return JSONResponse({"error": str(error)}, error.status, headers)
+            return json_response(ErrorResponse(error=str(error)), error.status, headers)
+        except LedgerError as error:
+            # A ledger that has failed is not used any more: the callback ends the process.
+            on_ledger_error(error)
+            return json_response(ErrorResponse(error=_LEDGER_FAILED), 503)
 
-    return answer
+    return respond
 
 
-def _authenticate(request: Request, handlers: PushHandlers) -> str:
+def _authenticate(request: Request, push: PushService) -> str:
+    """Return the source whose bearer token the request has. Raises PushError."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    source = handlers.find_source(token.strip()) if scheme.lower() == "bearer" else None
+    source = push.authenticate(token.strip()) if scheme.lower() == "bearer" else None
     if source is None:
         raise PushError(401, "this needs `Authorization: Bearer TOKEN` with the token of a configured source")
     return source
 
 
 def _event_response(result: Accepted) -> Response:
-    for refused in result.rejected:
-        return JSONResponse({"error": refused.reason}, 409 if refused.conflict else 422)
-    return JSONResponse({"status": "accepted" if result.accepted else "duplicate"}, 202)
+    if result.rejected:
+        (rejected,) = result.rejected
+        return json_response(ErrorResponse(error=rejected.reason), _rejection_status(conflict=rejected.conflict))
+    return json_response(StatusResponse(status="accepted" if result.accepted else "duplicate"), 202)
 
 
 def _batch_response(result: Accepted) -> Response:
-    told = {
-        "accepted": result.accepted,
-        "duplicate": result.duplicates,
-        "rejected": list(map(_format_rejection, result.rejected)),
-    }
-    return JSONResponse(told, 207 if result.rejected else 202)
+    rejected = [
+        RejectedEvent(index=event.index, status=_rejection_status(conflict=event.conflict), reason=event.reason)
+        for event in result.rejected
+    ]
+    response = BatchResponse(accepted=result.accepted, duplicate=result.duplicates, rejected=rejected)
+    return json_response(response, 207 if rejected else 202)
 
 
-def _format_rejection(rejected: Rejected) -> dict[str, Any]:
-    return {"index": rejected.index, "status": 409 if rejected.conflict else 422, "reason": rejected.reason}
+def _rejection_status(*, conflict: bool) -> int:
+    return 409 if conflict else 422

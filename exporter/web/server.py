@@ -1,50 +1,51 @@
-"""The HTTP server around a running exporter: sockets, signals, and an end that is clean."""
+"""The HTTP server of a running exporter: its socket, signals, start and stop."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import re
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 import uvicorn
 
 from exporter.errors import ExporterError, LedgerError
-from exporter.web import Handlers, LimitedEventLoop, LimitedProtocol, WebConfigReloader, build_asgi_app
-from exporter.web.body_limit import MAX_HEADER_BYTES
+from exporter.web.config_reload import WebConfigReloader
+from exporter.web.connection_limits import ConnectionLimits, RequestTracker, limit_connections
+from exporter.web.middleware import MAX_HEADER_BYTES
+from exporter.web.routes import Handlers, build_asgi_app
 
 
 class Service(Protocol):
-    """What runs beside the HTTP server: started before it, stopped after it."""
+    """A service that runs beside the HTTP server: started before it, stopped after it."""
 
     on_fatal: Callable[[], None]
     web_config_healthy: Callable[[], bool]
 
     @property
     def fatal(self) -> LedgerError | None:
-        """Why the process has to end; None while it need not."""
+        """The reason why the process must exit; None if there is none."""
         ...
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start to work."""
         ...
 
     def stop(self) -> None:
-        """End all work."""
+        """Stop all work."""
         ...
 
 
 class AddressError(ExporterError):
-    """The address to listen on cannot be had."""
+    """An address that cannot be listened on."""
 
 
 def listen(address: str) -> socket.socket:
-    """Open `host:port` or `:port`. Raises AddressError with what to do."""
+    """Return a socket that listens on `host:port` or `:port`. Raises AddressError with advice."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
@@ -53,7 +54,7 @@ def listen(address: str) -> socket.socket:
     try:
         return _bind(family, host, int(port))
     except OSError as error:
-        # A machine without IPv6 still has all of IPv4.
+        # On a machine without IPv6, `:port` means all IPv4 addresses.
         if not host and error.errno in _NO_IPV6:
             with contextlib.suppress(OSError):
                 return _bind(socket.AF_INET, host, int(port))
@@ -77,13 +78,13 @@ def _advice(port: str, error: OSError) -> str:
 
 
 def format_address(sock: socket.socket) -> str:
-    """Return where a socket listens, as it is written in an address: `127.0.0.1:10042`, `[::]:10042`."""
+    """Return the address a socket listens on, such as `127.0.0.1:10042` or `[::]:10042`."""
     host, port = sock.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    # asyncio turns Nagle's delay off only where the protocol is said: without it a small answer takes 40 ms.
+    # asyncio disables Nagle's algorithm only on sockets with an explicit protocol; with it, small responses take 40 ms.
     opened = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -97,33 +98,26 @@ def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
     return opened
 
 
-class _Server(uvicorn.Server):
-    """A server whose signals are ours: SIGTERM is a clean end with status 0, not an end by signal."""
-
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
-        with asyncio.Runner(loop_factory=LimitedEventLoop) as runner:
-            runner.run(self.serve(sockets))
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def create_server(handlers: Handlers, web_reloader: WebConfigReloader | None = None) -> uvicorn.Server:
-    """Return a server that runs until its `should_exit` is set."""
-    terms, context = (web_reloader.current_policy, web_reloader.ssl_context) if web_reloader else (None, None)
-    return _Server(
+def create_server(
+    handlers: Handlers,
+    web_reloader: WebConfigReloader | None = None,
+    limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008 - immutable
+) -> uvicorn.Server:
+    """Return a server that runs until its `should_exit` is set. Without `web_reloader`: plain HTTP for everybody."""
+    get_policy = web_reloader.current_policy if web_reloader else None
+    get_ssl_context = web_reloader.current_ssl_context if web_reloader and web_reloader.config.tls else None
+    return uvicorn.Server(
         uvicorn.Config(
-            build_asgi_app(handlers, terms),
-            http=LimitedProtocol,
+            RequestTracker(build_asgi_app(handlers, get_policy)),
+            loop="asyncio",
+            http=limit_connections(limits, get_ssl_context),
             ws="none",
-            ssl_context_factory=(lambda *_: context) if context else None,
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             log_config=None,
             access_log=False,
             lifespan="off",
             server_header=False,
-            timeout_keep_alive=75,
+            timeout_keep_alive=limits.keep_alive_timeout,
             timeout_graceful_shutdown=3,
         )
     )
@@ -136,19 +130,21 @@ def serve(
     on_sighup: Callable[[], object],
     web_reloader: WebConfigReloader | None = None,
 ) -> None:
-    """Poll and answer until SIGTERM, SIGINT or a broken ledger; SIGHUP calls `on_hangup`. Ends what it began.
+    """Run until SIGTERM, SIGINT or a fatal error of the ledger; SIGHUP calls `on_sighup` in a thread.
 
-    `entrance` says who may come in, and how; None: everybody, by plain HTTP. Raises LedgerError where the ledger broke.
+    Without `web_reloader`: plain HTTP for everybody. Raises LedgerError after the fatal error.
     """
     server = create_server(handlers, web_reloader)
     if web_reloader is not None:
         app.web_config_healthy = lambda: web_reloader.healthy
 
-    def end(*_: object) -> None:
+    def stop(*_: object) -> None:
         server.should_exit = True
 
-    app.on_fatal = end
-    previous = {one: signal.signal(one, end) for one in (signal.SIGTERM, signal.SIGINT)}
+    app.on_fatal = stop
+    # While it runs, uvicorn handles SIGTERM and SIGINT itself, and raises them again after its clean shutdown: this
+    # handler then makes them a normal exit, with status 0. It also covers the time before and after uvicorn runs.
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=on_sighup).start())
     try:
         app.start()

@@ -1,10 +1,10 @@
-"""TLS: a context for new connections that always is the newest one."""
+"""TLS: the SSL context for a configuration."""
 
 from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
@@ -20,51 +20,37 @@ _VERIFY_MODES = {
 _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 
 
-class ReloadingSSLContext(ssl.SSLContext):
-    """Stands for whatever context is the present one when a connection begins; asyncio asks nothing else of it."""
-
-    def __new__(cls, get_context: Callable[[], ssl.SSLContext]) -> ReloadingSSLContext:  # noqa: ARG004 - OpenSSL asks for a protocol
-        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
-
-    def __init__(self, get_context: Callable[[], ssl.SSLContext]) -> None:
-        """`present` returns the present context."""
-        self._get_context = get_context
-
-    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
-        """Begin a connection."""
-        return self._get_context().wrap_bio(*args, **kwargs)
-
-
 def build_ssl_context(tls: Tls) -> ssl.SSLContext:
-    """Return a server's context. Raises ConfigError where OpenSSL refuses what looked right."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    made.set_alpn_protocols(["http/1.1"])
-    made.minimum_version, made.maximum_version = _VERSIONS[tls.min_version], _VERSIONS[tls.max_version]
-    made.verify_mode = _VERIFY_MODES[tls.client_auth]
+    """Return a server's context. Raises ConfigError if OpenSSL rejects a certificate or setting."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["http/1.1"])
+    context.minimum_version = _VERSIONS[tls.min_version]
+    context.maximum_version = _VERSIONS[tls.max_version]
+    context.verify_mode = _VERIFY_MODES[tls.client_auth]
     if tls.allowed_sans:
-        made.sslobject_class = _require_san(tls.allowed_sans)
+        context.sslobject_class = _require_san(tls.allowed_sans)
     if not tls.prefer_server_ciphers:
-        made.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
     try:
         if tls.ciphers:
-            made.set_ciphers(":".join(tls.ciphers))
+            context.set_ciphers(":".join(tls.ciphers))
         if tls.curve:
-            made.set_ecdh_curve(tls.curve)
+            context.set_ecdh_curve(tls.curve)
         with _memory_file(tls.cert_chain) as chain, _memory_file(tls.key.reveal()) as key:
-            made.load_cert_chain(chain, key)
+            context.load_cert_chain(chain, key)
         if tls.client_ca:
-            with _memory_file(tls.client_ca) as trusted:
-                made.load_verify_locations(trusted)
+            with _memory_file(tls.client_ca) as client_ca:
+                context.load_verify_locations(client_ca)
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", None) or "unknown reason"
-        complaint = f"tls_server_config: OpenSSL refuses this ({reason}); make another certificate"
-        raise ConfigError([ConfigProblem(tls.location, complaint)]) from None
-    return made
+        message = f"tls_server_config: OpenSSL refuses this ({reason}); create another certificate"
+        raise ConfigError([ConfigProblem(tls.location, message)]) from None
+    return context
 
 
 @contextmanager
 def _memory_file(text: str) -> Iterator[str]:
-    """Tell a path under which OpenSSL finds a text: it reads files only, and a key must not come to a disk."""
+    """Yield a path from which OpenSSL can read a text: it loads files only, and a key must not be written to a disk."""
     number = os.memfd_create("pem")
     try:
         os.write(number, text.encode())
@@ -74,21 +60,25 @@ def _memory_file(text: str) -> Iterator[str]:
 
 
 def _require_san(allowed: frozenset[str]) -> type[ssl.SSLObject]:
-    """Return a kind of connection whose handshake fails where the client's certificate has none of these names."""
+    """Return a connection class whose handshake fails unless the client's certificate has one of these names.
 
-    class Named(ssl.SSLObject):
+    `SSLContext.sslobject_class` is the ssl module's interface for this; OpenSSL's own check takes one name only.
+    """
+
+    class SANCheckingSSLObject(ssl.SSLObject):
         def do_handshake(self) -> None:
             super().do_handshake()
             if allowed.isdisjoint(_subject_alt_names(self)):
                 raise ssl.SSLCertVerificationError("the client's certificate has none of client_allowed_sans")
 
-    return Named
+    return SANCheckingSSLObject
 
 
 def _subject_alt_names(connection: ssl.SSLObject) -> Iterator[str]:
-    told: Any = (connection.getpeercert() or {}).get("subjectAltName", ())
-    for kind, name in told:
+    names: Any = (connection.getpeercert() or {}).get("subjectAltName", ())
+    for kind, name in names:
         if kind == "IP Address":
+            # OpenSSL and the configuration may write the same IPv6 address differently.
             yield str(ip_address(name))
         elif kind in ("DNS", "email", "URI"):
             yield name

@@ -1,4 +1,4 @@
-"""docs/push.md and docs/examples as a stranger uses them: everything is run, and answers what is printed."""
+"""docs/push.md and docs/examples: every command and example is run, and prints what the document shows."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def _blocks(language: str) -> list[str]:
 
 
 def _commands() -> Iterator[tuple[str, str]]:
-    """Yield every command of the document and what is printed below it."""
+    """Yield every command of the document and the output below it."""
     for block in _blocks("console"):
-        for one in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            found = _COMMAND.fullmatch(one)
+        for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            found = _COMMAND.fullmatch(example)
             assert found is not None
             yield found[1], found[2]
 
@@ -51,8 +51,8 @@ def _scripts(node: object) -> Iterator[str]:
     if isinstance(node, str) and "curl" in node:
         yield node
     elif isinstance(node, list | dict):
-        for one in node.values() if isinstance(node, dict) else node:
-            yield from _scripts(one)
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _scripts(child)
 
 
 MAKE_TOKEN, *COMMANDS = _commands()
@@ -62,20 +62,20 @@ CI_STEPS = list(_scripts(YAML))
 
 @dataclass(frozen=True)
 class ExampleSetup:
-    """An exporter that runs with the document's own configuration, and where its secrets are."""
+    """An exporter that runs with the document's configuration, and the folder of its secrets."""
 
     exporter: ExporterProcess
     secrets: Path
 
     def localize(self, command: str) -> str:
-        """Put this place's address and folder into a command."""
+        """Replace the document's address and folder in a command."""
         return command.replace("http://ai-spend-exporter:10042", self.exporter.url).replace(
             "/run/secrets", str(self.secrets)
         )
 
     @property
     def env(self) -> dict[str, str]:
-        """What every example wants to be set."""
+        """The environment that every example requires."""
         token = (self.secrets / "gateway").read_text().strip()
         return {"PATH": ENVIRONMENT["PATH"], "AI_SPEND_URL": self.exporter.url, "AI_SPEND_TOKEN": token}
 
@@ -83,11 +83,11 @@ class ExampleSetup:
         """Return the sum of a metric over the series with these labels, rounded to the nano; None without any."""
         families = text_string_to_metric_families(self.exporter.get().text)
         samples = [sample for family in families for sample in family.samples if sample.name == name]
-        values = [one.value for one in samples if labels.items() <= one.labels.items()]
+        values = [sample.value for sample in samples if labels.items() <= sample.labels.items()]
         return round(sum(values), 9) if values else None
 
     def wait_until_value(self, value: float, name: str, **labels: str) -> None:
-        """Wait until /metrics shows a value."""
+        """Wait until /metrics has a value."""
         wait_until(f"{name}{labels} {value}", lambda: self.value(name, **labels) == value)
 
 
@@ -101,9 +101,9 @@ def _start_setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExampleSe
         subprocess.run(["sh", "-c", command], check=True)
     with start_sandbox(folder, make_account("openai", "acme-openai")) as at:
         document = yaml.safe_load(at.config.read_text())
-        told = [one for one in YAML if "ingest" in one]
-        document["ingest"] = {"sources": [source for one in told for source in one["ingest"]["sources"]]}
-        document["budgets"] = [budget for one in told for budget in one.get("budgets", [])]
+        examples = [example for example in YAML if "ingest" in example]
+        document["ingest"] = {"sources": [source for example in examples for source in example["ingest"]["sources"]]}
+        document["budgets"] = [budget for example in examples for budget in example.get("budgets", [])]
         at.config.write_text(yaml.safe_dump(document).replace("/run/secrets", str(secrets)))
         with start_exporter(*at.flags) as it:
             it.wait_until_up("acme-openai")
@@ -112,68 +112,70 @@ def _start_setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExampleSe
 
 @contextmanager
 def _start_shell(folder: Path) -> Iterator[Callable[[str], str]]:
-    """Start a shell that keeps its variables; what it is called with is run, and the output returned."""
+    """Start a shell that keeps its variables; yield a function that runs a command in it and returns the output."""
     with subprocess.Popen(
         ["sh"], cwd=folder, env={"PATH": ENVIRONMENT["PATH"]}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        told, said = process.stdin, process.stdout
-        assert told is not None
-        assert said is not None
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None
+        assert stdout is not None
 
         def run(command: str) -> str:
-            told.write(f"{command}\nprintf '\\0'\n")
-            told.flush()
-            return "".join(iter(lambda: said.read(1), "\0"))
+            stdin.write(f"{command}\nprintf '\\0'\n")
+            stdin.flush()
+            return "".join(iter(lambda: stdout.read(1), "\0"))
 
         yield run
 
 
-def test_every_command_of_the_document_answers_what_is_printed(setup: ExampleSetup, tmp_path: Path) -> None:
-    """Whoever pastes the commands one after the other sees the answers that the document shows."""
+def test_every_command_prints_the_output_of_the_document(setup: ExampleSetup, tmp_path: Path) -> None:
+    """The commands, run one after the other, print what the document shows."""
     with _start_shell(tmp_path) as run:
         for command, printed in COMMANDS:
             assert printed or "curl" not in command
-            wanted = re.escape(printed.strip()).replace("…", ".*")
-            said = run(setup.localize(command)).strip()
-            end = time.monotonic() + 10
-            # What was pushed is shown a moment later: who only reads may ask again.
-            while "-d @" not in command and not re.fullmatch(wanted, said) and time.monotonic() < end:
-                said = run(setup.localize(command)).strip()
-            assert re.fullmatch(wanted, said), f"{command}{said}"
+            expected = re.escape(printed.strip()).replace("…", ".*")
+            output = run(setup.localize(command)).strip()
+            end = time.monotonic() + 60
+            # Pushed events are exported a moment later: commands that only read are repeated until then.
+            while "-d @" not in command and not re.fullmatch(expected, output) and time.monotonic() < end:
+                output = run(setup.localize(command)).strip()
+            assert re.fullmatch(expected, output), f"{command}{output}"
 
 
 def test_no_command_of_the_document_is_left_out() -> None:
-    """Every curl in the document is among those that are run."""
+    """Every curl command of the document is run."""
     run = [*(command for command, _ in COMMANDS), *CI_STEPS]
     assert len(CI_STEPS) == 2
-    assert sum(one.count("curl -") for one in run) == PUSH_DOC.count("curl -") >= 7
+    assert sum(command.count("curl -") for command in run) == PUSH_DOC.count("curl -") >= 7
 
 
 @pytest.mark.parametrize("script", CI_STEPS, ids=["github", "gitlab"])
 def test_a_ci_step_reports_a_change_event(setup: ExampleSetup, script: str) -> None:
-    """The steps for GitHub Actions and GitLab, with the variables that those set, show on /metrics and in the sums."""
+    """The steps for GitHub Actions and GitLab, with the variables of these systems, report a change event."""
     github = {"REF_NAME": "v1.2", "REPOSITORY": "acme/search", "SERVER_URL": "https://github.com", "RUN_ID": "77"}
     gitlab = {"COMMIT_REF_NAME": "v1.3", "PROJECT_PATH": "acme/web", "PIPELINE_URL": "https://gitlab.com/acme/web/78"}
     env = {f"GITHUB_{name}": value for name, value in github.items()}
     env |= {f"CI_{name}": value for name, value in gitlab.items()}
-    told = subprocess.run(["sh", "-ec", script], env=setup.env | env, capture_output=True, text=True, check=False)
-    assert (told.stdout, told.stderr) == ('{"status":"accepted"}', "")
+    began = int(time.time())
+    result = subprocess.run(["sh", "-ec", script], env=setup.env | env, capture_output=True, text=True, check=False)
+    assert (result.stdout, result.stderr) == ('{"status":"accepted"}', "")
     title, service, link = (
         ("deploy v1.2", "acme/search", "https://github.com/acme/search/actions/runs/77")
         if "GITHUB" in script
         else ("deploy v1.3", "acme/web", "https://gitlab.com/acme/web/78")
     )
-    moment = setup.value("ai_change_timestamp_seconds", title=title, service=service, link=link)
-    assert moment == pytest.approx(time.time(), abs=60)
+    timestamp = setup.value("ai_change_timestamp_seconds", title=title, service=service, link=link)
+    assert timestamp is not None
+    assert began <= timestamp <= time.time()
     changes = setup.exporter.get("/api/v1/ai/usage/summary").json()["changes"]
-    assert (title, service, link) in [(one["title"], one["service"], one["link"]) for one in changes]
+    assert (title, service, link) in [(change["title"], change["service"], change["link"]) for change in changes]
 
 
 def test_the_document_lists_every_field_and_no_other() -> None:
-    """The table of fields is that of the shape, with the same ones required."""
+    """The table has the fields of the model, with their defaults."""
     section = PUSH_DOC.split("## Fields")[1].split("\n## ")[0]
-    told = dict(re.findall(r"^\| `(\w+)` \| `?(\w*)`? ?\|", section, re.MULTILINE))
-    assert told == {to_camel(name): _default(field) for name, field in UsageEventBody.model_fields.items()}
+    documented = dict(re.findall(r"^\| `(\w+)` \| `?(\w*)`? ?\|", section, re.MULTILINE))
+    assert documented == {to_camel(name): _default(field) for name, field in UsageEventBody.model_fields.items()}
 
 
 def _default(field: FieldInfo) -> str:
@@ -183,7 +185,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def test_the_document_lists_every_response_and_no_other(setup: ExampleSetup) -> None:
-    """The table of answers holds the statuses of the API's own description."""
+    """The table of responses has the status codes of the OpenAPI document."""
     paths = setup.exporter.get("/api/v1/openapi.json").json()["paths"].values()
     described = {status for path in paths if "post" in path for status in path["post"]["responses"]}
     assert set(re.findall(r"^\| (\d{3}) \|", PUSH_DOC, re.MULTILINE)) == described
@@ -195,13 +197,13 @@ def _run_push_sh(setup: ExampleSetup, *arguments: str, **env: str) -> subprocess
 
 
 def test_the_shell_script_pushes_one_job(setup: ExampleSetup) -> None:
-    """What push.sh pushes, with its cost or without, is counted once however often, and in the document's budget."""
+    """push.sh pushes an event with or without a cost; a repeated one is counted once, also in the document's budget."""
     now = str(int(time.time()))
     for status in ("accepted", "duplicate"):
-        told = _run_push_sh(setup, "sh-1", now, "vllm", "llama-sh", "1000000", "500000")
-        assert (told.returncode, told.stdout, told.stderr) == (0, f'{{"status":"{status}"}}\n', "")
+        result = _run_push_sh(setup, "sh-1", now, "vllm", "llama-sh", "1000000", "500000")
+        assert (result.returncode, result.stdout, result.stderr) == (0, f'{{"status":"{status}"}}\n', "")
     assert _run_push_sh(setup, "sh-2", now, "vllm", "llama-sh", "7", "0", "0.25").returncode == 0
-    # As agreed in the document: $0.20 and $0.60 per million.
+    # The document's negotiated prices: $0.20 and $0.60 per million.
     setup.wait_until_value(0.75, "ai_cost_30d_usd", account="gateway", provider="vllm", model="llama-sh")
     setup.wait_until_value(1_500_007, "ai_tokens_30d", account="gateway", provider="vllm", model="llama-sh")
     wait_until(
@@ -210,19 +212,19 @@ def test_the_shell_script_pushes_one_job(setup: ExampleSetup) -> None:
 
 
 def test_the_shell_script_fails_with_the_reason(setup: ExampleSetup) -> None:
-    """push.sh ends with a status, and says how it is used or what the exporter has answered."""
-    told = _run_push_sh(setup, "only-an-id")
-    assert (told.returncode, told.stdout) == (2, "")
-    assert "push.sh ID TIME PROVIDER MODEL" in told.stderr
-    told = _run_push_sh(setup, "sh-3", str(int(time.time())), "vllm", "llama", "-1", "0")
-    assert told.returncode != 0
-    assert "promptTokens must be at least 0" in told.stdout
+    """push.sh fails with its usage, or with the response of the exporter."""
+    result = _run_push_sh(setup, "only-an-id")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "push.sh ID TIME PROVIDER MODEL" in result.stderr
+    result = _run_push_sh(setup, "sh-3", str(int(time.time())), "vllm", "llama", "-1", "0")
+    assert result.returncode != 0
+    assert "promptTokens must be at least 0" in result.stdout
     assert _run_push_sh(setup, "sh-3", "0", "vllm", "llama", "1", "0", AI_SPEND_TOKEN="another").returncode != 0
 
 
 @dataclass
 class LossyProxy:
-    """Something between a sender and the exporter, which hands everything on but the first answer."""
+    """A proxy before the exporter that forwards everything but the first response."""
 
     url: str
     bodies: list[bytes]
@@ -261,31 +263,31 @@ def _run_push_py(env: Mapping[str, str], lines: Sequence[str]) -> subprocess.Com
     return subprocess.run(command, env=env, input=text, capture_output=True, text=True, check=False, timeout=30)
 
 
-def test_the_python_file_counts_once_what_it_sends_twice(setup: ExampleSetup) -> None:
-    """push.py sends a batch again whose answer was lost, with or without ids of its own; each event is counted once."""
+def test_the_python_script_counts_once_what_it_sends_twice(setup: ExampleSetup) -> None:
+    """push.py sends a batch again after a lost response; each event is counted once, with or without an id."""
     event = {"provider": "vllm", "model": "llama-py", "timestamp": int(time.time()), "completionTokens": 1000}
     lines = [json.dumps(event | ({"id": f"py-{n}"} if n % 2 else {})) for n in range(301)]
-    with _start_lossy_proxy(setup.exporter) as front:
-        told = _run_push_py(setup.env | {"AI_SPEND_URL": front.url}, lines)
-    assert (told.returncode, told.stderr) == (0, "")
-    assert [len(json.loads(body)["events"]) for body in front.bodies] == [300, 300, 1]
-    assert front.bodies[0] == front.bodies[1]
+    with _start_lossy_proxy(setup.exporter) as proxy:
+        result = _run_push_py(setup.env | {"AI_SPEND_URL": proxy.url}, lines)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [len(json.loads(body)["events"]) for body in proxy.bodies] == [300, 300, 1]
+    assert proxy.bodies[0] == proxy.bodies[1]
     setup.wait_until_value(301, "ai_requests_30d", account="gateway", model="llama-py")
     setup.wait_until_value(301_000, "ai_tokens_30d", account="gateway", model="llama-py", type="output")
 
 
-def test_the_python_file_reports_rejected_events(setup: ExampleSetup) -> None:
-    """push.py ends with 1 and the reason where an event is refused, the token is nobody's or a line is no JSON."""
+def test_the_python_script_reports_rejected_events(setup: ExampleSetup) -> None:
+    """push.py exits with 1 and the reason if an event is rejected, the token is unknown or a line is not JSON."""
     bad = json.dumps({"id": "py-bad", "provider": "vllm", "model": "llama"})
-    told = _run_push_py(setup.env, [bad])
-    assert (told.returncode, told.stderr) == (1, "py-bad: timestamp is missing\n")
-    told = _run_push_py(setup.env | {"AI_SPEND_TOKEN": "another"}, [bad])
-    assert told.returncode == 1
-    assert told.stderr.startswith('not pushed: 401: {"error":')
-    told = _run_push_py(setup.env, ["{"])
-    assert told.returncode == 1
-    assert told.stderr.startswith("not pushed: ")
-    assert "Traceback" not in told.stderr
+    result = _run_push_py(setup.env, [bad])
+    assert (result.returncode, result.stderr) == (1, "py-bad: timestamp is missing\n")
+    result = _run_push_py(setup.env | {"AI_SPEND_TOKEN": "another"}, [bad])
+    assert result.returncode == 1
+    assert result.stderr.startswith('not pushed: 401: {"error":')
+    result = _run_push_py(setup.env, ["{"])
+    assert result.returncode == 1
+    assert result.stderr.startswith("not pushed: ")
+    assert "Traceback" not in result.stderr
 
 
 _PROMPT, _REPLY = "Whom shall we acquire?", "The harbour company."
@@ -304,7 +306,7 @@ print("answered", flush=True)
 
 
 def _make_litellm_call(name: str, cost: float | None, **overrides: object) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the kwargs and the response of a call, as LiteLLM documents them; ours are a few of the many keys."""
+    """Return the kwargs and the response of a call, with some of the keys that LiteLLM documents."""
     details = {"cached_tokens": 9000, "cache_creation_tokens": 1000, "audio_tokens": None}
     messages = [{"role": "user", "content": _PROMPT}]
     choices = [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": _REPLY}}]
@@ -338,7 +340,7 @@ def _make_litellm_call(name: str, cost: float | None, **overrides: object) -> tu
 
 @pytest.fixture(name="gateway_environment")
 def _gateway_environment(setup: ExampleSetup, tmp_path: Path) -> dict[str, str]:
-    """Return what a process that has LiteLLM, or what stands in for it, needs to find our callback."""
+    """Return the environment for a process with LiteLLM, or a stand-in for it, and the callback."""
     if importlib.util.find_spec("litellm") is None:
         (tmp_path / "litellm" / "integrations").mkdir(parents=True)
         (tmp_path / "litellm" / "integrations" / "custom_logger.py").write_text("class CustomLogger: pass\n")
@@ -346,7 +348,7 @@ def _gateway_environment(setup: ExampleSetup, tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_litellm_proxy_pushes_the_cost_of_its_calls(setup: ExampleSetup, gateway_environment: dict[str, str]) -> None:
-    """A call that is told twice and sent twice is counted once, before the process ends; no prompt or reply is sent."""
+    """A call that is logged and sent twice is counted once, before the process exits; no prompt or reply is sent."""
     calls = [
         _make_litellm_call("chatcmpl-1", 0.021),
         _make_litellm_call("chatcmpl-2", 0.004),
@@ -356,14 +358,14 @@ def test_a_litellm_proxy_pushes_the_cost_of_its_calls(setup: ExampleSetup, gatew
         ({"standard_logging_object": {"model": "without all else"}}, {}),
     ]
     command = [sys.executable, "-c", _GATEWAY_SCRIPT]
-    with _start_lossy_proxy(setup.exporter) as front:
-        env = gateway_environment | {"AI_SPEND_URL": front.url}
-        told = subprocess.run(
+    with _start_lossy_proxy(setup.exporter) as proxy:
+        env = gateway_environment | {"AI_SPEND_URL": proxy.url}
+        result = subprocess.run(
             command, env=env, input=json.dumps(calls), capture_output=True, text=True, check=False, timeout=30
         )
-    assert (told.returncode, told.stdout) == (0, "answered\n")
-    assert told.stderr.count("the use of a call is lost: KeyError('id')") == 2
-    sent = b"".join(front.bodies).decode()
+    assert (result.returncode, result.stdout) == (0, "answered\n")
+    assert result.stderr.count("the usage of a call is lost: KeyError('id')") == 2
+    sent = b"".join(proxy.bodies).decode()
     assert "chatcmpl-1" in sent
     assert [word for word in (_PROMPT, _REPLY, "chatcmpl-3", "e3b0c442") if word in sent] == []
     labels = {"account": "gateway", "provider": "bedrock", "model": "claude-lite", "workspace": "Search"}
@@ -372,12 +374,12 @@ def test_a_litellm_proxy_pushes_the_cost_of_its_calls(setup: ExampleSetup, gatew
     setup.wait_until_value(2, "ai_requests_30d", **labels)
     tokens = {"uncached_input": 4000, "cache_read": 18000, "cache_write": 2000, "output": 1600}
     assert {one: setup.value("ai_tokens_30d", type=one, **labels) for one in tokens} == tokens
-    # LiteLLM knows no price of it: that is no price of zero, and the document's own is taken.
+    # LiteLLM has no price for it: the cost is not 0, but priced with the document's negotiated price.
     setup.wait_until_value(0.00088, "ai_cost_30d_usd", account="gateway", provider="hosted_vllm", model="llama-lite")
 
 
 def test_a_litellm_proxy_does_not_wait_for_the_exporter(gateway_environment: dict[str, str]) -> None:
-    """Where nobody answers, calls go on at once and the log says so."""
+    """If the exporter does not respond, calls continue and the log reports it."""
     with subprocess.Popen(
         [sys.executable, "-c", _GATEWAY_SCRIPT],
         env=gateway_environment | {"AI_SPEND_URL": f"http://{UNUSED_ADDRESS}"},
@@ -391,8 +393,10 @@ def test_a_litellm_proxy_does_not_wait_for_the_exporter(gateway_environment: dic
         assert process.stderr is not None
         process.stdin.write(json.dumps([_make_litellm_call(f"chatcmpl-{n}", 0.01) for n in range(100)]))
         process.stdin.close()
-        began = time.monotonic()
+        # A callback that waited would retry for ever: the watchdog then ends the process without this line.
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
         assert process.stdout.readline() == "answered\n"
-        assert time.monotonic() - began < 2
-        assert "ai-spend-exporter has not answered, trying again" in process.stderr.readline()
+        watchdog.cancel()
+        assert "ai-spend-exporter did not respond, retrying" in process.stderr.readline()
         process.kill()

@@ -1,15 +1,20 @@
-"""Killed fifty times while others push: what was acknowledged is counted once, however often it was sent."""
+"""The exporter is killed fifty times while clients push: every acknowledged event is counted once."""
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -23,16 +28,33 @@ from exporter.ledger import Ledger
 from exporter.ledger.events import EVENTS_REPORT_NAME
 from exporter.model import COST, DAY, HOUR, NANO, REQUESTS
 from exporter.windows import floor
-from tests.command import ExporterProcess, free_port, start_exporter, wait_until
+from tests.command import ENVIRONMENT, ExporterProcess, free_port, start_exporter, wait_until
 
 KILLS = 50
 BATCH_SIZE = 40
 """Events in a batch."""
 MAX_LIFETIME = 0.06
-"""Seconds from the first answer of a process to its end, at most; a batch takes some milliseconds."""
+"""Seconds: each process is killed up to this long after its first response; a batch takes some milliseconds."""
 TOKEN = "gateway-token-30c6e7f1"
 PROVIDERS = ("bedrock", "vllm")
 TOKENS = "uncached_input"
+
+LAUNCHER = """
+import json, os, sys
+import exporter.app
+from exporter.cli import main
+
+for line in sys.stdin:
+    process = os.fork()
+    if process == 0:
+        main(json.loads(line))
+    print(process, flush=True)
+    print(os.waitpid(process, 0)[1], flush=True)
+"""
+"""Runs one exporter after the other: JSON arguments on stdin; process id and exit status on stdout.
+
+The exporters are forks of a process that has imported everything, since importing takes longer than all the rest.
+"""
 
 Sums = Counter[tuple[str, datetime, str]]
 """Provider, hour, meter -> units or nano-USD."""
@@ -40,46 +62,46 @@ Sums = Counter[tuple[str, datetime, str]]
 
 @dataclass
 class PushClient:
-    """Pushes batch after batch, each again in the same words until it is acknowledged, and keeps a log."""
+    """Pushes batches, each unchanged until it is acknowledged, and keeps a log."""
 
     name: str
     url: str
     has_event_ids: bool
-    """Whether each event has an id; else the request has a key."""
-    began: datetime
+    """Whether each event has an id; otherwise each request has an idempotency key."""
+    start: datetime
+    """The events are from this hour and those before it."""
     log: list[dict[str, Any]] = field(default_factory=list)
-    """Every event that was acknowledged."""
+    """Every acknowledged event."""
     unanswered: int = 0
-    """Requests that got no answer, of those that had a connection."""
+    """Requests without a response although there was a connection."""
     duplicates: int = 0
-    """Events that had been counted although their answer never came."""
+    """Events that had been stored although their response never arrived."""
 
     def push(self, stop: threading.Event) -> None:
-        """Push until it is told to stop, and then until the batch under way is acknowledged."""
+        """Push until `stop` is set and the current batch is acknowledged."""
         number = 0
-        with httpx.Client(headers={"authorization": f"Bearer {TOKEN}"}, timeout=10) as http:
+        with httpx.Client(headers={"authorization": f"Bearer {TOKEN}"}, timeout=60) as http:
             while not stop.is_set():
                 number += 1
-                events = [self._make_event(number * BATCH_SIZE + place) for place in range(BATCH_SIZE)]
-                self._push_batch(
-                    http, events, {} if self.has_event_ids else {"idempotency-key": f"{self.name}-{number}"}
-                )
+                events = [self._make_event(number * BATCH_SIZE + index) for index in range(BATCH_SIZE)]
+                headers = {} if self.has_event_ids else {"idempotency-key": f"{self.name}-{number}"}
+                self._push_batch(http, events, headers)
 
-    def _push_batch(self, http: httpx.Client, events: list[dict[str, Any]], key: dict[str, str]) -> None:
-        end = time.monotonic() + 20
-        while (answer := self._post(http, events, key)) is None:
-            assert time.monotonic() < end, "nobody answers"
+    def _push_batch(self, http: httpx.Client, events: list[dict[str, Any]], headers: dict[str, str]) -> None:
+        end = time.monotonic() + 60
+        while (response := self._post(http, events, headers)) is None:
+            assert time.monotonic() < end, "no exporter responds"
             threading.Event().wait(0.01)
-        told = answer.json()
-        # Nothing is ever stored in half: a batch is new, or it was there.
-        assert answer.status_code == 202, answer.text
-        assert (told["accepted"], told["duplicate"]) in ((BATCH_SIZE, 0), (0, BATCH_SIZE))
-        self.duplicates += told["duplicate"]
+        result = response.json()
+        # Batches are atomic: all of its events are new, or none is.
+        assert response.status_code == 202, response.text
+        assert (result["accepted"], result["duplicate"]) in ((BATCH_SIZE, 0), (0, BATCH_SIZE))
+        self.duplicates += result["duplicate"]
         self.log += events
 
-    def _post(self, http: httpx.Client, events: list[dict[str, Any]], key: dict[str, str]) -> httpx.Response | None:
+    def _post(self, http: httpx.Client, events: list[dict[str, Any]], headers: dict[str, str]) -> httpx.Response | None:
         try:
-            return http.post(f"{self.url}/api/v1/ai/usage/events/batch", json={"events": events}, headers=key)
+            return http.post(f"{self.url}/api/v1/ai/usage/events/batch", json={"events": events}, headers=headers)
         except httpx.ConnectError:
             return None
         except httpx.TransportError:
@@ -87,20 +109,20 @@ class PushClient:
             return None
 
     def _make_event(self, number: int) -> dict[str, Any]:
-        """No two events are worth the same, so that one lost and one counted twice cannot make up for each other."""
-        worth = 2 * number + self.has_event_ids
-        told = {
+        # No two events have the same value: a lost event and one that is counted twice cannot cancel each other out.
+        value = 2 * number + self.has_event_ids
+        event = {
             "provider": PROVIDERS[number % 2],
             "model": f"{self.name}-model",
-            "timestamp": (self.began - timedelta(hours=number % 30)).isoformat(),
-            "promptTokens": worth,
-            "costUsd": f"{worth / 1000:.3f}",
+            "timestamp": (self.start - timedelta(hours=number % 30)).isoformat(),
+            "promptTokens": value,
+            "costUsd": f"{value / 1000:.3f}",
         }
-        return told | {"id": f"{self.name}-{number}"} if self.has_event_ids else told
+        return event | {"id": f"{self.name}-{number}"} if self.has_event_ids else event
 
 
 def sum_events(events: list[dict[str, Any]]) -> Sums:
-    """Sum up events as they were sent, each once."""
+    """Return the sums of events, each counted once."""
     sums: Sums = Counter()
     for event in events:
         provider, hour = event["provider"], floor(datetime.fromisoformat(event["timestamp"]), HOUR)
@@ -110,14 +132,14 @@ def sum_events(events: list[dict[str, Any]]) -> Sums:
     return sums
 
 
-def stored_sums(folder: Path, began: datetime) -> Sums:
-    """Sum up what the ledger holds."""
+def stored_sums(folder: Path, start: datetime) -> Sums:
+    """Return the sums of the rows in the ledger."""
     sums: Sums = Counter()
     ledger = Ledger(folder, read_only=True)
     for provider in PROVIDERS:
         number = ledger.buckets.find_account("gateway", provider)
         assert number is not None
-        for day in (floor(began, DAY) - ago * DAY for ago in range(3)):
+        for day in (floor(start, DAY) - ago * DAY for ago in range(3)):
             for hour, rows in ledger.buckets.rows(number, EVENTS_REPORT_NAME, day).items():
                 for row in rows:
                     sums[provider, day + hour * HOUR, row.meter] += row.value
@@ -138,18 +160,63 @@ def exported_totals(exporter: ExporterProcess) -> Sequence[float]:
     return [sum(map(float, samples)) for samples in found]
 
 
-def run_and_kill(flags: Sequence[str], client: PushClient, work: Future[None], seconds: float) -> None:
-    """Run a process on the ledger, and kill it so long after it acknowledged something of this client."""
-    before = len(client.log)
-    with start_exporter(*flags) as it:
-        wait_until("a batch acknowledged", lambda: len(client.log) > before or work.done())
+@dataclass
+class Launcher:
+    """Starts exporters, one at a time."""
+
+    process: subprocess.Popen[str]
+
+    def start(self, flags: Sequence[str]) -> int:
+        """Start an exporter; return its process id."""
+        self._write(json.dumps(["run", *flags]))
+        return self._read()
+
+    def kill(self, process: int) -> int:
+        """Kill the exporter; return its exit status."""
+        os.kill(process, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(self._read())
+
+    def _write(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def _read(self) -> int:
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+
+@contextmanager
+def start_launcher() -> Iterator[Launcher]:
+    """Start a launcher; at the end it exits."""
+    command = [sys.executable, "-c", LAUNCHER]
+    with subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        yield Launcher(process)
+
+
+def run_and_kill(
+    launcher: Launcher, flags: Sequence[str], client: PushClient, work: Future[None], seconds: float
+) -> None:
+    """Run an exporter, and kill it this long after it has acknowledged an event of the client."""
+    acknowledged = len(client.log)
+    process = launcher.start(flags)
+    try:
+        wait_until("a batch acknowledged", lambda: len(client.log) > acknowledged or work.done(), timeout=60)
         assert not work.done(), work.exception()
         threading.Event().wait(seconds)
-        assert it.stop(signal.SIGKILL) == -signal.SIGKILL
+    finally:
+        assert launcher.kill(process) == -signal.SIGKILL
 
 
 def write_config(folder: Path, port: int) -> Sequence[str]:
-    """Write a configuration with one source and nobody to poll; return the flags of `run`."""
+    """Write a configuration with one source and no polled account; return the flags of `run`."""
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(TOKEN)
     (folder / "config.yaml").write_text("ingest: {sources: [{name: gateway, token_file: token}]}\n")
@@ -158,26 +225,32 @@ def write_config(folder: Path, port: int) -> Sequence[str]:
 
 
 def test_every_acknowledged_event_is_counted_once_through_fifty_kills(tmp_path: Path) -> None:
-    """With ids or a key per request, after kill -9 amid batches: the clients' log, the ledger and /metrics agree."""
-    port, began, chance, stop = free_port(), datetime.now(UTC), random.Random(8), threading.Event()
+    """With ids or idempotency keys, after kill -9 amid batches, clients' logs, the ledger and /metrics agree."""
+    port, start, random_source, stop = free_port(), datetime.now(UTC), random.Random(8), threading.Event()
     flags = write_config(tmp_path, port)
-    clients = [PushClient(name, f"http://127.0.0.1:{port}", name == "ids", began) for name in ("ids", "keys")]
+    clients = [PushClient(name, f"http://127.0.0.1:{port}", name == "ids", start) for name in ("ids", "keys")]
     with ThreadPoolExecutor(len(clients)) as pool:
         work = [pool.submit(client.push, stop) for client in clients]
         try:
-            for number in range(KILLS):
-                run_and_kill(flags, clients[number % 2], work[number % 2], chance.uniform(0, MAX_LIFETIME))
+            with start_launcher() as launcher:
+                for number in range(KILLS):
+                    lifetime = random_source.uniform(0, MAX_LIFETIME)
+                    run_and_kill(launcher, flags, clients[number % 2], work[number % 2], lifetime)
         finally:
             stop.set()
-        with start_exporter(*flags) as it:
-            for one in work:
-                one.result()
+        with start_exporter(*flags) as exporter:
+            for future in work:
+                future.result()
             events = [event for client in clients for event in client.log]
-            truth = sum_events(events)
-            sums = [sum_meter(truth, REQUESTS), sum_meter(truth, TOKENS), sum_meter(truth, COST) / NANO]
-            # What came while its account was being valued has its money a second after its tokens.
-            wait_until("all of it on /metrics", lambda: exported_totals(it) == pytest.approx(sums, rel=1e-12))
-            assert stored_sums(tmp_path / "ledger", began) == truth
-    # Every kill cut somebody off, and some of them after the batch was kept and before that was told.
+            expected = sum_events(events)
+            totals = [sum_meter(expected, REQUESTS), sum_meter(expected, TOKENS), sum_meter(expected, COST) / NANO]
+            # Events that arrive while their account is being valued have their cost with the next refresh.
+            wait_until(
+                "all events on /metrics",
+                lambda: exported_totals(exporter) == pytest.approx(totals, rel=1e-12),
+                timeout=60,
+            )
+            assert stored_sums(tmp_path / "ledger", start) == expected
+    # Every kill interrupted a request, and some of them after the batch was stored and before its response.
     assert sum(client.unanswered for client in clients) >= KILLS
     assert all(client.duplicates for client in clients)

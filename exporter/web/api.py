@@ -1,0 +1,181 @@
+"""The JSON API: its paths and the models of its responses, which make both the responses and the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from starlette.responses import Response
+
+from exporter.ui.summary import MAX_TOP_MODELS
+
+EVENT_PATH = "/api/v1/ai/usage/events"
+BATCH_PATH = "/api/v1/ai/usage/events/batch"
+CHANGES_PATH = "/api/v1/ai/changes"
+SUMMARY_PATH = "/api/v1/ai/usage/summary"
+OPENAPI_PATH = "/api/v1/openapi.json"
+
+MAX_PUSH_BODY_BYTES = {EVENT_PATH: 16 << 10, BATCH_PATH: 1 << 20, CHANGES_PATH: 16 << 10}
+"""Limit of the request body by path, of the paths that accept pushes."""
+
+DEFAULT_SUMMARY_DAYS = 30
+
+
+class ResponseModel(BaseModel):
+    """A response, or a part of one. Field names are written in camelCase; there are no other fields."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class ErrorResponse(ResponseModel):
+    """A request that was rejected as a whole."""
+
+    error: str
+    """The reason."""
+
+
+class StatusResponse(ResponseModel):
+    """One event that is stored."""
+
+    status: Literal["accepted", "duplicate"]
+    """`duplicate`: the same event had been stored before."""
+
+
+class RejectedEvent(ResponseModel):
+    """An event of a batch that is not stored."""
+
+    index: int
+    """Its position in the batch, from 0."""
+    status: int
+    """The status code that the event would get on its own."""
+    reason: str
+
+
+class BatchResponse(ResponseModel):
+    """Outcome of a batch: numbers of events, and the rejected events."""
+
+    accepted: int
+    duplicate: int
+    rejected: list[RejectedEvent]
+
+
+class Totals(ResponseModel):
+    """Sums over the requested days."""
+
+    cost_usd: float
+    tokens: int
+    requests: int | None
+    """null: no account of this group counts requests."""
+
+
+class ProviderTotals(Totals):
+    """Sums of a provider."""
+
+    provider: str
+
+
+class AccountTotals(Totals):
+    """Sums of an account."""
+
+    provider: str
+    account: str
+
+
+class WorkspaceTotals(AccountTotals):
+    """Sums of a workspace."""
+
+    workspace: str
+
+
+class ModelTotals(Totals):
+    """Sums of a model over all accounts."""
+
+    model: str
+
+
+class TopModel(ModelTotals):
+    """Sums of a model, and its shares of all models' sums."""
+
+    cost_share: float | None
+    """From 0 to 1; null: there is no cost."""
+    request_share: float | None
+    """From 0 to 1; null: no requests are counted."""
+
+
+class DayTotals(ResponseModel):
+    """Cost of a UTC day."""
+
+    date: str
+    """YYYY-MM-DD."""
+    cost_usd: float
+
+
+class SignalResponse(ResponseModel):
+    """An hour whose cost was unusually high."""
+
+    kind: Literal["cost_above_upper_bound"]
+    provider: str
+    account: str
+    workspace: str
+    hour: str
+    """Start of the hour, RFC 3339 in UTC."""
+    cost_usd: float
+    expected_usd: float
+    upper_bound_usd: float
+
+
+class ChangeEventResponse(ResponseModel):
+    """A change event of the last seven days."""
+
+    title: str
+    time: str
+    """RFC 3339 in UTC."""
+    service: str
+    account: str
+    link: str
+
+
+class FreshnessResponse(ResponseModel):
+    """How current the data of an account is."""
+
+    provider: str
+    account: str
+    up: bool
+    """Whether the newest poll of each of its reports succeeded."""
+    complete_until: str | None
+    """Until when its usage is complete, RFC 3339 in UTC; null: nothing is known yet."""
+    problems: list[str]
+    """Reasons for which its polls fail."""
+
+
+class SummaryResponse(ResponseModel):
+    """Cost and usage of the last days, today included (UTC)."""
+
+    start: Annotated[str, Field(alias="from")]
+    """Start of the first day, RFC 3339 in UTC."""
+    to: str
+    """Time of the request, RFC 3339 in UTC."""
+    days: int
+    totals: Totals
+    by_provider: list[ProviderTotals]
+    by_account: list[AccountTotals]
+    by_workspace: list[WorkspaceTotals]
+    by_model: list[ModelTotals]
+    top_models: Annotated[list[TopModel], Field(max_length=MAX_TOP_MODELS)]
+    by_day: list[DayTotals]
+    signals: list[SignalResponse]
+    changes: list[ChangeEventResponse]
+    freshness: list[FreshnessResponse]
+
+
+def json_response(body: ResponseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a response with a model's JSON as its body."""
+    return Response(body.model_dump_json(by_alias=True), status, headers, media_type="application/json")
