@@ -35,10 +35,9 @@ def render_account_status(account_state: AccountState, ledger: Ledger) -> dict[F
         return render_samples(family, ((format_labels(family.labels, (*owner, key)), value) for key, value in samples))
 
     covered = account_state.coverage(ledger)
-    reasons = {error.reason for error in (*health.current_problems(), health.pending_key_error) if error is not None}
+    reasons = {error.reason for error in (*health.current_problems, health.pending_key_error) if error is not None}
     failures = dict.fromkeys(PROBLEM_REASONS, 0)
-    for (_, reason), count in health.failures.copy().items():
-        failures[reason] = failures.get(reason, 0) + count
+    failures.update(health.failures)
     chunks = {
         ACCOUNT_UP: render_samples(
             ACCOUNT_UP, [(format_labels(ACCOUNT_LABELS, owner), str(int(account_state.up(ledger))))]
@@ -57,13 +56,15 @@ def render_account_status(account_state: AccountState, ledger: Ledger) -> dict[F
         return chunks
     return chunks | {
         ACCOUNT_PROBLEM: by(ACCOUNT_PROBLEM, ((reason, str(int(reason in reasons))) for reason in PROBLEM_REASONS)),
-        POLLS: by(POLLS, ((report.name, str(health.polls[report.name])) for report in account_state.polled_reports)),
+        POLLS: by(
+            POLLS, ((report.name, str(health.polls.get(report.name, 0))) for report in account_state.polled_reports)
+        ),
         POLL_FAILURES: by(POLL_FAILURES, ((reason, str(count)) for reason, count in failures.items())),
         API_REQUESTS: by(
-            API_REQUESTS, ((code, str(count)) for code, count in sorted({"200": 0, **health.requests.copy()}.items()))
+            API_REQUESTS, ((code, str(count)) for code, count in sorted({"200": 0, **health.requests}.items()))
         ),
         POLL_DURATION: by(
             POLL_DURATION,
-            ((name, f"{seconds:.3f}") for name, seconds in sorted(health.last_poll_seconds.copy().items())),
+            ((name, f"{seconds:.3f}") for name, seconds in sorted(health.last_poll_seconds.items())),
         ),
     }

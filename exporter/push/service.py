@@ -15,7 +15,7 @@ from exporter.errors import PushError
 from exporter.ledger import Ledger
 from exporter.ledger.events import EVENTS_REPORT_NAME
 from exporter.model import HOUR, Report, Row, Secret, UsageEvent
-from exporter.polling.account_state import AccountState, Crosscheck
+from exporter.polling.account_state import AccountConfig, AccountState, Crosscheck
 from exporter.pricing.learned_rates import NegotiatedPrice
 from exporter.pricing.valuer import LedgerAccount, Valuer
 from exporter.push.parse import MAX_EVENT_AGE, Rejected, parse_batch, parse_events, parse_json
@@ -240,7 +240,7 @@ class PushService:
     def _add_account(self, source: _Source, provider: str) -> None:
         number = self._ledger.buckets.register_account(source.config.name, provider)
         source.account_states[provider] = AccountState(
-            build_account(source.config, provider), build_ledger_account(source.config, provider, number)
+            AccountConfig(build_account(source.config, provider), build_ledger_account(source.config, provider, number))
         )
         known = self._ledger.hours.labels(number, [EVENTS_REPORT_NAME])
         source.label_sets[provider] = {labels[1:5] for labels in known}

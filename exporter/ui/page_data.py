@@ -182,8 +182,8 @@ def _is_late(until: datetime | None, now: datetime) -> bool:
 
 
 def _state(account_state: AccountState, ledger: Ledger, until: datetime | None, now: datetime) -> tuple[State, str]:
-    reasons = sorted({error.reason.replace("_", " ") for error in account_state.health.current_problems()})
-    if account_state.key_rejected:
+    reasons = sorted({error.reason.replace("_", " ") for error in account_state.health.current_problems})
+    if account_state.health.key_rejected:
         return "bad", "stopped: " + (", ".join(reasons) or "key rejected")
     if reasons:
         return "bad", "failing: " + ", ".join(reasons)

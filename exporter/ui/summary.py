@@ -172,5 +172,5 @@ def _freshness(account_state: AccountState, ledger: Ledger) -> dict[str, Any]:
         "account": account_state.account.name,
         "up": account_state.up(ledger),
         "completeUntil": f"{until:%Y-%m-%dT%H:%M:%SZ}" if until else None,
-        "problems": sorted({error.reason for error in account_state.health.current_problems()}),
+        "problems": sorted({error.reason for error in account_state.health.current_problems}),
     }
