@@ -1,6 +1,15 @@
-"""One account tried out before it is relied on: read into a ledger that nobody keeps, and summed up to compare."""
+"""One account read into a temporary ledger and summed up, to compare with the provider's own pages."""
 
-from exporter.check.backfill import Backfill, batches
+from exporter.check.backfill import Backfill, PolledHistory, history_days, replay_days
 from exporter.check.figures import AccountTotals, DaySummary, Total, compute_account_totals
 
-__all__ = ["AccountTotals", "Backfill", "DaySummary", "Total", "batches", "compute_account_totals"]
+__all__ = [
+    "AccountTotals",
+    "Backfill",
+    "DaySummary",
+    "PolledHistory",
+    "Total",
+    "compute_account_totals",
+    "history_days",
+    "replay_days",
+]

@@ -7,6 +7,7 @@ import pty
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cli.check_account import _temporary_ledger
+from exporter.cli.check_account import _temporary_folder
 from exporter.errors import ExporterError
 from exporter.model import COST, NANO
 from exporter.providers import PROVIDERS, provider_console
@@ -29,6 +30,15 @@ from tests.system import make_account
 CENT = NANO // 100
 MODELS = 24
 """Of which a table names twenty."""
+_EXEC_WITH_DEFAULT_SIGNALS = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+DEFAULT_SIGNALS = (sys.executable, "-c", _EXEC_WITH_DEFAULT_SIGNALS)
+"""Runs a command with these signals' default actions: a test run by nohup or in the background ignores some of them,
+and every process that it starts inherits that."""
 
 
 def _many_models() -> SimAccount:
@@ -153,7 +163,7 @@ def test_use_that_carries_its_price_has_no_columns_for_bills(sandbox: Sandbox, t
 def test_nothing_is_left_when_it_is_interrupted(sandbox: Sandbox, tmp_path: Path, number: int) -> None:
     """Ctrl-C, a request to end and a closed terminal in the midst of reading leave no file and no traceback."""
     sandbox.simulator.add_fault("acme", "slow", path="usage/images", seconds=3)
-    command = [*COMMAND, "check", "account", "acme", f"--config.file={sandbox.config}"]
+    command = [*DEFAULT_SIGNALS, *COMMAND, "check", "account", "acme", f"--config.file={sandbox.config}"]
     env = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
     asked = len(sandbox.simulator.requests)
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -259,7 +269,7 @@ def test_a_missing_temporary_folder_is_reported_with_advice(monkeypatch: pytest.
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
     with (
         pytest.raises(ExporterError, match=r"\(No such file or directory\)\. Set TMPDIR to a folder"),
-        _temporary_ledger(),
+        _temporary_folder(),
     ):
         pass
 
