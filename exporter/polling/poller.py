@@ -27,6 +27,7 @@ from exporter.ledger import Coverage, Ledger
 from exporter.logs import log_event
 from exporter.model import DAY, HOUR, Provider, Report, Secret
 from exporter.polling.account_state import KEY_PROBLEM, PolledAccount
+from exporter.polling.daily_usage import spread_daily_usage
 from exporter.polling.poll_session import PollSession
 from exporter.polling.schedule import NAMES_REPORT, completes_refresh, next_due, next_partial, next_time_range
 from exporter.pricing.valuer import Valuer
@@ -358,7 +359,8 @@ class Poller:
             self._ledger.names.put(account_number, session.provider.names())
             self._ledger.buckets.put(account_number, report.name, time_range, ())
         else:
-            buckets = list(session.provider.fetch(report, time_range.start, time_range.end))
+            fetched = list(session.provider.fetch(report, time_range.start, time_range.end))
+            buckets = spread_daily_usage(report, fetched, now)
             complete = completes_refresh(report, config.poll_settings, time_range, now, state.partial_refresh)
             self._ledger.buckets.put(account_number, report.name, time_range, buckets, completes_refresh=complete)
         state.partial_refresh = next_partial(time_range, coverage, now, state.partial_refresh)
