@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -294,6 +294,33 @@ def tick_until(system: System, condition: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline, "the condition never holds"
         system.app.tick()
         threading.Event().wait(0.005)
+
+
+class PausedProvider(Cursor):
+    """A provider whose first request for usage waits until the test goes on."""
+
+    started: ClassVar[threading.Event]
+    released: ClassVar[threading.Event]
+
+    def fetch(self, report: Report, since: datetime, until: datetime) -> Iterator[Bucket]:
+        """Wait, then fetch."""
+        self.started.set()
+        assert self.released.wait(120)
+        return super().fetch(report, since, until)
+
+
+def test_a_reload_during_a_poll_takes_effect_after_it(tmp_path: Path) -> None:
+    """The poll under way ends as it began; the new configuration holds from the next tick on."""
+    PausedProvider.started, PausedProvider.released = threading.Event(), threading.Event()
+    account = make_account("cursor")
+    with start_small_system(tmp_path, account, providers={**PROVIDERS, "cursor": PausedProvider}) as system:
+        system.app.tick()
+        assert PausedProvider.started.wait(120)
+        assert system.app.active_polls == 1
+        system.change_account("solo", lambda account: replace(account, history=4 * DAY))
+        PausedProvider.released.set()
+        system.poll_until_idle()
+        assert covered_since(system) == midnight(NOON) - 4 * DAY
 
 
 class BrokenProvider(Cursor):
