@@ -13,7 +13,7 @@ from typing import Any
 import schedule
 
 from exporter import __version__
-from exporter.config.configuration import Config
+from exporter.config.configuration import Account, Config
 from exporter.config.keys import read_bearer_tokens as bearer_tokens
 from exporter.errors import ConfigError, LedgerError, PushError
 from exporter.history.hourly import HistoryAccount
@@ -32,7 +32,7 @@ from exporter.metrics.families import (
 )
 from exporter.metrics.self_metrics import SelfMetrics, ValuesByLabels
 from exporter.model import DAY
-from exporter.polling.account_state import AccountState, PolledAccount
+from exporter.polling.account_state import AccountState, PolledAccount, PolledAccountConfig
 from exporter.polling.connection import build_account_config
 from exporter.polling.poller import Poller
 from exporter.pricing.list_prices import list_rates
@@ -132,26 +132,26 @@ class App:
         accounts: dict[str, PolledAccount] = {}
         changed: list[PolledAccount] = []
         for account in config.accounts:
-            poll_config = build_account_config(
-                account,
-                self._dependencies.providers[account.provider],
-                self._ledger.buckets.register_account(account.name, account.provider),
-                self._dependencies.environ,
-                self._dependencies.monotonic,
-            )
-            known = self._polled_accounts.get(account.name)
-            if known is None or not account.has_same_connection(known.account):
-                polled_account = PolledAccount(poll_config)
+            polled_account = self._polled_accounts.get(account.name)
+            if polled_account is None or not account.has_same_connection(polled_account.account):
+                polled_account = PolledAccount(self._account_config(account))
                 changed.append(polled_account)
-            else:
-                polled_account = known
-                if known.account != account:
-                    known.reconfigure(poll_config)
-                    changed.append(known)
-                known.retry_rejected_key()
+            elif polled_account.account != account:
+                polled_account.reconfigure(self._account_config(account))
+                changed.append(polled_account)
+            polled_account.retry_rejected_key()
             accounts[account.name] = polled_account
         self._polled_accounts, self._config = accounts, config
         return changed
+
+    def _account_config(self, account: Account) -> PolledAccountConfig:
+        return build_account_config(
+            account,
+            self._dependencies.providers[account.provider],
+            self._ledger.buckets.register_account(account.name, account.provider),
+            self._dependencies.environ,
+            self._dependencies.monotonic,
+        )
 
     def _update_accounts(self) -> None:
         for name, polled_account in self._polled_accounts.items():
@@ -238,7 +238,7 @@ class App:
 
     @property
     def idle(self) -> bool:
-        """Whether no account is being visited."""
+        """Whether no poll is under way."""
         return self._poller.idle
 
     @property
