@@ -1,4 +1,4 @@
-"""`check account`: two weeks of one account, to compare with the provider's own pages before relying on it."""
+"""`check account`: the last days of one account, to compare with the provider's own pages."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ MAX_NAMES_LISTED = 5
     type=click.IntRange(1, MAX_DAYS),
     default=DEFAULT_DAYS,
     show_default=True,
-    help="UTC days that are read, today included.",
+    help="UTC days to show, today included.",
 )
 def check_account(*, name: str, path: Path, days: int) -> None:
     """Print what one account used, what it cost and what was billed, to compare with the provider's own pages.
 
-    The figures are made as `run` makes those of /metrics, from what the provider tells now. Nothing is stored. Exit 1
-    if the account cannot be read.
+    The totals are computed as those of /metrics, from what the provider reports now. Nothing is stored. Exit 1 if the
+    account cannot be read.
     """
     _treat_termination_as_interrupt()
     # Failures of polls are printed by this command; without any handler Python writes their log lines to stderr too.
@@ -78,12 +78,12 @@ def _find_account(config: Config, name: str) -> Account:
     known = {account.name: account for account in config.accounts}
     if name in known:
         return known[name]
-    some = ", ".join([*known][:MAX_NAMES_LISTED]) + (
-        f" and {len(known) - MAX_NAMES_LISTED} more" if len(known) > MAX_NAMES_LISTED else ""
-    )
+    listed = ", ".join([*known][:MAX_NAMES_LISTED])
+    if len(known) > MAX_NAMES_LISTED:
+        listed += f" and {len(known) - MAX_NAMES_LISTED} more"
     hint = suggest(name, known)
     raise ExporterError(
-        f"{config.path} has no account {format_value(name)}{f'; {hint}' if hint else '.'} It has {some}."
+        f"{config.path} has no account {format_value(name)}{f'; {hint}' if hint else '.'} It has {listed}."
     )
 
 
@@ -161,8 +161,8 @@ def _print_result(account: Account, provider_type: ProviderType, result: _CheckR
         screen.print()
         screen.print(table)
     screen.print()
-    for sentence in summarize(result.totals, has_bills=has_bills):
-        screen.print(sentence)
+    for line in summarize(result.totals, has_bills=has_bills):
+        screen.print(line)
     if result.history.unsupported:
         screen.print(f"Left out, because this key or plan does not have it: {', '.join(result.history.unsupported)}.")
     if console is not None and console.excluded:

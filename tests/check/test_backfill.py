@@ -108,12 +108,12 @@ def _check_account(
 
 
 def _exported_totals(page: Samples, account: str, label: str) -> dict[str, Total]:
-    """Return the thirty days of an account on /metrics by one of its labels."""
+    """Return the totals of an account's 30-day metrics by one of their labels."""
     sums = {metric: Counter[str]() for metric in ("ai_tokens_30d", "ai_requests_30d", "ai_cost_30d_usd")}
-    for metric, told in sums.items():
+    for metric, totals_by_label in sums.items():
         for series, value in page.get(metric, {}).items():
             if ("account", account) in series:
-                told[dict(series).get(label, "")] += (
+                totals_by_label[dict(series).get(label, "")] += (
                     round(value * NANO) if metric == "ai_cost_30d_usd" else round(value)
                 )
     tokens, requests, cost = sums.values()
@@ -123,7 +123,7 @@ def _exported_totals(page: Samples, account: str, label: str) -> dict[str, Total
 
 @pytest.mark.parametrize("account", ["labs-openai", "research-anthropic", "acme-cursor"])
 def test_the_totals_match_metrics(system: System, tmp_path: Path, account: str) -> None:
-    """Every day, workspace, model, tier and token type is told as by a running exporter; a billed day is its bill."""
+    """Every day, workspace, model, tier and token type is as on /metrics; a billed day equals its bill."""
     found, page = _check_account(tmp_path, system.simulator, account, 30).totals, system.samples()
     assert [day.start for day in found.days] == [TODAY - number * DAY for number in range(29, -1, -1)]
     assert {day.start: day.total.cost for day in found.days} == _newest_by_date(page, "ai_cost_daily_usd", account, 30)
@@ -139,20 +139,21 @@ def test_the_totals_match_metrics(system: System, tmp_path: Path, account: str) 
     }
     assert _sum_totals(found.workspaces) == _sum_totals(found.models) == _sum_totals(found.tiers) == found.total
     assert sum(found.tokens.values()) == found.total.tokens
-    assert list(found.models.values()) == sorted(found.models.values(), key=lambda one: -one.cost)
+    assert list(found.models.values()) == sorted(found.models.values(), key=lambda total: -total.cost)
 
 
 def _newest_by_date(page: Samples, name: str, account: str, days: int) -> dict[datetime, int]:
-    """Return the newest of what a metric tells by date, in nano-USD."""
-    told = {dict(one)["date"]: round(value * NANO) for one, value in page[name].items() if ("account", account) in one}
-    return {datetime.fromisoformat(f"{date}T00:00Z"): told[date] for date in sorted(told)[-days:]}
+    """Return the newest samples of a metric by date, in nano-USD."""
+    samples = {labels: value for labels, value in page[name].items() if ("account", account) in labels}
+    by_date = {dict(labels)["date"]: round(value * NANO) for labels, value in samples.items()}
+    return {datetime.fromisoformat(f"{date}T00:00Z"): by_date[date] for date in sorted(by_date)[-days:]}
 
 
 @pytest.mark.parametrize("account", ["labs-openai", "research-anthropic"])
 def test_estimates_are_those_that_a_running_exporter_would_have_shown(
     system: System, tmp_path: Path, account: str
 ) -> None:
-    """A day's estimate knows only the bills before it, and a trial of two days estimates as well as one of fourteen."""
+    """A day's estimate knows only earlier bills, and a check of two days estimates as well as one of fourteen."""
     few = _check_account(tmp_path / "few", system.simulator, account, 2).totals.days
     days = _check_account(tmp_path / "weeks", system.simulator, account, 14).totals.days
     assert days[-2:] == few
