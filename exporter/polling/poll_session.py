@@ -24,7 +24,7 @@ class ReportState:
 
 @dataclass(slots=True, eq=False)
 class PollSession:
-    """One account. Only the thread that polls the account uses it, except for `provider` and `due_at`."""
+    """One account. Only the thread that polls the account uses it, except for the three fields that say otherwise."""
 
     account: PolledAccount
     config: PolledAccountConfig
@@ -33,6 +33,8 @@ class PollSession:
     """Assigned under the poller's lock only, because `Poller.close` closes it from another thread."""
     due_at: datetime | None = None
     """When the next poll is due, for the timer thread; None is at once. Guarded by the poller's lock."""
+    removed: bool = False
+    """The account is not configured any more: its last poll closes the provider. Guarded by the poller's lock."""
     key: Secret | None = None
     """The key of `provider`, or the one that was rejected."""
     pending_key: Secret | None = None

@@ -76,8 +76,8 @@ class Poller:
         self._jitter = jitter
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="poll")
         self._max_failing = max(1, workers // 2)
-        # Guards _sessions, _active, and `provider` and `due_at` of sessions. An account's lock may be taken under it,
-        # never the other way round.
+        # Guards _sessions, _active, and the fields `provider`, `due_at` and `removed` of sessions. An account's lock
+        # may be taken under it, never the other way round.
         self._condition = threading.Condition()
         self._sessions: tuple[PollSession, ...] = ()
         self._active: dict[str, _ActivePoll] = {}
@@ -94,9 +94,11 @@ class Poller:
             self._sessions = tuple(
                 known.pop(account) if account in known else PollSession(account, account.config) for account in accounts
             )
+            for session in known.values():
+                session.removed = True
             active = [poll.session for poll in self._active.values()]
         for session in known.values():
-            # A session with a poll under way is closed at the end of that poll.
+            # The provider of a session with a poll under way is closed at the end of that poll.
             if session not in active:
                 self._attach(session, None)
 
@@ -115,7 +117,8 @@ class Poller:
                 if self._closing.is_set():
                     return
                 due = requested or session.due_at is None or session.due_at <= now
-                if not due or name in self._active or (poll.was_failing and not self._may_poll_failing()):
+                blocked = name in self._active or (poll.was_failing and not self._may_poll_failing())
+                if session.removed or not due or blocked:
                     continue
                 self._active[name] = poll
             self._pool.submit(self._poll_account, session)
@@ -216,7 +219,7 @@ class Poller:
             with self._condition:
                 del self._active[session.config.account.name]
                 session.due_at = session.earliest_poll()
-                removed = session not in self._sessions
+                removed = session.removed
                 self._condition.notify_all()
             if removed:
                 self._attach(session, None)

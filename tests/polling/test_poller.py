@@ -297,10 +297,11 @@ def tick_until(system: System, condition: Callable[[], bool]) -> None:
 
 
 class PausedProvider(Cursor):
-    """A provider whose first request for usage waits until the test goes on."""
+    """A provider whose request for usage waits until the test continues."""
 
     started: ClassVar[threading.Event]
     released: ClassVar[threading.Event]
+    closed: ClassVar[threading.Event]
 
     def fetch(self, report: Report, since: datetime, until: datetime) -> Iterator[Bucket]:
         """Wait, then fetch."""
@@ -308,19 +309,49 @@ class PausedProvider(Cursor):
         assert self.released.wait(120)
         return super().fetch(report, since, until)
 
+    def close(self) -> None:
+        """Close the connections."""
+        super().close()
+        self.closed.set()
 
-def test_a_reload_during_a_poll_takes_effect_after_it(tmp_path: Path) -> None:
-    """The poll under way ends as it began; the new configuration holds from the next tick on."""
-    PausedProvider.started, PausedProvider.released = threading.Event(), threading.Event()
+
+@pytest.fixture(name="paused")
+def _start_paused_poll(tmp_path: Path) -> Iterator[System]:
+    """A system whose only account is being polled."""
+    PausedProvider.started = threading.Event()
+    PausedProvider.released = threading.Event()
+    PausedProvider.closed = threading.Event()
     account = make_account("cursor")
     with start_small_system(tmp_path, account, providers={**PROVIDERS, "cursor": PausedProvider}) as system:
         system.app.tick()
         assert PausedProvider.started.wait(120)
         assert system.app.active_polls == 1
-        system.change_account("solo", lambda account: replace(account, history=4 * DAY))
-        PausedProvider.released.set()
-        system.poll_until_idle()
-        assert covered_since(system) == midnight(NOON) - 4 * DAY
+        try:
+            yield system
+        finally:
+            PausedProvider.released.set()  # a failed test must not wait for the poll
+
+
+def test_a_reload_during_a_poll_takes_effect_after_it(paused: System) -> None:
+    """The poll under way ends as it began; the new configuration holds from the next tick on."""
+    paused.change_account("solo", lambda account: replace(account, history=4 * DAY))
+    PausedProvider.released.set()
+    paused.poll_until_idle()
+    assert covered_since(paused) == midnight(NOON) - 4 * DAY
+
+
+def test_an_account_removed_during_its_poll_is_closed_after_it(paused: System) -> None:
+    """The poll under way ends, its provider is closed, and the account is not polled again."""
+    paused.app.apply(replace(paused.config, accounts=()))
+    assert not PausedProvider.closed.is_set()
+    PausedProvider.released.set()
+    paused.poll_until_idle()
+    assert PausedProvider.closed.wait(120)
+    assert covered_since(paused) == midnight(NOON) - 2 * DAY
+    paused.simulator.requests.clear()
+    paused.advance(HOUR)
+    assert paused.simulator.requests == []
+    assert paused.value("ai_exporter_internal_errors_total") == 0
 
 
 class BrokenProvider(Cursor):
