@@ -176,6 +176,27 @@ def test_nothing_is_left_when_it_is_interrupted(sandbox: Sandbox, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_hangup_is_ignored_under_nohup(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A check whose parent ignores SIGHUP goes on when the terminal is closed, and prints its result."""
+    sandbox.simulator.add_fault("crew", "slow", path="usage-events", seconds=1)
+    command = ["nohup", *COMMAND, "check", "account", "crew", "--days=1", f"--config.file={sandbox.config}"]
+    env = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_until("a ledger", lambda: list(tmp_path.glob("*/ledger.db")))
+        process.send_signal(signal.SIGHUP)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert output.endswith("Nothing was stored.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_terminal_shows_the_progress(sandbox: Sandbox) -> None:
     """On a terminal a progress bar is shown while the account is read."""
     ours, theirs = pty.openpty()
