@@ -7,14 +7,12 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import schedule
 
 from exporter.config.configuration import Account, Config
-from exporter.config.keys import diagnose
 from exporter.config.keys import read_bearer_tokens as bearer_tokens
 from exporter.errors import ConfigError, LedgerError
 from exporter.history.hourly import HistoryAccount, history_accounts
@@ -32,16 +30,13 @@ from exporter.metrics.families import (
     Family,
 )
 from exporter.metrics.self_metrics import SelfMetrics, ValuesByLabels
-from exporter.model import DAY, HOUR, Provider, Secret
-from exporter.polling.account_state import AccountState, PolledAccount
-from exporter.polling.health import Health
+from exporter.model import DAY, HOUR
+from exporter.polling.account_state import AccountState, PolledAccount, PolledAccountConfig
+from exporter.polling.connection import build_account_config
 from exporter.polling.poller import Poller
-from exporter.polling.schedule import PollSettings
-from exporter.pricing.learned_rates import NegotiatedPrice
 from exporter.pricing.list_prices import list_rates
-from exporter.pricing.valuer import LedgerAccount, PriceList, Valuer
+from exporter.pricing.valuer import PriceList, Valuer
 from exporter.providers import ProviderType
-from exporter.providers.http import ClientConfig
 from exporter.push.parse import MAX_EVENT_AGE
 from exporter.push.service import PushService
 from exporter.snapshot.store import SnapshotStore
@@ -57,9 +52,6 @@ MAX_REMOTE_READ_SAMPLES = 5_000_000
 
 TOKEN_RELOAD_INTERVAL = 10
 """Every so many seconds the tokens of sources are read again."""
-
-MAX_POLL_OFFSET = 120
-"""Seconds over which accounts that are due at the same time of the hour are spread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,32 +117,47 @@ class App:
         Raises ConfigError where a source's token cannot be read; then nothing has changed.
         """
         tokens = bearer_tokens(config, self._dependencies.environ)
-        members, changed = dict[str, PolledAccount](), list[PolledAccount]()
-        for account in config.accounts:
-            member = self._polled_accounts.get(account.name)
-            if member is None or not account.has_same_connection(member.account):
-                member = self._build_polled_account(account)
-                changed.append(member)
-            elif member.account != account:
-                member.reconfigure(self._build_polled_account(account))
-                changed.append(member)
-            member.retry_rejected_key()
-            members[account.name] = member
-        self._polled_accounts, self._config = members, config
+        changed = self._reconfigure_accounts(config)
         self._push_service.apply(config.sources, tokens)
         self._update_accounts()
-        self._poller.set_accounts(list(members.values()))
-        for member in changed:
-            self._publish(member)
+        self._poller.set_accounts(list(self._polled_accounts.values()))
+        for polled_account in changed:
+            self._publish(polled_account)
         for one in self._push_service.account_states:
             if self.snapshots.get(one.account.identity) is None:
                 self.snapshots.update(one)
         self.refresh_metrics()
         self._reload_status.succeeded, self._reload_status.timestamp = True, self._dependencies.clock().timestamp()
 
+    def _reconfigure_accounts(self, config: Config) -> list[PolledAccount]:
+        """Replace the configuration and its accounts; return those that are new or configured differently."""
+        accounts: dict[str, PolledAccount] = {}
+        changed: list[PolledAccount] = []
+        for account in config.accounts:
+            polled_account = self._polled_accounts.get(account.name)
+            if polled_account is None or not account.has_same_connection(polled_account.account):
+                polled_account = PolledAccount(self._account_config(account))
+                changed.append(polled_account)
+            elif polled_account.account != account:
+                polled_account.reconfigure(self._account_config(account))
+                changed.append(polled_account)
+            polled_account.retry_rejected_key()
+            accounts[account.name] = polled_account
+        self._polled_accounts, self._config = accounts, config
+        return changed
+
+    def _account_config(self, account: Account) -> PolledAccountConfig:
+        return build_account_config(
+            account,
+            self._dependencies.providers[account.provider],
+            self._ledger.buckets.register_account(account.name, account.provider),
+            self._dependencies.environ,
+            self._dependencies.monotonic,
+        )
+
     def _update_accounts(self) -> None:
-        for name, member in self._polled_accounts.items():
-            member.crosschecks = self._push_service.crosschecks(name)
+        for name, polled_account in self._polled_accounts.items():
+            polled_account.set_crosschecks(self._push_service.crosschecks(name))
         budgets = self._config.budgets if self._config else ()
         removed = self.snapshots.configure(self._exported_accounts(), budgets)
         self._metrics_cache.configure(budgets, removed)
@@ -240,8 +247,13 @@ class App:
 
     @property
     def idle(self) -> bool:
-        """Whether no account is being visited."""
+        """Whether no poll is under way."""
         return self._poller.idle
+
+    @property
+    def active_polls(self) -> int:
+        """How many accounts are being polled."""
+        return self._poller.active_polls
 
     @property
     def up_to_date(self) -> bool:
@@ -251,34 +263,6 @@ class App:
             self.idle
             and all(snapshot is not None and snapshot.up for snapshot in snapshots)
             and self._metrics_cache.up_to_date
-        )
-
-    def _build_polled_account(self, account: Account) -> PolledAccount:
-        kind = self._dependencies.providers[account.provider]
-        number = self._ledger.buckets.register_account(account.name, account.provider)
-        agreed = tuple(NegotiatedPrice(one.model, one.meter, one.tier, one.usd_per_million) for one in account.prices)
-        offset = int.from_bytes(blake2b(account.name.encode(), digest_size=4).digest()) % MAX_POLL_OFFSET
-
-        def connect(key: Secret, health: Health) -> Provider:
-            if (rejected := diagnose(key, kind.key_kinds)) is not None:
-                raise rejected
-            return kind(
-                ClientConfig(
-                    key=key,
-                    base_url=account.base_url or kind.base_url,
-                    by_api_key="api_key" in account.labels,
-                    observe=lambda code: health.requests.update([code]),
-                    timeout=account.timeout.total_seconds(),
-                    monotonic=self._dependencies.monotonic,
-                )
-            )
-
-        return PolledAccount(
-            account=account,
-            ledger_account=LedgerAccount(number, account.provider, kind.reports, agreed),
-            poll_settings=PollSettings(account.poll_interval, account.history, timedelta(seconds=offset)),
-            read_key=lambda: account.api_key.read(self._dependencies.environ),
-            connect=connect,
         )
 
     def _publish(self, account_state: AccountState) -> None:

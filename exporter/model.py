@@ -104,7 +104,8 @@ class Report:
     """One thing that a provider can be asked, as data."""
 
     name: str
-    kind: Literal["usage", "bill"]
+    kind: Literal["usage", "bill", "names"]
+    """`names` is the poller's own: a provider offers usage and bills."""
     width: timedelta
     poll_interval: timedelta
     """How often asking makes sense; a longer `poll_interval` wins."""

@@ -28,6 +28,7 @@ from exporter.config.schema import AccountSchema, MainFile, validate
 from exporter.config.web_configuration import load as load_web
 from exporter.errors import ConfigError, ProviderError
 from exporter.model import Bucket, Provider, Report, Secret, utc
+from exporter.polling.poll_session import PollSession
 from exporter.providers import PROVIDERS
 from exporter.providers.http import Client, ClientConfig
 from exporter.simulator.faults import FAULT_KINDS
@@ -340,9 +341,10 @@ def test_no_object_shows_its_secret(setup: SecretsSetup, app: App) -> None:
         key, member = account.api_key.read(setup.env), app._polled_accounts[account.name]
         assert key.reveal() == KEYS[account.provider]
         access = ClientConfig(key, "http://127.0.0.1:9")
-        member.key, member.provider = key, member.connect(key, member.health)
+        session = PollSession(member, member.config, key=key, pending_key=key)
+        session.provider = member.config.connect(key, member.record_request)
         client = Client(access, {"Authorization": f"Bearer {key.reveal()}"})
-        held += [key, account.api_key, account, access, client, member, member.provider]
+        held += [key, account.api_key, account, access, client, member, member.view(), session, session.provider]
     texts = [text for one in held for text in _represent(one)]
     assert len(texts) > 4 * len(held)
     assert find_leaks(*texts) == []

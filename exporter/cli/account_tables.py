@@ -1,4 +1,4 @@
-"""The figures of an account as a person reads them: tables to lay beside the provider's own pages, and sentences."""
+"""The totals of an account as text: tables to compare with the provider's own pages, and a summary."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from exporter.snapshot.aggregation import Totals
 from exporter.ui.format import format_count, format_money, format_percent
 
 MAX_ROWS = 20
-"""In a table by name; what is smaller is one row together."""
+"""Of a table by name; the others are summed up in the last row."""
 CENT = NANO // 100
 MIN_DISPLAYED_ERROR = 0.0001
-"""A part of a bill that two decimals of a percentage do not show."""
+"""As a ratio of the bill: below it, two decimals of a percentage show 0."""
 
 
 def build_tables(account_totals: AccountTotals, *, has_bills: bool) -> Iterator[Table]:
-    """Yield what was used and what it cost, by day and by name; `bills` says that bills come after use."""
+    """Yield usage and cost by day and by name; `has_bills` says that bills follow the usage."""
     yield _table_by_day(account_totals, has_bills=has_bills)
     for heading, totals in (
         ("Workspace", account_totals.workspaces),
@@ -38,10 +38,10 @@ def build_tables(account_totals: AccountTotals, *, has_bills: bool) -> Iterator[
 
 
 def summarize(account_totals: AccountTotals, *, has_bills: bool) -> Iterator[str]:
-    """Yield what the tables mean: what is billed, how near estimates were, what has no price."""
+    """Yield lines about the tables: what is billed, how accurate estimates were, what has no price."""
     today = account_totals.days[-1].start
     if not has_bills:
-        yield f"Use carries its price here, so there is no bill to wait for. {today:%Y-%m-%d} still grows."
+        yield f"Usage carries its cost here, so there is no bill to wait for. {today:%Y-%m-%d} is not complete."
     else:
         yield from _summarize_billing(account_totals)
         yield from _summarize_estimates([day for day in account_totals.days if day.error_ratio is not None])
@@ -51,8 +51,8 @@ def summarize(account_totals: AccountTotals, *, has_bills: bool) -> Iterator[str
 
 
 def sanitize(text: str) -> str:
-    """Return foreign text as it may be shown on a terminal: on one line, without control characters."""
-    return "".join(one if one.isprintable() else " " for one in text)
+    """Return text of others without line breaks and control characters, safe to print on a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +65,21 @@ class _DayRow:
     billed: int | None = None
     difference: int | None = None
     placeholder: str = ""
-    """Stands for a bill that is not there."""
+    """Shown in place of a missing bill."""
 
 
 def _table_by_day(account_totals: AccountTotals, *, has_bills: bool) -> Table:
     unbilled = account_totals.unbilled
-    lines = [_day_row(day, "not yet" if day in unbilled else "-") for day in account_totals.days]
-    lines += [*(_subtotal_rows(account_totals) if has_bills else ()), _DayRow("Total", account_totals.total)]
-    columns: dict[str, list[str]] = {"Day (UTC)": [line.label for line in lines]}
-    columns |= _usage_columns([line.total for line in lines])
+    rows = [_day_row(day, "not yet" if day in unbilled else "-") for day in account_totals.days]
+    rows += [*(_subtotal_rows(account_totals) if has_bills else ()), _DayRow("Total", account_totals.total)]
+    columns: dict[str, list[str]] = {"Day (UTC)": [row.label for row in rows]}
+    columns |= _usage_columns([row.total for row in rows])
     if not has_bills:
-        return _build_table(columns | {"Cost": [_format_usd(line.total.cost) for line in lines]}, totals=1)
-    columns["Estimate"] = [_or_blank(_format_usd, line.estimate) for line in lines]
-    columns["Billed"] = [_or_blank(_format_usd, line.billed) or line.placeholder for line in lines]
-    columns["Difference"] = [_or_blank(_format_signed_usd, line.difference) for line in lines]
-    return _build_table(columns, totals=len(lines) - len(account_totals.days))
+        return _build_table(columns | {"Cost": [_format_usd(row.total.cost) for row in rows]}, totals=1)
+    columns["Estimate"] = [_or_blank(_format_usd, row.estimate) for row in rows]
+    columns["Billed"] = [_or_blank(_format_usd, row.billed) or row.placeholder for row in rows]
+    columns["Difference"] = [_or_blank(_format_signed_usd, row.difference) for row in rows]
+    return _build_table(columns, totals=len(rows) - len(account_totals.days))
 
 
 def _day_row(day: DaySummary, placeholder: str) -> _DayRow:
@@ -105,8 +105,8 @@ def _sum_estimates(days: Iterable[DaySummary]) -> int:
 
 def _table_by_name(heading: str, totals: Mapping[str, Totals], grand_total: Totals) -> Table:
     rows = [(sanitize(name) or "(none)", total) for name, total in totals.items()][:MAX_ROWS]
-    if rest := [*totals.values()][MAX_ROWS:]:
-        rows.append((f"and {len(rest)} more", sum(rest, Totals())))
+    if others := [*totals.values()][MAX_ROWS:]:
+        rows.append((f"and {len(others)} more", sum(others, Totals())))
     rows.append(("Total", grand_total))
     columns: dict[str, list[str]] = {heading: [name for name, _ in rows]}
     columns |= _usage_columns([total for _, total in rows])
@@ -116,13 +116,13 @@ def _table_by_name(heading: str, totals: Mapping[str, Totals], grand_total: Tota
 
 
 def _table_by_token_type(tokens: Mapping[str, int]) -> Table:
-    whole = sum(tokens.values())
-    rows = [*tokens.items(), ("Total", whole)]
+    grand_total = sum(tokens.values())
+    rows = [*tokens.items(), ("Total", grand_total)]
     return _build_table(
         {
             "Token type": [name for name, _ in rows],
             "Tokens": [f"{number:,}" for _, number in rows],
-            "Share": [format_percent(number, whole) for _, number in rows],
+            "Share": [format_percent(number, grand_total) for _, number in rows],
         },
         totals=1,
     )
@@ -136,7 +136,7 @@ def _usage_columns(totals: Sequence[Totals]) -> dict[str, list[str]]:
 
 
 def _build_table(columns: Mapping[str, Sequence[str]], totals: int = 0) -> Table:
-    """Return a table of columns, the first of names and the others of numbers; its last rows are totals."""
+    """Return a table whose first column has names and whose others have numbers; the last `totals` rows are bold."""
     table = Table(box=None, pad_edge=False)
     for number, heading in enumerate(columns):
         table.add_column(heading, justify="right" if number else "left", overflow="fold")
@@ -156,18 +156,18 @@ def _summarize_billing(account_totals: AccountTotals) -> Iterator[str]:
 
 
 def _summarize_estimates(days: Sequence[DaySummary]) -> Iterator[str]:
-    """Yield how near the estimates were that were made from earlier bills only."""
+    """Yield how accurate the estimates were; each was made from earlier bills only."""
     if not days:
-        yield "No day is billed yet, so nothing can be said of how near estimates are."
+        yield "No day is billed yet, so the error of estimates is not known."
         return
-    newest, farthest = days[-1], max(days, key=lambda day: abs(day.error_ratio or 0))
+    newest, worst = days[-1], max(days, key=lambda day: abs(day.error_ratio or 0))
     yield (
         f"Before their bills, {format_count(len(days), 'day')} would have been estimated at "
         f"{_format_usd(_sum_estimates(days))}; "
         f"they were billed at {_format_usd(_sum_totals(days).cost)}."
     )
-    yield f"Farthest: {farthest.start:%Y-%m-%d}, {_format_estimate_error(farthest)}."
-    yield f"Newest: {newest.start:%Y-%m-%d}, {_format_estimate_error(newest)}; {ESTIMATE_ERROR.name} shows that one."
+    yield f"Largest error: {worst.start:%Y-%m-%d}, {_format_estimate_error(worst)}."
+    yield f"Newest: {newest.start:%Y-%m-%d}, {_format_estimate_error(newest)}; exported as {ESTIMATE_ERROR.name}."
 
 
 def _format_estimate_error(day: DaySummary) -> str:

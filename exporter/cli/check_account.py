@@ -1,47 +1,44 @@
-"""`check account`: two weeks of one account, to compare with the provider's own pages before relying on it."""
+"""`check account`: the last days of one account, to compare with the provider's own pages."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 
-from exporter.check import AccountTotals, Backfill, batches, compute_account_totals
+from exporter.check import AccountTotals, Backfill, PolledHistory, compute_account_totals, replay_days
 from exporter.cli.account_tables import build_tables, sanitize, summarize
 from exporter.cli.check import advice, check
 from exporter.cli.command import config_option, exit_on_error, now
 from exporter.config import configuration as settings
-from exporter.config import keys
 from exporter.config.configuration import Account, Config
 from exporter.config.messages import format_value, suggest
 from exporter.errors import ExporterError, ProviderError, RateLimited
 from exporter.ledger import Ledger
-from exporter.model import Provider
 from exporter.polling.account_state import AccountState
-from exporter.pricing.learned_rates import NegotiatedPrice
-from exporter.pricing.valuer import LedgerAccount
+from exporter.polling.connection import build_account_config
 from exporter.providers import ProviderType, load_providers, provider_console
-from exporter.providers.http import ClientConfig
-from exporter.snapshot.builder import SnapshotBuilder
-from exporter.snapshot.source import LedgerSource
+from exporter.snapshot.offline import build_snapshot
 from exporter.windows import TimeRange, days_back
 
 DEFAULT_DAYS, MAX_DAYS = 14, 30
-"""Days that are read: unless said, and at most."""
+"""Days that are shown: without --days, and at most."""
 DEFAULT_WIDTH = 100
-"""Columns, where no terminal says how many it has."""
+"""Columns, where stdout is not a terminal."""
 MAX_NAMES_LISTED = 5
-"""Accounts that are named where none is called so."""
+"""Accounts that an error about an unknown name lists."""
 
 
 @check.command("account")
@@ -52,32 +49,30 @@ MAX_NAMES_LISTED = 5
     type=click.IntRange(1, MAX_DAYS),
     default=DEFAULT_DAYS,
     show_default=True,
-    help="UTC days that are read, today included.",
+    help="UTC days to show, today included.",
 )
 def check_account(*, name: str, path: Path, days: int) -> None:
     """Print what one account used, what it cost and what was billed, to compare with the provider's own pages.
 
-    The figures are made as `run` makes those of /metrics, from what the provider tells now. Nothing is stored. Exit 1
-    if the account cannot be read.
+    The totals are computed as those of /metrics, from what the provider reports now. Nothing is stored. Exit 1 if the
+    account cannot be read.
     """
-    _treat_sigterm_as_interrupt()
+    _treat_termination_as_interrupt()
+    # Failures of polls are printed by this command; without any handler Python writes their log lines to stderr too.
+    logging.getLogger("exporter").addHandler(logging.NullHandler())
     with exit_on_error():
         providers = load_providers()
         account = _find_account(settings.load(path, providers), name)
-        kind = providers[account.provider]
-        with _add_advice_to_errors(account), closing(_connect(account, kind)) as provider:
-            tried = _run_check(account, kind, provider, days)
-    _print_result(account, kind, tried)
+        provider_type = providers[account.provider]
+        with _add_advice_to_errors(account):
+            result = _run_check(account, provider_type, days)
+    _print_result(account, provider_type, result)
 
 
 @dataclass(frozen=True, slots=True)
 class _CheckResult:
-    """What came of it."""
-
     time_range: TimeRange
-    key_description: str
-    """Whose account it is, in the provider's words."""
-    unsupported: Sequence[str]
+    history: PolledHistory
     totals: AccountTotals
 
 
@@ -85,12 +80,12 @@ def _find_account(config: Config, name: str) -> Account:
     known = {account.name: account for account in config.accounts}
     if name in known:
         return known[name]
-    some = ", ".join([*known][:MAX_NAMES_LISTED]) + (
-        f" and {len(known) - MAX_NAMES_LISTED} more" if len(known) > MAX_NAMES_LISTED else ""
-    )
+    listed = ", ".join([*known][:MAX_NAMES_LISTED])
+    if len(known) > MAX_NAMES_LISTED:
+        listed += f" and {len(known) - MAX_NAMES_LISTED} more"
     hint = suggest(name, known)
     raise ExporterError(
-        f"{config.path} has no account {format_value(name)}{f'; {hint}' if hint else '.'} It has {some}."
+        f"{config.path} has no account {format_value(name)}{f'; {hint}' if hint else '.'} It has {listed}."
     )
 
 
@@ -102,78 +97,86 @@ def _add_advice_to_errors(account: Account) -> Iterator[None]:
         raise ExporterError(f"{account.name}: {str(error).rstrip('.')}.\n-> {advice(error)}") from error
 
 
-def _connect(account: Account, provider_type: ProviderType) -> Provider:
+def _run_check(account: Account, provider_type: ProviderType, days: int) -> _CheckResult:
+    start = now()
+    time_range = TimeRange(days_back(start, days - 1), start)
     key = account.api_key.read(os.environ)
-    if (rejected := keys.diagnose(key, provider_type.key_kinds)) is not None:
-        raise rejected
-    by_key, timeout = "api_key" in account.labels, account.timeout.total_seconds()
-    return provider_type(
-        ClientConfig(key, account.base_url or provider_type.base_url, by_api_key=by_key, timeout=timeout)
-    )
+    progress = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
+    def wait(until: datetime, error: RateLimited) -> None:
+        seconds = error.retry_after or (until - now()).total_seconds()
+        message = f"{str(error).rstrip('.')}. Going on in {seconds:.0f} s."
+        progress.console.print(message, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        while (remaining := (until - now()).total_seconds()) > 0:
+            time.sleep(remaining)
 
-def _run_check(account: Account, provider_type: ProviderType, provider: Provider, days: int) -> _CheckResult:
-    moment = now()
-    span = TimeRange(days_back(moment, days - 1), moment)
-    agreed = tuple(NegotiatedPrice(one.model, one.meter, one.tier, one.usd_per_million) for one in account.prices)
-    bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-
-    def wait(seconds: float, error: RateLimited) -> None:
-        said = f"{str(error).rstrip('.')}. Going on in {seconds:.0f} s."
-        bar.console.print(said, soft_wrap=True, highlight=False, markup=False, emoji=False)
-        time.sleep(seconds)
-
-    with _temporary_ledger() as ledger, bar:
-        number = ledger.buckets.register_account(account.name, account.provider)
-        book = LedgerAccount(number, account.provider, provider_type.reports, agreed)
-        pull, spans = Backfill(provider, book, ledger, wait), batches(book, days, moment)
-        said = pull.verify()
-        task = bar.add_task(f"Reading {account.name}", total=len(spans) * len(book.reports))
-        pull.read(spans, lambda: bar.advance(task))
-        view = AccountState(account, book).view()
-        snapshot = SnapshotBuilder().build(view, LedgerSource(ledger, book), (), moment)
-        return _CheckResult(span, said, pull.unsupported, compute_account_totals(snapshot, span))
+    with (
+        _temporary_folder() as folder,
+        closing(Ledger(folder)) as polled,
+        closing(Ledger(folder / "replayed")) as replayed,
+        progress,
+    ):
+        number = polled.buckets.register_account(account.name, account.provider)
+        replayed.buckets.register_account(account.name, account.provider)
+        config = build_account_config(account, provider_type, number, os.environ, time.monotonic)
+        # Read once, above: a key that cannot be read is an error of the configuration, not of the provider.
+        config = replace(config, read_key=lambda: key)
+        task = progress.add_task(f"Reading {account.name}", total=1.0)
+        backfill = Backfill(
+            polled,
+            config,
+            days,
+            clock=now,
+            monotonic=time.monotonic,
+            wait=wait,
+            on_progress=lambda part: progress.update(task, completed=part),
+        )
+        history = backfill.run()
+        replay_days(polled, replayed, config.ledger_account, days, start)
+        snapshot = build_snapshot(replayed, AccountState(config).view(), start)
+        return _CheckResult(time_range, history, compute_account_totals(snapshot, time_range))
 
 
 @contextmanager
-def _temporary_ledger() -> Iterator[Ledger]:
-    """Open a ledger that is removed in the end. Raises ExporterError where there is no place for one."""
+def _temporary_folder() -> Iterator[Path]:
+    """Make a folder that is removed in the end. Raises ExporterError where there is no place for it."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="ai-spend-check-")
     except OSError as error:
         raise ExporterError(
             f"No temporary folder can be made ({error.strerror}). Set TMPDIR to a folder that this user may write to."
         ) from error
-    with folder as place, closing(Ledger(Path(place))) as ledger:
-        yield ledger
+    with folder as path:
+        yield Path(path)
 
 
 def _print_result(account: Account, provider_type: ProviderType, result: _CheckResult) -> None:
     screen = Console(width=None if sys.stdout.isatty() else DEFAULT_WIDTH, highlight=False, markup=False, emoji=False)
-    console, bills, span = (
-        provider_console(provider_type),
-        any(report.kind == "bill" for report in provider_type.reports),
-        result.time_range,
-    )
-    screen.print(f"{account.name} ({account.provider}): {sanitize(result.key_description)}")
-    screen.print(f"{span.start:%Y-%m-%d} to {span.end:%Y-%m-%d %H:%M} UTC; the last day still runs.")
+    console = provider_console(provider_type)
+    has_bills = any(report.kind == "bill" for report in provider_type.reports)
+    time_range = result.time_range
+    screen.print(f"{account.name} ({account.provider}): {sanitize(result.history.key_description)}")
+    screen.print(f"{time_range.start:%Y-%m-%d} to {time_range.end:%Y-%m-%d %H:%M} UTC; the last day still runs.")
     if console is not None:
         screen.print(f"The provider's own figures, to compare: {console.url}")
-    for table in build_tables(result.totals, has_bills=bills):
+    for table in build_tables(result.totals, has_bills=has_bills):
         screen.print()
         screen.print(table)
     screen.print()
-    for sentence in summarize(result.totals, has_bills=bills):
-        screen.print(sentence)
-    if result.unsupported:
-        screen.print(f"Left out, because this key or plan does not have it: {', '.join(result.unsupported)}.")
+    for line in summarize(result.totals, has_bills=has_bills):
+        screen.print(line)
+    if result.history.unsupported:
+        screen.print(f"Left out, because this key or plan does not have it: {', '.join(result.history.unsupported)}.")
     if console is not None and console.excluded:
         screen.print(console.excluded)
     screen.print("Nothing was stored.")
 
 
-def _treat_sigterm_as_interrupt() -> None:
-    """Have the temporary folder removed also where this is asked to end, or its terminal is closed."""
+def _treat_termination_as_interrupt() -> None:
+    """Remove the temporary folder also on SIGTERM and SIGHUP.
+
+    A signal that the parent process had ignored, as `nohup` and shells do for jobs in the background, stays ignored.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)

@@ -1,37 +1,74 @@
-"""Accounts at work: what is shown of each, and what the poller keeps in mind about those that it asks."""
+"""The state of an account that threads share: configuration, health and requests to the poller, behind one lock.
+
+Poll threads record health. The timer thread (an hour has changed) and the reload thread (another configuration) leave
+requests, which the next poll takes. Renderers read an immutable `AccountView`. Everything that the poller alone needs
+between two polls is in `poll_session` instead.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 
 from exporter.config.configuration import Account
-from exporter.ledger import Coverage, Ledger
+from exporter.errors import KeyRejected, ProviderError
 from exporter.model import Provider, Report, Secret
-from exporter.polling.health import Health, HealthSnapshot
-from exporter.polling.schedule import NAMES_REPORT, UNLIMITED, PartialRefresh, PollSettings, complete_until
+from exporter.polling.health import HealthSnapshot
+from exporter.polling.schedule import NAMES_REPORT, PollSettings
 from exporter.pricing.valuer import LedgerAccount
-from exporter.windows import TimeRange
 
-
-@dataclass(slots=True)
-class ReportState:
-    """What the poller keeps in mind about one report of one account between two polls."""
-
-    failures: int = 0
-    not_before: datetime | None = None
-    max_range: timedelta = UNLIMITED
-    partial_refresh: PartialRefresh | None = None
+KEY_PROBLEM = "key"
+"""Stands in place of a report's name for a problem of the account's key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crosscheck:
-    """A source that sees an account's use too: its own accounts in the ledger, and their report."""
+    """A source that observes the same usage as an account: the source's accounts in the ledger, and their report."""
 
     source: str
     account_numbers: tuple[int, ...]
     report: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountConfig:
+    """The configuration of one account; a reload replaces it as a whole."""
+
+    account: Account
+    ledger_account: LedgerAccount
+
+
+RequestObserver = Callable[[str], None]
+"""Called once per HTTP request with the status code as text, or `error` where no answer came."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolledAccountConfig(AccountConfig):
+    """The same for an account that is polled."""
+
+    poll_settings: PollSettings
+    read_key: Callable[[], Secret]
+    """Raises ConfigError where the key cannot be read."""
+    connect: Callable[[Secret, RequestObserver], Provider]
+    """Build the provider for a key. Raises KeyRejected where the prefix shows that it is of the wrong kind, and any
+    other ProviderError where a request was made and failed: then it is tried again after the back-off."""
+
+    @property
+    def scheduled_reports(self) -> tuple[Report, ...]:
+        """The reports to poll, in this order; unsupported ones are tried again after a day."""
+        return (NAMES_REPORT, *self.ledger_account.reports)
+
+
+@dataclass(frozen=True, slots=True)
+class PollRequests:
+    """What other threads requested of the poller since the account's last poll began."""
+
+    config: PolledAccountConfig
+    configuration_changed: bool
+    hour_changed: bool
+    retry_rejected_key: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,120 +85,232 @@ class AccountView:
     crosschecks: tuple[Crosscheck, ...]
 
 
-@dataclass(slots=True, eq=False)
 class AccountState:
-    """One account: what the configuration says of it, its book, and how it fares."""
+    """One account. Every access takes the lock, and every value handed out is immutable."""
 
-    account: Account
-    ledger_account: LedgerAccount
-    health: Health = field(default_factory=Health)
-    key_rejected: bool = False
-    """The key was rejected: nothing is asked until it changes."""
-    crosschecks: tuple[Crosscheck, ...] = ()
+    _config: AccountConfig
 
-    def view(self) -> AccountView:
-        """Return the account as it is now."""
-        return AccountView(
-            account=self.account,
-            ledger_account=self.ledger_account,
-            reports=self.reports,
-            polled_reports=self.polled_reports,
-            health=self.health.snapshot(key_rejected=self.key_rejected),
-            crosschecks=self.crosschecks,
-        )
+    def __init__(self, config: AccountConfig) -> None:
+        # Held for single assignments only, and no other lock is taken while it is held: no order of locks to keep.
+        self._lock = threading.Lock()
+        self._config = config
+        self._crosschecks: tuple[Crosscheck, ...] = ()
+        self._polls = Counter[str]()
+        self._failures = Counter[str]()
+        self._requests = Counter[str]()
+        self._last_poll_seconds: dict[str, float] = {}
+        self._problems: dict[str, ProviderError] = {}
+        self._pending_key_error: ProviderError | None = None
+        self._unsupported: frozenset[str] = frozenset()
+        self._key_rejected = False
+
+    @property
+    def account(self) -> Account:
+        """The account's entry in the configuration."""
+        with self._lock:
+            return self._config.account
+
+    @property
+    def ledger_account(self) -> LedgerAccount:
+        """The account as the ledger and pricing know it."""
+        with self._lock:
+            return self._config.ledger_account
 
     @property
     def reports(self) -> tuple[Report, ...]:
-        """The reports that this account has: all but those refused as not in its plan."""
-        refused = set(self.health.unsupported)
-        return tuple(report for report in self.ledger_account.reports if report.name not in refused)
+        """The reports that this account has: all but those that its plan does not support."""
+        with self._lock:
+            return self._supported_reports()
 
     @property
     def polled_reports(self) -> tuple[Report, ...]:
-        """What is polled; nothing where everything is pushed."""
+        """The reports that are polled, names among them; empty for an account of pushed events."""
+        with self._lock:
+            return self._polled_reports()
+
+    @property
+    def crosschecks(self) -> tuple[Crosscheck, ...]:
+        """The sources that observe the same usage."""
+        with self._lock:
+            return self._crosschecks
+
+    def set_crosschecks(self, crosschecks: tuple[Crosscheck, ...]) -> None:
+        """Replace the sources that observe the same usage."""
+        with self._lock:
+            self._crosschecks = crosschecks
+
+    @property
+    def health(self) -> HealthSnapshot:
+        """The account's health now."""
+        with self._lock:
+            return self._health()
+
+    def view(self) -> AccountView:
+        """Return the account as it is now, all of it from the same moment."""
+        with self._lock:
+            return AccountView(
+                account=self._config.account,
+                ledger_account=self._config.ledger_account,
+                reports=self._supported_reports(),
+                polled_reports=self._polled_reports(),
+                health=self._health(),
+                crosschecks=self._crosschecks,
+            )
+
+    # The methods below this line need the lock to be held.
+
+    def _supported_reports(self) -> tuple[Report, ...]:
+        return tuple(report for report in self._config.ledger_account.reports if report.name not in self._unsupported)
+
+    def _polled_reports(self) -> tuple[Report, ...]:
         return ()
 
-    def coverage(self, ledger: Ledger) -> dict[Report, Coverage | None]:
-        """Return what the tellings of each report that this account has cover."""
-        return {report: ledger.buckets.coverage(self.ledger_account.id, report.name) for report in self.reports}
-
-    def watermarks(self, ledger: Ledger) -> dict[str, datetime]:
-        """Return report -> the time up to which it is complete, for the reports that were ever told."""
-        marks = {report.name: complete_until(report, one) for report, one in self.coverage(ledger).items()}
-        return {name: mark for name, mark in marks.items() if mark is not None}
-
-    def complete_until(self, ledger: Ledger) -> datetime | None:
-        """Return the time up to which all of the account's use is known; None before that can be said."""
-        marks = self.watermarks(ledger)
-        usage = [report for report in self.reports if report.kind == "usage"]
-        # An optional report that has failed from the start may not be in this plan: it holds nothing up.
-        problems = dict(self.health.problems)
-        due = [one.name for one in usage if one.name in marks or not (one.optional and one.name in problems)]
-        return min((marks[name] for name in due), default=None) if all(name in marks for name in due) else None
-
-    def usage_time_range(self, ledger: Ledger) -> TimeRange | None:
-        """Return the stretch of time of which all of the account's use was told; None before there is one."""
-        usage = [one for report, one in self.coverage(ledger).items() if report.kind == "usage"]
-        known = [one for one in usage if one is not None]
-        if not known or len(known) < len(usage):
-            return None
-        return TimeRange(max(one.since for one in known), min(one.until for one in known))
-
-    def up(self, ledger: Ledger) -> bool:
-        """Tell whether the newest poll of every report succeeded."""
-        return not self.health.problems and None not in self.coverage(ledger).values()
+    def _health(self) -> HealthSnapshot:
+        return HealthSnapshot(
+            polls=self._polls.copy(),
+            failures=self._failures.copy(),
+            requests=self._requests.copy(),
+            last_poll_seconds=self._last_poll_seconds.copy(),
+            problems=self._problems.copy(),
+            pending_key_error=self._pending_key_error,
+            unsupported=self._unsupported,
+            key_rejected=self._key_rejected,
+        )
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
 class PolledAccount(AccountState):
-    """An account whose provider is asked."""
+    """An account whose provider is polled."""
 
-    poll_settings: PollSettings
-    read_key: Callable[[], Secret]
-    """Raises ConfigError where the key cannot be read."""
-    connect: Callable[[Secret, Health], Provider]
-    """Build the provider for a key; raises KeyRejected where its prefix already tells that it is of the wrong kind."""
-    report_states: dict[str, ReportState] = field(default_factory=dict)
-    key: Secret | None = None
-    provider: Provider | None = None
-    pending_key: Secret | None = None
-    """A key that was put in the place of the working one and was rejected: it is not tried again."""
-    backoff_until: datetime | None = None
-    """Set by what concerns the whole account: a rate limit, a network that is down, a rejected key."""
-    next_poll_at: datetime | None = None
-    """When the next report is due; None before the first visit."""
-    hour_changed: bool = False
-    """An hour has turned since the account was last put on the page."""
+    _config: PolledAccountConfig
+
+    def __init__(self, config: PolledAccountConfig) -> None:
+        super().__init__(config)
+        self._configuration_changed = False
+        self._hour_changed = False
+        self._retry_rejected_key = False
+
+    def _polled_reports(self) -> tuple[Report, ...]:
+        return (NAMES_REPORT, *self._supported_reports())
 
     @property
-    def scheduled_reports(self) -> tuple[Report, ...]:
-        """What is asked on a visit, in this order."""
-        return (NAMES_REPORT, *self.ledger_account.reports)
+    def config(self) -> PolledAccountConfig:
+        """The newest configuration."""
+        with self._lock:
+            return self._config
 
-    @property
-    def polled_reports(self) -> tuple[Report, ...]:
-        """Names are asked for like a report."""
-        return (NAMES_REPORT, *self.reports)
+    # Requests to the poller, from any thread.
+
+    def reconfigure(self, config: PolledAccountConfig) -> None:
+        """Replace the configuration; health and what the poller knows stay. Takes effect with the next poll."""
+        with self._lock:
+            self._config = config
+            self._configuration_changed = True
 
     def retry_rejected_key(self) -> None:
-        """Try again what was rejected: somebody may have mended it at the provider.
+        """Request that a rejected key is tried again: it may have been repaired at the provider.
 
-        Its problem stays until the answer is there: an alert must not resolve because of a reload.
+        The problem stays until the provider has answered: an alert must not resolve because of a reload.
         """
-        self.pending_key = None
-        if self.key_rejected:
-            self.key = self.backoff_until = self.next_poll_at = None
+        with self._lock:
+            self._retry_rejected_key = True
 
-    def reconfigure(self, other: PolledAccount) -> None:
-        """Take over what another configuration says of this account and go on as before, with all that is in mind."""
-        self.account, self.ledger_account, self.poll_settings, self.read_key = (
-            other.account,
-            other.ledger_account,
-            other.poll_settings,
-            other.read_key,
-        )
-        self.next_poll_at = None
+    def on_hour_change(self) -> None:
+        """Request that the account is valued and published again, even if nothing is due."""
+        with self._lock:
+            self._hour_changed = True
 
-    def report_state(self, report: Report) -> ReportState:
-        """Return what is in mind about a report."""
-        return self.report_states.setdefault(report.name, ReportState())
+    @property
+    def poll_requested(self) -> bool:
+        """Whether a request is waiting that the poller must act on before the next poll is due."""
+        with self._lock:
+            retry = self._retry_rejected_key and self._key_rejected
+            return self._configuration_changed or self._hour_changed or retry
+
+    def take_requests(self) -> PollRequests:
+        """Return the waiting requests and clear them. A request that comes later is for the next poll."""
+        with self._lock:
+            requests = PollRequests(
+                config=self._config,
+                configuration_changed=self._configuration_changed,
+                hour_changed=self._hour_changed,
+                retry_rejected_key=self._retry_rejected_key,
+            )
+            self._configuration_changed = self._hour_changed = self._retry_rejected_key = False
+            return requests
+
+    # Results of polls, from the thread that polls the account.
+
+    def record_poll(self, report: str) -> None:
+        """Count a poll of a report."""
+        with self._lock:
+            self._polls[report] += 1
+
+    def record_request(self, code: str) -> None:
+        """Count an HTTP request by its status code, or `error` where no answer came."""
+        with self._lock:
+            self._requests[code] += 1
+
+    def record_duration(self, report: str, seconds: float) -> None:
+        """Store how long the newest poll of a report took."""
+        with self._lock:
+            self._last_poll_seconds[report] = seconds
+
+    def record_failure(self, report: str, error: ProviderError) -> None:
+        """Count a failed poll, and keep the reason until the report succeeds."""
+        with self._lock:
+            self._failures[error.reason] += 1
+            self._problems[report] = error
+
+    def record_success(self, report: str) -> bool:
+        """Remove a report's problem; return whether there was one."""
+        with self._lock:
+            self._unsupported -= {report}
+            return self._problems.pop(report, None) is not None
+
+    def mark_unsupported(self, report: str) -> bool:
+        """Record that this account does not have an optional report; return whether that is new."""
+        with self._lock:
+            new = report not in self._unsupported
+            self._problems.pop(report, None)
+            self._unsupported |= {report}
+            return new
+
+    @property
+    def failing(self) -> bool:
+        """Whether there is any problem."""
+        with self._lock:
+            return bool(self._problems)
+
+    @property
+    def key_rejected(self) -> bool:
+        """Whether the key was rejected: nothing is polled until it changes or a reload requests it."""
+        with self._lock:
+            return self._key_rejected
+
+    def accept_key(self) -> None:
+        """Forget the problems and unsupported reports of the key before: another key may have other permissions."""
+        with self._lock:
+            self._key_rejected = False
+            self._pending_key_error = None
+            self._problems = {}
+            self._unsupported = frozenset()
+
+    def reject_key(self, error: KeyRejected, *, count: bool) -> bool:
+        """Record that the key was rejected, as the account's only problem; return whether that is new.
+
+        `count` says whether a request failed because of it: a rejection by prefix or an unreadable file is none.
+        """
+        with self._lock:
+            new = not self._key_rejected
+            self._key_rejected = True
+            self._problems = {KEY_PROBLEM: error}
+            if count:
+                self._failures[error.reason] += 1
+            return new
+
+    def set_pending_key_error(self, error: ProviderError | None) -> bool:
+        """Record why a changed key is not used, None where there is none; return whether its text is new."""
+        with self._lock:
+            new = str(self._pending_key_error) != str(error)
+            self._pending_key_error = error
+            return new

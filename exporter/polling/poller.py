@@ -1,4 +1,7 @@
-"""Pulls: who is asked when, and what is done with each kind of error. It is the only one that tries again."""
+"""Polls providers: when each account is polled, and what follows from each kind of error.
+
+This is the only place that tries anything again.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from random import SystemRandom
+from typing import NamedTuple
 
 from exporter.errors import (
     ConfigError,
@@ -22,7 +26,9 @@ from exporter.errors import (
 from exporter.ledger import Coverage, Ledger
 from exporter.logs import log_event
 from exporter.model import DAY, HOUR, Provider, Report, Secret
-from exporter.polling.account_state import PolledAccount, ReportState
+from exporter.polling.account_state import KEY_PROBLEM, PolledAccount
+from exporter.polling.daily_usage import spread_daily_usage
+from exporter.polling.poll_session import PollSession
 from exporter.polling.schedule import NAMES_REPORT, completes_refresh, next_due, next_partial, next_time_range
 from exporter.pricing.valuer import Valuer
 from exporter.windows import TimeRange
@@ -35,11 +41,22 @@ INITIAL_BACKOFF = timedelta(seconds=30)
 MAX_BACKOFF = timedelta(minutes=15)
 UNSUPPORTED_RETRY_INTERVAL = timedelta(days=1)
 MIN_REQUESTS_TO_SPLIT = 20
-"""A walk of this many requests that meets a rate limit is cut in halves the next time."""
+"""A time range that took this many requests before it met a rate limit is halved for the next attempt."""
+INTERNAL_ERROR_PROBLEM = "internal error"
+"""Stands in place of a report's name for a poll that ended with an unexpected exception."""
+
+
+class _ActivePoll(NamedTuple):
+    session: PollSession
+    was_failing: bool
+    """Whether the account had a problem when the poll began."""
 
 
 class Poller:
-    """Visits accounts from a small pool of threads; an account is visited by one thread at a time."""
+    """Polls accounts with a small pool of threads; an account is polled by one thread at a time.
+
+    `jitter` returns a random number in [0, 1): it spreads the retries of accounts that failed together.
+    """
 
     def __init__(
         self,
@@ -49,307 +66,350 @@ class Poller:
         monotonic: Callable[[], float],
         publish: Callable[[PolledAccount], None],
         workers: int = 16,
+        jitter: Callable[[], float] = _random.random,
     ) -> None:
         self._ledger = ledger
         self._valuer = valuer
         self._clock = clock
         self._monotonic = monotonic
         self._publish = publish
-        self._workers = workers
+        self._jitter = jitter
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="poll")
-        self._account_states: tuple[PolledAccount, ...] = ()
-        self._busy: dict[str, bool] = {}
-        self._lock = threading.Lock()
+        self._max_failing = max(1, workers // 2)
+        # Guards _sessions, _active, and the fields `provider`, `due_at` and `removed` of sessions. An account's lock
+        # may be taken under it, never the other way round.
+        self._condition = threading.Condition()
+        self._sessions: tuple[PollSession, ...] = ()
+        self._active: dict[str, _ActivePoll] = {}
+        """By account name: after a reload two sessions of one name write to the same account of the ledger."""
         self._closing = threading.Event()
         self.fatal: LedgerError | None = None
-        """Set when the disk is wrong: the process has to end."""
+        """Set when the ledger cannot be read or written: the process has to end."""
         self.internal_errors = 0
 
-    def set_accounts(self, account_states: Sequence[PolledAccount]) -> None:
-        """Replace the accounts that are visited."""
-        with self._lock:
-            gone = [
-                member
-                for member in self._account_states
-                if member not in account_states and member.account.name not in self._busy
-            ]
-            self._account_states = tuple(account_states)
-        for member in gone:
-            _disconnect(member)
+    def set_accounts(self, accounts: Sequence[PolledAccount]) -> None:
+        """Replace the accounts that are polled; an account that stays keeps its session."""
+        with self._condition:
+            known = {session.account: session for session in self._sessions}
+            self._sessions = tuple(
+                known.pop(account) if account in known else PollSession(account, account.config) for account in accounts
+            )
+            for session in known.values():
+                session.removed = True
+            active = [poll.session for poll in self._active.values()]
+        for session in known.values():
+            # The provider of a session with a poll under way is closed at the end of that poll.
+            if session not in active:
+                self._attach(session, None)
 
     def tick(self) -> None:
-        """Send a thread to every account of which something is due. Returns at once.
+        """Start a poll of every account that is due. Returns at once.
 
-        Accounts that failed last time may hold half of the threads at most, so that many hanging ones never
-        delay those that answer.
+        Accounts that failed last time may hold half of the threads at most: providers that hang never delay those
+        that answer.
         """
         now = self._clock()
-        for member in self._account_states:
-            with self._lock:
-                name = member.account.name
-                ailing = bool(member.health.problems)
-                if name in self._busy or (ailing and sum(self._busy.values()) >= self._workers // 2):
+        for session in self._sessions:
+            poll = _ActivePoll(session, session.account.failing)
+            requested = session.account.poll_requested
+            name = session.account.account.name
+            with self._condition:
+                if self._closing.is_set():
+                    return
+                due = requested or session.due_at is None or session.due_at <= now
+                blocked = name in self._active or (poll.was_failing and not self._may_poll_failing())
+                if session.removed or not due or blocked:
                     continue
-                if self._closing.is_set() or not (member.hour_changed or self._is_due(member, now)):
-                    continue
-                self._busy[name] = ailing
-            self._pool.submit(self._poll_account, member)
+                self._active[name] = poll
+            self._pool.submit(self._poll_account, session)
+
+    def _may_poll_failing(self) -> bool:
+        return sum(poll.was_failing for poll in self._active.values()) < self._max_failing
 
     def on_hour_change(self) -> None:
-        """Have every account valued and shown anew at the next tick, also those that are not to be asked."""
-        for member in self._account_states:
-            member.hour_changed = True
+        """Have every account valued and published at the next tick, also those of which nothing is due."""
+        for session in self._sessions:
+            session.account.on_hour_change()
 
     @property
     def idle(self) -> bool:
-        """Whether no account is being visited."""
-        return not self._busy
+        """Whether no poll is under way."""
+        return self.active_polls == 0
+
+    @property
+    def active_polls(self) -> int:
+        """How many accounts are being polled."""
+        with self._condition:
+            return len(self._active)
+
+    def wait_until_idle(self, timeout: float) -> bool:
+        """Block until no poll is under way, at most `timeout` seconds; return whether none is."""
+        with self._condition:
+            return self._condition.wait_for(lambda: not self._active, timeout)
+
+    @property
+    def next_poll_at(self) -> datetime | None:
+        """When the next account is due; None while a poll is under way, and where one is due at once."""
+        with self._condition:
+            times = [session.due_at for session in self._sessions]
+            known = [time for time in times if time is not None]
+            return None if self._active or len(known) < len(times) else min(known, default=None)
 
     def close(self) -> None:
-        """Cut the requests under way, and ask no more."""
+        """Cut the requests under way, and start no other poll."""
         self._closing.set()
-        for member in self._account_states:
-            _disconnect(member)
+        for session in self._sessions:
+            self._attach(session, None)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _is_due(self, account_state: PolledAccount, now: datetime) -> bool:
-        return all(
-            moment is None or moment <= now for moment in (account_state.backoff_until, account_state.next_poll_at)
-        )
+    def _attach(self, session: PollSession, provider: Provider | None) -> None:
+        """Replace the provider of a session, and close the one before."""
+        with self._condition:
+            previous = session.provider
+            # Once closing has begun nobody would close another provider, and its requests would delay the stop.
+            unusable = provider if self._closing.is_set() else None
+            # While a poll runs it keeps its provider, closed or not: a closed one fails, an absent one would not.
+            if provider is not None or session not in [poll.session for poll in self._active.values()]:
+                session.provider = provider
+        for closed in (previous, unusable):
+            if closed is not None:
+                closed.close()
 
-    def _coverage(self, account_state: PolledAccount, report: Report) -> Coverage | None:
-        return self._ledger.buckets.coverage(account_state.ledger_account.id, report.name)
+    def _coverage(self, session: PollSession, report: Report) -> Coverage | None:
+        return self._ledger.buckets.coverage(session.config.ledger_account.id, report.name)
 
-    def _next_time_range(self, account_state: PolledAccount, report: Report, now: datetime) -> TimeRange | None:
-        pending = account_state.report_state(report)
-        if pending.not_before is not None and now < pending.not_before:
+    def _next_time_range(self, session: PollSession, report: Report, now: datetime) -> TimeRange | None:
+        state = session.report_state(report.name)
+        if state.not_before is not None and now < state.not_before:
             return None
         return next_time_range(
             report,
-            self._coverage(account_state, report),
-            account_state.poll_settings,
+            self._coverage(session, report),
+            session.config.poll_settings,
             now,
-            pending.max_range,
-            pending.partial_refresh,
+            state.max_range,
+            state.partial_refresh,
         )
 
-    def _next_poll_at(self, account_state: PolledAccount, now: datetime) -> datetime:
-        return min(
-            max(
-                next_due(report, self._coverage(account_state, report), account_state.poll_settings, now),
-                account_state.report_state(report).not_before or now,
-            )
-            for report in account_state.scheduled_reports
-        )
+    def _next_poll_at(self, session: PollSession, now: datetime) -> datetime:
+        times = []
+        for report in session.config.scheduled_reports:
+            due = next_due(report, self._coverage(session, report), session.config.poll_settings, now)
+            times.append(max(due, session.report_state(report.name).not_before or now))
+        return min(times)
 
-    def _poll_account(self, account_state: PolledAccount) -> None:
-        turned, account_state.hour_changed = account_state.hour_changed, False
+    def _poll_account(self, session: PollSession) -> None:
+        account = session.account
         try:
-            if self._is_due(account_state, self._clock()) and self._connect(account_state):
-                self._poll_reports(account_state)
-            self._valuer.value_days(account_state.ledger_account, self._clock(), hour_changed=turned)
-            account_state.next_poll_at = self._next_poll_at(account_state, self._clock())
-            account_state.health.record_success("visit")
-            self._publish(account_state)
+            requests = account.take_requests()
+            session.accept_requests(requests)
+            earliest = session.earliest_poll()
+            if (earliest is None or earliest <= self._clock()) and self._connect(session):
+                self._poll_reports(session)
+            self._valuer.value_days(session.config.ledger_account, self._clock(), hour_changed=requests.hour_changed)
+            session.next_poll_at = self._next_poll_at(session, self._clock())
+            account.record_success(INTERNAL_ERROR_PROBLEM)
+            self._publish(account)
         except LedgerError as error:
             self.fatal = error
-        except Exception as error:  # noqa: BLE001 - a thread's top: a defect in one account must not end the others
-            if self._closing.is_set():
-                return  # its connections were closed under it
-            self.internal_errors += 1
-            account_state.health.record_failure(
-                "visit", Malformed("a visit broke off for a defect of this exporter; its log tells more")
-            )
-            account_state.backoff_until = self._clock() + MAX_BACKOFF
-            log_event(logger, "error", "Visit broke off", account=account_state.account.name, error=error)
+        except Exception as error:  # noqa: BLE001 - the top of a thread: a bug in one account must not end the others
+            if not self._closing.is_set():  # while closing, connections are closed under the poll
+                self._record_internal_error(session, error)
         finally:
-            with self._lock:
-                del self._busy[account_state.account.name]
-                gone = account_state not in self._account_states
-            if gone:
-                _disconnect(account_state)
+            with self._condition:
+                del self._active[session.config.account.name]
+                session.due_at = session.earliest_poll()
+                removed = session.removed
+                self._condition.notify_all()
+            if removed:
+                self._attach(session, None)
 
-    def _connect(self, account_state: PolledAccount) -> bool:
-        """Read the key again, which may have been changed; tell whether there is someone to ask."""
-        working = account_state.provider is not None and not account_state.key_rejected
+    def _record_internal_error(self, session: PollSession, error: Exception) -> None:
+        with self._condition:
+            self.internal_errors += 1
+        problem = Malformed("the poll failed with an internal error of this exporter; see its log")
+        session.account.record_failure(INTERNAL_ERROR_PROBLEM, problem)
+        session.backoff_until = self._clock() + MAX_BACKOFF
+        name = session.config.account.name
+        log_event(logger, "error", "Poll failed with an internal error", account=name, error=error)
+
+    def _connect(self, session: PollSession) -> bool:
+        """Read the key, which may have changed, and connect where needed; return whether reports can be polled."""
+        account = session.account
+        working = session.provider is not None and not account.key_rejected
         try:
-            key = account_state.read_key()
-            if key == account_state.key:
-                account_state.pending_key = account_state.health.pending_key_error = None
-                self._schedule_key_check(account_state)
-                return not account_state.key_rejected
-            if working:
-                self._replace_key(account_state, key)
-            else:
-                _disconnect(account_state)
-                account_state.key, account_state.key_rejected, account_state.provider = key, False, None
-                self._use_key(account_state, key, account_state.connect(key, account_state.health))
+            key = session.config.read_key()
         except ConfigError as error:
             unreadable = KeyRejected("key_rejected", str(error), "Make the key readable; no restart is needed.")
-            if not working:
-                account_state.key = None
-                self._mark_key_rejected(account_state, unreadable)
-                return False
-            self._keep_current_key(account_state, unreadable)
-        except KeyRejected as error:
-            self._mark_key_rejected(account_state, error)
+            if working:
+                self._keep_current_key(session, unreadable)
+                return True
+            session.key = None
+            self._reject_key(session, unreadable, count=False)
             return False
+        if key == session.key:
+            session.pending_key = None
+            account.set_pending_key_error(None)
+            if account.key_rejected:
+                self._schedule_key_check(session)
+                return False
+            return True
+        if working:
+            self._replace_key(session, key)
+            return True
+        return self._connect_with(session, key)
+
+    def _connect_with(self, session: PollSession, key: Secret) -> bool:
+        """Use a key where there is no working one; return whether reports can be polled."""
+        try:
+            provider = session.config.connect(key, session.observe_request)
+        except KeyRejected as error:
+            session.key = key  # from now on only another key is tried
+            self._reject_key(session, error, count=False, new_key=True)
+            return False
+        except ProviderError as error:
+            session.backoff_until = self._record_failure(session, KEY_PROBLEM, error)
+            return False
+        self._use_key(session, key, provider)
         return True
 
-    def _replace_key(self, account_state: PolledAccount, key: Secret) -> None:
-        """Put a new key in the place of the working one once the provider has accepted it."""
-        if key == account_state.pending_key:
+    def _replace_key(self, session: PollSession, key: Secret) -> None:
+        """Replace the working key by another one, once the provider has accepted that one."""
+        if key == session.pending_key:
             return
         provider = None
         try:
-            provider = account_state.connect(key, account_state.health)
+            provider = session.config.connect(key, session.observe_request)
             provider.verify()
         except ProviderError as error:
             if provider is not None:
                 provider.close()
-            # Only a rejection is the key's own; after anything else it is tried again on the next visit.
-            account_state.pending_key = key if isinstance(error, KeyRejected) else None
-            self._keep_current_key(account_state, error)
+            # Only a rejection is about the key itself; after any other failure it is tried again at the next poll.
+            session.pending_key = key if isinstance(error, KeyRejected) else None
+            self._keep_current_key(session, error)
             return
-        _disconnect(account_state)
-        self._use_key(account_state, key, provider)
-        log_event(logger, "info", "Key changed", account=account_state.account.name)
+        self._use_key(session, key, provider)
+        log_event(logger, "info", "Key changed", account=session.config.account.name)
 
-    def _use_key(self, account_state: PolledAccount, key: Secret, provider: Provider) -> None:
-        account_state.key, account_state.provider, account_state.pending_key = key, provider, None
-        account_state.report_states.clear()
-        account_state.health.reset()
+    def _use_key(self, session: PollSession, key: Secret, provider: Provider) -> None:
+        self._attach(session, provider)
+        session.key = key
+        session.pending_key = None
+        session.report_states.clear()
+        session.account.accept_key()
 
-    def _keep_current_key(self, account_state: PolledAccount, error: ProviderError) -> None:
-        if str(account_state.health.pending_key_error) != str(error):
-            fields = {"account": account_state.account.name, "reason": error.reason, "error": error}
-            log_event(logger, "error", "New key not used; the one before it still is", **fields)
-        account_state.health.pending_key_error = error
+    def _keep_current_key(self, session: PollSession, error: ProviderError) -> None:
+        if session.account.set_pending_key_error(error):
+            fields = {"account": session.config.account.name, "reason": error.reason, "error": error}
+            log_event(logger, "error", "New key not used; the previous key stays in use", **fields)
 
-    def _schedule_key_check(self, account_state: PolledAccount) -> None:
-        if account_state.key_rejected:
-            account_state.backoff_until = self._clock() + account_state.poll_settings.poll_interval
+    def _reject_key(self, session: PollSession, error: KeyRejected, *, count: bool, new_key: bool = False) -> None:
+        if session.account.reject_key(error, count=count) or new_key:
+            fields = {"account": session.config.account.name, "reason": error.reason, "error": error}
+            log_event(
+                logger, "error", "Key rejected; polling stops until the key changes", **fields, advice=error.advice
+            )
+        self._schedule_key_check(session)
 
-    def _poll_reports(self, account_state: PolledAccount) -> None:
-        for report in account_state.scheduled_reports:
+    def _schedule_key_check(self, session: PollSession) -> None:
+        """Have the key read again after a poll interval: it may have been replaced."""
+        session.backoff_until = self._clock() + session.config.poll_settings.poll_interval
+
+    def _poll_reports(self, session: PollSession) -> None:
+        for report in session.config.scheduled_reports:
             while not self._closing.is_set():
                 now = self._clock()
-                span = self._next_time_range(account_state, report, now)
-                if span is None:
+                time_range = self._next_time_range(session, report, now)
+                if time_range is None:
                     break
-                if not self._poll_time_range(account_state, report, span, now):
+                if not self._poll_time_range(session, report, time_range, now):
                     return
 
-    def _poll_time_range(
-        self, account_state: PolledAccount, report: Report, time_range: TimeRange, now: datetime
-    ) -> bool:
-        """Ask for one span; tell whether the visit may go on."""
-        health, before = account_state.health, account_state.health.requests.total()
+    def _poll_time_range(self, session: PollSession, report: Report, time_range: TimeRange, now: datetime) -> bool:
+        """Poll one time range of a report; return whether the account's other reports may be polled after it."""
+        account = session.account
+        requests_before = session.request_count
         started = self._monotonic()
-        health.polls[report.name] += 1
+        account.record_poll(report.name)
         try:
-            self._fetch_and_store(account_state, report, time_range, now)
+            self._fetch_and_store(session, report, time_range, now)
         except RateLimited as error:
-            self._reduce_max_range(account_state, report, time_range, health.requests.total() - before)
-            until = self._record_failure(account_state, report, error, error.retry_after)
+            self._reduce_max_range(session, report, time_range, session.request_count - requests_before)
+            until = self._record_failure(session, report.name, error)
             if report is NAMES_REPORT:
-                return True  # names matter least: where only they are limited, use goes on
-            account_state.backoff_until = until
+                return True  # names matter least: where only they are limited, usage is still polled
+            session.backoff_until = until
             return False
         except (KeyRejected, Unsupported) as error:
-            return self._handle_rejection(account_state, report, error)
+            return self._handle_rejection(session, report, error)
         except (Unavailable, Malformed) as error:
-            until = self._record_failure(account_state, report, error)
+            until = self._record_failure(session, report.name, error)
             if isinstance(error, Unavailable) and not error.reached:
-                account_state.backoff_until = until
+                session.backoff_until = until
                 return False
             return True
         finally:
-            health.last_poll_seconds[report.name] = self._monotonic() - started
+            account.record_duration(report.name, self._monotonic() - started)
         return True
 
-    def _fetch_and_store(
-        self, account_state: PolledAccount, report: Report, time_range: TimeRange, now: datetime
-    ) -> None:
-        assert account_state.provider is not None  # noqa: S101 - _connect came first
-        number, pending, covered = (
-            account_state.ledger_account.id,
-            account_state.report_state(report),
-            self._coverage(account_state, report),
-        )
+    def _fetch_and_store(self, session: PollSession, report: Report, time_range: TimeRange, now: datetime) -> None:
+        assert session.provider is not None  # noqa: S101 - _connect came first
+        config = session.config
+        account_number = config.ledger_account.id
+        state = session.report_state(report.name)
+        coverage = self._coverage(session, report)
         if report is NAMES_REPORT:
-            self._ledger.names.put(number, account_state.provider.names())
-            self._ledger.buckets.put(number, report.name, time_range, ())
+            self._ledger.names.put(account_number, session.provider.names())
+            self._ledger.buckets.put(account_number, report.name, time_range, ())
         else:
-            buckets = list(account_state.provider.fetch(report, time_range.start, time_range.end))
-            settled = completes_refresh(report, account_state.poll_settings, time_range, now, pending.partial_refresh)
-            self._ledger.buckets.put(number, report.name, time_range, buckets, completes_refresh=settled)
-        pending.partial_refresh = next_partial(time_range, covered, now, pending.partial_refresh)
-        pending.failures, pending.not_before = 0, None
-        if account_state.health.problems.get(report.name) is not None:
-            log_event(logger, "info", "Poll succeeded again", account=account_state.account.name, report=report.name)
-        account_state.health.record_success(report.name)
+            fetched = list(session.provider.fetch(report, time_range.start, time_range.end))
+            buckets = spread_daily_usage(report, fetched, now)
+            complete = completes_refresh(report, config.poll_settings, time_range, now, state.partial_refresh)
+            self._ledger.buckets.put(account_number, report.name, time_range, buckets, completes_refresh=complete)
+        state.partial_refresh = next_partial(time_range, coverage, now, state.partial_refresh)
+        state.failures = 0
+        state.not_before = None
+        if session.account.record_success(report.name):
+            log_event(logger, "info", "Poll succeeded again", account=config.account.name, report=report.name)
 
-    def _handle_rejection(self, account_state: PolledAccount, report: Report, error: KeyRejected | Unsupported) -> bool:
-        # Only a missing scope can be a matter of this report: a key that is refused is refused for everything.
+    def _handle_rejection(self, session: PollSession, report: Report, error: KeyRejected | Unsupported) -> bool:
+        """Handle a report that the provider rejects; return whether the others may be polled after it."""
+        # Only a missing scope can concern this report alone: a key that is rejected is rejected for every report.
         if report.optional and (isinstance(error, Unsupported) or error.reason == "missing_scope"):
-            account_state.report_state(report).not_before = self._clock() + UNSUPPORTED_RETRY_INTERVAL
-            if account_state.health.mark_unsupported(report.name, error):
-                fields = {"account": account_state.account.name, "report": report.name, "error": error}
+            session.report_state(report.name).not_before = self._clock() + UNSUPPORTED_RETRY_INTERVAL
+            if session.account.mark_unsupported(report.name):
+                fields = {"account": session.config.account.name, "report": report.name, "error": error}
                 log_event(logger, "info", "Report is not available to this account", **fields)
             return True
         if isinstance(error, KeyRejected):
-            account_state.health.failures[report.name, error.reason] += 1
-            self._mark_key_rejected(account_state, error)
+            self._reject_key(session, error, count=True)
             return False
-        self._record_failure(account_state, report, error)
+        self._record_failure(session, report.name, error)
         return True
 
-    def _mark_key_rejected(self, account_state: PolledAccount, error: KeyRejected) -> None:
-        if not account_state.key_rejected:
+    def _record_failure(self, session: PollSession, report: str, error: ProviderError) -> datetime:
+        """Record and log a failure, and return when the report may be polled again."""
+        if not self._closing.is_set():  # while closing, the failure is our own doing
+            session.account.record_failure(report, error)
             fields = {
-                "account": account_state.account.name,
-                "reason": error.reason,
-                "error": error,
-                "advice": error.advice,
-            }
-            log_event(logger, "error", "Key rejected; not asking until the key changes", **fields)
-        account_state.key_rejected = True
-        account_state.health.problems = {"key": error}
-        self._schedule_key_check(account_state)
-
-    def _record_failure(
-        self, account_state: PolledAccount, report: Report, error: ProviderError, retry_after: float | None = None
-    ) -> datetime:
-        """Tell of a poll that failed, unless it was cut by us, and return when the report may be asked again."""
-        if not self._closing.is_set():
-            account_state.health.record_failure(report.name, error)
-            fields = {
-                "account": account_state.account.name,
-                "report": report.name,
+                "account": session.config.account.name,
+                "report": report,
                 "reason": error.reason,
                 "error": error,
             }
             log_event(logger, "warn", "Poll failed", **fields)
-        pending = account_state.report_state(report)
-        pending.not_before = self._back_off(pending, retry_after)
-        return pending.not_before
+        state = session.report_state(report)
+        state.failures += 1
+        state.not_before = self._clock() + self._backoff(state.failures, error)
+        return state.not_before
 
-    def _reduce_max_range(
-        self, account_state: PolledAccount, report: Report, time_range: TimeRange, requests: int
-    ) -> None:
+    def _reduce_max_range(self, session: PollSession, report: Report, time_range: TimeRange, requests: int) -> None:
         if requests >= MIN_REQUESTS_TO_SPLIT:
-            account_state.report_state(report).max_range = max(HOUR, (time_range.end - time_range.start) / 2)
+            session.report_state(report.name).max_range = max(HOUR, (time_range.end - time_range.start) / 2)
 
-    def _back_off(self, report_state: ReportState, retry_after: float | None = None) -> datetime:
-        """Back off with jitter, or as long as the provider says (a day at most)."""
-        report_state.failures += 1
-        if retry_after:
-            return self._clock() + timedelta(seconds=min(retry_after, DAY.total_seconds()) + _random.uniform(0, 1))
-        grown = min(MAX_BACKOFF, INITIAL_BACKOFF * (1 << min(report_state.failures - 1, 10)))
-        return self._clock() + grown * _random.uniform(0.75, 1.25)
-
-
-def _disconnect(account_state: PolledAccount) -> None:
-    if account_state.provider is not None:
-        account_state.provider.close()
+    def _backoff(self, failures: int, error: ProviderError) -> timedelta:
+        """Return how long to wait: as long as the provider says (a day at most), else longer with each failure."""
+        if isinstance(error, RateLimited) and error.retry_after:
+            return min(timedelta(seconds=error.retry_after), DAY) + timedelta(seconds=self._jitter())
+        doubled = min(MAX_BACKOFF, INITIAL_BACKOFF * (1 << min(failures - 1, 10)))
+        return doubled * (0.75 + 0.5 * self._jitter())

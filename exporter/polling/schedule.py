@@ -1,4 +1,4 @@
-"""When a report is due and which span to ask for. Pure: the poller does what this says."""
+"""When a report is due, and which time range to request then. Pure: the poller acts on it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ from exporter.ledger import Coverage
 from exporter.model import DAY, HOUR, Report
 from exporter.windows import TimeRange, floor
 
-NAMES_REPORT = Report("names", "usage", HOUR, 6 * HOUR, HOUR, HOUR, timedelta(0), timedelta(0), optional=True)
-"""Asking for names is scheduled like a report, though nothing of it is a bucket."""
+NAMES_REPORT = Report("names", "names", HOUR, 6 * HOUR, HOUR, HOUR, timedelta(0), timedelta(0), optional=True)
+"""The names of workspaces and API keys are polled like a report, although they come in no buckets."""
 
 UNLIMITED = timedelta(days=36500)
-"""No limit to the length of a span."""
+"""No limit to the length of a time range."""
 
 
 @dataclass(frozen=True, slots=True)
 class PollSettings:
-    """How an account wants to be asked."""
+    """How an account is polled."""
 
     poll_interval: timedelta
     history: timedelta
+    """How far back the first poll reaches, where the provider keeps as much."""
     offset: timedelta = timedelta(0)
-    """A little delay of its own, so that a thousand accounts do not ask in the same second of the hour."""
+    """The account's own delay, so that a thousand accounts are not polled in the same second of the hour."""
+    max_range: timedelta = UNLIMITED
+    """The longest time range that is requested at a time; what is longer takes several."""
 
 
 def complete_until(report: Report, coverage: Coverage | None) -> datetime | None:
@@ -32,20 +35,20 @@ def complete_until(report: Report, coverage: Coverage | None) -> datetime | None
 
 
 def due_at(report: Report, coverage: Coverage, poll_settings: PollSettings) -> datetime:
-    """Return when to refresh a report that has been told before.
+    """Return when to refresh a report that was polled before.
 
-    A report asked once per bucket is due as soon as its next bucket is complete, not an hour after the last poll.
+    A report polled once per bucket is due as soon as its next bucket is complete, not an hour after the last poll.
     """
-    every = max(report.poll_interval, poll_settings.poll_interval)
-    if every == report.width:
+    interval = max(report.poll_interval, poll_settings.poll_interval)
+    if interval == report.width:
         delay = report.lag + poll_settings.offset
         return floor(coverage.until - delay, report.width) + report.width + delay
-    return coverage.until + every
+    return coverage.until + interval
 
 
 @dataclass(frozen=True, slots=True)
 class PartialRefresh:
-    """A refresh that goes on in pieces: where it began, and how far it has come."""
+    """A refresh in several parts: where it began, and how far it has come."""
 
     start: datetime
     refreshed_until: datetime
@@ -59,11 +62,11 @@ def next_time_range(
     max_range: timedelta = UNLIMITED,
     partial_refresh: PartialRefresh | None = None,
 ) -> TimeRange | None:
-    """Return what to ask for now; None when nothing is due.
+    """Return the time range to request now; None when nothing is due.
 
-    First the whole history; then, on every poll, the overlap, and once a day the settle period. Where a span must
-    not be longer than `at_most`, the first poll begins with the newest part and reaches further back afterwards, and
-    a refresh goes forward from where its walk has come: the covered stretch never has a gap.
+    First the whole history; then, on every poll, the overlap, and once a day the settle period. Where a time range
+    must not be longer than `max_range`, the first poll begins with the newest part and reaches further back
+    afterwards, and a refresh continues where its last part ended: the coverage never has a gap.
     """
     first = _history_start(report, poll_settings, now)
     if coverage is None:
@@ -74,7 +77,7 @@ def next_time_range(
             if partial_refresh
             else max(first, coverage.since, _refresh_start(report, coverage, now))
         )
-        # On a bucket's edge: a bucket told in two pieces would be replaced by its second half.
+        # On a bucket's edge: a bucket requested in two parts would be replaced by its second half.
         return TimeRange(since, min(now, floor(since + max(max_range, report.width), report.width)))
     if coverage.since > first:
         return TimeRange(max(first, floor(coverage.since - max_range, report.width)), coverage.since)
@@ -84,7 +87,10 @@ def next_time_range(
 def next_partial(
     time_range: TimeRange, coverage: Coverage | None, now: datetime, partial_refresh: PartialRefresh | None
 ) -> PartialRefresh | None:
-    """Return the walk that a span has begun or gone on with; None where it reached the present or went backwards."""
+    """Return the refresh that is still under way after a time range was stored.
+
+    None where the time range reached the present, or extended the history backwards.
+    """
     refreshed = coverage is not None and time_range.start >= coverage.since
     return (
         PartialRefresh(partial_refresh.start if partial_refresh else time_range.start, time_range.end)
@@ -100,7 +106,7 @@ def completes_refresh(
     now: datetime,
     partial_refresh: PartialRefresh | None = None,
 ) -> bool:
-    """Tell whether a span ends a reading of all that the provider may still revise, in one piece or several."""
+    """Return whether a time range completes a refresh of all that the provider may still revise."""
     began = partial_refresh.start if partial_refresh else time_range.start
     return (
         began <= max(_history_start(report, poll_settings, now), floor(now, DAY) - report.settle_period)
@@ -109,7 +115,7 @@ def completes_refresh(
 
 
 def next_due(report: Report, coverage: Coverage | None, poll_settings: PollSettings, now: datetime) -> datetime:
-    """Return when `next_span` will next have something to ask for."""
+    """Return when `next_time_range` will next return a time range."""
     if coverage is None or coverage.since > _history_start(report, poll_settings, now):
         return now
     return due_at(report, coverage, poll_settings)

@@ -18,7 +18,7 @@ from exporter.errors import PushError
 from exporter.ledger import Ledger
 from exporter.ledger.events import EVENTS_REPORT_NAME
 from exporter.model import HOUR, Report, Row, Secret, UsageEvent
-from exporter.polling.account_state import AccountState, Crosscheck
+from exporter.polling.account_state import AccountConfig, AccountState, Crosscheck
 from exporter.pricing.learned_rates import NegotiatedPrice
 from exporter.pricing.valuer import LedgerAccount, Valuer
 from exporter.push.parse import MAX_EVENT_AGE, Rejected, parse_batch, parse_change_event, parse_events, parse_json
@@ -274,7 +274,7 @@ class PushService:
     def _add_account(self, source: _Source, provider: str) -> None:
         number = self._ledger.buckets.register_account(source.config.name, provider)
         source.account_states[provider] = AccountState(
-            build_account(source.config, provider), build_ledger_account(source.config, provider, number)
+            AccountConfig(build_account(source.config, provider), build_ledger_account(source.config, provider, number))
         )
         source.label_sets[provider] = {
             LabelSet(labels.workspace, labels.model, labels.tier, labels.api_key)

@@ -46,9 +46,14 @@ def stored_pushed_accounts(ledger: Ledger, sources: Sequence[Source]) -> Iterato
                 yield _view(ledger, account, ledger_account, ())
 
 
+def build_snapshot(ledger: Ledger, view: AccountView, now: datetime) -> AccountSnapshot:
+    """Return an account's snapshot, without budgets. Raises LedgerError."""
+    return SnapshotBuilder().build(view, LedgerSource(ledger, view.ledger_account), (), now)
+
+
 def build_snapshots(ledger: Ledger, views: Iterator[AccountView], now: datetime) -> list[AccountSnapshot]:
     """Return the snapshots of accounts that have a watermark. Raises LedgerError."""
-    snapshots = (SnapshotBuilder().build(view, LedgerSource(ledger, view.ledger_account), (), now) for view in views)
+    snapshots = (build_snapshot(ledger, view, now) for view in views)
     return [snapshot for snapshot in snapshots if snapshot.complete_until is not None]
 
 

@@ -1,40 +1,45 @@
-"""One account read for a trial: its figures are those of a running exporter, and of the simulator's own books."""
+"""`check account`: its totals are those of a running exporter, and the simulator's ground truth."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from exporter.check import AccountTotals, Backfill, batches, compute_account_totals
-from exporter.check.backfill import BATCH_DAYS, DEFAULT_WAIT_SECONDS, MAX_WAIT_SECONDS, MAX_WAITS
+from exporter.check import (
+    AccountTotals,
+    Backfill,
+    PolledHistory,
+    compute_account_totals,
+    replay_days,
+)
+from exporter.check.backfill import BATCH_DAYS, MAX_WAIT_SECONDS, MAX_WAITS
 from exporter.config.configuration import Account
 from exporter.config.keys import KeySource
-from exporter.errors import KeyRejected, RateLimited
-from exporter.ledger import Ledger
-from exporter.model import DAY, NANO, Secret
+from exporter.errors import KeyRejected, Malformed, ProviderError, RateLimited, Unavailable
+from exporter.ledger import Coverage, Ledger
+from exporter.model import DAY, NANO
 from exporter.polling.account_state import AccountState
-from exporter.pricing.valuer import LedgerAccount
+from exporter.polling.connection import build_account_config
+from exporter.polling.poller import INITIAL_BACKOFF
 from exporter.providers import PROVIDERS
-from exporter.providers.http import ClientConfig
 from exporter.simulator.accounts import PriceChange
 from exporter.simulator.server import Simulator
 from exporter.simulator.world import World
-from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.snapshot.aggregation import Totals
-from exporter.snapshot.builder import SnapshotBuilder
-from exporter.snapshot.source import LedgerSource
+from exporter.snapshot.offline import build_snapshot
 from exporter.windows import TimeRange
 from tests.system import NOON, Clock, Samples, System, make_account, make_small_world, midnight, start_system
 
 TODAY = midnight(NOON)
-Waits = list[float]
+MAX_SERIES = 2000
 
 
 @pytest.fixture(name="system", scope="module")
@@ -42,55 +47,77 @@ def _start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """An exporter that has read thirty days of an account at each provider."""
     clock = Clock()
     with (
-        start_system(tmp_path_factory.mktemp("trial"), make_small_world(clock), clock) as system,
+        start_system(tmp_path_factory.mktemp("check"), make_small_world(clock), clock) as system,
         system.run_exporter(),
     ):
         system.poll_until_idle()
         yield system
 
 
-@contextmanager
-def _open_backfill(
-    folder: Path, simulator: Simulator, name: str, waits: Waits
-) -> Iterator[tuple[Backfill, Ledger, LedgerAccount]]:
-    """Open an account of the simulator for a trial; nobody waits, but how long is written down."""
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check found, and how long it waited."""
+
+    history: PolledHistory
+    totals: AccountTotals
+    waits: Sequence[float]
+    """Seconds of each wait for a rate limit."""
+    coverage: Mapping[str, Coverage | None]
+    """By report."""
+
+
+def _check_account(
+    folder: Path, simulator: Simulator, name: str, days: int, waits: list[float] | None = None
+) -> CheckResult:
+    """Read an account of the simulator; waiting only moves the clock, and `waits` gets the seconds."""
+    clock = Clock(simulator.world.clock())
+    start = clock.now
+    waits = [] if waits is None else waits
+
+    def wait(until: datetime, _: RateLimited) -> None:
+        waits.append((until - clock.now).total_seconds())
+        clock.now = until
+
     account = simulator.world.accounts[name]
-    kind = PROVIDERS[account.provider]
-    access = ClientConfig(Secret(account.key), simulator.base_url(name))
-    with closing(kind(access)) as provider, closing(Ledger(folder)) as ledger:
-        book = LedgerAccount(ledger.buckets.register_account(name, account.provider), account.provider, kind.reports)
-        yield Backfill(provider, book, ledger, lambda seconds, _: waits.append(seconds)), ledger, book
-
-
-def _build_snapshot(ledger: Ledger, ledger_account: LedgerAccount, now: datetime) -> AccountSnapshot:
-    account = Account(
-        name="trial",
-        provider=ledger_account.provider,
-        api_key=KeySource("here", env="KEY"),
+    configured = Account(
+        name=name,
+        provider=account.provider,
+        api_key=KeySource("config.yaml:1", env="KEY"),
         poll_interval=timedelta(minutes=5),
-        history=30 * DAY,
-        max_series=2000,
-        timeout=timedelta(minutes=1),
-        location="here",
+        history=DAY,
+        max_series=MAX_SERIES,
+        timeout=timedelta(seconds=30),
+        location="config.yaml:1",
+        base_url=simulator.base_url(name),
     )
-    view = AccountState(account, ledger_account).view()
-    return SnapshotBuilder().build(view, LedgerSource(ledger, ledger_account), (), now)
-
-
-def _backfill_totals(folder: Path, simulator: Simulator, name: str, days: int) -> AccountTotals:
-    now = simulator.world.clock()
-    with _open_backfill(folder, simulator, name, []) as (pull, ledger, book):
-        pull.read(batches(book, days, now), lambda: None)
-        return compute_account_totals(_build_snapshot(ledger, book, now), TimeRange(TODAY - (days - 1) * DAY, now))
+    with closing(Ledger(folder)) as polled, closing(Ledger(folder / "replayed")) as replayed:
+        number = polled.buckets.register_account(name, account.provider)
+        replayed.buckets.register_account(name, account.provider)
+        config = build_account_config(
+            configured, PROVIDERS[account.provider], number, {"KEY": account.key}, time.monotonic
+        )
+        history = Backfill(polled, config, days, clock, time.monotonic, wait).run()
+        replay_days(polled, replayed, config.ledger_account, days, start)
+        time_range = TimeRange(TODAY - (days - 1) * DAY, start)
+        return CheckResult(
+            history=history,
+            totals=compute_account_totals(
+                build_snapshot(replayed, AccountState(config).view(), time_range.end), time_range
+            ),
+            waits=waits,
+            coverage={
+                report.name: polled.buckets.coverage(number, report.name) for report in config.ledger_account.reports
+            },
+        )
 
 
 def _exported_totals(page: Samples, account: str, label: str) -> dict[str, Totals]:
-    """Return the thirty days of an account on /metrics by one of its labels."""
+    """Return the totals of an account's 30-day metrics by one of their labels."""
     sums = {metric: Counter[str]() for metric in ("ai_tokens_30d", "ai_requests_30d", "ai_cost_30d_usd")}
-    for metric, told in sums.items():
+    for metric, totals_by_label in sums.items():
         for series, value in page.get(metric, {}).items():
             if ("account", account) in series:
-                told[dict(series).get(label, "")] += (
+                totals_by_label[dict(series).get(label, "")] += (
                     round(value * NANO) if metric == "ai_cost_30d_usd" else round(value)
                 )
     tokens, requests, cost = sums.values()
@@ -100,8 +127,8 @@ def _exported_totals(page: Samples, account: str, label: str) -> dict[str, Total
 
 @pytest.mark.parametrize("account", ["labs-openai", "research-anthropic", "acme-cursor"])
 def test_the_totals_match_metrics(system: System, tmp_path: Path, account: str) -> None:
-    """Every day, workspace, model, tier and token type is told as by a running exporter; a billed day is its bill."""
-    found, page = _backfill_totals(tmp_path, system.simulator, account, 30), system.samples()
+    """Every day, workspace, model, tier and token type is as on /metrics; a billed day equals its bill."""
+    found, page = _check_account(tmp_path, system.simulator, account, 30).totals, system.samples()
     assert [day.start for day in found.days] == [TODAY - number * DAY for number in range(29, -1, -1)]
     assert {day.start: day.total.cost for day in found.days} == _newest_by_date(page, "ai_cost_daily_usd", account, 30)
     for day in found.days[:-1]:
@@ -116,22 +143,23 @@ def test_the_totals_match_metrics(system: System, tmp_path: Path, account: str) 
     }
     assert _sum_totals(found.workspaces) == _sum_totals(found.models) == _sum_totals(found.tiers) == found.total
     assert sum(found.tokens.values()) == found.total.tokens
-    assert list(found.models.values()) == sorted(found.models.values(), key=lambda one: -one.cost)
+    assert list(found.models.values()) == sorted(found.models.values(), key=lambda total: -total.cost)
 
 
 def _newest_by_date(page: Samples, name: str, account: str, days: int) -> dict[datetime, int]:
-    """Return the newest of what a metric tells by date, in nano-USD."""
-    told = {dict(one)["date"]: round(value * NANO) for one, value in page[name].items() if ("account", account) in one}
-    return {datetime.fromisoformat(f"{date}T00:00Z"): told[date] for date in sorted(told)[-days:]}
+    """Return the newest samples of a metric by date, in nano-USD."""
+    samples = {labels: value for labels, value in page[name].items() if ("account", account) in labels}
+    by_date = {dict(labels)["date"]: round(value * NANO) for labels, value in samples.items()}
+    return {datetime.fromisoformat(f"{date}T00:00Z"): by_date[date] for date in sorted(by_date)[-days:]}
 
 
 @pytest.mark.parametrize("account", ["labs-openai", "research-anthropic"])
 def test_estimates_are_those_that_a_running_exporter_would_have_shown(
     system: System, tmp_path: Path, account: str
 ) -> None:
-    """A day's estimate knows only the bills before it, and a trial of two days estimates as well as one of fourteen."""
-    few = _backfill_totals(tmp_path / "few", system.simulator, account, 2).days
-    days = _backfill_totals(tmp_path / "weeks", system.simulator, account, 14).days
+    """A day's estimate knows only earlier bills, and a check of two days estimates as well as one of fourteen."""
+    few = _check_account(tmp_path / "few", system.simulator, account, 2).totals.days
+    days = _check_account(tmp_path / "weeks", system.simulator, account, 14).totals.days
     assert days[-2:] == few
     shown = _newest_by_date(system.samples(), "ai_cost_daily_estimate_usd", account, 5)
     assert {day.start: day.estimate for day in days if day.start in shown} == shown
@@ -151,77 +179,96 @@ def test_an_estimate_knows_the_bills_before_its_day_and_no_later_one(tmp_path: P
     clock, changed = Clock(), TODAY - 5 * DAY
     account = replace(make_account("openai"), discount=0.5, price_changes=(PriceChange(changed.date(), 2.0),))
     with Simulator(World([account], clock, start_time=TODAY - 20 * DAY)) as simulator:
-        *billed, _ = _backfill_totals(tmp_path, simulator, "solo", 12).days
+        *billed, _ = _check_account(tmp_path, simulator, "solo", 12).totals.days
     assert len(billed) == 11
     for day in billed:
         assert day.error_ratio == pytest.approx(-0.5 if day.start == changed else 0, abs=1e-4)
 
 
-def test_batches_join_without_a_gap() -> None:
-    """Reports are asked for whole days up to now, a few at a time, a week further back where there are bills."""
-    for provider, days, earlier in (("openai", 14, 7), ("cursor", 30, 0), ("anthropic", 1, 7)):
-        spans = batches(LedgerAccount(1, provider, PROVIDERS[provider].reports), days, NOON)
-        assert spans[0].start == TODAY - (days - 1 + earlier) * DAY
-        assert spans[-1].end == NOON
-        assert all(left.end == right.start for left, right in pairwise(spans))
-        assert all(span.start == midnight(span.start) and span.end - span.start <= BATCH_DAYS * DAY for span in spans)
+@pytest.mark.parametrize(("provider", "days", "earlier"), [("openai", 5, 7), ("cursor", 9, 0), ("anthropic", 1, 7)])
+def test_days_are_read_in_batches_without_a_gap(
+    tmp_path: Path, provider: Literal["openai", "cursor", "anthropic"], days: int, earlier: int
+) -> None:
+    """Every report is covered from a midnight up to now, a week further back where there are bills."""
+    clock = Clock()
+    with Simulator(World([make_account(provider)], clock, start_time=TODAY - 20 * DAY)) as simulator:
+        result = _check_account(tmp_path, simulator, "solo", days)
+    assert days + earlier > BATCH_DAYS
+    for coverage in result.coverage.values():
+        assert coverage is not None
+        assert (coverage.since, coverage.until) == (TODAY - (days - 1 + earlier) * DAY, NOON)
 
 
-@contextmanager
-def _backfill_with_faults(
-    folder: Path, provider: str, *faults: Mapping[str, object]
-) -> Iterator[tuple[Backfill, AccountTotals, Waits]]:
-    """Read three days of an account with faults."""
-    clock, waits = Clock(), Waits()
-    world = World([make_account(provider)], clock, start_time=TODAY - 4 * DAY)  # type: ignore[arg-type]
+def _check_with_faults(
+    folder: Path, provider: Literal["openai", "cursor", "anthropic"], *faults: Mapping[str, object]
+) -> CheckResult:
+    """Check three days of an account with faults."""
+    clock = Clock()
+    world = World([make_account(provider)], clock, start_time=TODAY - 4 * DAY)
     with Simulator(world) as simulator:
         for fault in faults:
             simulator.add_fault("solo", **fault)  # type: ignore[arg-type]
-        with _open_backfill(folder, simulator, "solo", waits) as (pull, ledger, book):
-            pull.read(batches(book, 3, NOON), lambda: None)
-            yield (
-                pull,
-                compute_account_totals(_build_snapshot(ledger, book, NOON), TimeRange(TODAY - 2 * DAY, NOON)),
-                waits,
-            )
+        return _check_account(folder, simulator, "solo", 3)
 
 
-def test_what_a_plan_does_not_have_is_left_out(tmp_path: Path) -> None:
-    """A refused optional report is asked for once and noted, refused names leave the ids, and the rest is read."""
-    refused = ({"kind": "missing_scope", "path": "images"}, {"kind": "missing_scope", "path": "projects"})
-    with _backfill_with_faults(tmp_path, "openai", *refused) as (pull, found, _):
-        assert pull.unsupported == ["names", "images"]
-        assert set(found.workspaces) == {"proj_web", "proj_lab"}
-        assert (found.total.requests or 0) > 0
+@pytest.mark.parametrize(
+    ("provider", "path", "unsupported", "workspaces"),
+    [
+        ("openai", "images", "images", {"Web", "Lab"}),
+        ("anthropic", "organizations/workspaces", "names", {"wrkspc_web", "wrkspc_lab"}),
+    ],
+)
+def test_reports_outside_of_the_plan_are_left_out(
+    tmp_path: Path,
+    provider: Literal["openai", "anthropic"],
+    path: str,
+    unsupported: str,
+    workspaces: set[str],
+) -> None:
+    """A rejected optional report is listed, rejected names leave the ids, and the rest is read."""
+    result = _check_with_faults(tmp_path, provider, {"kind": "missing_scope", "path": path})
+    assert result.history.unsupported == (unsupported,)
+    assert set(result.totals.workspaces) == workspaces
+    assert result.totals.total.tokens > 0
 
 
 @pytest.mark.parametrize(("fault", "path"), [("missing_scope", "costs"), ("revoked", "images")])
-def test_what_an_account_has_to_have_ends_it(tmp_path: Path, fault: str, path: str) -> None:
-    """A refused bill, and a key that is refused altogether, are told as they are."""
-    with pytest.raises(KeyRejected), _backfill_with_faults(tmp_path, "openai", {"kind": fault, "path": path}):
-        pass
+def test_a_rejected_required_report_ends_the_check(tmp_path: Path, fault: str, path: str) -> None:
+    """A rejected bill, and a key that is rejected altogether, are raised as they are."""
+    with pytest.raises(KeyRejected):
+        _check_with_faults(tmp_path, "openai", {"kind": fault, "path": path})
+
+
+@pytest.mark.parametrize(("fault", "error"), [("server_error", Unavailable), ("malformed", Malformed)])
+def test_other_failures_are_not_waited_for(tmp_path: Path, fault: str, error: type[ProviderError]) -> None:
+    """A provider that is down or answers with something unknown ends the check at the first failure."""
+    with pytest.raises(error):
+        _check_with_faults(tmp_path, "openai", {"kind": fault, "path": "completions"})
 
 
 def test_a_rate_limit_is_waited_for(tmp_path: Path) -> None:
-    """As long as the provider says, or a usual time, again and again; then everything is there."""
-    with _backfill_with_faults(tmp_path / "quiet", "anthropic") as (_, whole, none):
-        assert none == []
+    """Each wait is as long as the provider says, else the poller's first back-off; the totals are complete."""
+    without_limits = _check_with_faults(tmp_path / "quiet", "anthropic")
+    assert without_limits.waits == []
     limits = (
+        {"kind": "rate_limited", "path": "organizations/me", "times": 1, "retry_after": 3},
         {"kind": "rate_limited", "path": "messages", "times": 2, "retry_after": 7},
         {"kind": "rate_limited", "path": "cost_report", "times": 1},
     )
-    with _backfill_with_faults(tmp_path / "limited", "anthropic", *limits) as (_, found, waits):
-        assert waits == [7, 7, DEFAULT_WAIT_SECONDS]
-        assert found == whole
+    result = _check_with_faults(tmp_path / "limited", "anthropic", *limits)
+    assert result.waits == [3, 7, 7, INITIAL_BACKOFF.total_seconds() * 0.75]
+    assert result.totals == without_limits.totals
 
 
-@pytest.mark.parametrize("told", [MAX_WAIT_SECONDS + 1, 1])
-def test_waiting_has_an_end(tmp_path: Path, told: float) -> None:
-    """A provider that asks for too long a wait is not waited for, nor one that limits for ever."""
-    limit = {"kind": "rate_limited", "retry_after": told}
-    clock, waits = Clock(), Waits()
+@pytest.mark.parametrize(
+    ("retry_after", "path"), [(MAX_WAIT_SECONDS + 1, "members"), (1, "members"), (1, "usage-events")]
+)
+def test_waiting_has_an_end(tmp_path: Path, retry_after: float, path: str) -> None:
+    """A limit that lasts too long is not waited for, nor one that never ends."""
+    clock = Clock()
+    waits: list[float] = []
     with Simulator(World([make_account("cursor")], clock, start_time=TODAY - DAY)) as simulator:
-        simulator.add_fault("solo", **limit)  # type: ignore[arg-type]
-        with pytest.raises(RateLimited), _open_backfill(tmp_path, simulator, "solo", waits) as (pull, _, _):
-            pull.verify()
-    assert waits == ([] if told > MAX_WAIT_SECONDS else [told] * MAX_WAITS)
+        simulator.add_fault("solo", "rate_limited", retry_after=int(retry_after), path=path)
+        with pytest.raises(RateLimited):
+            _check_account(tmp_path, simulator, "solo", 3, waits)
+    assert waits == ([] if retry_after > MAX_WAIT_SECONDS else [retry_after] * MAX_WAITS)

@@ -1,4 +1,4 @@
-"""`check account` as a user meets it: what it prints, what it says when it cannot, and that nothing stays behind."""
+"""`check account` on the command line: its output, its errors, and that no temporary file is left."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pty
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cli.check_account import _temporary_ledger
+from exporter.cli.check_account import _temporary_folder
 from exporter.errors import ExporterError
 from exporter.model import COST, NANO
 from exporter.providers import PROVIDERS, provider_console
@@ -28,7 +29,16 @@ from tests.system import make_account
 
 CENT = NANO // 100
 MODELS = 24
-"""Of which a table names twenty."""
+"""More than the twenty that a table lists by name."""
+_EXEC_WITH_DEFAULT_SIGNALS = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+DEFAULT_SIGNALS = (sys.executable, "-c", _EXEC_WITH_DEFAULT_SIGNALS)
+"""Runs a command with these signals' default actions: a test run by nohup or in the background ignores some of them,
+and every process that it starts inherits that."""
 
 
 def _many_models() -> SimAccount:
@@ -40,7 +50,7 @@ def _many_models() -> SimAccount:
 
 @pytest.fixture(name="sandbox", scope="module")
 def _start_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """Three accounts of three days, the first with many models."""
+    """Three accounts with three days of usage, the first with many models."""
     accounts = (_many_models(), make_account("anthropic", "labs"), make_account("cursor", "crew"))
     with start_sandbox(tmp_path_factory.mktemp("check"), *accounts) as sandbox:
         yield sandbox
@@ -53,20 +63,20 @@ def _clear_faults(sandbox: Sandbox) -> Iterator[None]:
 
 
 def _run_check(sandbox: Sandbox, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command with a folder for temporary files, in which nothing may be left."""
+    """Run the command with a folder for temporary files, and expect that it is empty afterwards."""
     env = {**ENVIRONMENT, "TMPDIR": str(folder)}
-    told = run_command("check", "account", *arguments, f"--config.file={sandbox.config}", env=env)
+    result = run_command("check", "account", *arguments, f"--config.file={sandbox.config}", env=env)
     assert list(folder.iterdir()) == []
-    assert "Traceback" not in told.stderr
-    return told
+    assert "Traceback" not in result.stderr
+    return result
 
 
 @pytest.fixture(name="output", scope="module")
 def _print_account(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What is printed of the account with many models."""
-    told = _run_check(sandbox, tmp_path_factory.mktemp("tmp"), "acme", "--days=3")
-    assert (told.returncode, told.stderr) == (0, "")
-    return told.stdout
+    """The output for the account with many models."""
+    result = _run_check(sandbox, tmp_path_factory.mktemp("tmp"), "acme", "--days=3")
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
 
 
 def _parse_tables(text: str) -> dict[str, list[list[str]]]:
@@ -89,7 +99,7 @@ def _column(table: Sequence[Sequence[str]], heading: str) -> list[str]:
 
 
 def test_what_was_billed_is_printed_to_the_cent(sandbox: Sandbox, output: str) -> None:
-    """Each billed day is what the provider charged; every table is as wide as a page and sums to its total."""
+    """Each billed day is what the provider charged; every table is at most 100 columns wide and sums to its total."""
     assert all(line.isprintable() and len(line) <= 100 for line in output.splitlines())
     head, tables = output.partition("\n\n")[0], _parse_tables(output)
     assert head.startswith("acme (openai): ok, an organization")
@@ -114,70 +124,91 @@ def test_what_was_billed_is_printed_to_the_cent(sandbox: Sandbox, output: str) -
 
 
 def test_long_tables_are_truncated_and_keep_their_sums(output: str) -> None:
-    """Twenty models are named, the dearest first; the others are one row together."""
+    """Twenty models are listed, the most expensive first; the others are summed up in a row."""
     models = _parse_tables(output)["Model or item"]
     costs = [*map(_parse_usd, _column(models, "Cost"))][:20]
     assert _column(models, "Model or item")[20:] == [f"and {MODELS + 1 - 20} more", "Total"]
     assert costs == sorted(costs, reverse=True)
 
 
-def test_the_last_lines_say_what_the_tables_mean(sandbox: Sandbox, tmp_path: Path) -> None:
-    """How near estimates were, which days are not billed, what no API tells, and that nothing was stored."""
-    told = _run_check(sandbox, tmp_path, "labs", "--days=3").stdout
+def test_the_last_lines_explain_the_tables(sandbox: Sandbox, tmp_path: Path) -> None:
+    """They state the error of estimates, the unbilled days and what the API leaves out, and that nothing is stored."""
+    result = _run_check(sandbox, tmp_path, "labs", "--days=3").stdout
     today = f"{datetime.now(UTC):%Y-%m-%d}"
-    assert re.search(rf"^Not billed yet by the provider: .*{today}\.$", told, re.MULTILINE)
-    said = " ".join(told.rpartition("\n\n")[2].split())
-    assert re.search(r"Before their bills, \d days? would have been estimated at \$", said)
-    assert re.search(r"Newest: [-\d]+, .* (off|its bill); ai_account_estimate_error_ratio shows that one\.", said)
-    assert "The priority tier is never in the cost report" in said
-    assert said.endswith("Nothing was stored.")
-    assert "Requests" not in told
+    assert re.search(rf"^Not billed yet by the provider: .*{today}\.$", result, re.MULTILINE)
+    summary = " ".join(result.rpartition("\n\n")[2].split())
+    assert re.search(r"Before their bills, \d days? would have been estimated at \$", summary)
+    assert re.search(r"Newest: [-\d]+, .* (off|its bill); exported as ai_account_estimate_error_ratio\.", summary)
+    assert "The priority tier is never in the cost report" in summary
+    assert summary.endswith("Nothing was stored.")
+    assert "Requests" not in result
 
 
-def test_use_that_carries_its_price_has_no_columns_for_bills(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Where no bill comes after use, nothing is estimated and nothing compared; money and use are the world's."""
-    told = _run_check(sandbox, tmp_path, "crew", "--days=4").stdout
-    days = _parse_tables(told)["Day (UTC)"]
+def test_usage_with_its_own_cost_has_no_columns_for_bills(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Where usage carries its cost there is no estimate and no comparison, and the cost is the simulator's."""
+    result = _run_check(sandbox, tmp_path, "crew", "--days=4").stdout
+    days = _parse_tables(result)["Day (UTC)"]
     assert days[0] == ["Day (UTC)", "Tokens", "Requests", "Cost"]
     for day, _, _, cost in days[1:4]:
         start = datetime.fromisoformat(f"{day}T00:00Z")
         rows = [row for row in sandbox.simulator.world.bill("crew", start) if row.meter == COST]
         assert abs(_parse_usd(cost) * NANO - sum(row.value for row in rows)) <= CENT
-    assert "there is no bill to wait for" in told
-    assert "Seat fees are in no API." in told
-    assert "Estimate" not in told
-    assert "Before their bills" not in told
+    assert "there is no bill to wait for" in result
+    assert "Seat fees are in no API." in result
+    assert "Estimate" not in result
+    assert "Before their bills" not in result
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_nothing_is_left_when_it_is_interrupted(sandbox: Sandbox, tmp_path: Path, number: int) -> None:
-    """Ctrl-C, a request to end and a closed terminal in the midst of reading leave no file and no traceback."""
+    """SIGINT, SIGTERM and SIGHUP during a poll leave no file and no traceback."""
     sandbox.simulator.add_fault("acme", "slow", path="usage/images", seconds=3)
-    command = [*COMMAND, "check", "account", "acme", f"--config.file={sandbox.config}"]
+    command = [*DEFAULT_SIGNALS, *COMMAND, "check", "account", "acme", f"--config.file={sandbox.config}"]
     env = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
-    asked = len(sandbox.simulator.requests)
+    requests = len(sandbox.simulator.requests)
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until("a ledger", lambda: list(tmp_path.glob("*/ledger.db")))
-        wait_until("reading", lambda: len(sandbox.simulator.requests) > asked + 2)
+        wait_until("reading", lambda: len(sandbox.simulator.requests) > requests + 2)
         process.send_signal(number)
-        output, said = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert (output, said.strip()) == ("", "Aborted!")
+    assert (output, errors.strip()) == ("", "Aborted!")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_terminal_is_shown_how_far_it_is(sandbox: Sandbox) -> None:
-    """On a terminal a bar moves while the account is read, and the tables are as wide as that."""
+def test_a_hangup_is_ignored_under_nohup(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A check whose parent ignores SIGHUP goes on when the terminal is closed, and prints its result."""
+    sandbox.simulator.add_fault("crew", "slow", path="usage-events", seconds=1)
+    command = ["nohup", *COMMAND, "check", "account", "crew", "--days=1", f"--config.file={sandbox.config}"]
+    env = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_until("a ledger", lambda: list(tmp_path.glob("*/ledger.db")))
+        process.send_signal(signal.SIGHUP)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert output.endswith("Nothing was stored.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_shows_the_progress(sandbox: Sandbox) -> None:
+    """On a terminal a progress bar is shown while the account is read."""
     ours, theirs = pty.openpty()
     command = [*COMMAND, "check", "account", "crew", f"--config.file={sandbox.config}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env={**ENVIRONMENT, "TERM": "xterm"}) as it:
         os.close(theirs)
-        said = b"".join(iter(lambda: _read_terminal(ours), b"")).decode()
+        output = b"".join(iter(lambda: _read_terminal(ours), b"")).decode()
         it.communicate()
     os.close(ours)
     assert it.returncode == 0
-    assert "Reading crew" in said
-    assert "100%" in said
+    assert "Reading crew" in output
+    assert "100%" in output
 
 
 def _read_terminal(terminal: int) -> bytes:
@@ -188,31 +219,31 @@ def _read_terminal(terminal: int) -> bytes:
 
 
 def test_a_rate_limit_is_reported_and_waited_for(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The wait that the provider asks for is told on stderr, and then everything is read."""
+    """The wait that the provider requests is printed on stderr, and then everything is read."""
     sandbox.simulator.add_fault("labs", "rate_limited", times=1, path="messages", retry_after=1)
-    told = _run_check(sandbox, tmp_path, "labs", "--days=2")
-    assert told.returncode == 0
-    assert "429" in told.stderr
-    assert told.stderr.endswith("Going on in 1 s.\n")
+    result = _run_check(sandbox, tmp_path, "labs", "--days=2")
+    assert result.returncode == 0
+    assert "429" in result.stderr
+    assert result.stderr.endswith("Going on in 1 s.\n")
 
 
 def test_reports_outside_of_the_plan_are_listed(sandbox: Sandbox, tmp_path: Path) -> None:
-    """An optional report that is refused is named, and the rest is told all the same."""
+    """An optional report that is rejected is listed, and everything else is printed."""
     sandbox.simulator.add_fault("acme", "missing_scope", path="usage/audio_speeches")
-    told = _run_check(sandbox, tmp_path, "acme", "--days=1")
-    assert told.returncode == 0
-    assert "Left out, because this key or plan does not have it: audio_speeches.\n" in told.stdout
+    result = _run_check(sandbox, tmp_path, "acme", "--days=1")
+    assert result.returncode == 0
+    assert "Left out, because this key or plan does not have it: audio_speeches.\n" in result.stdout
 
 
 def test_a_failure_is_reported_as_by_check_keys(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The provider's words and the advice are those of `check keys`; the status is 1 and nothing is printed."""
+    """The error and the advice are those of `check keys`; the exit status is 1 and stdout is empty."""
     sandbox.simulator.add_fault("labs", "revoked")
-    told = _run_check(sandbox, tmp_path, "labs")
+    result = _run_check(sandbox, tmp_path, "labs")
     keys = run_command("check", "keys", f"--config.file={sandbox.config}").stdout
-    assert (told.returncode, told.stdout) == (1, "")
-    assert told.stderr.startswith("Error: labs: GET /v1/organizations/me answered ")
-    row = "".join(takewhile(lambda one: not one.startswith("crew"), keys.partition("\nlabs ")[2].splitlines(True)))
-    assert _join_whitespace(told.stderr.partition("labs: ")[2]) in _join_whitespace(row)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: labs: GET /v1/organizations/me answered ")
+    row = "".join(takewhile(lambda line: not line.startswith("crew"), keys.partition("\nlabs ")[2].splitlines(True)))
+    assert _join_whitespace(result.stderr.partition("labs: ")[2]) in _join_whitespace(row)
 
 
 def _join_whitespace(text: str) -> str:
@@ -220,53 +251,55 @@ def _join_whitespace(text: str) -> str:
 
 
 def test_a_key_of_the_wrong_kind_is_rejected_without_an_api_call(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The key's prefix tells what it is, and the message what to do; the key itself is not shown."""
+    """The message has the prefix and the advice, and not the key itself."""
     path, good = sandbox.folder / "acme.key", (sandbox.folder / "acme.key").read_text()
     path.write_text("sk-proj-3nM8bV5cR2Zq7wX9kT")
-    asked = len(sandbox.simulator.requests)
-    told = _run_check(sandbox, tmp_path, "acme")
+    requests = len(sandbox.simulator.requests)
+    result = _run_check(sandbox, tmp_path, "acme")
     path.write_text("")
     empty = _run_check(sandbox, tmp_path, "acme")
     path.write_text(good)
-    assert told.returncode == empty.returncode == 1
-    assert "Error: acme: the key starts with sk-proj-: project key.\n-> A project key cannot read usage." in told.stderr
-    assert "Zq7wX9kT" not in told.stderr
+    assert result.returncode == empty.returncode == 1
+    assert (
+        "Error: acme: the key starts with sk-proj-: project key.\n-> A project key cannot read usage." in result.stderr
+    )
+    assert "Zq7wX9kT" not in result.stderr
     assert "acme.key: it is empty; put the key there" in empty.stderr
-    assert len(sandbox.simulator.requests) == asked
+    assert len(sandbox.simulator.requests) == requests
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("acmee", 'has no account "acmee"; did you mean acme? It has acme, labs, crew.'),
         ("sk-admin-9dKf3Lm2Zq7wX9kT", "has no account <secret>. It has acme, labs, crew."),
     ],
 )
-def test_an_unknown_account_is_reported(sandbox: Sandbox, tmp_path: Path, name: str, said: str) -> None:
-    """What is near is proposed, some that there are are named, and a key given by mistake is not repeated."""
-    told = _run_check(sandbox, tmp_path, name)
-    assert told.returncode == 1
-    assert told.stderr == f"Error: {sandbox.config} {said}\n"
+def test_an_unknown_account_is_reported(sandbox: Sandbox, tmp_path: Path, name: str, message: str) -> None:
+    """The error suggests a similar name and lists some accounts, and does not repeat a key given by mistake."""
+    result = _run_check(sandbox, tmp_path, name)
+    assert result.returncode == 1
+    assert result.stderr == f"Error: {sandbox.config} {message}\n"
 
 
 def test_more_days_than_thirty_are_misuse(sandbox: Sandbox, tmp_path: Path) -> None:
-    """What is no number of days that can be read ends with status 2."""
+    """A number of days out of range ends with exit status 2."""
     assert _run_check(sandbox, tmp_path, "acme", "--days=31").returncode == 2
 
 
 def test_a_missing_temporary_folder_is_reported_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing can be written, as in a container that is read only, the message says what is needed."""
+    """Without a writable folder, as in a read-only container, the error says what to set."""
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
     with (
         pytest.raises(ExporterError, match=r"\(No such file or directory\)\. Set TMPDIR to a folder"),
-        _temporary_ledger(),
+        _temporary_folder(),
     ):
         pass
 
 
-def test_a_plug_in_need_not_know_a_console(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each provider of ours says where its own figures are; one that does not is a provider all the same."""
-    told = [provider_console(kind) for kind in PROVIDERS.values()]
-    assert all(one is not None and one.url.startswith("https://") for one in told)
+def test_the_console_is_optional_for_a_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each built-in provider has the address of its console; a provider without it is valid."""
+    consoles = [provider_console(provider_type) for provider_type in PROVIDERS.values()]
+    assert all(console is not None and console.url.startswith("https://") for console in consoles)
     monkeypatch.delattr(Cursor, "console")
     assert provider_console(Cursor) is None

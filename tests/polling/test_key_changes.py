@@ -14,13 +14,13 @@ POLL = timedelta(minutes=5)
 NEW_KEY = "sk-admin-of-tomorrow"
 
 
-@pytest.fixture
-def system(tmp_path: Path) -> Iterator[System]:
-    """One OpenAI account, read and well."""
-    with start_small_system(tmp_path, make_account("openai")) as stage:
-        stage.poll_until_idle()
-        stage.simulator.requests.clear()
-        yield stage
+@pytest.fixture(name="system")
+def _start_system(tmp_path: Path) -> Iterator[System]:
+    """An OpenAI account that has been polled without any problem."""
+    with start_small_system(tmp_path, make_account("openai")) as system:
+        system.poll_until_idle()
+        system.simulator.requests.clear()
+        yield system
 
 
 def _accept_key(system: System, key: str) -> None:
@@ -36,7 +36,7 @@ def _count_rejections(system: System) -> int:
 
 
 def _assert_healthy(system: System, problems: set[str]) -> None:
-    """The account is read as it was before, whatever its next key lacks."""
+    """Poll once more, and expect success with the key in use, besides these problems of the pending key."""
     system.simulator.requests.clear()
     system.advance(POLL)
     assert system.problems("solo") == problems
@@ -57,7 +57,7 @@ def test_a_new_key_takes_over_from_one_that_works(system: System) -> None:
 
 
 def test_a_rejected_new_key_does_not_replace_a_working_one(system: System) -> None:
-    """It is tried once and told; the old one goes on. After a reload, or when it has changed, it is tried again."""
+    """It is tried once and reported, and the working key stays in use; a reload or another key causes a new try."""
     system.key_file("solo").write_text(NEW_KEY)
     system.advance(POLL)
     _assert_healthy(system, {"key_rejected"})
@@ -73,7 +73,7 @@ def test_a_rejected_new_key_does_not_replace_a_working_one(system: System) -> No
 
 
 def test_the_landing_page_shows_a_rejected_new_key(system: System) -> None:
-    """It names the account, what is wrong with the key and what to do, and that the old one still works."""
+    """The page shows the account, the error of the new key, the advice, and that the previous key still works."""
     system.key_file("solo").write_text(NEW_KEY)
     system.advance(POLL)
     page = system.app.handlers().landing_page()
@@ -85,7 +85,7 @@ def test_the_landing_page_shows_a_rejected_new_key(system: System) -> None:
 
 
 def test_a_new_key_of_the_wrong_kind_is_never_sent(system: System) -> None:
-    """Where the prefix tells that the new key cannot work, the old one goes on and no request is made with the new."""
+    """A new key whose prefix shows that it cannot work causes no request, and the previous key stays in use."""
     system.key_file("solo").write_text("sk-ant-api03-of-somebody")
     system.advance(POLL)
     _assert_healthy(system, {"wrong_key_kind"})
@@ -93,7 +93,7 @@ def test_a_new_key_of_the_wrong_kind_is_never_sent(system: System) -> None:
 
 
 def test_a_new_key_that_cannot_be_judged_is_tried_at_the_next_poll(system: System) -> None:
-    """Where the provider is in trouble as the key changes, the old one stays, and the new one is tried again."""
+    """When the provider is unavailable as the key changes, the old key stays and the new one is tried again."""
     old = system.key_file("solo").read_text()
     _accept_key(system, NEW_KEY)
     system.simulator.add_fault("solo", "server_error")
@@ -107,7 +107,7 @@ def test_a_new_key_that_cannot_be_judged_is_tried_at_the_next_poll(system: Syste
 
 
 def test_a_missing_key_file_is_reported_and_polling_continues(system: System) -> None:
-    """Without its key's file an account is read on with the key that was read before; back again, nothing is wrong."""
+    """Without its key file an account is polled with the key that was read before, and the problem is reported."""
     key = system.key_file("solo").read_text()
     system.key_file("solo").unlink()
     system.advance(POLL)
@@ -118,8 +118,8 @@ def test_a_missing_key_file_is_reported_and_polling_continues(system: System) ->
     _assert_healthy(system, set())
 
 
-def test_the_old_key_back_in_its_place_ends_the_problem(system: System) -> None:
-    """Who puts the working key back is told nothing more."""
+def test_restoring_the_old_key_ends_the_problem(system: System) -> None:
+    """When the working key is restored in the file, no problem is reported any more."""
     old = system.key_file("solo").read_text()
     system.key_file("solo").write_text(NEW_KEY)
     system.advance(POLL)
@@ -129,7 +129,7 @@ def test_the_old_key_back_in_its_place_ends_the_problem(system: System) -> None:
 
 
 def test_when_the_old_key_ends_the_rejected_one_is_reported(system: System) -> None:
-    """Once the key that worked is revoked too, the account is down, and what is told is of the key in the file."""
+    """Once the working key is revoked too, the account is down, and the problem is that of the key in the file."""
     old = system.key_file("solo").read_text()
     system.key_file("solo").write_text(NEW_KEY)
     system.advance(POLL)

@@ -1,0 +1,59 @@
+"""Builds the configuration of a polled account from its entry in the configuration file and its provider's class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from hashlib import blake2b
+
+from exporter.config.configuration import Account
+from exporter.config.keys import diagnose
+from exporter.model import Provider, Secret
+from exporter.polling.account_state import PolledAccountConfig, RequestObserver
+from exporter.polling.schedule import PollSettings
+from exporter.pricing.learned_rates import NegotiatedPrice
+from exporter.pricing.valuer import LedgerAccount
+from exporter.providers import ProviderType
+from exporter.providers.http import ClientConfig
+
+MAX_POLL_OFFSET = 120
+"""Seconds over which accounts that are due at the same time of the hour are spread."""
+
+
+def build_account_config(
+    account: Account,
+    provider_type: ProviderType,
+    account_number: int,
+    environ: Mapping[str, str],
+    monotonic: Callable[[], float],
+) -> PolledAccountConfig:
+    """Return the configuration of an account; `account_number` is its number in the ledger."""
+    prices = tuple(
+        NegotiatedPrice(price.model, price.meter, price.tier, price.usd_per_million) for price in account.prices
+    )
+    # From the name: the same after every restart, so that accounts stay spread.
+    digest = blake2b(account.name.encode(), digest_size=4).digest()
+    offset = timedelta(seconds=int.from_bytes(digest) % MAX_POLL_OFFSET)
+
+    def connect(key: Secret, observe: RequestObserver) -> Provider:
+        rejection = diagnose(key, provider_type.key_kinds)
+        if rejection is not None:
+            raise rejection
+        return provider_type(
+            ClientConfig(
+                key=key,
+                base_url=account.base_url or provider_type.base_url,
+                by_api_key="api_key" in account.labels,
+                observe=observe,
+                timeout=account.timeout.total_seconds(),
+                monotonic=monotonic,
+            )
+        )
+
+    return PolledAccountConfig(
+        account=account,
+        ledger_account=LedgerAccount(account_number, account.provider, provider_type.reports, prices),
+        poll_settings=PollSettings(account.poll_interval, account.history, offset),
+        read_key=lambda: account.api_key.read(environ),
+        connect=connect,
+    )

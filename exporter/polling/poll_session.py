@@ -1,0 +1,75 @@
+"""The poller's memory of one account between two polls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from exporter.model import Provider, Secret
+from exporter.polling.account_state import PolledAccount, PolledAccountConfig, PollRequests
+from exporter.polling.schedule import PartialRefresh
+
+
+@dataclass(slots=True)
+class ReportState:
+    """One report of one account."""
+
+    max_range: timedelta
+    """The longest time range that is requested at a time."""
+    failures: int = 0
+    """Since the last success: each one lengthens the back-off."""
+    not_before: datetime | None = None
+    partial_refresh: PartialRefresh | None = None
+
+
+@dataclass(slots=True, eq=False)
+class PollSession:
+    """One account. Only the thread that polls the account uses it, except for the three fields that say otherwise."""
+
+    account: PolledAccount
+    config: PolledAccountConfig
+    """The configuration of the poll under way: a reload meanwhile is for the next poll."""
+    provider: Provider | None = None
+    """Assigned under the poller's lock only, because `Poller.close` closes it from another thread."""
+    due_at: datetime | None = None
+    """When the next poll is due, for the timer thread; None is at once. Guarded by the poller's lock."""
+    removed: bool = False
+    """The account is not configured any more: its last poll closes the provider. Guarded by the poller's lock."""
+    key: Secret | None = None
+    """The key of `provider`, or the one that was rejected."""
+    pending_key: Secret | None = None
+    """A key that was to replace the working one and was rejected: it is not tried again."""
+    report_states: dict[str, ReportState] = field(default_factory=dict)
+    backoff_until: datetime | None = None
+    """Set by failures of the whole account: a rate limit, a network that is down, a rejected key."""
+    next_poll_at: datetime | None = None
+    """When the next report is due; None before the first poll."""
+    request_count: int = 0
+    """HTTP requests of this account so far."""
+
+    def report_state(self, report: str) -> ReportState:
+        """Return the state of a report, new where there is none."""
+        if report not in self.report_states:
+            self.report_states[report] = ReportState(self.config.poll_settings.max_range)
+        return self.report_states[report]
+
+    def accept_requests(self, requests: PollRequests) -> None:
+        """Apply what other threads requested since the last poll began."""
+        self.config = requests.config
+        if requests.configuration_changed:
+            self.next_poll_at = None
+        if requests.retry_rejected_key:
+            self.pending_key = None
+            if self.account.key_rejected:
+                # Without a known key the next poll connects as if it were the first.
+                self.key = self.backoff_until = self.next_poll_at = None
+
+    def observe_request(self, code: str) -> None:
+        """Count an HTTP request."""
+        self.request_count += 1
+        self.account.record_request(code)
+
+    def earliest_poll(self) -> datetime | None:
+        """Return when the account may be polled again; None is at once."""
+        times = [time for time in (self.backoff_until, self.next_poll_at) if time is not None]
+        return max(times, default=None)
