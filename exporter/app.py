@@ -33,7 +33,7 @@ from exporter.metrics.families import (
     Family,
 )
 from exporter.metrics.self_metrics import SelfMetrics, ValuesByLabels
-from exporter.model import DAY, Provider, Secret
+from exporter.model import DAY, Secret
 from exporter.polling.account_state import AccountState, PolledAccount
 from exporter.polling.health import Health
 from exporter.polling.poller import Poller
@@ -41,8 +41,8 @@ from exporter.polling.schedule import PollSettings
 from exporter.pricing.learned_rates import NegotiatedPrice
 from exporter.pricing.list_prices import list_rates
 from exporter.pricing.valuer import LedgerAccount, PriceList, Valuer
-from exporter.providers import ProviderType
-from exporter.providers.http import ClientConfig
+from exporter.providers import ProviderType, create_provider, known_key_kinds
+from exporter.providers.base import ClientConfig, Provider
 from exporter.push.parse import MAX_EVENT_AGE, parse_change_event
 from exporter.push.service import Accepted, PushService
 from exporter.ui import render_landing_page
@@ -250,18 +250,18 @@ class App:
         offset = int.from_bytes(blake2b(account.name.encode(), digest_size=4).digest()) % MAX_POLL_OFFSET
 
         def connect(key: Secret, health: Health) -> Provider:
-            if (rejected := diagnose(key, kind.key_kinds)) is not None:
+            key_kinds = known_key_kinds(account.provider, self._dependencies.providers)
+            if (rejected := diagnose(key, key_kinds)) is not None:
                 raise rejected
-            return kind(
-                ClientConfig(
-                    key=key,
-                    base_url=account.base_url or kind.base_url,
-                    by_api_key="api_key" in account.labels,
-                    observe=lambda code: health.requests.update([code]),
-                    timeout=account.timeout.total_seconds(),
-                    monotonic=self._dependencies.monotonic,
-                )
+            client_config = ClientConfig(
+                key=key,
+                base_url=account.base_url or kind.base_url,
+                by_api_key="api_key" in account.labels,
+                observe=lambda code: health.requests.update([code]),
+                timeout=account.timeout.total_seconds(),
+                monotonic=self._dependencies.monotonic,
             )
+            return create_provider(kind, client_config, getattr(account, "options", None))
 
         return PolledAccount(
             account=account,

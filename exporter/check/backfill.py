@@ -8,10 +8,11 @@ from typing import TypeVar
 
 from exporter.errors import KeyRejected, RateLimited, Unsupported
 from exporter.ledger import Ledger
-from exporter.model import DAY, Bucket, Provider, Report
+from exporter.model import DAY, Bucket, Report
 from exporter.polling.schedule import NAMES_REPORT
 from exporter.pricing.list_prices import list_rates
 from exporter.pricing.valuer import EVIDENCE_DAYS, LedgerAccount, PriceList, Valuer
+from exporter.providers.base import Provider
 from exporter.windows import TimeRange, days_back, slots
 
 BATCH_DAYS = 4

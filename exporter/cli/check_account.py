@@ -26,10 +26,10 @@ from exporter.config.configuration import Account, Config
 from exporter.config.messages import format_value, suggest
 from exporter.errors import ExporterError, ProviderError, RateLimited
 from exporter.ledger import Ledger
-from exporter.model import Provider
 from exporter.pricing.learned_rates import NegotiatedPrice
 from exporter.pricing.valuer import LedgerAccount
-from exporter.providers import ProviderType, load_providers, provider_console
+from exporter.providers import ProviderType, create_provider, known_key_kinds, load_providers, provider_console
+from exporter.providers.base import KeyKind, Provider
 from exporter.providers.http import ClientConfig
 from exporter.windows import TimeRange, days_back
 
@@ -62,7 +62,10 @@ def check_account(*, name: str, path: Path, days: int) -> None:
         providers = load_providers()
         account = _find_account(settings.load(path, providers), name)
         kind = providers[account.provider]
-        with _add_advice_to_errors(account), closing(_connect(account, kind)) as provider:
+        with (
+            _add_advice_to_errors(account),
+            closing(_connect(account, kind, known_key_kinds(account.provider, providers))) as provider,
+        ):
             tried = _run_check(account, kind, provider, days)
     _print_result(account, kind, tried)
 
@@ -99,14 +102,14 @@ def _add_advice_to_errors(account: Account) -> Iterator[None]:
         raise ExporterError(f"{account.name}: {str(error).rstrip('.')}.\n-> {advice(error)}") from error
 
 
-def _connect(account: Account, provider_type: ProviderType) -> Provider:
+def _connect(account: Account, provider_type: ProviderType, key_kinds: Sequence[KeyKind]) -> Provider:
     key = account.api_key.read(os.environ)
-    if (rejected := keys.diagnose(key, provider_type.key_kinds)) is not None:
+    if (rejected := keys.diagnose(key, key_kinds)) is not None:
         raise rejected
     by_key, timeout = "api_key" in account.labels, account.timeout.total_seconds()
-    return provider_type(
-        ClientConfig(key, account.base_url or provider_type.base_url, by_api_key=by_key, timeout=timeout)
-    )
+    base_url = account.base_url or provider_type.base_url
+    client_config = ClientConfig(key, base_url, by_api_key=by_key, timeout=timeout)
+    return create_provider(provider_type, client_config, getattr(account, "options", None))
 
 
 def _run_check(account: Account, provider_type: ProviderType, provider: Provider, days: int) -> _CheckResult:

@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 
 from exporter.config.configuration import Account
 from exporter.ledger import Coverage, Ledger
-from exporter.model import Provider, Report, Secret
+from exporter.model import Report, Secret
 from exporter.polling.health import Health, HealthSnapshot
 from exporter.polling.schedule import NAMES_REPORT, UNLIMITED, PartialRefresh, PollSettings, complete_until
 from exporter.pricing.valuer import LedgerAccount
+from exporter.providers.base import Provider
 from exporter.windows import TimeRange
 
 

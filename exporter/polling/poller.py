@@ -21,10 +21,11 @@ from exporter.errors import (
 )
 from exporter.ledger import Coverage, Ledger
 from exporter.logs import log_event
-from exporter.model import DAY, HOUR, Provider, Report, Secret
+from exporter.model import DAY, HOUR, Report, Secret
 from exporter.polling.account_state import PolledAccount, ReportState
 from exporter.polling.schedule import NAMES_REPORT, completes_refresh, next_due, next_partial, next_time_range
 from exporter.pricing.valuer import Valuer
+from exporter.providers.base import Provider
 from exporter.windows import TimeRange
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from exporter.errors import KeyRejected, RateLimited
 from exporter.ledger import Ledger
 from exporter.model import DAY, NANO, Secret
 from exporter.pricing.valuer import LedgerAccount
-from exporter.providers import PROVIDERS
+from exporter.providers import PROVIDERS, create_provider
 from exporter.providers.http import ClientConfig
 from exporter.simulator.accounts import PriceChange
 from exporter.simulator.server import Simulator
@@ -50,7 +50,7 @@ def _open_backfill(
     account = simulator.world.accounts[name]
     kind = PROVIDERS[account.provider]
     access = ClientConfig(Secret(account.key), simulator.base_url(name))
-    with closing(kind(access)) as provider, closing(Ledger(folder)) as ledger:
+    with closing(create_provider(kind, access)) as provider, closing(Ledger(folder)) as ledger:
         book = LedgerAccount(ledger.buckets.register_account(name, account.provider), account.provider, kind.reports)
         yield Backfill(provider, book, ledger, lambda seconds, _: waits.append(seconds)), ledger, book
 

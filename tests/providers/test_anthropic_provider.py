@@ -9,31 +9,31 @@ import pytest
 from exporter.errors import KeyRejected, Malformed
 from exporter.model import DAY, HOUR, Report, Row
 from exporter.providers.anthropic import Anthropic
-from exporter.simulator.server import Simulator
+from exporter.providers.testing import ContractApi
 from tests.providers.canned import ReceivedRequest, Reply, open_provider
-from tests.providers.contract import NOW, TODAY, ProviderContract
+from tests.providers.contract import NOW, TODAY, SimulatedProviderContract
 
 MESSAGES, COSTS = Anthropic.reports
 
 
-class TestAnthropicContract(ProviderContract):
+class TestAnthropicContract(SimulatedProviderContract):
     """An organization with a default workspace, batches and two lifetimes of cache writes."""
 
-    name = "anthropic"
+    provider_type = Anthropic
     account = "acme-anthropic"
 
-    def test_the_first_poll_is_six_requests(self, simulator: Simulator) -> None:
+    def test_the_first_poll_is_six_requests(self, api: ContractApi) -> None:
         """Thirty days and today are five pages of hours and one of costs."""
-        self.fetch_days(simulator, MESSAGES, 30)
-        assert len(simulator.requests) == 5
-        self.fetch_days(simulator, COSTS, 30)
-        assert len(simulator.requests) == 6
+        self.fetch_days(api, MESSAGES, 30)
+        assert len(api.statuses) == 5
+        self.fetch_days(api, COSTS, 30)
+        assert len(api.statuses) == 6
 
 
-class TestResearchAnthropicContract(ProviderContract):
+class TestResearchAnthropicContract(SimulatedProviderContract):
     """An organization that uses the long context window."""
 
-    name = "anthropic"
+    provider_type = Anthropic
     account = "research-anthropic"
 
 

@@ -11,16 +11,16 @@ from exporter.errors import KeyRejected, Malformed
 from exporter.model import DAY, HOUR, Bucket, Row
 from exporter.providers.cursor import Cursor
 from tests.providers.canned import ReceivedRequest, Reply, open_provider
-from tests.providers.contract import NOW, TODAY, ProviderContract
+from tests.providers.contract import NOW, TODAY, SimulatedProviderContract
 
 (EVENTS,) = Cursor.reports
 MIDNIGHT = int(TODAY.timestamp() * 1000)
 
 
-class TestCursorContract(ProviderContract):
+class TestCursorContract(SimulatedProviderContract):
     """A team with billing groups, included and on-demand events and service accounts."""
 
-    name = "cursor"
+    provider_type = Cursor
     account = "acme-cursor"
 
 

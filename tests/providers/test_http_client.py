@@ -14,9 +14,10 @@ import pytest
 
 from exporter.errors import KeyRejected, Malformed, ProviderError, RateLimited, Unavailable, Unsupported
 from exporter.model import KeyRejectionRule, Secret
-from exporter.providers import http
-from exporter.providers.http import Client, ClientConfig
-from tests.providers.canned import CannedServer, Reply, start_canned_server
+from exporter.providers import PROVIDERS, http
+from exporter.providers.http import Client, ClientConfig, Json, paginate_by_number, paginate_by_offset
+from exporter.providers.parsing import list_field
+from tests.providers.canned import CannedServer, ReceivedRequest, Reply, start_canned_server
 
 KEY = "abc.DEF-123"
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -28,7 +29,9 @@ def open_client(
 ) -> Iterator[Client]:
     """Open a client; its key travels as bearer."""
     headers = {"Authorization": f"Bearer {key}"}
-    with closing(Client(ClientConfig(Secret(key), url, timeout=timeout), headers, rejection_rules)) as opened:
+    prefixes = frozenset(kind.prefix for provider_type in PROVIDERS.values() for kind in provider_type.key_kinds)
+    client_config = ClientConfig(Secret(key), url, timeout=timeout, key_prefixes=prefixes)
+    with closing(Client(client_config, headers, rejection_rules)) as opened:
         yield opened
 
 
@@ -255,7 +258,7 @@ def test_no_tls_on_the_other_side() -> None:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:abc", "no-scheme", "ftp://127.0.0.1"])
 def test_a_base_url_that_is_none(url: str) -> None:
     """An address that cannot be asked is told as such."""
-    assert str(error_at(url)) == "GET /x: base_url is no address that can be asked"
+    assert str(error_at(url)) == "GET /x: base_url is not an HTTP address"
 
 
 @pytest.mark.parametrize("key", ["", "a b", "a\r\nx-evil: 1", "schlüssel", "a\x00"])
@@ -305,3 +308,76 @@ def test_more_pages_but_no_cursor(cursor: object) -> None:
     page = {"n": 1, "has_more": True, "next_page": cursor}
     with start_canned_server(lambda _: Reply(page)) as server, pytest.raises(Malformed, match="next_page"):
         fetch_pages(server)
+
+
+ITEMS = [{"n": number} for number in range(5)]
+
+
+def answer_by_offset(request: ReceivedRequest) -> Reply:
+    """Return the requested part of ITEMS, and their number."""
+    offset, limit = int(request.query["offset"][0]), int(request.query["limit"][0])
+    return Reply({"items": ITEMS[offset : offset + limit], "total": len(ITEMS)})
+
+
+@pytest.mark.parametrize(
+    ("limit", "total_field", "requests"), [(2, "", 3), (5, "", 2), (2, "total", 3), (5, "total", 1)]
+)
+def test_offset_pages_return_every_item_once(limit: int, total_field: str, requests: int) -> None:
+    """A list is read to its end, which is the announced number of items or else a page that is not full."""
+    with start_canned_server(answer_by_offset) as server, open_client(server.url) as client:
+        pages = client.offset_pages("/x", [("a", "b")], "items", limit=limit, total_field=total_field)
+        assert [item for page in pages for item in list_field(page, "items")] == ITEMS
+    assert len(server.requests) == requests
+    assert {tuple(request.query["a"]) for request in server.requests} == {("b",)}
+
+
+@pytest.mark.parametrize(
+    ("page", "field"),
+    [
+        ({"items": []}, "total"),
+        ({"items": [], "total": "5"}, "total"),
+        ({"items": [], "total": True}, "total"),
+        ({"items": [], "total": 5}, "total"),
+        ({"total": 5}, "items"),
+        ({"items": {}, "total": 5}, "items"),
+    ],
+)
+def test_incomplete_offset_pages_are_malformed(page: dict[str, object], field: str) -> None:
+    """Items are never lost in silence: a page without its list or with too few items is Malformed."""
+    with pytest.raises(Malformed) as caught:
+        list(paginate_by_offset(lambda _: page, "items", limit=2, total_field="total"))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("total_field", ["", "total"])
+def test_a_server_that_ignores_the_offset_is_malformed(total_field: str) -> None:
+    """A page that repeats the page before ends the list with an error after the second request."""
+    offsets: list[int] = []
+
+    def fetch_page(offset: int) -> Json:
+        offsets.append(offset)
+        return {"items": ITEMS[:2], "total": 100}
+
+    with pytest.raises(Malformed, match="repeats"):
+        list(paginate_by_offset(fetch_page, "items", limit=2, total_field=total_field))
+    assert offsets == [0, 2]
+
+
+def test_offset_pages_are_bounded() -> None:
+    """A list ends with an error after the maximum number of pages."""
+    with pytest.raises(Malformed, match="more than 3 pages"):
+        list(paginate_by_offset(lambda offset: {"items": [offset]}, "items", limit=1, max_pages=3))
+
+
+def test_numbered_pages_are_read_to_the_last() -> None:
+    """Pages are numbered from one and read while the page says that there is another."""
+    pages = list(paginate_by_number(lambda number: {"number": number}, lambda page: page["number"] != 3))
+    assert pages == [{"number": 1}, {"number": 2}, {"number": 3}]
+
+
+def test_numbered_pages_are_bounded() -> None:
+    """A repeated page and too many pages end the list with an error."""
+    with pytest.raises(Malformed, match="repeats"):
+        list(paginate_by_number(lambda _: {"number": 1}, lambda _: True))
+    with pytest.raises(Malformed, match="more than 3 pages"):
+        list(paginate_by_number(lambda number: {"number": number}, lambda _: True, max_pages=3))

@@ -9,34 +9,35 @@ from typing import Any
 import pytest
 
 from exporter.errors import KeyRejected, Malformed
-from exporter.model import HOUR, TOKEN_METERS, Bucket, Provider, Report, Row
+from exporter.model import HOUR, TOKEN_METERS, Bucket, Report, Row
+from exporter.providers.base import Provider
 from exporter.providers.openai import OpenAI
-from exporter.simulator.server import Simulator
+from exporter.providers.testing import ContractApi
 from tests.providers.canned import CannedServer, Reply, open_provider
-from tests.providers.contract import NOW, TODAY, ProviderContract
+from tests.providers.contract import NOW, TODAY, SimulatedProviderContract
 
 COMPLETIONS, COSTS = OpenAI.reports[:2]
 START = int(TODAY.timestamp())
 
 
-class TestOpenAIContract(ProviderContract):
+class TestOpenAIContract(SimulatedProviderContract):
     """A large organization with every kind of usage."""
 
-    name = "openai"
+    provider_type = OpenAI
     account = "acme-openai"
 
-    def test_the_first_poll_is_five_requests(self, simulator: Simulator) -> None:
+    def test_the_first_poll_is_five_requests(self, api: ContractApi) -> None:
         """Thirty days and today are five pages of hours and one of costs."""
-        self.fetch_days(simulator, COMPLETIONS, 30)
-        assert len(simulator.requests) == 5
-        self.fetch_days(simulator, COSTS, 30)
-        assert len(simulator.requests) == 6
+        self.fetch_days(api, COMPLETIONS, 30)
+        assert len(api.statuses) == 5
+        self.fetch_days(api, COSTS, 30)
+        assert len(api.statuses) == 6
 
 
-class TestSmallOpenAIContract(ProviderContract):
+class TestSmallOpenAIContract(SimulatedProviderContract):
     """A small organization, whose rows have no detail fields and whose amounts are texts."""
 
-    name = "openai"
+    provider_type = OpenAI
     account = "labs-openai"
 
 
@@ -250,8 +251,8 @@ def open_with_bucket(start: int, end: int) -> Iterator[Provider]:
 
 @pytest.mark.parametrize(("start", "end"), [(60, 120), (0, 86_400), (0, 0)])
 def test_buckets_of_another_schema(start: int, end: int) -> None:
-    """A bucket off the edge of its slot, or of another width than was asked for, is Malformed."""
-    with open_with_bucket(start, end) as openai, pytest.raises(Malformed, match=r"edge|width"):
+    """A bucket that starts inside a slot, or has another width than was requested, is Malformed."""
+    with open_with_bucket(start, end) as openai, pytest.raises(Malformed, match=r"inside|width"):
         list(openai.fetch(COMPLETIONS, TODAY, TODAY + HOUR))
 
 
