@@ -12,7 +12,7 @@ import pytest
 from exporter.model import DAY, HOUR
 from tests.simulator.simulated import NOW, TODAY, SimulatorClient, assert_conforms, open_demo_client, sum_by_meter
 
-SPEC = "anthropic-admin"
+SPEC = "anthropic"
 USAGE, COSTS = "/v1/organizations/usage_report/messages", "/v1/organizations/cost_report"
 ACME = "acme-anthropic"
 GROUPS = ["api_key_id", "workspace_id", "model", "service_tier", "context_window", "inference_geo"]

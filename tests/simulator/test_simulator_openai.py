@@ -39,18 +39,18 @@ def test_usage_conforms_to_the_specification(caller: SimulatorClient, kind: str)
     params = {"start_time": to_seconds(TODAY - DAY), "group_by[]": list(USAGE_REPORTS[kind].group_by)}
     body = caller.get(BIG, path, params).json()
     assert body["data"][0]["results"]
-    assert_conforms(body, "openai-organization", path)
+    assert_conforms(body, "openai", path)
 
 
 def test_costs_and_names_conform_to_the_specification(caller: SimulatorClient) -> None:
     """Costs, projects and API keys validate against the published schemas."""
     costs = {"start_time": to_seconds(TODAY - 3 * DAY), "group_by[]": ["project_id", "line_item", "api_key_id"]}
-    assert_conforms(caller.get(BIG, "/organization/costs", costs).json(), "openai-organization", "/organization/costs")
+    assert_conforms(caller.get(BIG, "/organization/costs", costs).json(), "openai", "/organization/costs")
     projects = caller.get(BIG, "/organization/projects", {"include_archived": "true"}).json()
-    assert_conforms(projects, "openai-organization", "/organization/projects")
+    assert_conforms(projects, "openai", "/organization/projects")
     for project in projects["data"]:
         keys = caller.get(BIG, f"/organization/projects/{project['id']}/api_keys").json()
-        assert_conforms(keys, "openai-organization", "/organization/projects/{project_id}/api_keys")
+        assert_conforms(keys, "openai", "/organization/projects/{project_id}/api_keys")
 
 
 @pytest.mark.parametrize(("width", "limit", "buckets"), [("1h", 7, 48 + 16), ("1d", 1, 3), ("1h", 168, 64)])
