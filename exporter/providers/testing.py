@@ -1,7 +1,7 @@
 """The contract test that every provider must pass, for the built-in providers and for plug-ins alike.
 
-Subclass ProviderContract in a test module, name the class `Test…`, set `provider_type`, and define the fixture `api`
-and the expected usage. FakeApi serves an API that is implemented as a function, and can be made to fail in every way
+Subclass ProviderContract in a test module, name the class `Test…`, set `provider_type`, and define the fixture `api`.
+FakeApi serves an API that is implemented as a function, and can be made to fail in every way
 that the contract requires. docs/providers.md has a complete example. This module needs pytest; no other module of the
 package imports it.
 """
@@ -155,6 +155,14 @@ class ContractApi(Protocol):
         """Answer normally again."""
         ...
 
+    def expected_usage(self, since: datetime, until: datetime) -> Iterable[tuple[datetime, Row]]:
+        """Return (start of the slot, row) of all usage reports together, for the slots that start in [since, until)."""
+        ...
+
+    def expected_bill(self, day: datetime) -> Iterable[Row]:
+        """Return the rows of the bill of a UTC day, of which items and values are compared."""
+        ...
+
 
 class _Fault(NamedTuple):
     kind: str
@@ -166,21 +174,27 @@ class _Fault(NamedTuple):
 class FakeApi:
     """A provider's API on loopback, implemented as a function, with failures on demand; a context manager.
 
-    `respond` answers a request as the provider does. `rejections` are the provider's answers to keys that it does
-    not accept: fault kind -> answer.
+    `respond` answers a request as the provider does. `expected_usage` and `expected_bill` return what a correct
+    provider reads from those answers, as in ContractApi. `rejections` are the provider's answers to keys that it
+    does not accept: fault kind -> answer.
     """
 
     def __init__(
         self,
         respond: Callable[[ReceivedRequest], Reply],
-        rejections: Mapping[str, Reply],
+        *,
+        rejections: Mapping[str, Reply] | None = None,
+        expected_usage: Callable[[datetime, datetime], Iterable[tuple[datetime, Row]]] | None = None,
+        expected_bill: Callable[[datetime], Iterable[Row]] | None = None,
         key: str = "key-of-the-contract-test",
     ) -> None:
         self.key = key
         self.base_url = ""
         self.statuses: list[int] = []
         self._respond = respond
-        self._rejections = rejections
+        self._rejections = rejections or {}
+        self._expected_usage = expected_usage
+        self._expected_bill = expected_bill
         self._fault: _Fault | None = None
         self._requests_by_path: Counter[str] = Counter()
         self._server = start_canned_server(self._answer)
@@ -202,6 +216,14 @@ class FakeApi:
     def clear_faults(self) -> None:
         """Answer normally again."""
         self._fault = None
+
+    def expected_usage(self, since: datetime, until: datetime) -> Iterable[tuple[datetime, Row]]:
+        """Return the usage in [since, until); nothing where the API reports no usage."""
+        return self._expected_usage(since, until) if self._expected_usage is not None else ()
+
+    def expected_bill(self, day: datetime) -> Iterable[Row]:
+        """Return the bill of a day; nothing where the API reports no bills."""
+        return self._expected_bill(day) if self._expected_bill is not None else ()
 
     def _answer(self, request: ReceivedRequest) -> Reply:
         self._requests_by_path[request.path] += 1
@@ -269,14 +291,6 @@ class ProviderContract:
     @pytest.fixture
     def api(self) -> ContractApi | Iterator[ContractApi]:
         """Return or yield the running API of the provider. A subclass overrides this fixture."""
-        raise NotImplementedError
-
-    def expected_usage(self, api: ContractApi, since: datetime, until: datetime) -> Iterable[tuple[datetime, Row]]:
-        """Return (start of the slot, row) of all usage reports in [since, until). A subclass overrides this."""
-        raise NotImplementedError
-
-    def expected_bill(self, api: ContractApi, day: datetime) -> Iterable[Row]:
-        """Return the rows of a day's bill, of which items and values count. A provider with bills overrides this."""
         raise NotImplementedError
 
     def check_key_rejection(self, fault: str, error: KeyRejected) -> None:
@@ -378,7 +392,7 @@ class ProviderContract:
                 for row in bucket.rows:
                     fetched[bucket.start, _labels_without_item(row)] += row.value
         expected: Counter[tuple[datetime, RowLabels]] = Counter()
-        for start, row in self.expected_usage(api, since, self.now):
+        for start, row in api.expected_usage(since, self.now):
             expected[start, _labels_without_item(row)] += row.value
         assert fetched == expected
         assert fetched, "the test's API reports no usage"
@@ -393,7 +407,7 @@ class ProviderContract:
                 for row in bucket.rows:
                     fetched[row.item] += row.value
                 expected: Counter[str] = Counter()
-                for row in self.expected_bill(api, bucket.start):
+                for row in api.expected_bill(bucket.start):
                     expected[row.item] += row.value
                 assert dict(fetched) == dict(expected)
 

@@ -43,6 +43,15 @@ class SimulatedApi:
         """Answer normally again."""
         self.simulator.clear_faults(self.account)
 
+    def expected_usage(self, since: datetime, until: datetime) -> Iterable[tuple[datetime, Row]]:
+        """Return what the simulated provider reports at the current time."""
+        return self.simulator.world.reported_rows(self.account, since, until)
+
+    def expected_bill(self, day: datetime) -> Iterable[Row]:
+        """Return the simulated bill of a day, which is empty before it is issued."""
+        world = self.simulator.world
+        return world.bill(self.account, day) if world.is_billed(self.account, day) else ()
+
 
 class SimulatedProviderContract(ProviderContract):
     """The contract, and what holds for the built-in providers beyond it; `account` is one of the simulator's."""
@@ -61,17 +70,6 @@ class SimulatedProviderContract(ProviderContract):
         assert isinstance(api, SimulatedApi)
         with Simulator(api.simulator.world) as simulator:
             yield SimulatedApi(simulator, self.account)
-
-    def expected_usage(self, api: ContractApi, since: datetime, until: datetime) -> Iterable[tuple[datetime, Row]]:
-        """Return what the simulated provider reports at the current time."""
-        assert isinstance(api, SimulatedApi)
-        return api.simulator.world.reported_rows(self.account, since, until)
-
-    def expected_bill(self, api: ContractApi, day: datetime) -> Iterable[Row]:
-        """Return the simulated bill of a day, which is empty before it is issued."""
-        assert isinstance(api, SimulatedApi)
-        world = api.simulator.world
-        return world.bill(self.account, day) if world.is_billed(self.account, day) else ()
 
     def check_key_rejection(self, fault: str, error: KeyRejected) -> None:
         """Check that the advice says where to create a key, and why a revoked or expired key fails."""
