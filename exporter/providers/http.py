@@ -35,7 +35,7 @@ _PRINTABLE_ASCII = re.compile(r"[!-~]+")
 _NETWORK_ERROR_MESSAGES: tuple[tuple[type[BaseException], str], ...] = (
     (httpx.ProxyError, "the proxy in front of {host} rejects the request"),
     (httpx.ConnectTimeout, "no connection to {host} within {connect:g} s"),
-    (httpx.TimeoutException, "{host} gave no whole answer within {timeout:g} s"),
+    (httpx.TimeoutException, "{host} sent no complete answer within {timeout:g} s"),
     (socket.gaierror, "the name {host} cannot be resolved (DNS)"),
     (ConnectionRefusedError, "{host} refuses the connection"),
     (ssl.SSLCertVerificationError, "the TLS certificate of {host} is not trusted"),

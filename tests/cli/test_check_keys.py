@@ -61,7 +61,7 @@ FAILURES: dict[str, tuple[str, ...]] = {
     "refusing": ("FAILED", "127.0.0.1 refuses the connection", "Check base_url, and the network, firewall and proxy"),
     "no-tls": ("FAILED", "no TLS connection to 127.0.0.1 can be made", "Check base_url, and the network, firewall"),
     "no-host": ("FAILED", "no.such.host.invalid cannot be resolved (DNS)", "Check base_url, and the network"),
-    "silent": ("FAILED", "gave no whole answer within 1 s", "Check base_url, and the network, firewall and proxy"),
+    "silent": ("FAILED", "sent no complete answer within 1 s", "Check base_url, and the network, firewall and proxy"),
     "html": ("FAILED", "a web page", "Check that base_url is the provider's address"),
     "limited": ("FAILED", "429", "The key was not judged: ask again in a minute."),
     "overloaded": ("FAILED", "500", "the key was not judged: ask again later."),

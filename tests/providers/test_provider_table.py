@@ -59,7 +59,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, entries: str) -> None
 
 
 def test_the_three_providers() -> None:
-    """Without further packages the table is the literal one; each class says which key is the right one."""
+    """Without plug-ins the table has the three built-in providers; each accepts some type of key."""
     assert set(load_providers()) == set(PROVIDERS) == {"openai", "anthropic", "cursor"}
     for kind in PROVIDERS.values():
         assert any(not key.advice for key in kind.key_kinds)
