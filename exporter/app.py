@@ -149,7 +149,7 @@ class App:
     def _account_config(self, account: Account) -> PolledAccountConfig:
         return build_account_config(
             account,
-            self._dependencies.providers[account.provider],
+            self._dependencies.providers,
             self._ledger.buckets.register_account(account.name, account.provider),
             self._dependencies.environ,
             self._dependencies.monotonic,

@@ -1,11 +1,10 @@
-"""The vocabulary: what providers tell, as frozen values. Imports nothing of ours."""
+"""The value types that all folders share: meters, rows, buckets, reports, events, secrets. Imports none of ours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
@@ -18,7 +17,7 @@ TOKEN_METERS = frozenset(
     {
         "uncached_input",
         "cache_read",
-        "cache_write",  # a write whose lifetime the provider does not tell
+        "cache_write",  # a write whose lifetime the provider does not report
         "cache_write_5m",
         "cache_write_1h",
         "output",
@@ -30,18 +29,18 @@ TOKEN_METERS = frozenset(
         "image_output",
     }
 )
-"""Disjoint: the sum over these is every token, each counted once."""
+"""Disjoint: their sum is the number of all tokens, each counted once."""
 
 UNIT_METERS = frozenset({"images", "seconds", "characters", "web_searches", "file_searches", "sessions", "bytes"})
 """Counted things that are neither tokens nor requests."""
 
 GAUGE_METERS = frozenset({"bytes"})
-"""Stocks, not flows: over a window their largest hour is told, because a sum of levels means nothing."""
+"""Levels, not flows: a window shows their largest hour, because a sum of levels has no meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One number of a bucket: units of `meter`, or nano-USD for `cost`; ids as the provider gives them."""
+    """One value of a bucket: units of `meter`, or nano-USD for `cost`. Ids are those of the provider."""
 
     meter: str
     value: int
@@ -65,7 +64,7 @@ class RowLabels(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """All that a report said about one slot of time; a slot without use has no rows and is told all the same."""
+    """Everything that a report contains about one time slot; a slot without usage is a bucket without rows."""
 
     report: str
     start: datetime
@@ -74,23 +73,23 @@ class Bucket:
 
 
 COST_INCLUDED = "paid"
-"""The item of a pushed row whose money was pushed with it: a COST row, or tokens that are not to be priced again."""
+"""The item of a pushed row whose cost was pushed with it: a COST row, or tokens that must not be priced again."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsageEvent:
-    """Something used at one moment, as a source pushed it."""
+    """Usage at one time, as a source pushed it."""
 
     provider: str
     time: datetime
     rows: tuple[Row, ...]
     id: str = ""
-    """The source's own name for it, which it never gives to another one; empty where it has none."""
+    """The source's own unique id of the event; empty where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeEvent:
-    """Something that was done to a system, such as a deployment, and may change what is spent."""
+    """A change to a system, such as a deployment, that may change its cost."""
 
     title: str
     time: datetime
@@ -99,87 +98,85 @@ class ChangeEvent:
     link: str = ""
 
 
+MIN_POLL_INTERVAL = timedelta(minutes=1)
+"""No report is polled more often: the providers count their requests per minute."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One thing that a provider can be asked, as data."""
+    """One report of a provider's API, as data: what it contains, how wide its buckets are and when to read it.
+
+    Both widths are legal for both kinds. Raises ValueError for a width, kind or duration that cannot be polled.
+    """
 
     name: str
+    """Unique within the provider; stored in the ledger, so a renamed report loses its past."""
     kind: Literal["usage", "bill", "names"]
-    """`names` is the poller's own: a provider offers usage and bills."""
+    """`usage` counts tokens, requests and other units; `bill` is cost as the provider charges it. `names` is the
+    poller's own: a provider offers usage and bills."""
     width: timedelta
+    """The width of a bucket: HOUR or DAY."""
     poll_interval: timedelta
-    """How often asking makes sense; a longer `poll_interval` wins."""
+    """How often to read it; a longer `poll_interval` in the configuration takes precedence."""
     overlap: timedelta
-    """Re-read on every poll."""
+    """How far back every poll reads again, because the newest buckets still grow."""
     settle_period: timedelta
-    """Re-read once a day: how long the provider still revises."""
+    """How far back one read per day reaches: as long as the provider still revises."""
     lag: timedelta
     """A bucket is complete this long after its end."""
     history: timedelta
-    """How far back it answers."""
+    """How far back the provider answers."""
     optional: bool = False
-    """Not in every plan: a refusal is noted once and the account stays up."""
+    """Not part of every plan: a rejection is recorded once and the account stays up."""
 
-
-class Provider(Protocol):
-    """One account at one provider. Never sleeps, retries, logs, counts, reads the clock or touches the disk."""
-
-    reports: ClassVar[tuple[Report, ...]]
-    key_kinds: ClassVar[tuple[KeyKind, ...]]
-
-    def fetch(self, report: Report, since: datetime, until: datetime) -> Iterator[Bucket]:
-        """Tell every bucket that starts in [since, until), empty ones included, oldest first or newest first.
-
-        `since` lies on a bucket's edge; `until` is at most now. Every page is read before the first bucket
-        is told, so half a span is never told. Raises ProviderError.
-        """
-        ...
-
-    def names(self) -> Mapping[str, str]:
-        """Workspace and API key ids -> names as people gave them. Raises ProviderError."""
-        ...
-
-    def verify(self) -> str:
-        """Make one cheap call and say in a few words whose key this is. Raises ProviderError."""
-        ...
-
-    def close(self) -> None:
-        """Close the connections; nothing is asked afterwards."""
-        ...
+    def __post_init__(self) -> None:
+        """Reject a report that cannot be scheduled or stored."""
+        if not self.name:
+            raise ValueError("a report has no name")
+        if self.kind not in ("usage", "bill", "names"):
+            raise ValueError(f"report {self.name}: the kind {self.kind!r} is neither usage nor bill")
+        if self.width not in (HOUR, DAY):
+            raise ValueError(f"report {self.name}: the width {self.width} is neither an hour nor a day")
+        if self.poll_interval < MIN_POLL_INTERVAL:
+            raise ValueError(f"report {self.name}: the poll interval {self.poll_interval} is shorter than a minute")
+        if min(self.overlap, self.settle_period, self.lag, self.history) < timedelta(0):
+            raise ValueError(f"report {self.name}: a duration is negative")
 
 
 @dataclass(frozen=True, slots=True)
 class KeyKind:
-    """What a key's prefix says about it; `advice` is empty where this kind is the right one."""
+    """A type of key that a provider issues, recognised by its prefix."""
 
     prefix: str
     name: str
+    """The type in the provider's words, such as `project key`."""
     advice: str = ""
+    """What to do with a key of this type; empty where the type can read usage and costs."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRejectionRule:
-    """How a provider words a refused key: a status and a token of the answer's text -> reason and advice."""
+    """How a provider rejects a key: a status and a part of the answer's text -> reason and advice."""
 
     status: int | None
     """None matches any status from 400 to 499."""
     substring: str
-    """Searched in the answer's text without regard to case; empty matches any text."""
+    """Searched in the answer's text, ignoring case; empty matches any text."""
     reason: Literal["wrong_key_kind", "key_rejected", "missing_scope"]
     advice: str
 
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """Where a provider shows people the same figures, and what of the spend its API leaves out."""
+    """The page on which a provider shows the same figures, and the spend that its API excludes."""
 
     url: str
     excluded: str = ""
-    """A sentence for whoever compares; empty where nothing is known to be missing."""
+    """One sentence for a reader who compares both; empty where nothing is known to be missing."""
 
 
 class Secret:
-    """A string that does not show itself: `repr`, `str` and formatting give `<secret>`."""
+    """A string that is never printed: `repr`, `str` and formatting give `<secret>`."""
 
     __slots__ = ("_text",)
 
@@ -187,7 +184,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text, for the one place that sends it."""
+        """Return the text, for the code that sends it."""
         return self._text
 
     def __repr__(self) -> str:

@@ -27,9 +27,10 @@ from exporter.config.encryption import MASTER_KEY_VARIABLE, read_master_keys
 from exporter.config.schema import AccountSchema, MainFile, validate
 from exporter.config.web_configuration import load as load_web
 from exporter.errors import ConfigError, ProviderError
-from exporter.model import Bucket, Provider, Report, Secret, utc
+from exporter.model import Bucket, Report, Secret, utc
 from exporter.polling.poll_session import PollSession
-from exporter.providers import PROVIDERS
+from exporter.providers import PROVIDERS, create_provider
+from exporter.providers.base import Provider
 from exporter.providers.http import Client, ClientConfig
 from exporter.simulator.faults import FAULT_KINDS
 from exporter.simulator.server import Simulator
@@ -293,7 +294,7 @@ def _collect_failures(setup: SecretsSetup) -> list[ProviderError]:
 
 
 def _provoke_errors(provider: str, access: ClientConfig) -> Iterator[ProviderError]:
-    with closing(PROVIDERS[provider](access)) as session:
+    with closing(create_provider(PROVIDERS[provider], access)) as session:
         asks: list[Callable[[], object]] = [session.verify, session.names]
         asks += [partial(_fetch, session, report) for report in session.reports[:2]]
         for ask in asks:

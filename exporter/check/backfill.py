@@ -8,12 +8,13 @@ from datetime import datetime, timedelta
 
 from exporter.errors import RateLimited
 from exporter.ledger import Coverage, Ledger
-from exporter.model import DAY, HOUR, Bucket, Provider, Report, Secret
+from exporter.model import DAY, HOUR, Bucket, Report, Secret
 from exporter.polling.account_state import PolledAccount, PolledAccountConfig, RequestObserver
 from exporter.polling.poller import Poller
 from exporter.polling.schedule import PollSettings
 from exporter.pricing.list_prices import list_rates
 from exporter.pricing.valuer import EVIDENCE_DAYS, LedgerAccount, PriceList, Valuer
+from exporter.providers.base import Provider
 from exporter.windows import TimeRange, days_back, slots
 
 BATCH_DAYS = 4

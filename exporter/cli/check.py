@@ -18,8 +18,9 @@ from exporter.cli.command import config_option, exit_on_error, main, now
 from exporter.config import configuration as settings
 from exporter.config import keys
 from exporter.errors import ConfigError, KeyRejected, ProviderError, RateLimited, Unavailable, Unsupported
-from exporter.model import Provider, Report
-from exporter.providers import load_providers
+from exporter.model import Report
+from exporter.providers import create_provider, known_key_kinds, load_providers
+from exporter.providers.base import Provider
 from exporter.providers.http import ClientConfig
 from exporter.windows import floor
 
@@ -72,16 +73,21 @@ def check_keys(path: Path) -> None:
 
 
 def _check_key(account: settings.Account, time: datetime) -> tuple[bool, str]:
-    kind = load_providers()[account.provider]
+    providers = load_providers()
+    provider_type = providers[account.provider]
+    key_kinds = known_key_kinds(account.provider, providers)
     try:
         key = account.api_key.read(os.environ)
-        if (rejected := keys.diagnose(key, kind.key_kinds)) is not None:
+        if (rejected := keys.diagnose(key, key_kinds)) is not None:
             raise rejected
         timeout = account.timeout.total_seconds()
-        with closing(kind(ClientConfig(key, account.base_url or kind.base_url, timeout=timeout))) as provider:
+        client_config = ClientConfig(key, account.base_url or provider_type.base_url, timeout=timeout)
+        options = getattr(account, "options", None)
+        with closing(create_provider(provider_type, client_config, options)) as provider:
             said = provider.verify()
-            named = keys.find_key_kind(key, kind.key_kinds)
-            return True, f"{said}\n{named.name + '; ' if named else ''}{_check_reports(provider, kind.reports, time)}"
+            named = keys.find_key_kind(key, key_kinds)
+            readable = _check_reports(provider, provider_type.reports, time)
+            return True, f"{said}\n{named.name + '; ' if named else ''}{readable}"
     except ConfigError as error:
         return False, str(error)
     except ProviderError as error:

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -65,7 +65,7 @@ def check_account(*, name: str, path: Path, days: int) -> None:
         account = _find_account(settings.load(path, providers), name)
         provider_type = providers[account.provider]
         with _add_advice_to_errors(account):
-            result = _run_check(account, provider_type, days)
+            result = _run_check(account, providers, days)
     _print_result(account, provider_type, result)
 
 
@@ -97,7 +97,7 @@ def _add_advice_to_errors(account: Account) -> Iterator[None]:
         raise ExporterError(f"{account.name}: {str(error).rstrip('.')}.\n-> {advice(error)}") from error
 
 
-def _run_check(account: Account, provider_type: ProviderType, days: int) -> _CheckResult:
+def _run_check(account: Account, providers: Mapping[str, ProviderType], days: int) -> _CheckResult:
     start = now()
     time_range = TimeRange(days_back(start, days - 1), start)
     key = account.api_key.read(os.environ)
@@ -118,7 +118,7 @@ def _run_check(account: Account, provider_type: ProviderType, days: int) -> _Che
     ):
         number = polled.buckets.register_account(account.name, account.provider)
         replayed.buckets.register_account(account.name, account.provider)
-        config = build_account_config(account, provider_type, number, os.environ, time.monotonic)
+        config = build_account_config(account, providers, number, os.environ, time.monotonic)
         # Read once, above: a key that cannot be read is an error of the configuration, not of the provider.
         config = replace(config, read_key=lambda: key)
         task = progress.add_task(f"Reading {account.name}", total=1.0)

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from exporter.config.configuration import Account
 from exporter.errors import KeyRejected, ProviderError
-from exporter.model import Provider, Report, Secret
+from exporter.model import Report, Secret
 from exporter.polling.health import HealthSnapshot
 from exporter.polling.schedule import NAMES_REPORT, PollSettings
 from exporter.pricing.valuer import LedgerAccount
+from exporter.providers.base import Provider
 
 KEY_PROBLEM = "key"
 """Stands in place of a report's name for a problem of the account's key."""

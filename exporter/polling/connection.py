@@ -8,12 +8,13 @@ from hashlib import blake2b
 
 from exporter.config.configuration import Account
 from exporter.config.keys import diagnose
-from exporter.model import Provider, Secret
+from exporter.model import Secret
 from exporter.polling.account_state import PolledAccountConfig, RequestObserver
 from exporter.polling.schedule import PollSettings
 from exporter.pricing.learned_rates import NegotiatedPrice
 from exporter.pricing.valuer import LedgerAccount
-from exporter.providers import ProviderType
+from exporter.providers import ProviderType, create_provider, known_key_kinds
+from exporter.providers.base import Provider
 from exporter.providers.http import ClientConfig
 
 MAX_POLL_OFFSET = 120
@@ -22,12 +23,13 @@ MAX_POLL_OFFSET = 120
 
 def build_account_config(
     account: Account,
-    provider_type: ProviderType,
+    providers: Mapping[str, ProviderType],
     account_number: int,
     environ: Mapping[str, str],
     monotonic: Callable[[], float],
 ) -> PolledAccountConfig:
     """Return the configuration of an account; `account_number` is its number in the ledger."""
+    provider_type = providers[account.provider]
     prices = tuple(
         NegotiatedPrice(price.model, price.meter, price.tier, price.usd_per_million) for price in account.prices
     )
@@ -36,19 +38,18 @@ def build_account_config(
     offset = timedelta(seconds=int.from_bytes(digest) % MAX_POLL_OFFSET)
 
     def connect(key: Secret, observe: RequestObserver) -> Provider:
-        rejection = diagnose(key, provider_type.key_kinds)
+        rejection = diagnose(key, known_key_kinds(account.provider, providers))
         if rejection is not None:
             raise rejection
-        return provider_type(
-            ClientConfig(
-                key=key,
-                base_url=account.base_url or provider_type.base_url,
-                by_api_key="api_key" in account.labels,
-                observe=observe,
-                timeout=account.timeout.total_seconds(),
-                monotonic=monotonic,
-            )
+        client_config = ClientConfig(
+            key=key,
+            base_url=account.base_url or provider_type.base_url,
+            by_api_key="api_key" in account.labels,
+            observe=observe,
+            timeout=account.timeout.total_seconds(),
+            monotonic=monotonic,
         )
+        return create_provider(provider_type, client_config, getattr(account, "options", None))
 
     return PolledAccountConfig(
         account=account,

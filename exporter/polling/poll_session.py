@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from exporter.model import Provider, Secret
+from exporter.model import Secret
 from exporter.polling.account_state import PolledAccount, PolledAccountConfig, PollRequests
 from exporter.polling.schedule import PartialRefresh
+from exporter.providers.base import Provider
 
 
 @dataclass(slots=True)

@@ -25,12 +25,13 @@ from exporter.errors import (
 )
 from exporter.ledger import Coverage, Ledger
 from exporter.logs import log_event
-from exporter.model import DAY, HOUR, Provider, Report, Secret
+from exporter.model import DAY, HOUR, Report, Secret
 from exporter.polling.account_state import KEY_PROBLEM, PolledAccount
 from exporter.polling.daily_usage import spread_daily_usage
 from exporter.polling.poll_session import PollSession
 from exporter.polling.schedule import NAMES_REPORT, completes_refresh, next_due, next_partial, next_time_range
 from exporter.pricing.valuer import Valuer
+from exporter.providers.base import Provider
 from exporter.windows import TimeRange
 
 logger = logging.getLogger(__name__)

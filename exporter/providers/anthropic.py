@@ -1,14 +1,27 @@
-"""Anthropic's usage and cost reports of a Console organization: hours of tokens, days of money."""
+"""Anthropic: token usage per hour and cost per day of a Claude Console organization."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from exporter.errors import Malformed
-from exporter.model import COST, DAY, HOUR, NANO, Bucket, Console, KeyKind, KeyRejectionRule, Report, Row
-from exporter.providers.http import Client, ClientConfig, Json
+from exporter.providers.base import (
+    COST,
+    DAY,
+    HOUR,
+    NANO,
+    Bucket,
+    ClientConfig,
+    Console,
+    KeyKind,
+    KeyRejectionRule,
+    NoOptions,
+    Report,
+    Row,
+)
+from exporter.providers.http import Client, Json
 from exporter.providers.parsing import (
     RawBucket,
     build_buckets,
@@ -22,9 +35,45 @@ from exporter.providers.parsing import (
 
 _ADMIN_KEY_ADVICE = "Create an admin key: platform.claude.com > Settings > Admin keys (admin role only)."
 _API_VERSION = "2023-06-01"
-_LAG, _YEAR = timedelta(minutes=10), 365 * DAY
-_MESSAGES = Report("messages", "usage", HOUR, timedelta(minutes=1), 6 * HOUR, 6 * DAY, _LAG, _YEAR)
-_COSTS = Report("costs", "bill", DAY, HOUR, 3 * DAY, 30 * DAY, 8 * HOUR, _YEAR)
+_OAUTH_TOKEN = KeyKind("sk-ant-oat01-", "OAuth access token")
+_MESSAGES = Report(
+    name="messages",
+    kind="usage",
+    width=HOUR,
+    poll_interval=timedelta(minutes=1),
+    overlap=6 * HOUR,
+    settle_period=6 * DAY,
+    lag=timedelta(minutes=10),
+    history=365 * DAY,
+)
+_COSTS = Report(
+    name="costs",
+    kind="bill",
+    width=DAY,
+    poll_interval=HOUR,
+    overlap=3 * DAY,
+    settle_period=30 * DAY,
+    lag=8 * HOUR,
+    history=365 * DAY,
+)
+
+
+class _Endpoint(NamedTuple):
+    """How one report is requested."""
+
+    path: str
+    bucket_width: str
+    max_buckets: int
+    """Buckets per page, by the published reference."""
+    group_by: tuple[str, ...]
+
+
+_ENDPOINTS = {
+    _MESSAGES.name: _Endpoint(
+        "usage_report/messages", "1h", 168, ("workspace_id", "model", "service_tier", "context_window")
+    ),
+    _COSTS.name: _Endpoint("cost_report", "1d", 31, ("workspace_id", "description")),
+}
 
 _TOKEN_FIELDS = {
     "uncached_input_tokens": "uncached_input",
@@ -36,7 +85,7 @@ _TOKEN_TYPE_METERS = _TOKEN_FIELDS | {f"cache_creation.{name}": meter for name, 
 
 
 class Anthropic:
-    """One Claude Console organization, through an admin key."""
+    """One Claude Console organization, read with an admin key."""
 
     reports: ClassVar[tuple[Report, ...]] = (_MESSAGES, _COSTS)
     base_url: ClassVar[str] = "https://api.anthropic.com"
@@ -45,7 +94,7 @@ class Anthropic:
     )
     key_kinds: ClassVar[tuple[KeyKind, ...]] = (
         KeyKind("sk-ant-admin", "admin key"),
-        KeyKind("sk-ant-oat01-", "OAuth access token"),
+        _OAUTH_TOKEN,
         KeyKind(
             "sk-ant-api01-",
             "Enterprise analytics key",
@@ -57,8 +106,6 @@ class Anthropic:
             f"A workspace key cannot read the organization's usage. {_ADMIN_KEY_ADVICE}",
         ),
         KeyKind("sk-ant-", "Anthropic key"),
-        KeyKind("sk-", "OpenAI key", "This is an OpenAI key: give the account `provider: openai`."),
-        KeyKind("crsr_", "Cursor key", "This is a Cursor key: give the account `provider: cursor`."),
     )
     key_rejection_rules: ClassVar[tuple[KeyRejectionRule, ...]] = (
         KeyRejectionRule(
@@ -73,60 +120,68 @@ class Anthropic:
         ),
         KeyRejectionRule(401, "expired", "key_rejected", f"The key or token has expired. {_ADMIN_KEY_ADVICE}"),
         KeyRejectionRule(401, "revoked", "key_rejected", f"The key was revoked. {_ADMIN_KEY_ADVICE}"),
-        KeyRejectionRule(401, "admin", "wrong_key_kind", f"This is no admin key. {_ADMIN_KEY_ADVICE}"),
+        KeyRejectionRule(401, "admin", "wrong_key_kind", f"This is not an admin key. {_ADMIN_KEY_ADVICE}"),
         KeyRejectionRule(
-            401, "", "key_rejected", f"The key is unknown, revoked, expired or no admin key. {_ADMIN_KEY_ADVICE}"
+            401, "", "key_rejected", f"The key is unknown, revoked, expired or not an admin key. {_ADMIN_KEY_ADVICE}"
         ),
         KeyRejectionRule(403, "", "missing_scope", f"The key may not read usage and costs. {_ADMIN_KEY_ADVICE}"),
     )
 
-    def __init__(self, config: ClientConfig) -> None:
-        key = config.key.reveal()
-        token = key.startswith("sk-ant-oat01-")
-        auth = {"Authorization": f"Bearer {key}"} if token else {"x-api-key": key}
-        self._by_api_key = config.by_api_key
-        self._client = Client(config, auth | {"anthropic-version": _API_VERSION}, self.key_rejection_rules)
+    def __init__(self, client_config: ClientConfig, options: NoOptions) -> None:  # noqa: ARG002
+        key = client_config.key.reveal()
+        is_oauth_token = key.startswith(_OAUTH_TOKEN.prefix)
+        auth = {"Authorization": f"Bearer {key}"} if is_oauth_token else {"x-api-key": key}
+        headers = auth | {"anthropic-version": _API_VERSION}
+        self._by_api_key = client_config.by_api_key
+        self._client = Client(client_config, headers, self.key_rejection_rules)
 
     def fetch(self, report: Report, since: datetime, until: datetime) -> Iterator[Bucket]:
-        """Tell every bucket of [since, until), oldest first, after the last page arrived. Raises ProviderError."""
+        """Yield every bucket of [since, until), oldest first, after the last page has arrived. Raises ProviderError."""
         return build_buckets(report, since, until, self._read_buckets(report, since, until))
 
     def names(self) -> Mapping[str, str]:
-        """Workspace ids -> names, the default workspace's id being ""; API key ids too where usage is told by key."""
-        found = {"": "default"}
-        listed = list(self._list_objects("workspaces", ("include_archived", "true")))
+        """Return workspace ids -> names, and API key ids -> names where usage is grouped by key. Raises ProviderError.
+
+        The default workspace has the id "".
+        """
+        objects = list(self._list_objects("workspaces", ("include_archived", "true")))
         if self._by_api_key:
-            listed += self._list_objects("api_keys")
-        return found | {
-            str_field(one, "id"): str_field(one, "name")
-            for one in listed
-            if str_field(one, "id") and str_field(one, "name")
-        }
+            objects += self._list_objects("api_keys")
+        names = {"": "default"}
+        for obj in objects:
+            id_, name = str_field(obj, "id"), str_field(obj, "name")
+            if id_ and name:
+                names[id_] = name
+        return names
 
     def verify(self) -> str:
-        """Ask whose key this is. Raises ProviderError."""
-        return f"ok, organization {str_field(self._client.get('/v1/organizations/me'), 'name')}"
+        """Return the name of the key's organization. Raises ProviderError."""
+        organization = self._client.get("/v1/organizations/me")
+        return f"ok, organization {str_field(organization, 'name')}"
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
     def _read_buckets(self, report: Report, since: datetime, until: datetime) -> Iterator[RawBucket]:
-        if report.kind == "bill":
-            path, width, most, groups = "cost_report", "1d", 31, ["workspace_id", "description"]
-        else:
-            path, width, most = "usage_report/messages", "1h", 168
-            groups = ["workspace_id", "model", "service_tier", "context_window"]
-            groups += ["api_key_id"] if self._by_api_key else []
-        limit = min(most, -((since - until) // report.width))
-        # No ending_at: whether a bucket that ends at it is told is documented one way and recorded the other.
-        params = [("starting_at", f"{since:%Y-%m-%dT%H:%M:%SZ}"), ("bucket_width", width), ("limit", f"{limit}")]
-        params += [("group_by[]", group) for group in groups]
-        for page in self._client.pages(f"/v1/organizations/{path}", params):
+        endpoint = _ENDPOINTS[report.name]
+        group_by = list(endpoint.group_by)
+        if report.kind == "usage" and self._by_api_key:
+            group_by.append("api_key_id")
+        buckets = -((since - until) // report.width)
+        # No ending_at: the reference and recorded answers disagree on whether the bucket that ends there is included.
+        params = [
+            ("starting_at", f"{since:%Y-%m-%dT%H:%M:%SZ}"),
+            ("bucket_width", endpoint.bucket_width),
+            ("limit", str(min(endpoint.max_buckets, buckets))),
+            *(("group_by[]", label) for label in group_by),
+        ]
+        for page in self._client.pages(f"/v1/organizations/{endpoint.path}", params):
             end = since
             for slot in list_field(page, "data"):
                 start, end = time_field(slot, "starting_at"), time_field(slot, "ending_at")
-                yield start, end, [row for result in list_field(slot, "results") for row in _parse_rows(report, result)]
+                rows = [row for result in list_field(slot, "results") for row in _parse_rows(report, result)]
+                yield RawBucket(start, end, rows)
             if end >= until:
                 return
 
@@ -139,21 +194,19 @@ class Anthropic:
 
 
 def _parse_rows(report: Report, result: Json) -> Iterator[Row]:
-    workspace, model, tier = (
-        str_field(result, "workspace_id"),
-        str_field(result, "model"),
-        str_field(result, "service_tier"),
-    )
+    workspace = str_field(result, "workspace_id")
+    model = str_field(result, "model")
+    tier = str_field(result, "service_tier")
     if str_field(result, "context_window") == "200k-1M":
         tier = f"{tier or 'standard'}_long_context"
     if report.kind == "bill":
-        yield Row(
-            _billed_meter(result), _parse_amount(result), workspace, model, tier, item=str_field(result, "description")
-        )
+        item = str_field(result, "description")
+        yield Row(_billed_meter(result), _parse_amount(result), workspace, model, tier, item=item)
         return
+    api_key = str_field(result, "api_key_id")
     for meter, value in _parse_meter_values(result).items():
         if value:
-            yield Row(meter, value, workspace, model, tier, str_field(result, "api_key_id"))
+            yield Row(meter, value, workspace, model, tier, api_key)
 
 
 def _parse_meter_values(result: Json) -> dict[str, int]:
@@ -172,5 +225,5 @@ def _billed_meter(result: Json) -> str:
 
 def _parse_amount(result: Json) -> int:
     if str_field(result, "currency").upper() != "USD":
-        raise Malformed("an amount is in another currency than USD", "currency")
+        raise Malformed("an amount is in a currency other than USD", "currency")
     return money_field(result, "amount", NANO // 100)

@@ -1,4 +1,4 @@
-"""Cursor's usage events of one team, folded into hours by billing group, model and tier; the money is chargedCents."""
+"""Cursor: the usage events of a team, aggregated per hour by billing group, model and tier, with their cost."""
 
 from __future__ import annotations
 
@@ -6,11 +6,26 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from exporter.errors import KeyRejected, Malformed, Unsupported
-from exporter.model import COST, DAY, HOUR, NANO, REQUESTS, Bucket, Console, KeyKind, KeyRejectionRule, Report, Row
-from exporter.providers.http import Client, ClientConfig, Json, paginate
+from exporter.model import RowLabels
+from exporter.providers.base import (
+    COST,
+    DAY,
+    HOUR,
+    NANO,
+    REQUESTS,
+    Bucket,
+    ClientConfig,
+    Console,
+    KeyKind,
+    KeyRejectionRule,
+    NoOptions,
+    Report,
+    Row,
+)
+from exporter.providers.http import Client, Json, paginate_by_number
 from exporter.providers.parsing import (
     RawBucket,
     bool_field,
@@ -26,16 +41,46 @@ from exporter.providers.parsing import (
 from exporter.windows import floor
 
 _TEAM_KEY_ADVICE = "Create a team key with the admin:* scope: cursor.com/dashboard > API Keys (team admins only)."
-_EVENTS_PATH, _MAX_TIME_RANGE = "/teams/filtered-usage-events", 30 * DAY
-_EVENTS = Report("usage_events", "usage", HOUR, HOUR, 6 * HOUR, 3 * DAY, HOUR, 90 * DAY)
-_TOKEN_FIELDS = {"inputTokens": "uncached_input", "outputTokens": "output"}
-_TOKEN_FIELDS |= {"cacheWriteTokens": "cache_write", "cacheReadTokens": "cache_read"}
-_Membership = tuple[datetime, datetime, str]
-"""Joined, left, billing group id."""
+_EVENTS_PATH = "/teams/filtered-usage-events"
+_MAX_TIME_RANGE = 30 * DAY
+_EVENTS_PER_PAGE = 1000
+_EVENTS = Report(
+    name="usage_events",
+    kind="usage",
+    width=HOUR,
+    poll_interval=HOUR,
+    overlap=6 * HOUR,
+    settle_period=3 * DAY,
+    lag=HOUR,
+    history=90 * DAY,
+)
+_TOKEN_FIELDS = {
+    "inputTokens": "uncached_input",
+    "outputTokens": "output",
+    "cacheWriteTokens": "cache_write",
+    "cacheReadTokens": "cache_read",
+}
+
+
+class _Membership(NamedTuple):
+    """One stay of a member in a billing group."""
+
+    joined: datetime
+    left: datetime
+    group_id: str
+
+
+class _Groups(NamedTuple):
+    """The billing groups of a team."""
+
+    names: Mapping[str, str]
+    """Group ids -> names."""
+    memberships: Mapping[str, list[_Membership]]
+    """Lower-case e-mail addresses -> stays."""
 
 
 class Cursor:
-    """One Cursor team, through a team key."""
+    """One Cursor team, read with a team key."""
 
     reports: ClassVar[tuple[Report, ...]] = (_EVENTS,)
     base_url: ClassVar[str] = "https://api.cursor.com"
@@ -43,8 +88,6 @@ class Cursor:
     key_kinds: ClassVar[tuple[KeyKind, ...]] = (
         KeyKind("crsr_", "team key"),
         KeyKind("key_", "team key"),
-        KeyKind("sk-ant-", "Anthropic key", "This is an Anthropic key: give the account `provider: anthropic`."),
-        KeyKind("sk-", "OpenAI key", "This is an OpenAI key: give the account `provider: openai`."),
     )
     key_rejection_rules: ClassVar[tuple[KeyRejectionRule, ...]] = (
         KeyRejectionRule(
@@ -56,7 +99,7 @@ class Cursor:
         KeyRejectionRule(
             None, "organization key", "wrong_key_kind", f"An organization key does not work here. {_TEAM_KEY_ADVICE}"
         ),
-        KeyRejectionRule(401, "team key", "wrong_key_kind", f"This is no team key. {_TEAM_KEY_ADVICE}"),
+        KeyRejectionRule(401, "team key", "wrong_key_kind", f"This is not a team key. {_TEAM_KEY_ADVICE}"),
         KeyRejectionRule(401, "expired", "key_rejected", f"The key has expired. {_TEAM_KEY_ADVICE}"),
         KeyRejectionRule(401, "revoked", "key_rejected", f"The key was revoked. {_TEAM_KEY_ADVICE}"),
         KeyRejectionRule(401, "", "key_rejected", f"The key is unknown or was revoked. {_TEAM_KEY_ADVICE}"),
@@ -65,116 +108,147 @@ class Cursor:
         ),
     )
 
-    def __init__(self, config: ClientConfig) -> None:
-        self._by_api_key = config.by_api_key
-        user = b64encode(f"{config.key.reveal()}:".encode()).decode()
-        self._client = Client(config, {"Authorization": f"Basic {user}"}, self.key_rejection_rules)
-        self._group_names: Mapping[str, str] | None = None
-        self._memberships: Mapping[str, list[_Membership]] = {}
+    def __init__(self, client_config: ClientConfig, options: NoOptions) -> None:  # noqa: ARG002
+        self._by_api_key = client_config.by_api_key
+        credentials = b64encode(f"{client_config.key.reveal()}:".encode()).decode()
+        self._client = Client(client_config, {"Authorization": f"Basic {credentials}"}, self.key_rejection_rules)
+        self._groups: _Groups | None = None
 
     def fetch(self, report: Report, since: datetime, until: datetime) -> Iterator[Bucket]:
-        """Tell every hour of [since, until), oldest first, after the last page arrived. Raises ProviderError."""
+        """Yield every hour of [since, until), oldest first, after the last page has arrived. Raises ProviderError."""
         return build_buckets(report, since, until, self._read_buckets(since, until))
 
     def names(self) -> Mapping[str, str]:
-        """Billing group ids -> names, "" being no group; empty in a plan without groups. Raises ProviderError."""
+        """Return billing group ids -> names; {} in a plan without groups. Raises ProviderError.
+
+        The id "" is usage by members of no group.
+        """
         groups = self._read_groups()
-        return {"": "unassigned", **groups} if groups else {}
+        return {"": "unassigned", **groups.names} if groups.names else {}
 
     def verify(self) -> str:
-        """Count the team's members. Raises ProviderError."""
-        return f"ok, a team of {len(list_field(self._client.get('/teams/members'), 'teamMembers'))} members"
+        """Return the number of team members. Raises ProviderError."""
+        members = list_field(self._client.get("/teams/members"), "teamMembers")
+        return f"ok, a team of {len(members)} members"
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
     def _read_buckets(self, since: datetime, until: datetime) -> Iterator[RawBucket]:
-        if self._group_names is None:
-            self._read_groups()
-        hours: dict[datetime, Counter[tuple[str, ...]]] = {}
+        groups = self._groups or self._read_groups()
+        hours: dict[datetime, Counter[RowLabels]] = {}
         while since < until:
             end = min(since + _MAX_TIME_RANGE, until)
             for event in self._read_events(since, end):
-                at = time_field(event, "timestamp")
-                if since <= at < end:
-                    ids, sums = self._event_labels(event, at), hours.setdefault(floor(at, HOUR), Counter())
-                    sums.update({(meter, *ids): count for meter, count in _parse_meter_values(event).items()})
+                time = time_field(event, "timestamp")
+                if since <= time < end:
+                    counts = hours.setdefault(floor(time, HOUR), Counter())
+                    labels = self._event_labels(event, time, groups)
+                    for meter, value in _parse_meter_values(event).items():
+                        counts[labels._replace(meter=meter)] += value
             since = end
-        for hour, sums in hours.items():
-            yield hour, hour + HOUR, [Row(meter, value, *ids) for (meter, *ids), value in sums.items()]
+        for hour, counts in hours.items():
+            rows = [
+                Row(labels.meter, value, labels.workspace, labels.model, labels.tier, labels.api_key)
+                for labels, value in counts.items()
+            ]
+            yield RawBucket(hour, hour + HOUR, rows)
 
     def _read_events(self, since: datetime, until: datetime) -> Iterator[Json]:
-        """Yield the events of [since, until): the API's range holds both of its ends, in milliseconds."""
-        first, end = (int(at.timestamp() * 1000) for at in (since, until))
-        span = {"startDate": first, "endDate": max(first, end - 1), "pageSize": 1000}
-        totals, came, last = list[int](), 0, list[Json]()
-        for page in paginate(lambda page: self._client.post(_EVENTS_PATH, span | {"page": int(page or 1)}), _next_page):
-            events = list_field(page, "usageEvents")
-            totals.append(int_field(page, "totalUsageEventsCount", 0))
-            # Newest first: late events that came in meanwhile push as many from the last page onto this one.
-            pushed = totals[-1] - totals[-2] if last else 0
-            fresh = events[pushed:] if pushed > 0 and events[:pushed] == last[-pushed:] else events
-            came, last = came + len(fresh), events
-            yield from fresh
-        if came < totals[0]:
-            raise Malformed(f"only {came} of {totals[0]} events came", "totalUsageEventsCount")
+        """Yield the events of [since, until), newest first. Raises ProviderError."""
+        # The API takes milliseconds and includes both ends of the range.
+        first, end = (int(time.timestamp() * 1000) for time in (since, until))
+        time_range = {"startDate": first, "endDate": max(first, end - 1), "pageSize": _EVENTS_PER_PAGE}
 
-    def _event_labels(self, event: Json, time: datetime) -> tuple[str, str, str, str]:
-        stays = self._memberships.get(str_field(event, "userEmail").lower(), ())
-        group = next((group for joined, left, group in stays if joined <= time < left), "")
-        return (
-            group,
-            str_field(event, "model"),
-            _parse_tier(event),
-            str_field(event, "serviceAccountId") if self._by_api_key else "",
+        def fetch_page(number: int) -> Json:
+            return self._client.post(_EVENTS_PATH, time_range | {"page": number})
+
+        first_total: int | None = None
+        previous_total = 0
+        previous_events: list[Json] = []
+        received = 0
+        for page in paginate_by_number(fetch_page, _has_next_page):
+            events = list_field(page, "usageEvents")
+            total = int_field(page, "totalUsageEventsCount", 0)
+            if first_total is None:
+                first_total = previous_total = total
+            # Newest first: events that arrive between two requests move as many from the end of the previous page
+            # to the beginning of this one.
+            shift = total - previous_total
+            is_shifted = shift > 0 and events[:shift] == previous_events[-shift:]
+            new_events = events[shift:] if is_shifted else events
+            received += len(new_events)
+            previous_total, previous_events = total, events
+            yield from new_events
+        if first_total is not None and received < first_total:
+            raise Malformed(f"only {received} of {first_total} events came", "totalUsageEventsCount")
+
+    def _event_labels(self, event: Json, time: datetime, groups: _Groups) -> RowLabels:
+        """Return the labels of an event's rows, without the meter."""
+        workspace = ""
+        for membership in groups.memberships.get(str_field(event, "userEmail").lower(), ()):
+            if membership.joined <= time < membership.left:
+                workspace = membership.group_id
+                break
+        return RowLabels(
+            meter="",
+            workspace=workspace,
+            model=str_field(event, "model"),
+            tier=_parse_tier(event),
+            api_key=str_field(event, "serviceAccountId") if self._by_api_key else "",
         )
 
-    def _read_groups(self) -> Mapping[str, str]:
+    def _read_groups(self) -> _Groups:
         try:
             groups = list_field(self._client.get("/teams/groups"), "groups")
         except (KeyRejected, Unsupported):
-            # A plan without billing groups; a key that is refused altogether fails with the events.
-            self._group_names = self._group_names or {}
-            return self._group_names
-        stays: dict[str, list[_Membership]] = {}
+            # A plan without billing groups. A key that is rejected altogether fails when the events are read.
+            self._groups = self._groups or _Groups({}, {})
+            return self._groups
+        names: dict[str, str] = {}
+        memberships: dict[str, list[_Membership]] = {}
         for group in groups:
-            for email, stay in _parse_memberships(group):
-                stays.setdefault(email, []).append(stay)
-        self._memberships, self._group_names = (
-            stays,
-            {str_field(one, "id"): str_field(one, "name") or "unnamed" for one in groups},
-        )
-        return self._group_names
+            names[str_field(group, "id")] = str_field(group, "name") or "unnamed"
+            for email, membership in _parse_memberships(group):
+                memberships.setdefault(email, []).append(membership)
+        self._groups = _Groups(names, memberships)
+        return self._groups
 
 
 def _parse_memberships(group: Json) -> Iterator[tuple[str, _Membership]]:
+    """Yield (lower-case e-mail address, membership) of a group's current and former members."""
+    group_id = str_field(group, "id")
     for name in ("currentMembers", "formerMembers"):
-        for member in list_field(group, name) if name in group else ():
+        members = list_field(group, name) if name in group else []
+        for member in members:
             joined = time_field(member, "joinedAt") if member.get("joinedAt") else datetime.min.replace(tzinfo=UTC)
             left = time_field(member, "leftAt") if member.get("leftAt") else datetime.max.replace(tzinfo=UTC)
-            yield str_field(member, "email").lower(), (joined, left, str_field(group, "id"))
+            yield str_field(member, "email").lower(), _Membership(joined, left, group_id)
 
 
 def _parse_meter_values(event: Json) -> dict[str, int]:
+    """Return meter -> value of one event: one request, its tokens, and its cost where it has one."""
     tokens = object_field(event, "tokenUsage")
-    counts = {REQUESTS: 1} | {meter: int_field(tokens, name, 0) for name, meter in _TOKEN_FIELDS.items()}
+    values = {REQUESTS: 1}
+    for name, meter in _TOKEN_FIELDS.items():
+        values[meter] = int_field(tokens, name, 0)
     if event.get("chargedCents") is not None or bool_field(event, "isChargeable"):
-        counts[COST] = money_field(event, "chargedCents", NANO // 100)
-    return counts
+        values[COST] = money_field(event, "chargedCents", NANO // 100)
+    return values
 
 
 def _parse_tier(event: Json) -> str:
+    """Return how an event is charged; its kind comes as a constant or as text, depending on the API's version."""
     kind = str_field(event, "kind").lower().replace("_", " ").removeprefix("usage event kind ").replace("-", " ")
     if kind.startswith("included"):
         return "included"
     if "not charged" in kind:
         return "not_charged"
-    return (
-        "on_demand" if bool_field(event, "isChargeable") or kind.startswith(("usage based", "on demand")) else "other"
-    )
+    if bool_field(event, "isChargeable") or kind.startswith(("usage based", "on demand")):
+        return "on_demand"
+    return "other"
 
 
-def _next_page(page: Json) -> str:
-    pagination = object_field(page, "pagination")
-    return str(int_field(pagination, "currentPage") + 1) if required_field(pagination, "hasNextPage", bool) else ""
+def _has_next_page(page: Json) -> bool:
+    return required_field(object_field(page, "pagination"), "hasNextPage", bool)

@@ -1,4 +1,4 @@
-"""The one HTTP client: asks, waits a bounded time, and turns every failure into an error of ours. No retry."""
+"""The HTTP client of all providers: bounded waiting, bounded pages, and one translation of failures. No retries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NoReturn
@@ -32,11 +32,10 @@ CONNECT_TIMEOUT = 5.0
 """Seconds for a connection to be made."""
 
 _PRINTABLE_ASCII = re.compile(r"[!-~]+")
-_KEY_PATTERN = re.compile(r"\b(?:sk-|crsr_|key_)[\w*.…-]+")
 _NETWORK_ERROR_MESSAGES: tuple[tuple[type[BaseException], str], ...] = (
-    (httpx.ProxyError, "the proxy on the way to {host} does not let it through"),
+    (httpx.ProxyError, "the proxy in front of {host} rejects the request"),
     (httpx.ConnectTimeout, "no connection to {host} within {connect:g} s"),
-    (httpx.TimeoutException, "{host} gave no whole answer within {timeout:g} s"),
+    (httpx.TimeoutException, "{host} sent no complete answer within {timeout:g} s"),
     (socket.gaierror, "the name {host} cannot be resolved (DNS)"),
     (ConnectionRefusedError, "{host} refuses the connection"),
     (ssl.SSLCertVerificationError, "the TLS certificate of {host} is not trusted"),
@@ -50,21 +49,23 @@ def _ignore(_code: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """What a provider is given to reach one account."""
+    """How a provider reaches one account: credentials, address and limits."""
 
     key: Secret
     base_url: str
     by_api_key: bool = False
-    """Whether usage is told by API key too."""
+    """Whether usage has to be grouped by API key as well."""
     observe: Callable[[str], None] = _ignore
-    """Called once per request with the status code as text, or `error` where no answer came."""
+    """Called once per request with the status code as text, or `error` without an answer."""
     timeout: float = 30.0
-    """Seconds for one whole answer, however slowly it drips."""
+    """Seconds until the last byte of an answer, however slowly it arrives."""
     monotonic: Callable[[], float] = time.monotonic
+    key_prefixes: frozenset[str] = frozenset()
+    """Words with these prefixes are removed from error messages; `create_provider` sets them from `key_kinds`."""
 
 
 class Client:
-    """HTTP for one account, one request at a time. Every failure is a ProviderError that never shows the key."""
+    """HTTP for one account, one request at a time. Every failure is a ProviderError without the key in its text."""
 
     def __init__(
         self, config: ClientConfig, headers: Mapping[str, str], key_rejection_rules: Sequence[KeyRejectionRule] = ()
@@ -72,45 +73,71 @@ class Client:
         self._config = config
         self._headers = dict(headers)
         self._key_rejection_rules = tuple(key_rejection_rules)
+        self._key_pattern = _compile_key_pattern(config.key_prefixes)
         self._base_url = config.base_url.rstrip("/")
         self._socket: socket.socket | None = None
         self._deadline = 0.0
         self._http = httpx.Client(
             verify=_shared_ssl_context(),
-            # A connection that is being made cannot be cut: a stop must not wait for it.
+            # `close` cannot interrupt a connection attempt, so it is kept short.
             timeout=httpx.Timeout(config.timeout, connect=min(config.timeout, CONNECT_TIMEOUT)),
             headers={"User-Agent": f"ai-spend-exporter/{__version__}", "Accept": "application/json"},
         )
 
     def get(self, path: str, params: Sequence[tuple[str, str]] = ()) -> Json:
-        """Return the JSON object that GET `base_url + path` answers. Raises ProviderError."""
+        """Return the JSON object in the answer to GET `base_url + path`. Raises ProviderError."""
         return self._request("GET", path, params=tuple(params))
 
     def post(self, path: str, body: Json) -> Json:
-        """Return the JSON object that POST `base_url + path` with a JSON body answers. Raises ProviderError."""
+        """Return the JSON object in the answer to POST `base_url + path` with a JSON body. Raises ProviderError."""
         return self._request("POST", path, body=body)
 
     def pages(
         self, path: str, params: Sequence[tuple[str, str]], cursor_param: str = "page", cursor_field: str = "next_page"
     ) -> Iterator[Json]:
-        """Yield the pages of one GET walk: the cursor in the field `take` goes back as the parameter `send`."""
+        """Yield the pages of a list that is paged by cursor: `cursor_field` of a page is the next `cursor_param`.
 
-        def ask(cursor: str) -> Json:
+        The field `has_more`, where present, decides whether there is another page. Raises ProviderError.
+        """
+
+        def fetch_page(cursor: str) -> Json:
             return self.get(path, [*params, (cursor_param, cursor)] if cursor else params)
 
-        return paginate(ask, lambda page: _next_cursor(page, cursor_field))
+        return paginate(fetch_page, lambda page: _next_cursor(page, cursor_field))
+
+    def offset_pages(
+        self,
+        path: str,
+        params: Sequence[tuple[str, str]],
+        items_field: str,
+        *,
+        limit: int,
+        offset_param: str = "offset",
+        limit_param: str = "limit",
+        total_field: str = "",
+    ) -> Iterator[Json]:
+        """Yield the pages of a list that is paged by offset: `items_field` holds at most `limit` items of each page.
+
+        With `total_field`, that field says how many items there are; else a page with fewer items than `limit` is
+        the last. Raises ProviderError.
+        """
+
+        def fetch_page(offset: int) -> Json:
+            return self.get(path, [*params, (offset_param, str(offset)), (limit_param, str(limit))])
+
+        return paginate_by_offset(fetch_page, items_field, limit=limit, total_field=total_field)
 
     def close(self) -> None:
-        """Close the connections, also from another thread: a request under way ends as Unavailable."""
+        """Close the connections, also from another thread: a running request fails as Unavailable."""
         self._abort_connection()
         self._http.close()
 
     def _request(
         self, method: str, path: str, params: tuple[tuple[str, str], ...] = (), body: Json | None = None
     ) -> Json:
-        asked = f"{method} {path}"
+        request_line = f"{method} {path}"
         if not _PRINTABLE_ASCII.fullmatch(self._config.key.reveal()):
-            raise KeyRejected("key_rejected", "the key is empty or holds characters that no key has", "Copy it again.")
+            raise KeyRejected("key_rejected", "the key is empty or has invalid characters", "Copy it again.")
         try:
             request = self._http.build_request(
                 method,
@@ -121,11 +148,11 @@ class Client:
                 extensions={"trace": self._on_trace_event},
             )
         except httpx.InvalidURL:
-            raise Malformed(f"{asked}: base_url is no address that can be asked") from None
-        answer, text = self._exchange(request, asked)
+            raise Malformed(f"{request_line}: base_url is not an HTTP address") from None
+        answer, text = self._exchange(request, request_line)
         if not answer.is_success:
-            raise self._error_from_response(answer, text, asked)
-        return _parse_json(text, f"{asked} answered {answer.status_code}")
+            raise self._error_from_response(answer, text, request_line)
+        return _parse_json(text, f"{request_line} answered {answer.status_code}")
 
     def _exchange(self, request: httpx.Request, request_line: str) -> tuple[httpx.Response, bytes]:
         self._deadline = self._config.monotonic() + self._config.timeout
@@ -139,7 +166,7 @@ class Client:
             with contextlib.closing(answer):
                 return answer, self._read_body(answer, request_line)
         except httpx.UnsupportedProtocol:
-            raise Malformed(f"{request_line}: base_url is no address that can be asked") from None
+            raise Malformed(f"{request_line}: base_url is not an HTTP address") from None
         except httpx.DecodingError:
             raise Malformed(f"{request_line} answered {code} with a body that cannot be decompressed") from None
         except httpx.RequestError as error:
@@ -165,7 +192,7 @@ class Client:
         return self._config.monotonic() >= self._deadline
 
     def _on_trace_event(self, event: str, info: Mapping[str, object]) -> None:
-        """Remember the connection, so that a read can be cut: httpx bounds each read, not their sum."""
+        """Store the connection, so that a read can be aborted: httpx limits each read, not their sum."""
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             stream = info["return_value"]
             self._socket = stream.get_extra_info("socket")  # type: ignore[attr-defined]
@@ -175,26 +202,28 @@ class Client:
     def _abort_connection(self) -> None:
         if self._socket is not None:
             with contextlib.suppress(OSError):
-                # The plain method: SSLSocket.shutdown would pull the TLS state from under the reading thread.
+                # Not SSLSocket.shutdown: it would remove the TLS state that the reading thread still uses.
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _describe_network_error(self, error: httpx.RequestError, host: str) -> str:
         if self._deadline_passed():
             error = httpx.ReadTimeout("too late")
         for cause in _causes(error):
-            for kind, words in _NETWORK_ERROR_MESSAGES:
-                if isinstance(cause, kind):
+            for error_type, message in _NETWORK_ERROR_MESSAGES:
+                if isinstance(cause, error_type):
                     timeout = self._config.timeout
-                    return words.format(host=host, timeout=timeout, connect=min(timeout, CONNECT_TIMEOUT))
+                    return message.format(host=host, timeout=timeout, connect=min(timeout, CONNECT_TIMEOUT))
         return f"the connection to {host} broke ({self._sanitize(str(error)) or type(error).__name__})"
 
     def _error_from_response(self, response: httpx.Response, body: bytes, request_line: str) -> ProviderError:
         status = response.status_code
-        said = self._sanitize(_extract_message(body))
-        message = f"{request_line} answered {status}: {said}" if said else f"{request_line} answered {status}"
-        refusal = self._match_rejection_rule(status, body.decode(errors="replace").lower())
-        if refusal is not None:
-            return KeyRejected(refusal.reason, message, refusal.advice)
+        provider_message = self._sanitize(_extract_message(body))
+        message = f"{request_line} answered {status}"
+        if provider_message:
+            message = f"{message}: {provider_message}"
+        rule = self._match_rejection_rule(status, body.decode(errors="replace").lower())
+        if rule is not None:
+            return KeyRejected(rule.reason, message, rule.advice)
         if status == 401:
             return KeyRejected("key_rejected", message, "Replace the key: the provider does not accept it.")
         if status == 403:
@@ -210,18 +239,19 @@ class Client:
         return Malformed(message)
 
     def _match_rejection_rule(self, status: int, text: str) -> KeyRejectionRule | None:
-        for refusal in self._key_rejection_rules:
-            matches = status == refusal.status or (refusal.status is None and 400 <= status <= 499)
-            if matches and refusal.substring.lower() in text:
-                return refusal
+        for rule in self._key_rejection_rules:
+            status_matches = status == rule.status or (rule.status is None and 400 <= status <= 499)
+            if status_matches and rule.substring.lower() in text:
+                return rule
         return None
 
     def _sanitize(self, text: str) -> str:
-        """Make foreign text fit for a log line: no key, no control characters, not long."""
+        """Make the provider's text safe for a log line: no key, no control characters, limited length."""
         key = self._config.key.reveal()
         for secret in (key, base64.b64encode(f"{key}:".encode()).decode()):
             text = text.replace(secret, "<secret>")
-        text = _KEY_PATTERN.sub("<secret>", text)
+        if self._key_pattern is not None:
+            text = self._key_pattern.sub("<secret>", text)
         text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return text if len(text) <= MAX_MESSAGE_LENGTH else text[: MAX_MESSAGE_LENGTH - 1] + "…"
 
@@ -229,9 +259,9 @@ class Client:
 def paginate(
     fetch_page: Callable[[str], Json], next_cursor: Callable[[Json], str], max_pages: int = MAX_PAGES
 ) -> Iterator[Json]:
-    """Yield page after page: `ask` takes a cursor ("" at first), `following` finds the next one ("" at the end).
+    """Yield page after page: `fetch_page` takes a cursor ("" at first), `next_cursor` returns the next ("" at the end).
 
-    Raises Malformed where a cursor comes again or more than `most` pages come.
+    Raises Malformed where a cursor repeats or after more than `max_pages` pages.
     """
     cursor, seen = "", {""}
     for _ in range(max_pages):
@@ -241,18 +271,90 @@ def paginate(
         if not cursor:
             return
         if cursor in seen:
-            raise Malformed("the page cursor repeats itself, so the walk would never end")
+            raise Malformed("the page cursor repeats, so the list would never end")
         seen.add(cursor)
     raise Malformed(f"there are more than {max_pages} pages")
 
 
+def paginate_by_offset(
+    fetch_page: Callable[[int], Json],
+    items_field: str,
+    *,
+    limit: int,
+    total_field: str = "",
+    max_pages: int = MAX_PAGES,
+) -> Iterator[Json]:
+    """Yield page after page of a list: `fetch_page` takes the number of items before the page.
+
+    The list `items_field` of a page holds its items, at most `limit`. The last page is the one that reaches the
+    number in `total_field`, or without that field the first page with fewer than `limit` items. Raises Malformed
+    where items are missing, a page repeats, or after more than `max_pages` pages.
+    """
+    offset = 0
+    previous: object = None
+    for _ in range(max_pages):
+        page = fetch_page(offset)
+        items = page.get(items_field)
+        if not isinstance(items, list):
+            raise Malformed(f"the field {items_field} of a page is not a list", items_field)
+        # A server that ignores the offset would otherwise be read as often as pages are allowed, each item again.
+        if items and items == previous:
+            raise Malformed("the page repeats, so the list would never end", items_field)
+        yield page
+        offset += len(items)
+        previous = items
+        if not total_field:
+            if len(items) < limit:
+                return
+            continue
+        total = page.get(total_field)
+        if isinstance(total, bool) or not isinstance(total, int):
+            raise Malformed(f"the field {total_field} of a page is not a whole number", total_field)
+        if offset >= total:
+            return
+        if not items:
+            raise Malformed(f"only {offset} of {total} items came", total_field)
+    raise Malformed(f"there are more than {max_pages} pages")
+
+
+def paginate_by_number(
+    fetch_page: Callable[[int], Json],
+    has_next: Callable[[Json], bool],
+    *,
+    first: int = 1,
+    max_pages: int = MAX_PAGES,
+) -> Iterator[Json]:
+    """Yield page after page: `fetch_page` takes a page's number, counted from `first`, until `has_next` is False.
+
+    Raises Malformed where a page repeats or after more than `max_pages` pages.
+    """
+    previous: Json | None = None
+    for number in range(first, first + max_pages):
+        page = fetch_page(number)
+        if page == previous:
+            raise Malformed("the page repeats, so the list would never end")
+        yield page
+        if not has_next(page):
+            return
+        previous = page
+    raise Malformed(f"there are more than {max_pages} pages")
+
+
+def _compile_key_pattern(prefixes: Collection[str]) -> re.Pattern[str] | None:
+    """Return a pattern for whole or masked keys with one of these prefixes; None without prefixes."""
+    if not prefixes:
+        return None
+    alternatives = "|".join(re.escape(prefix) for prefix in sorted(prefixes))
+    return re.compile(rf"(?<!\w)(?:{alternatives})[\w*.…-]+")
+
+
 def _next_cursor(page: Json, cursor_field: str) -> str:
-    """Return the cursor to the page after this one; `has_more` decides where it is told, else the cursor's presence."""
+    """Return the cursor of the next page, "" at the end; `has_more` decides where it is present, else the cursor."""
     cursor, more = page.get(cursor_field), page.get("has_more")
     if more is False or (more is None and cursor is None):
         return ""
     if not isinstance(cursor, str) or not cursor:
-        raise Malformed(f"there are more pages, but the field {cursor_field} holds no cursor", cursor_field)
+        raise Malformed(f"there are more pages, but the field {cursor_field} contains no cursor", cursor_field)
     return cursor
 
 
@@ -260,10 +362,10 @@ def _parse_json(body: bytes, message_prefix: str) -> Json:
     try:
         found = json.loads(body, parse_float=Decimal, parse_constant=_reject_constant)
     except (ValueError, ArithmeticError, RecursionError):
-        kind = "a web page" if body.lstrip().startswith(b"<") else "something that is no whole JSON"
-        raise Malformed(f"{message_prefix} with {kind}: is base_url right?") from None
+        content = "a web page" if body.lstrip().startswith(b"<") else "incomplete or invalid JSON"
+        raise Malformed(f"{message_prefix} with {content}: is base_url right?") from None
     if not isinstance(found, dict):
-        raise Malformed(f"{message_prefix} with JSON that is no object")
+        raise Malformed(f"{message_prefix} with JSON that is not an object")
     return found
 
 
@@ -272,7 +374,7 @@ def _reject_constant(name: str) -> NoReturn:
 
 
 def _extract_message(body: bytes) -> str:
-    """Find the provider's own words in an error body."""
+    """Return the provider's message in the body of an error answer."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -305,5 +407,5 @@ def _redirect_host(response: httpx.Response) -> str:
 
 @functools.cache
 def _shared_ssl_context() -> ssl.SSLContext:
-    """Loaded once: a thousand accounts share one set of roots (SSL_CERT_FILE and SSL_CERT_DIR are honoured)."""
+    """Load the trusted certificates once for all accounts; SSL_CERT_FILE and SSL_CERT_DIR are honoured."""
     return httpx.create_ssl_context()

@@ -1,8 +1,9 @@
-"""What a line of OpenAI's bill pays for: its line item is free text, read as far as it follows the known patterns."""
+"""Parse the line items of OpenAI's costs report: free text, of which the known patterns are understood."""
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from exporter.errors import Malformed
 from exporter.model import COST, NANO, Row
@@ -21,7 +22,7 @@ _TOKEN_TYPE_METERS = {
 }
 _TOKEN_LINE_ITEM = re.compile(
     rf"(?:(?P<tier>\w+) \| )?(?P<model>[^,|]+?)(?: (?P<modality>{'|'.join(_MODALITIES)}))?"
-    rf", (?P<piece>{'|'.join(_TOKEN_TYPE_METERS)})(?P<long>, long context)?"
+    rf", (?P<token_type>{'|'.join(_TOKEN_TYPE_METERS)})(?P<long>, long context)?"
 )
 _OTHER_LINE_ITEMS = {
     "image models": "images",
@@ -34,20 +35,35 @@ _OTHER_LINE_ITEMS = {
 }
 
 
+class _LineItem(NamedTuple):
+    """What a line of the bill pays for."""
+
+    meter: str
+    model: str = ""
+    tier: str = ""
+
+
 def parse_bill_row(result: Json) -> Row:
-    """Return one result of the costs report as nano-USD, its line item kept word for word. Raises Malformed."""
+    """Return one result of the costs report as a row in nano-USD; `item` is the line item. Raises Malformed."""
     amount, item = object_field(result, "amount"), str_field(result, "line_item")
     if str_field(amount, "currency").lower() != "usd":
-        raise Malformed("an amount is in another currency than USD", "currency")
-    meter, model, tier = _parse_line_item(item)
-    return Row(meter, money_field(amount, "value", NANO), str_field(result, "project_id"), model, tier, item=item)
+        raise Malformed("an amount is in a currency other than USD", "currency")
+    line = _parse_line_item(item)
+    value = money_field(amount, "value", NANO)
+    return Row(line.meter, value, str_field(result, "project_id"), line.model, line.tier, item=item)
 
 
-def _parse_line_item(item: str) -> tuple[str, str, str]:
-    """Read meter, model and tier out of a line item, which is free text: what is not understood pays for `cost`."""
-    line = _TOKEN_LINE_ITEM.fullmatch(item)
-    if line is None:
-        return next((meter for words, meter in _OTHER_LINE_ITEMS.items() if words in item.lower()), COST), "", ""
-    tier = line["tier"] or ""
-    tier = f"{tier or 'standard'}_long_context" if line["long"] else tier
-    return _TOKEN_TYPE_METERS[line["piece"]][_MODALITIES.index(line["modality"] or "text")], line["model"], tier
+def _parse_line_item(item: str) -> _LineItem:
+    """Return what a line item pays for; a text of an unknown pattern pays for the meter `cost`."""
+    match = _TOKEN_LINE_ITEM.fullmatch(item)
+    if match is None:
+        lowercase = item.lower()
+        for words, meter in _OTHER_LINE_ITEMS.items():
+            if words in lowercase:
+                return _LineItem(meter)
+        return _LineItem(COST)
+    tier = match["tier"] or ""
+    if match["long"]:
+        tier = f"{tier or 'standard'}_long_context"
+    modality = _MODALITIES.index(match["modality"] or "text")
+    return _LineItem(_TOKEN_TYPE_METERS[match["token_type"]][modality], match["model"], tier)

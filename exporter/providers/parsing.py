@@ -1,46 +1,57 @@
-"""Reading the providers' answers: typed fields of JSON objects, and whole spans of buckets. Pure."""
+"""Parse the providers' answers: typed fields of JSON objects, and the buckets of a time range. Pure functions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
-from typing import NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 from exporter.errors import Malformed
-from exporter.model import Bucket, Report, Row, utc
+from exporter.model import Bucket, Report, Row, RowLabels, utc
 from exporter.providers.http import Json
 from exporter.windows import slots
 
-RawBucket = tuple[datetime, datetime, Iterable[Row]]
-"""One bucket as the provider told it: start, end (before a whole width where it is still running), rows."""
 T = TypeVar("T")
 MAX_INT64 = 2**63 - 1
+
+
+class RawBucket(NamedTuple):
+    """One bucket as the provider reports it."""
+
+    start: datetime
+    end: datetime
+    """Earlier than `start` plus the report's width while the slot is running."""
+    rows: Iterable[Row]
+    """Rows that differ only in their value are added up later."""
 
 
 def build_buckets(
     report: Report, since: datetime, until: datetime, raw_buckets: Iterable[RawBucket]
 ) -> Iterator[Bucket]:
-    """Yield one bucket for every slot of [since, until), oldest first, after all of `told` was read.
+    """Yield one bucket for every slot of [since, until), oldest first, after all of `raw_buckets` has been read.
 
-    A slot that was not told is empty; a bucket outside the span is left out. Raises Malformed where a bucket lies
-    across slots or comes twice, and says which report an odd field was in.
+    A slot without a raw bucket is empty; a raw bucket outside the time range is dropped. Raises Malformed, with the
+    report's name, where a raw bucket overlaps several slots or two have the same start.
     """
-    spans: dict[datetime, tuple[Row, ...] | None] = dict.fromkeys(slots(since, until, report.width))
-    if not spans:
+    rows_by_slot: dict[datetime, tuple[Row, ...] | None] = dict.fromkeys(slots(since, until, report.width))
+    if not rows_by_slot:
         return
     try:
-        for start, end, rows in raw_buckets:
-            if start in spans:
-                _require(spans[start] is None, f"the bucket of {start:%Y-%m-%dT%H:%MZ} comes twice", "start")
-                _require(start < end <= start + report.width, "a bucket has another width than was asked for", "end")
-                spans[start] = _merge_rows(rows, keep_zero=report.kind == "bill")
+        for raw in raw_buckets:
+            if raw.start in rows_by_slot:
+                slot_end = raw.start + report.width
+                is_first = rows_by_slot[raw.start] is None
+                _require(is_first, f"two buckets start at {raw.start:%Y-%m-%dT%H:%MZ}", "start")
+                _require(raw.start < raw.end <= slot_end, "a bucket has another width than was requested", "end")
+                rows_by_slot[raw.start] = _merge_rows(raw.rows, keep_zero=report.kind == "bill")
             else:
-                _require(not since <= start < until, "a bucket starts off the edge of its slot", "start")
+                is_outside = not since <= raw.start < until
+                _require(is_outside, "a bucket starts inside a slot", "start")
     except Malformed as error:
         raise Malformed(f"{report.name}: {error}", error.field) from None
-    for start, merged in spans.items():
-        yield Bucket(report.name, start, start + report.width, merged or ())
+    for start, rows in rows_by_slot.items():
+        yield Bucket(report.name, start, start + report.width, rows or ())
 
 
 def required_field(obj: Json, name: str, expected_type: type[T]) -> T:
@@ -52,68 +63,72 @@ def required_field(obj: Json, name: str, expected_type: type[T]) -> T:
 
 
 def str_field(obj: Json, name: str) -> str:
-    """Return a text field; missing and null are "". Raises Malformed."""
+    """Return a string field; missing and null are "". Raises Malformed."""
     return "" if obj.get(name) is None else required_field(obj, name, str)
 
 
 def bool_field(obj: Json, name: str) -> bool:
-    """Return a truth field; missing and null are False. Raises Malformed."""
+    """Return a boolean field; missing and null are False. Raises Malformed."""
     return obj.get(name) is not None and required_field(obj, name, bool)
 
 
 def object_field(obj: Json, name: str) -> Json:
-    """Return an object inside an object; missing and null are empty. Raises Malformed."""
+    """Return an object field; missing and null are empty. Raises Malformed."""
     return {} if obj.get(name) is None else required_field(obj, name, dict)
 
 
 def list_field(obj: Json, name: str) -> list[Json]:
     """Return a required list of objects. Raises Malformed."""
-    found = required_field(obj, name, list)
-    for item in found:
+    items = required_field(obj, name, list)
+    for item in items:
         if not isinstance(item, dict):
             _raise_wrong_type(name, item, "a list of objects")
-    return found
+    return items
 
 
 def int_field(obj: Json, name: str, default: int | None = None) -> int:
-    """Return a whole number from zero up, spelt 12 or 12.0; `default` where missing or null. Raises Malformed."""
+    """Return a non-negative whole number, written 12 or 12.0; `default` where missing or null. Raises Malformed."""
     value = obj.get(name)
     if value is None and default is not None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         _raise_wrong_type(name, value, "a whole number")
     try:
-        sane = 0 <= value <= MAX_INT64 and value == int(value)
+        is_valid = 0 <= value <= MAX_INT64 and value == int(value)
     except InvalidOperation:
-        sane = False
-    if not sane:
+        is_valid = False
+    if not is_valid:
         raise Malformed(f"the field {name} is not a whole number from 0 to {MAX_INT64}", name)
     return int(value)
 
 
 def money_field(obj: Json, name: str, nano_per_unit: int) -> int:
-    """Return nano-USD, rounded half to even: a number or its text, in units worth `nano` each. Raises Malformed."""
+    """Return an amount in nano-USD, rounded half to even. Raises Malformed.
+
+    The field is a number or its text, in units of `nano_per_unit` nano-USD: NANO for dollars, NANO // 100 for cents.
+    """
     value = obj.get(name)
     if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
         _raise_wrong_type(name, value, "an amount")
     try:
         amount = (Decimal(value) * nano_per_unit).to_integral_value(ROUND_HALF_EVEN)
-        sane = abs(amount) <= MAX_INT64
+        is_valid = abs(amount) <= MAX_INT64
     except InvalidOperation:
-        sane = False
-    if not sane:
+        is_valid = False
+    if not is_valid:
         raise Malformed(f"the field {name} is not an amount of money", name)
     return int(amount)
 
 
 def time_field(obj: Json, name: str, unit: timedelta = timedelta(milliseconds=1)) -> datetime:
-    """Return a time: RFC 3339 (UTC unless it says), or `unit`s since the epoch, also as text. Raises Malformed."""
+    """Return a time: RFC 3339 (UTC without an offset), or `unit`s since the epoch, also as text. Raises Malformed."""
     value = obj.get(name)
     try:
         if isinstance(value, str) and not value.isdecimal():
-            found = datetime.fromisoformat(value)
-            return found if found.tzinfo else found.replace(tzinfo=UTC)
-        return utc(0) + unit * (int(value) if isinstance(value, str) else int_field(obj, name))
+            time = datetime.fromisoformat(value)
+            return time if time.tzinfo else time.replace(tzinfo=UTC)
+        count = int(value) if isinstance(value, str) else int_field(obj, name)
+        return utc(0) + unit * count
     except (ValueError, OverflowError):
         raise Malformed(f"the field {name} is not a time", name) from None
 
@@ -129,9 +144,15 @@ def _require(condition: bool, message: str, name: str) -> None:  # noqa: FBT001
 
 
 def _merge_rows(rows: Iterable[Row], *, keep_zero: bool) -> tuple[Row, ...]:
-    """Add up rows that differ in their value only, in one order, so that the same telling is the same bucket."""
-    sums: dict[tuple[str, ...], int] = {}
+    """Add up rows with equal labels and sort them, so that equal answers give equal buckets."""
+    sums: dict[RowLabels, int] = {}
     for row in rows:
-        key = (row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
-        sums[key] = sums.get(key, 0) + row.value
-    return tuple(Row(meter, value, *ids) for (meter, *ids), value in sorted(sums.items()) if value or keep_zero)
+        labels = RowLabels(row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
+        sums[labels] = sums.get(labels, 0) + row.value
+    merged: list[Row] = []
+    for labels, value in sorted(sums.items()):
+        if value or keep_zero:
+            merged.append(
+                Row(labels.meter, value, labels.workspace, labels.model, labels.tier, labels.api_key, labels.item)
+            )
+    return tuple(merged)

@@ -1,1 +1,1 @@
-"""The providers' admin APIs on loopback, seeded and faithful; used by tests, benchmarks and `demo`."""
+"""Simulators of the providers' admin APIs on loopback, deterministic by seed; for tests, benchmarks and `demo`."""

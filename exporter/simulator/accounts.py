@@ -1,4 +1,4 @@
-"""Who spends: accounts, their members and the steady streams of use that make up their spend."""
+"""The simulated accounts: their members, their usage as steady streams, and their prices and bills."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from fnmatch import fnmatchcase
 from math import prod
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Mix = tuple[tuple[str, float], ...]
-"""What one request uses on average: (meter, units)."""
+"""The average usage of one request: (meter, units)."""
 
 CHAT: Mix = (("uncached_input", 1500.0), ("cache_read", 2200.0), ("output", 380.0))
 
@@ -28,7 +28,7 @@ REPORT_LABELS: Mapping[str, frozenset[str]] = {
     "messages": frozenset({"model", "tier", "api_key"}),
     "usage_events": frozenset({"model", "tier", "api_key"}),
 }
-"""Each kind of use and what its report can tell beside the workspace."""
+"""Report -> the labels that it has besides the workspace."""
 
 REPORTS_WITH_REQUESTS = frozenset(
     {
@@ -41,12 +41,21 @@ REPORTS_WITH_REQUESTS = frozenset(
         "usage_events",
     }
 )
-"""Kinds whose report counts requests that no other report counts."""
+"""Reports that count requests which no other report counts."""
+
+
+class StreamLabels(NamedTuple):
+    """The labels of usage as a report has them; a label that the report lacks is empty."""
+
+    workspace: str
+    model: str
+    tier: str
+    api_key: str
 
 
 @dataclass(frozen=True, slots=True)
 class PriceChange:
-    """From a UTC day on, models whose name matches the glob cost `factor` times as much."""
+    """From the UTC day `since`, models that match the glob cost `factor` times as much."""
 
     since: date
     factor: float
@@ -55,65 +64,65 @@ class PriceChange:
 
 @dataclass(frozen=True, slots=True)
 class ExtraCharge:
-    """Money on every day's bill that no report of use explains."""
+    """A line on every day's bill for which there is no usage."""
 
     workspace: str
     label: str
-    """The line's text on the bill."""
+    """The text of the line."""
     usd_per_day: float = 0.0
-    """Per day, whatever is used."""
+    """Fixed part, independent of usage."""
     usage_cost_share: float = 0.0
-    """Of what the workspace's use costs on that day."""
+    """Share of the cost of the workspace's usage on that day."""
     cost_type: str = ""
     """Anthropic's cost type: `code_execution` or `session_usage`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One steady use by one workspace of one model."""
+    """Steady usage of one model by one workspace."""
 
     workspace: str
-    """An id; empty is Anthropic's default workspace, or no billing group at Cursor."""
+    """The id; "" is Anthropic's default workspace, or no billing group at Cursor."""
     model: str
     tier: str = "standard"
     """`standard`, `batch`, `flex`, `priority`; at Cursor `included` or `on_demand`."""
     api_key: str = ""
     report: str = "completions"
-    """The report that tells it: one of `KIND_LABELS`."""
+    """The report that contains it: a key of REPORT_LABELS."""
     daily_requests: float = 1000.0
     """Requests on an average weekday."""
     mix: Mix = CHAT
-    """Empty at Cursor: a call that is not priced by tokens."""
+    """Empty for Cursor calls that are not priced by tokens."""
     load_profile: Literal["office", "nightly", "steady"] = "office"
     context_window: str = ""
-    """Anthropic's context window: `0-200k` unless said."""
+    """Anthropic's context window; "" is `0-200k`."""
     region: str = ""
-    """Anthropic's inference geography: `global` unless said."""
+    """Anthropic's inference geography; "" is `global`."""
     billed_model: str = ""
-    """The model's name on the bill, where it differs."""
+    """The model's id on the bill; "" where it is the same."""
     since: date | None = None
-    """The first UTC day of use, where it is later than the world's."""
+    """The first UTC day with usage; None is the first day of the simulation."""
     weekday_factors: tuple[float, ...] = ()
-    """Seven factors of the size, Monday first, on top of the shape; 0 is a day without use."""
+    """Seven factors of `daily_requests`, Monday first, in addition to the load profile; 0 is a day without usage."""
     long_context_share: float = 0.0
-    """The part of the tokens that is billed at long-context prices though the use does not tell it."""
+    """Share of the tokens that is billed at long-context prices, although the usage report does not show it."""
 
     def __post_init__(self) -> None:
-        """Refuse a kind that no provider reports."""
+        """Reject an unknown report and an incomplete list of weekdays."""
         if self.report not in REPORT_LABELS:
-            raise ValueError(f"kind {self.report!r} is none of {', '.join(REPORT_LABELS)}")
+            raise ValueError(f"report {self.report!r} is none of {', '.join(REPORT_LABELS)}")
         if len(self.weekday_factors) not in (0, 7):
-            raise ValueError(f"weekdays: seven factors or none, not {len(self.weekday_factors)}")
+            raise ValueError(f"weekday_factors: expected seven or none, got {len(self.weekday_factors)}")
 
-    def labels(self) -> tuple[str, str, str, str]:
-        """Return (workspace, model, tier, api_key) as the report can tell them; empty where it cannot."""
-        told = REPORT_LABELS[self.report]
+    def labels(self) -> StreamLabels:
+        """Return the labels of the stream's rows."""
+        available = REPORT_LABELS[self.report]
         tier = f"{self.tier}_long_context" if self.context_window == "200k-1M" else self.tier
-        return (
-            self.workspace,
-            self.model if "model" in told else "",
-            tier if "tier" in told else "",
-            self.api_key if "api_key" in told else "",
+        return StreamLabels(
+            workspace=self.workspace,
+            model=self.model if "model" in available else "",
+            tier=tier if "tier" in available else "",
+            api_key=self.api_key if "api_key" in available else "",
         )
 
 
@@ -131,7 +140,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class SimAccount:
-    """One key of one organisation at one provider, and everything that it will be told."""
+    """One organisation at one provider, with its admin key, its usage and its bills."""
 
     name: str
     provider: Literal["openai", "anthropic", "cursor"]
@@ -142,29 +151,29 @@ class SimAccount:
     workspaces: Mapping[str, str] = field(default_factory=dict)
     """Workspace id -> name; Cursor: billing group id -> name."""
     archived_workspaces: frozenset[str] = frozenset()
-    """Ids of archived workspaces; their use and bills go on being told."""
+    """Ids of archived workspaces; their usage and bills continue."""
     api_keys: Mapping[str, str] = field(default_factory=dict)
-    """API key id -> name; keys that only streams name are called by their id."""
+    """API key id -> name; a key that appears only in a stream is named by its id."""
     members: tuple[Member, ...] = ()
     discount: float = 0.0
-    """Negotiated share off the list price: 0.1 is ten per cent less."""
+    """Negotiated discount on list prices: 0.1 is ten per cent."""
     amount_format: Literal["number", "string"] = "number"
-    """How OpenAI spells `amount.value` for this account."""
+    """The JSON type of OpenAI's `amount.value` for this account."""
     bill_delay: timedelta = timedelta(hours=6)
-    """A day's bill appears this long after the day's end."""
+    """Time from the end of a day to its bill."""
     token_details: bool = True
-    """False: OpenAI's older rows of completions, without the detail fields."""
+    """False for OpenAI's older completions results, which have no detail fields."""
     has_billing_groups: bool = True
-    """False: a Cursor plan without billing groups."""
+    """False for a Cursor plan without billing groups."""
     price_changes: tuple[PriceChange, ...] = ()
-    """Not at Cursor, nor are the extras."""
+    """Ignored for Cursor, as are `extra_charges`."""
     extra_charges: tuple[ExtraCharge, ...] = ()
 
     def key_workspaces(self) -> dict[str, str]:
-        """Return each API key's id -> the workspace it belongs to, in the order of the streams."""
+        """Return API key id -> workspace id, in the order of the streams."""
         return {stream.api_key: stream.workspace for stream in self.streams if stream.api_key}
 
     def price_factor(self, model: str, day: date) -> float:
-        """Return by what a model's list price is multiplied on a UTC day, the discount aside."""
-        changes = self.price_changes
-        return prod(one.factor for one in changes if one.since <= day and fnmatchcase(model, one.model))
+        """Return the factor of a model's list price on a UTC day, without the discount."""
+        effective = (change for change in self.price_changes if change.since <= day)
+        return prod(change.factor for change in effective if fnmatchcase(model, change.model))

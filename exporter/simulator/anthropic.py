@@ -1,4 +1,4 @@
-"""Anthropic's admin API: messages usage, cost report, workspaces, API keys and the organization."""
+"""Anthropic's Admin API: messages usage, cost report, workspaces, API keys and the organization."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from exporter.simulator.billing import Charge
 from exporter.simulator.http import (
     ApiError,
     ApiResponse,
+    BucketWidth,
     Call,
     ErrorKind,
     SlotPage,
@@ -24,8 +25,11 @@ from exporter.simulator.http import (
 from exporter.simulator.world import World
 
 _DAY_SECONDS = 86400
-_BUCKET_WIDTHS = {"1m": (60, 60, 1440), "1h": (3600, 24, 168), "1d": (_DAY_SECONDS, 7, 31)}
-"""Bucket width -> (seconds, default limit, largest limit)."""
+_BUCKET_WIDTHS = {
+    "1m": BucketWidth(seconds=60, default_limit=60, max_limit=1440),
+    "1h": BucketWidth(seconds=3600, default_limit=24, max_limit=168),
+    "1d": BucketWidth(seconds=_DAY_SECONDS, default_limit=7, max_limit=31),
+}
 _NANO_PER_CENT = 10_000_000
 _FAST_MODE = "fast-mode-2026-02-01"
 
@@ -88,7 +92,7 @@ _ERRORS: Mapping[ErrorKind, tuple[int, str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class _CallContext:
-    """One call of one account in one world."""
+    """A call with its account and its world."""
 
     world: World
     account: SimAccount
@@ -102,18 +106,19 @@ def extract_key(call: Call) -> str:
 
 
 def classify_key(key: str) -> ErrorKind:
-    """Tell a key of another kind (workspace, claude.ai) from an unknown admin key."""
+    """Return `wrong_key` for workspace keys and keys of other providers, else `unknown_key`."""
     return "wrong_key" if key.startswith(("sk-ant-api", "sk-proj-")) else "unknown_key"
 
 
 def error_response(error_kind: ErrorKind, message: str = "") -> ApiResponse:
-    """Word an error: `{"type": "error", "error": {type, message}}`."""
-    status, kind, usual = _ERRORS[error_kind]
-    return ApiResponse(status, {"type": "error", "error": {"type": kind, "message": message or usual}})
+    """Return an error as the API does: `{"type": "error", "error": {type, message}}`."""
+    status, error_type, default_message = _ERRORS[error_kind]
+    error = {"type": error_type, "message": message or default_message}
+    return ApiResponse(status, {"type": "error", "error": error})
 
 
 def handle(world: World, account: SimAccount, call: Call) -> ApiResponse:
-    """Answer a GET below /v1/organizations. Raises Refused."""
+    """Answer a GET below /v1/organizations. Raises ApiError."""
     if "anthropic-version" not in call.headers:
         raise ApiError("bad_request", "anthropic-version: header is required")
     route = _ROUTES.get(call.path.strip("/"))
@@ -127,20 +132,20 @@ def _usage(context: _CallContext) -> ApiResponse:
     width = call.param("bucket_width", "1d")
     if width not in _BUCKET_WIDTHS:
         raise ApiError("bad_request", f"bucket_width: {width!r} is not one of {', '.join(_BUCKET_WIDTHS)}")
-    seconds, default, most = _BUCKET_WIDTHS[width]
-    by = call.choices("group_by", (*_LABELS, "speed"))
-    if "speed" in by and _FAST_MODE not in call.headers.get("anthropic-beta", ""):
+    bucket_width = _BUCKET_WIDTHS[width]
+    group_by = call.choices("group_by", (*_LABELS, "speed"))
+    if "speed" in group_by and _FAST_MODE not in call.headers.get("anthropic-beta", ""):
         raise ApiError("bad_request", f"group_by: speed needs the header anthropic-beta: {_FAST_MODE}")
-    # The published answer has no field for speed, though one may group by it.
-    labels = tuple(name for name in by if name != "speed")
-    walk = _paginate(context, seconds, call.limit(default, most))
-    return _page_response(walk, [list(_results(context, labels, *slot)) for slot in walk.slots])
+    # Grouping by speed is allowed, but the published answer has no field for it.
+    labels = tuple(name for name in group_by if name != "speed")
+    page = _paginate(context, bucket_width.seconds, call.limit(bucket_width.default_limit, bucket_width.max_limit))
+    return _page_response(page, [list(_results(context, labels, *slot)) for slot in page.slots])
 
 
 def _results(context: _CallContext, group_by: Sequence[str], start: int, end: int) -> Iterator[dict[str, object]]:
-    use = context.world.usage(context.account.name, "messages", start, end)
-    chosen = ((stream, units) for stream, units in use if _matches_filters(context.call, stream))
-    for labels, units in sum_by_labels(chosen, group_by, _LABELS):
+    usage = context.world.usage(context.account.name, "messages", start, end)
+    selected = ((stream, units) for stream, units in usage if _matches_filters(context.call, stream))
+    for labels, units in sum_by_labels(selected, group_by, _LABELS):
         yield {
             "uncached_input_tokens": units.get("uncached_input", 0),
             "cache_read_input_tokens": units.get("cache_read", 0),
@@ -163,12 +168,15 @@ def _matches_filters(call: Call, stream: Stream) -> bool:
 def _costs(context: _CallContext) -> ApiResponse:
     call = context.call
     if call.param("bucket_width", "1d") != "1d":
-        raise ApiError("bad_request", "bucket_width: costs are told by day, 1d")
-    asked_for = call.choices("group_by", ("workspace_id", "description"))
-    by = [name for name in ("workspace_id",) if name in asked_for]
-    by += _DESCRIPTION_LABELS if "description" in asked_for else ()
-    walk = _paginate(context, _DAY_SECONDS, call.limit(7, 31))
-    return _page_response(walk, [list(_cost_results(context, by, day)) for day, _ in walk.slots])
+        raise ApiError("bad_request", "bucket_width: costs are only available per day, 1d")
+    group_by = call.choices("group_by", ("workspace_id", "description"))
+    labels: list[str] = []
+    if "workspace_id" in group_by:
+        labels.append("workspace_id")
+    if "description" in group_by:
+        labels.extend(_DESCRIPTION_LABELS)
+    page = _paginate(context, _DAY_SECONDS, call.limit(7, 31))
+    return _page_response(page, [list(_cost_results(context, labels, day)) for day, _ in page.slots])
 
 
 def _cost_results(context: _CallContext, group_by: Sequence[str], day: int) -> Iterator[dict[str, object]]:
@@ -183,7 +191,7 @@ def _cost_results(context: _CallContext, group_by: Sequence[str], day: int) -> I
 
 
 def _paginate(context: _CallContext, width: int, limit: int) -> SlotPage:
-    """Return the page of whole slots from `starting_at`, snapped to its slot, to `ending_at` or the running slot."""
+    """Return a page of whole slots, from the one of `starting_at` to `ending_at` or the running slot."""
     now = int(context.world.clock().timestamp())
     start = _time_param(context.call, "starting_at")
     end = min(_time_param(context.call, "ending_at"), now) if "ending_at" in context.call.query else now
@@ -194,10 +202,10 @@ def _paginate(context: _CallContext, width: int, limit: int) -> SlotPage:
 def _time_param(call: Call, name: str) -> int:
     text = call.param(name)
     try:
-        moment = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError:
         raise ApiError("bad_request", f"{name}: expected an RFC 3339 time, got {text!r}") from None
-    return int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp())
+    return int(time.replace(tzinfo=time.tzinfo or UTC).timestamp())
 
 
 def _page_response(slot_page: SlotPage, results: Sequence[list[dict[str, object]]]) -> ApiResponse:
@@ -221,7 +229,7 @@ def _me(context: _CallContext) -> ApiResponse:
 
 def _workspaces(context: _CallContext) -> ApiResponse:
     account, created = context.account, context.world.start_time - 300 * DAY
-    shown = context.call.param("include_archived") == "true"
+    include_archived = context.call.param("include_archived") == "true"
     return _list_response(
         context.call,
         [
@@ -244,7 +252,7 @@ def _workspaces(context: _CallContext) -> ApiResponse:
                 },
             }
             for workspace, name in account.workspaces.items()
-            if shown or workspace not in account.archived_workspaces
+            if include_archived or workspace not in account.archived_workspaces
         ],
     )
 

@@ -1,4 +1,4 @@
-"""What a day is billed: one charge per line of the provider's own bill, in whole nano-USD."""
+"""The bill of a simulated day: one charge per line, as the provider itemises it, in whole nano-USD."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exporter.simulator.rates import nano_per_unit
 
 @dataclass(frozen=True, slots=True)
 class BillLine:
-    """What makes a line of a bill a line of its own; a field that this provider's bill cannot tell is empty."""
+    """The identity of a line on a bill; a field that the provider's bill does not have is empty."""
 
     workspace: str
     label: str
@@ -30,14 +30,14 @@ class BillLine:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """One line of a bill with its units and its money."""
+    """One line of a bill with its units and its cost."""
 
     line: BillLine
     units: int
     nano: int
 
     def to_row(self) -> Row:
-        """Return the charge in the words of the exporter."""
+        """Return the charge as a row of the exporter."""
         line = self.line
         tier = f"{line.tier}_long_context" if line.context_window == "200k-1M" else line.tier
         return Row(COST, self.nano, line.workspace, line.model, tier, line.api_key, line.label)
@@ -46,49 +46,48 @@ class Charge:
 def compute_charges(
     account: SimAccount, day: date, usage: Iterable[tuple[Stream, Mapping[str, int]]], factor: float
 ) -> list[Charge]:
-    """Return the bill of a day's final use, each line rounded to whole nano-USD, in order of its first use.
+    """Return the bill of a day's final usage; each line is rounded to whole nano-USD, in order of its first usage.
 
-    The account is one at OpenAI or Anthropic: Cursor bills its events one by one. `factor` multiplies the
-    money, not the units: the provider's later correction of the bill.
+    The account is at OpenAI or Anthropic: Cursor charges per event. `factor` is the provider's later correction of
+    the bill; it multiplies the cost, not the units.
     """
-    line_of = _LINE_BUILDERS[account.provider]
+    build_line = _LINE_BUILDERS[account.provider]
     units: dict[BillLine, int] = {}
-    money: dict[BillLine, float] = {}
+    costs: dict[BillLine, float] = {}
     for stream, meter, count in _split_usage(usage):
         price = nano_per_unit(stream.model, meter, stream.tier, stream.context_window, stream.region)
-        line = line_of(stream, meter) if price else None
+        line = build_line(stream, meter) if price else None
         if line is not None:
             units[line] = units.get(line, 0) + count
-            money[line] = money.get(line, 0.0) + count * price * account.price_factor(stream.model, day)
-    rest = (1.0 - account.discount) * factor
-    charges = [Charge(line, units[line], round(nano * rest)) for line, nano in money.items()]
+            costs[line] = costs.get(line, 0.0) + count * price * account.price_factor(stream.model, day)
+    cost_factor = (1.0 - account.discount) * factor
+    charges = [Charge(line, units[line], round(nano * cost_factor)) for line, nano in costs.items()]
     return charges + _extra_charges(account, charges, factor)
 
 
 def _split_usage(usage: Iterable[tuple[Stream, Mapping[str, int]]]) -> Iterator[tuple[Stream, str, int]]:
-    """Yield what is billed at one price: a stream, a meter and its units; long context apart."""
-    for stream, use in usage:
-        for meter, count in use.items():
-            long = int(count * stream.long_context_share) if meter in TOKEN_METERS else 0
-            if long:
-                yield replace(stream, context_window="200k-1M"), meter, long
-            if count > long:
-                yield stream, meter, count - long
+    """Yield (stream, meter, units) of equal price: long context is separate."""
+    for stream, stream_units in usage:
+        for meter, count in stream_units.items():
+            long_context = int(count * stream.long_context_share) if meter in TOKEN_METERS else 0
+            if long_context:
+                yield replace(stream, context_window="200k-1M"), meter, long_context
+            if count > long_context:
+                yield stream, meter, count - long_context
 
 
 def _extra_charges(account: SimAccount, charges: Iterable[Charge], factor: float) -> list[Charge]:
-    spent: dict[str, int] = {}
+    cost_by_workspace: dict[str, int] = {}
     for charge in charges:
-        spent[charge.line.workspace] = spent.get(charge.line.workspace, 0) + charge.nano
-    money = [
-        (extra, round(extra.usd_per_day * NANO * factor + extra.usage_cost_share * spent.get(extra.workspace, 0)))
-        for extra in account.extra_charges
-    ]
-    return [
-        Charge(BillLine(extra.workspace, extra.label, cost_type=extra.cost_type), 0, nano)
-        for extra, nano in money
-        if nano
-    ]
+        workspace = charge.line.workspace
+        cost_by_workspace[workspace] = cost_by_workspace.get(workspace, 0) + charge.nano
+    extra_charges: list[Charge] = []
+    for extra in account.extra_charges:
+        fixed = extra.usd_per_day * NANO * factor
+        nano = round(fixed + extra.usage_cost_share * cost_by_workspace.get(extra.workspace, 0))
+        if nano:
+            extra_charges.append(Charge(BillLine(extra.workspace, extra.label, cost_type=extra.cost_type), 0, nano))
+    return extra_charges
 
 
 def _openai_line(stream: Stream, meter: str) -> BillLine:
@@ -97,13 +96,13 @@ def _openai_line(stream: Stream, meter: str) -> BillLine:
         label, unit = _OPENAI_UNITS[meter]
         return replace(line, label=label, unit=unit)
     model = stream.billed_model or stream.model
-    modality, piece = _OPENAI_TOKEN_TYPES[meter]
-    mixed = any(name.startswith(("audio", "image")) for name, _ in stream.mix)
-    name = f"{model} {modality}" if mixed else model
+    modality, token_type = _OPENAI_TOKEN_TYPES[meter]
+    is_multimodal = any(name.startswith(("audio", "image")) for name, _ in stream.mix)
+    name = f"{model} {modality}" if is_multimodal else model
     tier = stream.tier if "tier" in REPORT_LABELS[stream.report] else ""
     prefix = "" if tier in {"", "standard"} else f"{tier} | "
     suffix = ", long context" if stream.context_window == "200k-1M" else ""
-    label = f"{prefix}{name}, {piece}{suffix}"
+    label = f"{prefix}{name}, {token_type}{suffix}"
     return replace(line, label=label, model=model, tier=tier, context_window=stream.context_window, unit="tokens")
 
 
@@ -160,7 +159,7 @@ _ANTHROPIC_TOKEN_TYPES = {
 
 
 def display_name(model: str) -> str:
-    """Turn a Claude model's id into the name on the bill: claude-sonnet-4-5-20250929 -> Claude Sonnet 4.5."""
+    """Return the name on the bill of a Claude model's id: claude-sonnet-4-5-20250929 -> Claude Sonnet 4.5."""
     words = re.sub(r"-20\d{6}$", "", model).split("-")
     names = [word.capitalize() for word in words if not word.isdigit()]
     return " ".join([*names, ".".join(word for word in words if word.isdigit())]).strip()

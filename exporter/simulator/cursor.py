@@ -1,4 +1,4 @@
-"""Cursor's admin API: a team's usage events, members and billing groups."""
+"""Cursor's Admin API: usage events, members and billing groups of a team."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _ERRORS: Mapping[ErrorKind, tuple[int, str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class _CallContext:
-    """One call of one account in one world."""
+    """A call with its account and its world."""
 
     world: World
     account: SimAccount
@@ -48,7 +48,7 @@ class _CallContext:
 
 
 def extract_key(call: Call) -> str:
-    """Return the user name of Basic authorization; its password stays empty."""
+    """Return the user name of the Basic authorization; the password is empty."""
     encoded = call.headers.get("authorization", "").removeprefix("Basic ")
     try:
         return base64.b64decode(encoded).decode().partition(":")[0]
@@ -57,18 +57,18 @@ def extract_key(call: Call) -> str:
 
 
 def classify_key(key: str) -> ErrorKind:
-    """Tell another provider's key from an unknown team key."""
+    """Return `wrong_key` for keys of other providers, else `unknown_key`."""
     return "unknown_key" if key.startswith(("crsr_", "key_")) or not key else "wrong_key"
 
 
 def error_response(error_kind: ErrorKind, message: str = "") -> ApiResponse:
-    """Word an error: `{"error", "message"}`."""
-    status, error, usual = _ERRORS[error_kind]
-    return ApiResponse(status, {"error": error, "message": message or usual})
+    """Return an error as the API does: `{"error", "message"}`."""
+    status, error, default_message = _ERRORS[error_kind]
+    return ApiResponse(status, {"error": error, "message": message or default_message})
 
 
 def handle(world: World, account: SimAccount, call: Call) -> ApiResponse:
-    """Answer a call below /teams. Raises Refused."""
+    """Answer a call below /teams. Raises ApiError."""
     route = _ROUTES.get((call.method, call.path.strip("/")))
     if route is None:
         raise ApiError("not_found")
@@ -102,14 +102,14 @@ def _usage_events(context: _CallContext) -> ApiResponse:
 
 
 def _events_newest_first(context: _CallContext, start: int, end: int) -> Iterator[CursorEvent]:
-    """Yield the told events of [start, end], both inclusive milliseconds."""
+    """Yield the reported events of [start, end], in epoch milliseconds, both inclusive."""
     email, bot = context.call.body.get("email"), context.call.body.get("serviceAccountId")
     now = int(context.world.clock().timestamp() * 1000)
     newest = min(end, now) // _HOUR_MS
     for hour in range(newest, max(start // _HOUR_MS, int(context.world.start_time.timestamp()) // 3600) - 1, -1):
         events = context.world.events(context.account.name, hour * 3600)
-        whole = start <= hour * _HOUR_MS and end >= (hour + 1) * _HOUR_MS - 1
-        if whole and email is None and bot is None:
+        is_whole_hour = start <= hour * _HOUR_MS and end >= (hour + 1) * _HOUR_MS - 1
+        if is_whole_hour and email is None and bot is None:
             yield from reversed(events)
         else:
             yield from (
@@ -125,7 +125,7 @@ def _matches_user(event: CursorEvent, email: object, service_account: object) ->
 
 def _render_event(event: CursorEvent) -> dict[str, object]:
     bot = event.member.service_account
-    told: dict[str, object] = {
+    fields: dict[str, object] = {
         "timestamp": str(event.time_ms),
         "userEmail": event.member.email,
         **({"serviceAccountId": bot, "serviceAccountName": event.member.name} if bot else {}),
@@ -140,10 +140,10 @@ def _render_event(event: CursorEvent) -> dict[str, object]:
     }
     if event.tokens:
         tokens: dict[str, object] = {name: event.tokens.get(meter, 0) for name, meter in _TOKEN_FIELDS.items()}
-        told["tokenUsage"] = tokens | {"totalCents": event.model_nano / _NANO_PER_CENT}
+        fields["tokenUsage"] = tokens | {"totalCents": event.model_nano / _NANO_PER_CENT}
     if event.fee_nano:
-        told["cursorTokenFee"] = event.fee_nano / _NANO_PER_CENT
-    return told
+        fields["cursorTokenFee"] = event.fee_nano / _NANO_PER_CENT
+    return fields
 
 
 def _members(context: _CallContext) -> ApiResponse:
@@ -173,7 +173,7 @@ def _groups(context: _CallContext) -> ApiResponse:
 
 
 def _billing_cycle(context: _CallContext) -> tuple[datetime, datetime]:
-    """Return the calendar month that holds the `billingCycle` parameter, or the clock."""
+    """Return the calendar month of the `billingCycle` parameter, or the current one."""
     now = context.world.clock()
     try:
         day = (
@@ -186,7 +186,7 @@ def _billing_cycle(context: _CallContext) -> tuple[datetime, datetime]:
 
 
 def _cost_by_member_day(context: _CallContext, begin: datetime, end: datetime) -> dict[tuple[str, str], int]:
-    """Return (member id, date) -> nano-USD told of the cycle."""
+    """Return (member id, date) -> reported nano-USD of the cycle."""
     spent: dict[tuple[str, str], int] = {}
     for event in _events_newest_first(context, int(begin.timestamp() * 1000), int(end.timestamp() * 1000) - 1):
         key = event.member.id, utc(event.time_ms / 1000).date().isoformat()
@@ -220,7 +220,7 @@ def _render_group(
 
 
 def _render_membership(member: Member, joined: str, costs: Mapping[tuple[str, str], int]) -> dict[str, object]:
-    nano = sum(amount for (who, _), amount in costs.items() if who == member.id)
+    nano = sum(amount for (member_id, _), amount in costs.items() if member_id == member.id)
     return {
         "userId": member.id,
         "name": member.name,

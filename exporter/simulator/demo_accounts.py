@@ -1,4 +1,4 @@
-"""The accounts of the demo: a company with five keys at three providers."""
+"""The accounts of the demo: a company with five accounts at three providers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _VOICE, _STUDIO, _TOOLS, _LEGACY = "proj_mobileVoice", "proj_creativeStudio", "p
 
 
 def demo_accounts() -> Sequence[SimAccount]:
-    """Return the five accounts; together some eighty combinations of workspace, model and tier."""
+    """Return the five accounts, with about eighty combinations of workspace, model and tier."""
     return (_acme_openai(), _labs_openai(), _acme_anthropic(), _research_anthropic(), _acme_cursor())
 
 

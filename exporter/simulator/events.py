@@ -1,4 +1,4 @@
-"""Cursor's usage events: which calls a stream makes in an hour, each with its moment, member, tokens and money."""
+"""Cursor's usage events: the calls of a stream in an hour, each with its time, member, tokens and cost."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _EVENT_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class CursorEvent:
-    """One call; moments are epoch milliseconds, money whole nano-USD."""
+    """One call; times are epoch milliseconds, costs whole nano-USD."""
 
     time_ms: int
     visible_from_ms: int
-    """When the provider begins to tell it."""
+    """The time from which the provider reports it."""
     member: Member
     model: str
     tier: str
@@ -35,11 +35,11 @@ class CursorEvent:
 
     @property
     def kind(self) -> str:
-        """Cursor's own words for what happened."""
+        """The event's `kind` in Cursor's API."""
         return _EVENT_KINDS[self.tier]
 
     def units(self) -> dict[str, int]:
-        """Return every meter of this call, its cost among them."""
+        """Return meter -> units of this call, including its cost."""
         return {"requests": 1, **self.tokens, "cost": self.charged_nano}
 
 
@@ -58,11 +58,12 @@ def _stream_events(account: SimAccount, stream: Stream, salt: int, hour: int, fa
     late, delay = late_reporting(salt, hour)
     for number in range(count_requests(stream, scramble(salt + hour), hour)):
         bits = scramble(salt ^ (hour * 4096 + number))
-        moment = hour * 1000 + bits % (HOUR_SECONDS * 1000)
-        told = moment + 60_000 + (bits >> 20) % 180_000
+        time_ms = hour * 1000 + bits % (HOUR_SECONDS * 1000)
+        visible_from_ms = time_ms + 60_000 + (bits >> 20) % 180_000
         if ((bits >> 30) & 0xFFF) / 0x1000 < late:
-            told = (hour + HOUR_SECONDS + delay) * 1000
-        yield _build_event(stream, callers[(bits >> 8) % len(callers)], bits, (moment, told), factor)
+            visible_from_ms = (hour + HOUR_SECONDS + delay) * 1000
+        caller = callers[(bits >> 8) % len(callers)]
+        yield _build_event(stream, caller, bits, (time_ms, visible_from_ms), factor)
 
 
 def _build_event(stream: Stream, member: Member, bits: int, times_ms: tuple[int, int], factor: float) -> CursorEvent:
@@ -80,17 +81,21 @@ def _build_event(stream: Stream, member: Member, bits: int, times_ms: tuple[int,
 def _sample_tokens(stream: Stream, bits: int, factor: float) -> dict[str, int]:
     scale = factor * 4.0 ** (((bits >> 52) & 0xFF) / 128 - 1)
     tokens = {
-        meter: int(mean * scale * (0.6 + 0.8 * ((bits >> (7 * place)) & 0x7F) / 0x7F))
-        for place, (meter, mean) in enumerate(stream.mix)
+        meter: int(mean * scale * (0.6 + 0.8 * ((bits >> (7 * position)) & 0x7F) / 0x7F))
+        for position, (meter, mean) in enumerate(stream.mix)
     }
     return {meter: count for meter, count in tokens.items() if count}
 
 
 def _callers(account: SimAccount, stream: Stream) -> list[Member]:
-    wanted = stream.api_key
+    service_account = stream.api_key
     callers = [
-        member for member in account.members if member.group == stream.workspace and member.service_account == wanted
+        member
+        for member in account.members
+        if member.group == stream.workspace and member.service_account == service_account
     ]
     if not callers:
-        raise ValueError(f"account {account.name}: nobody in group {stream.workspace!r} makes the calls of {wanted!r}")
+        raise ValueError(
+            f"account {account.name}: group {stream.workspace!r} has no member for service account {service_account!r}"
+        )
     return callers

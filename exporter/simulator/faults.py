@@ -1,4 +1,4 @@
-"""Faults that can be switched on for an account, and what they do to an answer."""
+"""Faults that can be enabled for an account, and their effect on an answer."""
 
 from __future__ import annotations
 
@@ -17,57 +17,57 @@ _ERROR_KINDS: tuple[ErrorKind, ...] = (
     "missing_scope",
     "wrong_key",
 )
-ERROR_FAULTS: Mapping[str, ErrorKind] = {problem: problem for problem in _ERROR_KINDS}
-"""Faults that replace the answer by the provider's own error."""
+ERROR_FAULTS: Mapping[str, ErrorKind] = {kind: kind for kind in _ERROR_KINDS}
+"""Faults that replace the answer with an error of the provider."""
 
 FAULT_KINDS = frozenset({*ERROR_FAULTS, "slow", "truncated", "malformed", "mistyped", "html"})
 
 
 @dataclass(slots=True)
 class Fault:
-    """One switched-on fault: what happens to which calls of an account, and how often."""
+    """An enabled fault: its effect, the calls that it applies to, and how often."""
 
     account: str
     kind: str
     times: int | None = None
-    """How many answers it spoils; None is until cleared."""
+    """The number of answers that it affects; None is unlimited."""
     path: str = ""
-    """Only calls whose path contains this."""
+    """Only calls with this text in their path."""
     page: int | None = None
-    """Only this page of a walk, from 1."""
+    """Only this page of a list, counted from 1."""
     retry_after: int | None = None
     seconds: float = 0
-    """How long to wait before the answer."""
+    """Delay of the answer."""
 
     def __post_init__(self) -> None:
-        """Refuse a kind that nobody knows."""
+        """Reject an unknown kind."""
         if self.kind not in FAULT_KINDS:
             raise ValueError(f"fault {self.kind!r} is none of {', '.join(sorted(FAULT_KINDS))}")
 
     def matches(self, account: str, path: str, page: int) -> bool:
-        """Tell whether the fault is meant for this call."""
+        """Return whether the fault applies to this call."""
         return self.account == account and self.path in path and self.page in {None, page} and self.times != 0
 
 
 class Faults:
-    """The faults that are switched on; safe to change while the server runs."""
+    """The enabled faults; may be changed from any thread while the server runs."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
 
     def add(self, fault: Fault) -> None:
-        """Switch a fault on; of several that match a call, the oldest strikes."""
+        """Enable a fault; of several that match a call, the oldest applies."""
         with self._lock:
             self._faults.append(fault)
 
     def clear(self, account: str | None = None) -> None:
-        """Switch the faults of one account off, or all of them."""
+        """Disable the faults of one account, or all faults."""
         with self._lock:
             self._faults = [fault for fault in self._faults if account not in {None, fault.account}]
 
     def take(self, account: str, path: str, page: int) -> Fault | None:
-        """Return the fault that strikes this call, and count the stroke."""
+        """Return the fault that applies to this call, and count it as used once."""
         with self._lock:
             fault = next((fault for fault in self._faults if fault.matches(account, path, page)), None)
             if fault is not None and fault.times is not None:
@@ -76,14 +76,14 @@ class Faults:
 
 
 def remove_list(response: ApiResponse) -> ApiResponse:
-    """Return the answer without the list that it is about: a required field is missing."""
+    """Return the answer without its top-level lists, so that a required field is missing."""
     body = response.body if isinstance(response.body, dict) else {}
     kept = {name: value for name, value in body.items() if not isinstance(value, list)}
     return ApiResponse(response.status, kept, response.page, response.headers)
 
 
 def replace_integers(response: ApiResponse) -> ApiResponse:
-    """Return the answer with every whole number spelled as words: the fields are there, of another type."""
+    """Return the answer with a string in place of every whole number, so that fields have another type."""
     return ApiResponse(response.status, _replace_integers_in(response.body), response.page, response.headers)
 
 

@@ -1,4 +1,4 @@
-"""What the three APIs share: calls, answers, refusals, opaque page cursors, slots of time and grouping."""
+"""Shared by the three APIs: calls, answers, errors, opaque page cursors, time slots and grouping."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from exporter.simulator.accounts import SimAccount
 from exporter.simulator.world import World
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class ApiError(Exception):
-    """A call that the provider answers with an error; each provider words it in its own way."""
+    """A call that is answered with an error, in the format of the provider."""
 
     def __init__(self, error_kind: ErrorKind, message: str = "") -> None:
         self.error_kind: ErrorKind = error_kind
@@ -42,7 +42,7 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request; `path` is below the provider's base, names of the query have lost their brackets."""
+    """One request; `path` is relative to the provider's base URL, and names of query parameters have no `[]`."""
 
     method: str
     path: str
@@ -55,7 +55,7 @@ class Call:
         return self.query.get(name, (default,))[-1]
 
     def int_param(self, name: str, default: int | None = None) -> int:
-        """Return a whole number of the query; raises Refused where it is none, or missing without a default."""
+        """Return a whole number of the query. Raises ApiError where it is not one, or missing without a default."""
         text = self.param(name)
         if not text and default is not None:
             return default
@@ -65,24 +65,24 @@ class Call:
             raise ApiError("bad_request", f"{name}: expected a whole number, got {text!r}") from None
 
     def limit(self, default: int, max_limit: int) -> int:
-        """Return how many items a page may have; raises Refused outside of 1..most."""
+        """Return the maximum number of items per page. Raises ApiError outside of 1..max_limit."""
         limit = self.int_param("limit", default)
         if not 1 <= limit <= max_limit:
             raise ApiError("bad_request", f"limit: {limit} is not between 1 and {max_limit}")
         return limit
 
     def choices(self, name: str, allowed: Iterable[str]) -> tuple[str, ...]:
-        """Return the values of an array parameter; raises Refused for one that is not known."""
-        wanted = self.query.get(name, ())
-        for value in wanted:
+        """Return the values of an array parameter. Raises ApiError for an unknown value."""
+        values = self.query.get(name, ())
+        for value in values:
             if value not in set(allowed):
                 raise ApiError("bad_request", f"{name}: {value!r} is not one of {', '.join(sorted(allowed))}")
-        return wanted
+        return values
 
 
 @dataclass(frozen=True, slots=True)
 class ApiResponse:
-    """A reply before it becomes bytes; `page` is its place in a walk, from 1."""
+    """An answer before it is serialised; `page` is its number in a list, from 1."""
 
     status: int
     body: object
@@ -91,23 +91,32 @@ class ApiResponse:
 
 
 class Api(Protocol):
-    """What one provider's module offers to the server."""
+    """The functions of a provider's module."""
 
     def extract_key(self, call: Call) -> str:
-        """Return the key that the call carries; empty where it carries none."""
+        """Return the key of the call; "" where there is none."""
         ...
 
     def classify_key(self, key: str) -> ErrorKind:
-        """Tell what is wrong with a key that belongs to no account, by its prefix."""
+        """Return the error for a key that belongs to no account, by its prefix."""
         ...
 
     def handle(self, world: World, account: SimAccount, call: Call) -> ApiResponse:
-        """Answer a call of a known account. Raises Refused."""
+        """Answer a call of a known account. Raises ApiError."""
         ...
 
     def error_response(self, error_kind: ErrorKind, message: str = "") -> ApiResponse:
-        """Word an error as this provider does."""
+        """Return an error in the format of the provider."""
         ...
+
+
+class BucketWidth(NamedTuple):
+    """A width of buckets that a usage report offers."""
+
+    seconds: int
+    default_limit: int
+    max_limit: int
+    """The maximum number of buckets per page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +129,21 @@ class SlotPage:
 
 
 def paginate_slots(call: Call, slots: Callable[[int], Iterator[tuple[int, int]]], start: int, limit: int) -> SlotPage:
-    """Return the page that the call's cursor asks for; `slots(start)` yields all slots from a moment on.
+    """Return the page of the call's cursor; `slots(start)` yields all slots from a time on.
 
-    Raises Refused for a cursor that was not given for exactly these parameters.
+    Raises ApiError for a cursor that was issued for other parameters.
     """
     begin, number = _decode_cursor(call) if call.param("page") else (start, 1)
-    taken = list(islice(slots(begin), limit + 1))
-    if len(taken) <= limit:
-        return SlotPage(taken, number, None)
-    return SlotPage(taken[:limit], number, _encode_cursor(call, taken[limit][0], number + 1))
+    # One slot more than the page has: it shows whether there is another page, and where that starts.
+    page_slots = list(islice(slots(begin), limit + 1))
+    if len(page_slots) <= limit:
+        return SlotPage(page_slots, number, None)
+    next_start, _ = page_slots[limit]
+    return SlotPage(page_slots[:limit], number, _encode_cursor(call, next_start, number + 1))
 
 
 def aligned_slots(start: int, end: int, width: int) -> Iterator[tuple[int, int]]:
-    """Yield the slots of `width` seconds that cover [start, end); the first and the last are cut to it."""
+    """Yield the slots of `width` seconds that cover [start, end); the first and the last are shortened to it."""
     while start < end:
         stop = min(start - start % width + width, end)
         yield start, stop
@@ -142,11 +153,11 @@ def aligned_slots(start: int, end: int, width: int) -> Iterator[tuple[int, int]]
 def sum_by_labels(
     items: Iterable[tuple[T, Mapping[str, int]]], group_by: Sequence[str], labels: Mapping[str, Callable[[T], object]]
 ) -> Iterator[tuple[dict[str, object], dict[str, int]]]:
-    """Sum the items' units by the labels named in `by`; without any, all items are one group."""
-    tell = [labels[name] for name in group_by]
+    """Sum the items' units by the labels in `group_by`; without labels, all items are one group."""
+    label_functions = [labels[name] for name in group_by]
     groups: dict[tuple[object, ...], dict[str, int]] = {}
     for item, units in items:
-        key = tuple([label(item) for label in tell])
+        key = tuple([label(item) for label in label_functions])
         if key in groups:
             _add_units(groups[key], units)
         else:
@@ -155,14 +166,14 @@ def sum_by_labels(
 
 
 def paginate_list(items: Sequence[T], get_id: Callable[[T], str], after: str, limit: int) -> tuple[list[T], bool, int]:
-    """Return (one page of a list, whether more follows, the page's number); the page starts behind the id `after`.
+    """Return (a page of a list, whether there are more, the page's number); the page starts after the id `after`.
 
-    Raises Refused for an id that is not in the list.
+    Raises ApiError for an id that is not in the list.
     """
-    names = [get_id(item) for item in items]
-    if after and after not in names:
+    ids = [get_id(item) for item in items]
+    if after and after not in ids:
         raise ApiError("bad_request", f"after: no such object: {after}")
-    begin = names.index(after) + 1 if after else 0
+    begin = ids.index(after) + 1 if after else 0
     return list(items[begin : begin + limit]), begin + limit < len(items), begin // limit + 1
 
 
@@ -187,5 +198,5 @@ def _decode_cursor(call: Call) -> tuple[int, int]:
     except (binascii.Error, ValueError, TypeError):
         raise ApiError("bad_request", "page: not a cursor") from None
     if digest != _digest(call):
-        raise ApiError("bad_request", "page: this cursor belongs to other parameters")
+        raise ApiError("bad_request", "page: this cursor was issued for other parameters")
     return int(start), int(number)

@@ -1,4 +1,4 @@
-"""OpenAI's organization API: usage by kind, costs, projects and their API keys."""
+"""OpenAI's organization API: usage reports, costs, projects and their API keys."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from exporter.simulator.billing import Charge
 from exporter.simulator.http import (
     ApiError,
     ApiResponse,
+    BucketWidth,
     Call,
     ErrorKind,
     aligned_slots,
@@ -23,8 +24,11 @@ from exporter.simulator.openai_rows import IMAGE_SIZES, USAGE_REPORTS, UsageRepo
 from exporter.simulator.world import World
 
 _DAY_SECONDS = 86400
-_BUCKET_WIDTHS = {"1m": (60, 60, 1440), "1h": (3600, 24, 168), "1d": (_DAY_SECONDS, 7, 31)}
-"""Bucket width -> (seconds, default limit, largest limit)."""
+_BUCKET_WIDTHS = {
+    "1m": BucketWidth(seconds=60, default_limit=60, max_limit=1440),
+    "1h": BucketWidth(seconds=3600, default_limit=24, max_limit=168),
+    "1d": BucketWidth(seconds=_DAY_SECONDS, default_limit=7, max_limit=31),
+}
 
 _LABELS: Mapping[str, Callable[[Stream], object]] = {
     "project_id": lambda stream: stream.workspace or None,
@@ -76,7 +80,7 @@ _ERRORS: Mapping[ErrorKind, tuple[int, str, str | None, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class _CallContext:
-    """One call of one account in one world."""
+    """A call with its account and its world."""
 
     world: World
     account: SimAccount
@@ -89,28 +93,29 @@ def extract_key(call: Call) -> str:
 
 
 def classify_key(key: str) -> ErrorKind:
-    """Tell a key of another kind (project, service account, plain) from an unknown admin key."""
+    """Return `wrong_key` for project, service account and personal keys, else `unknown_key`."""
     return "wrong_key" if key.startswith("sk-") and not key.startswith("sk-admin-") else "unknown_key"
 
 
 def error_response(error_kind: ErrorKind, message: str = "") -> ApiResponse:
-    """Word an error: `{"error": {message, type, param, code}}`."""
-    status, kind, code, usual = _ERRORS[error_kind]
-    return ApiResponse(status, {"error": {"message": message or usual, "type": kind, "param": None, "code": code}})
+    """Return an error as the API does: `{"error": {message, type, param, code}}`."""
+    status, error_type, code, default_message = _ERRORS[error_kind]
+    error = {"message": message or default_message, "type": error_type, "param": None, "code": code}
+    return ApiResponse(status, {"error": error})
 
 
 def handle(world: World, account: SimAccount, call: Call) -> ApiResponse:
-    """Answer a GET below /organization. Raises Refused."""
-    asked = _CallContext(world, account, call)
+    """Answer a GET below /organization. Raises ApiError."""
+    context = _CallContext(world, account, call)
     match (call.method, *call.path.strip("/").split("/")):
-        case ("GET", "organization", "usage", kind) if kind in USAGE_REPORTS:
-            return _usage(asked, USAGE_REPORTS[kind])
+        case ("GET", "organization", "usage", report) if report in USAGE_REPORTS:
+            return _usage(context, USAGE_REPORTS[report])
         case ("GET", "organization", "costs"):
-            return _costs(asked)
+            return _costs(context)
         case ("GET", "organization", "projects"):
-            return _projects(asked)
+            return _projects(context)
         case ("GET", "organization", "projects", project, "api_keys") if project in account.workspaces:
-            return _api_keys(asked, project)
+            return _api_keys(context, project)
     raise ApiError("not_found")
 
 
@@ -119,14 +124,17 @@ def _usage(context: _CallContext, report: UsageReport) -> ApiResponse:
     width = call.param("bucket_width", "1d")
     if width not in _BUCKET_WIDTHS:
         raise ApiError("bad_request", f"bucket_width: {width!r} is not one of {', '.join(_BUCKET_WIDTHS)}")
-    seconds, default, most = _BUCKET_WIDTHS[width]
-    by = call.choices("group_by", report.group_by)
+    bucket_width = _BUCKET_WIDTHS[width]
+    group_by = call.choices("group_by", report.group_by)
     start, end = _time_range(context)
-    walk = paginate_slots(
-        call, lambda begin: aligned_slots(begin, end, seconds), start - start % 60, call.limit(default, most)
+    page = paginate_slots(
+        call,
+        lambda begin: aligned_slots(begin, end, bucket_width.seconds),
+        start - start % 60,
+        call.limit(bucket_width.default_limit, bucket_width.max_limit),
     )
-    buckets = [(slot, list(_results(context, report, by, *slot))) for slot in walk.slots]
-    return _page_response(buckets, walk.next_page, walk.number)
+    buckets = [(slot, list(_results(context, report, group_by, *slot))) for slot in page.slots]
+    return _page_response(buckets, page.next_page, page.number)
 
 
 def _time_range(context: _CallContext) -> tuple[int, int]:
@@ -141,10 +149,10 @@ def _time_range(context: _CallContext) -> tuple[int, int]:
 def _results(
     context: _CallContext, report: UsageReport, group_by: tuple[str, ...], start: int, end: int
 ) -> Iterator[dict[str, object]]:
-    use = context.world.usage(context.account.name, report.path, start, end)
-    chosen = ((stream, units) for stream, units in use if _matches_filters(context.call, stream))
+    usage = context.world.usage(context.account.name, report.path, start, end)
+    selected = ((stream, units) for stream, units in usage if _matches_filters(context.call, stream))
     nulls = dict.fromkeys(report.group_by)
-    for labels, units in sum_by_labels(chosen, group_by, _LABELS):
+    for labels, units in sum_by_labels(selected, group_by, _LABELS):
         fields = report.fields(units, details=context.account.token_details)
         yield {"object": report.object_name, **fields, **nulls, **labels}
 
@@ -161,15 +169,15 @@ def _lowercase(values: tuple[str, ...]) -> set[str]:
 def _costs(context: _CallContext) -> ApiResponse:
     call = context.call
     if call.param("bucket_width", "1d") != "1d":
-        raise ApiError("bad_request", "bucket_width: costs are told by day, 1d")
-    by = call.choices("group_by", _COST_LABELS)
+        raise ApiError("bad_request", "bucket_width: costs are only available per day, 1d")
+    group_by = call.choices("group_by", _COST_LABELS)
     start, end = _time_range(context)
     last = -(-end // _DAY_SECONDS) * _DAY_SECONDS
-    walk = paginate_slots(
+    page = paginate_slots(
         call, lambda begin: aligned_slots(begin, last, _DAY_SECONDS), start - start % _DAY_SECONDS, call.limit(7, 180)
     )
-    buckets = [((day, day + _DAY_SECONDS), list(_cost_results(context, by, day))) for day, _ in walk.slots]
-    return _page_response(buckets, walk.next_page, walk.number)
+    buckets = [((day, day + _DAY_SECONDS), list(_cost_results(context, group_by, day))) for day, _ in page.slots]
+    return _page_response(buckets, page.next_page, page.number)
 
 
 def _cost_results(context: _CallContext, group_by: tuple[str, ...], day: int) -> Iterator[dict[str, object]]:
@@ -198,7 +206,7 @@ def _cost_results(context: _CallContext, group_by: tuple[str, ...], day: int) ->
 
 
 def _format_amount(account: SimAccount, nano: int) -> float | str:
-    # A double holds every whole number of nano-USD below nine million dollars, so its repr loses none.
+    # A double represents every whole number of nano-USD below nine million dollars exactly.
     return nano / NANO if account.amount_format == "number" else f"{nano // NANO}.{nano % NANO:09d}"
 
 
@@ -215,7 +223,7 @@ def _page_response(
 
 def _projects(context: _CallContext) -> ApiResponse:
     account, created = context.account, int((context.world.start_time - 400 * DAY).timestamp())
-    shown = context.call.param("include_archived") == "true"
+    include_archived = context.call.param("include_archived") == "true"
     projects: list[Mapping[str, object]] = [
         {
             "id": project,
@@ -226,7 +234,7 @@ def _projects(context: _CallContext) -> ApiResponse:
             "status": "archived" if project in account.archived_workspaces else "active",
         }
         for project, name in account.workspaces.items()
-        if shown or project not in account.archived_workspaces
+        if include_archived or project not in account.archived_workspaces
     ]
     return _list_response(context.call, projects)
 

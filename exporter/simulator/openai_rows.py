@@ -1,4 +1,4 @@
-"""How OpenAI writes a result of each kind of usage: its object name, its own fields and what it can be grouped by."""
+"""The results of OpenAI's usage reports: object name, fields and labels of each report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _COMMON_GROUPS = ("project_id", "user_id", "api_key_id", "model")
 
 @dataclass(frozen=True, slots=True)
 class UsageReport:
-    """One kind of usage: the end of its path, its result's object name, fields (name -> meter) and groupings."""
+    """One usage report: the end of its path, and the object name, fields (name -> meter) and labels of its results."""
 
     path: str
     object_name: str
@@ -20,7 +20,7 @@ class UsageReport:
     group_by: tuple[str, ...]
 
     def fields(self, units: Mapping[str, int], *, details: bool) -> dict[str, int]:
-        """Return the kind's own fields from units by meter; `details` is False for old rows of completions."""
+        """Return the report's fields from units by meter; older completions results have no `details`."""
         if self.path == "completions":
             return _completion_fields(units, details=details)
         return {name: units.get(meter, 0) for name, meter in self.field_meters.items()}
@@ -30,16 +30,16 @@ def _completion_fields(units: Mapping[str, int], *, details: bool) -> dict[str, 
     text, audio, image, write = _counts(units, "uncached_input", "audio_input", "image_input", "cache_write")
     cached = sum(_counts(units, "cache_read", "audio_cache_read", "image_cache_read"))
     uncached = text + audio + image
-    told = {
+    fields = {
         "input_tokens": uncached + cached + write,
         "input_cached_tokens": cached,
         "output_tokens": sum(_counts(units, "output", "audio_output", "image_output")),
         "num_model_requests": units.get("requests", 0),
     }
     if details:
-        told["input_uncached_tokens"] = uncached
-        told.update({name: units.get(meter, 0) for name, meter in _DETAIL_METERS.items()})
-    return told
+        fields["input_uncached_tokens"] = uncached
+        fields.update({name: units.get(meter, 0) for name, meter in _DETAIL_METERS.items()})
+    return fields
 
 
 def _counts(units: Mapping[str, int], *meters: str) -> list[int]:
@@ -67,8 +67,8 @@ def _usage_report(path: str, field_meters: Mapping[str, str], group_by: tuple[st
 _REQUESTS_FIELD = {"num_model_requests": "requests"}
 
 USAGE_REPORTS: Mapping[str, UsageReport] = {
-    kind.path: kind
-    for kind in (
+    report.path: report
+    for report in (
         _usage_report("completions", {}, (*_COMMON_GROUPS, "batch", "service_tier")),
         _usage_report("embeddings", {"input_tokens": "uncached_input", **_REQUESTS_FIELD}, _COMMON_GROUPS),
         _usage_report("moderations", {"input_tokens": "uncached_input", **_REQUESTS_FIELD}, _COMMON_GROUPS),
@@ -85,7 +85,7 @@ USAGE_REPORTS: Mapping[str, UsageReport] = {
         ),
         _usage_report(
             "web_search_calls",
-            # Every search is made by one request of a model, which completions count already.
+            # Each search belongs to one model request, which completions already count.
             {"num_requests": "web_searches", "num_model_requests": "web_searches"},
             (*_COMMON_GROUPS, "context_level"),
             name="web_searches",

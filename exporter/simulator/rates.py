@@ -1,4 +1,4 @@
-"""What things cost in the simulated world: list prices like the real ones, in nano-USD per unit."""
+"""The simulated list prices, similar to the published ones, in nano-USD per unit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _gpt_prices(uncached: float, cached: float, output: float, write: float = 0.
 def _claude_prices(uncached: float, output: float) -> dict[str, float]:
     shares = {"uncached_input": 1.0, "cache_read": 0.1, "cache_write_5m": 1.25, "cache_write_1h": 2.0}
     prices = {meter: uncached * share for meter, share in shares.items()} | {"output": output}
-    # Cursor does not tell how long a write lives.
+    # Cursor does not report the lifetime of a cache write.
     prices["cache_write"] = prices["cache_write_5m"]
     return {meter: usd * _PER_MILLION_TOKENS for meter, usd in prices.items()}
 
@@ -56,7 +56,7 @@ _MODEL_PRICES: Mapping[str, Mapping[str, float]] = {
     "claude-sonnet-4-6": _claude_prices(3.0, 15.0),
     "claude-sonnet-4-5-20250929": _claude_prices(3.0, 15.0),
     "claude-haiku-4-5-20251001": _claude_prices(1.0, 5.0),
-    # Two that no public list of prices knows.
+    # Two models that no public price list contains.
     "claude-nova-1": _claude_prices(4.0, 20.0),
     "gpt-nova": _gpt_prices(3.0, 0.3, 18.0),
     "claude-4.6-sonnet": _claude_prices(3.0, 15.0),
@@ -75,16 +75,16 @@ _UNIT_PRICES: Mapping[str, float] = {
     "characters": 30_000.0,
     "bytes": 100_000_000.0 / 24 / 2**30,
 }
-"""Prices that do not depend on the model; `bytes` are priced per hour of keeping one."""
+"""Prices that do not depend on the model; `bytes` are priced per hour of storage."""
 
 CALL_PRICE_NANO = 40_000_000
-"""What Cursor charges for a call that is not priced by tokens."""
+"""Cursor's price of a call that is not priced by tokens."""
 TOKEN_FEE_NANO = 250.0
-"""Cursor's own fee per token of another firm's model."""
+"""Cursor's fee per token of a model of another company."""
 
 
 def nano_per_unit(model: str, meter: str, tier: str = "standard", context_window: str = "", region: str = "") -> float:
-    """Return the list price of one unit; unknown models cost as much as gpt-5.4-mini does."""
+    """Return the list price of one unit; unknown models have the price of gpt-5.4-mini."""
     if meter in _UNIT_PRICES:
         return _UNIT_PRICES[meter]
     prices = _MODEL_PRICES.get(model, _MODEL_PRICES["gpt-5.4-mini-2026-03-17"])

@@ -1,4 +1,4 @@
-"""The simulator's HTTP server: the three APIs on loopback in a background thread, with a log and faults."""
+"""The simulator's HTTP server: the three APIs on loopback in a background thread, with a request log and faults."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ _APIS: Mapping[str, Api] = {"openai/v1": openai, "anthropic": anthropic, "cursor
 _BASE_PATHS = {"openai": "openai/v1", "anthropic": "anthropic", "cursor": "cursor"}
 _HTML = "<!doctype html><html><head><title>Just a moment</title></head><body>Checking your browser.</body></html>"
 MAX_LOGGED_REQUESTS = 100_000
-"""How many answered calls are remembered."""
+"""The number of requests that the log keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
-    """One answered call; `account` is empty where the key belongs to nobody."""
+    """One answered request; `account` is empty where the key belongs to no account."""
 
     account: str
     method: str
     path: str
-    """As asked, the base included."""
+    """The full path, including the provider's base path."""
     query: Mapping[str, str]
-    """Query and JSON body; brackets removed, repeated values joined by commas."""
+    """Query parameters and JSON body; names without `[]`, repeated values joined by commas."""
     status: int
 
 
 class Simulator:
-    """A context manager: inside it, the world's providers answer at `base_url(account)` on 127.0.0.1.
+    """A context manager that serves the providers' APIs on 127.0.0.1, at `base_url(account)`.
 
-    Over HTTP, POST and DELETE /control/faults do what `fault` and `clear` do, and GET /control/truth
-    tells `World.truth` as JSON.
+    Over HTTP, POST and DELETE /control/faults are `add_fault` and `clear_faults`, and GET /control/truth returns
+    `World.ground_truth` as JSON.
     """
 
     def __init__(self, world: World, port: int = 0) -> None:
@@ -64,7 +64,7 @@ class Simulator:
 
     def __enter__(self) -> Self:
         listener = socket.create_server(("127.0.0.1", self._port), backlog=512)
-        # asyncio sets this only on sockets that name their protocol; without it answers wait 40 ms for an ACK.
+        # asyncio sets this only on sockets with an explicit protocol; without it, answers wait 40 ms for an ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = uvicorn.Config(self._app(), log_config=None, access_log=False, log_level="critical", lifespan="off")
@@ -82,7 +82,7 @@ class Simulator:
             self._thread.join(timeout=10)
 
     def base_url(self, account_name: str) -> str:
-        """Return what an account's `base_url` is configured with."""
+        """Return the `base_url` of an account's configuration."""
         return base_url(self.url, self.world.accounts[account_name])
 
     def add_fault(
@@ -95,23 +95,23 @@ class Simulator:
         retry_after: int | None = None,
         seconds: float = 0,
     ) -> None:
-        """Switch a fault on; the fields are those of `Fault`. Raises ValueError for an unknown account or kind."""
+        """Enable a fault, with the fields of `Fault`. Raises ValueError for an unknown account or kind."""
         if account not in self.world.accounts:
             raise ValueError(f"account {account!r} is none of {', '.join(self.world.accounts)}")
         self._faults.add(Fault(account, kind, times, path, page, retry_after, seconds))
 
     def clear_faults(self, account: str | None = None) -> None:
-        """Switch the faults of one account off, or all of them."""
+        """Disable the faults of one account, or all faults."""
         self._faults.clear(account)
 
     def _app(self) -> Starlette:
-        both = ["GET", "POST"]
+        methods = ["GET", "POST"]
         return Starlette(
             routes=[
                 Route("/control/faults", self._post_fault, methods=["POST"]),
                 Route("/control/faults", self._delete_faults, methods=["DELETE"]),
                 Route("/control/truth", self._get_truth),
-                *(Route(f"/{base}/{{path:path}}", self._provider_endpoint(base), methods=both) for base in _APIS),
+                *(Route(f"/{base}/{{path:path}}", self._provider_endpoint(base), methods=methods) for base in _APIS),
             ]
         )
 
@@ -140,8 +140,8 @@ class Simulator:
             return api.error_response(api.classify_key(api.extract_key(call)))
         try:
             return api.handle(self.world, account, call)
-        except ApiError as refused:
-            return api.error_response(refused.error_kind, refused.message)
+        except ApiError as error:
+            return api.error_response(error.error_kind, error.message)
 
     async def _post_fault(self, request: Request) -> Response:
         try:
@@ -160,12 +160,12 @@ class Simulator:
             since, until = (datetime.fromisoformat(query[name]) for name in ("since", "until"))
             rows = list(self.world.ground_truth(query["account"], since, until))
         except (KeyError, ValueError, TypeError) as error:
-            return JSONResponse({"error": f"account, since and until are needed: {error}"}, 400)
+            return JSONResponse({"error": f"account, since and until are required: {error}"}, 400)
         return JSONResponse([{"hour": hour.isoformat(), **asdict(row)} for hour, row in rows])
 
 
 def base_url(url: str, account: SimAccount) -> str:
-    """Return what an account's `base_url` is configured with, where the simulator answers at `url`."""
+    """Return the `base_url` of an account's configuration for a simulator at `url`."""
     return f"{url}/{_BASE_PATHS[account.provider]}"
 
 
@@ -186,8 +186,8 @@ class _Server(uvicorn.Server):
 async def _parse_call(request: Request) -> Call:
     query: dict[str, tuple[str, ...]] = {}
     for name, value in request.query_params.multi_items():
-        plain = name.removesuffix("[]")
-        query[plain] = (*query.get(plain, ()), value)
+        name_without_brackets = name.removesuffix("[]")
+        query[name_without_brackets] = (*query.get(name_without_brackets, ()), value)
     try:
         body = json.loads(await request.body() or b"{}")
     except ValueError:
@@ -197,17 +197,20 @@ async def _parse_call(request: Request) -> Call:
 
 
 def _flatten_params(call: Call) -> dict[str, str]:
-    sent = {name: str(value) for name, value in call.body.items()}
-    return sent | {name: ",".join(values) for name, values in call.query.items()}
+    body = {name: str(value) for name, value in call.body.items()}
+    return body | {name: ",".join(values) for name, values in call.query.items()}
 
 
 def _apply_fault(api: Api, response: ApiResponse, fault: Fault) -> ApiResponse:
     if fault.kind in ERROR_FAULTS:
-        refusal = api.error_response(ERROR_FAULTS[fault.kind])
-        wait = {} if fault.retry_after is None else {"retry-after": str(fault.retry_after)}
-        return replace(refusal, headers=wait)
-    spoil = {"malformed": remove_list, "mistyped": replace_integers}.get(fault.kind)
-    return spoil(response) if spoil else response
+        error = api.error_response(ERROR_FAULTS[fault.kind])
+        headers = {} if fault.retry_after is None else {"retry-after": str(fault.retry_after)}
+        return replace(error, headers=headers)
+    if fault.kind == "malformed":
+        return remove_list(response)
+    if fault.kind == "mistyped":
+        return replace_integers(response)
+    return response
 
 
 def _build_response(response: ApiResponse, fault: str, number: int) -> Response:

@@ -1,4 +1,4 @@
-"""The simulated world: what every account really spent, what its provider tells of that now, and what it bills."""
+"""The simulated world: the real usage of every account, the part that its provider reports now, and the bills."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from exporter.model import COST, DAY, GAUGE_METERS, HOUR, Row, utc
-from exporter.simulator.accounts import ExtraCharge, Member, PriceChange, SimAccount, Stream
+from exporter.simulator.accounts import ExtraCharge, Member, PriceChange, SimAccount, Stream, StreamLabels
 from exporter.simulator.billing import Charge, compute_charges
 from exporter.simulator.demo_accounts import demo_accounts
 from exporter.simulator.events import CursorEvent, hour_events
@@ -23,12 +23,11 @@ from exporter.simulator.usage_model import (
 __all__ = ["ExtraCharge", "Member", "PriceChange", "SimAccount", "Stream", "World", "demo_world", "start_incident"]
 
 UsageByStream = tuple[tuple[Stream, Mapping[str, int]], ...]
-"""Units of each meter by stream; streams without use are left out."""
-_Labels = tuple[str, str, str, str]
+"""(stream, meter -> units) of every stream with usage."""
 
 
 class _Cache:
-    """What was computed once; replaced as a whole, so that a call under way cannot leave what is no longer true."""
+    """Computed values; a change of the world replaces all of it, so that a running call cannot store old values."""
 
     def __init__(self) -> None:
         self.usage: dict[tuple[str, int, int], dict[str, int]] = {}
@@ -39,7 +38,7 @@ class _Cache:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What is seen at a moment (epoch seconds): all that was spent until then, or what the provider tells of it."""
+    """The usage at a time (epoch seconds): all usage until then, or only what the provider reports of it."""
 
     now: float
     reported_only: bool
@@ -52,9 +51,9 @@ class _View:
 
 
 class World:
-    """Deterministic by seed and absolute hour: two worlds of one seed and one clock tell the same bytes.
+    """All accounts at one clock, deterministic by seed and hour: equal seeds and clocks give equal answers.
 
-    Use exists from `began` (30 whole UTC days before the clock's first reading unless said) on, for ever.
+    Usage begins at `start_time`, by default 30 whole UTC days before the first reading of the clock.
     """
 
     def __init__(
@@ -79,40 +78,40 @@ class World:
         self._cache = _Cache()
 
     def ground_truth(self, account: str, since: datetime, until: datetime) -> Iterator[tuple[datetime, Row]]:
-        """Yield (hour, row) for what was really spent in the hours that start in [since, until), up to the clock.
+        """Yield (hour, row) of the real usage in the hours that start in [since, until), up to the current time.
 
-        Meters are those of `model`; `cost` (nano-USD) is among them only at Cursor, whose events carry their money.
+        Meters are those of `exporter.model`; `cost` (nano-USD) only for Cursor, whose events contain their cost.
         """
         return self._rows(account, since, until, _View(self.clock().timestamp(), reported_only=False))
 
     def reported_rows(self, account: str, since: datetime, until: datetime) -> Iterator[tuple[datetime, Row]]:
-        """Yield the same rows as `truth`, as far as the provider tells them at the clock's time."""
+        """Yield the part of `ground_truth` that the provider reports at the current time."""
         return self._rows(account, since, until, _View(self.clock().timestamp(), reported_only=True))
 
     def bill(self, account: str, day: datetime) -> tuple[Row, ...]:
-        """Return the final bill of a UTC day, whether it is out yet or not: rows of `cost` in nano-USD.
+        """Return the final bill of a UTC day, even before it is issued: rows of `cost` in nano-USD.
 
-        `item` is the provider's own label. Cursor's is the sum of the day's events, labelled with their kind.
+        `item` is the provider's line item. Cursor has no bill: the rows are sums of the day's events by kind.
         """
         if self.accounts[account].provider == "cursor":
             return self._event_bill(account, day)
         return tuple(charge.to_row() for charge in self.charges(account, day))
 
     def revise(self, account: str, hour: datetime, factor: float, workspace: str | None = None) -> None:
-        """Let the provider correct that hour's use: from now on truth, what is told and the bill are `factor` times.
+        """Multiply the usage of an hour, as reported and billed, by `factor` from now on.
 
-        For an hour to come it is more or less use than usual. Of a Cursor account only the whole can be revised.
+        For a future hour, that is more or less usage than usual. A Cursor account can only be revised as a whole.
         """
         if workspace is not None and self.accounts[account].provider == "cursor":
-            raise ValueError("Cursor's events are revised by the account, not by the workspace")
+            raise ValueError("Cursor events can be revised by account, not by workspace")
         key = (account, workspace, _epoch(hour))
         self._usage_factors[key] = self._usage_factors.get(key, 1.0) * factor
         self._cache = _Cache()
 
     def restate(self, account: str, day: datetime, factor: float) -> None:
-        """Let the provider change that day's bill: from now on its money is `factor` times; its units stay.
+        """Multiply the cost on a day's bill by `factor` from now on; its units stay the same.
 
-        Raises ValueError for a Cursor account, where only `revise` changes money.
+        Raises ValueError for a Cursor account, where `revise` changes cost.
         """
         if self.accounts[account].provider == "cursor":
             raise ValueError("Cursor has no bills: revise an hour instead")
@@ -120,41 +119,42 @@ class World:
         self._cache = _Cache()
 
     def is_billed(self, account: str, day: datetime) -> bool:
-        """Tell whether the day's bill is out."""
+        """Return whether the day's bill has been issued."""
         return self.clock() >= day + DAY + self.accounts[account].bill_delay
 
     def charges(self, account: str, day: datetime) -> tuple[Charge, ...]:
-        """Return the lines of the final bill of a UTC day, whether it is out yet or not."""
-        memory, key = self._cache.charges, (account, day)
-        if key not in memory:
+        """Return the lines of the final bill of a UTC day, even before it is issued."""
+        cache, key = self._cache.charges, (account, day)
+        if key not in cache:
             start = _epoch(day)
-            use = [
+            usage = [
                 (stream, self._final_usage(account, position, hour))
                 for position, stream in enumerate(self.accounts[account].streams)
                 for hour in range(start, start + 24 * HOUR_SECONDS, HOUR_SECONDS)
             ]
-            began = day + DAY > self.start_time
-            restated = self._bill_factors.get(key, 1.0)
-            memory[key] = tuple(compute_charges(self.accounts[account], day.date(), use, restated)) if began else ()
-        return memory[key]
+            is_simulated = day + DAY > self.start_time
+            factor = self._bill_factors.get(key, 1.0)
+            charges = compute_charges(self.accounts[account], day.date(), usage, factor) if is_simulated else ()
+            cache[key] = tuple(charges)
+        return cache[key]
 
     def usage(self, account: str, report: str, start: int, end: int) -> UsageByStream:
-        """Return what the provider tells now of the use of one kind in [start, end), epoch seconds."""
-        now, memory, key = self.clock().timestamp(), self._cache.reported_usage, (account, report, start, end)
-        if key in memory:
-            return memory[key]
-        spans = (
+        """Return the usage in [start, end), epoch seconds, that one report contains at the current time."""
+        now, cache, key = self.clock().timestamp(), self._cache.reported_usage, (account, report, start, end)
+        if key in cache:
+            return cache[key]
+        usage_by_stream = (
             (stream, self._reported_usage(account, position, start, end, now))
             for position, stream in enumerate(self.accounts[account].streams)
             if stream.report == report
         )
-        use = tuple((stream, units) for stream, units in spans if units)
+        usage = tuple((stream, units) for stream, units in usage_by_stream if units)
         if now >= end + HOUR_SECONDS + SETTLE_SECONDS:
-            memory[key] = use
-        return use
+            cache[key] = usage
+        return usage
 
     def events(self, account: str, hour: int) -> Sequence[CursorEvent]:
-        """Return the calls of the hour that starts at epoch second `hour`, oldest first, as told now."""
+        """Return the reported calls of the hour that starts at epoch second `hour`, oldest first."""
         now = self.clock().timestamp()
         events = self._all_events(account, hour)
         if now >= hour + HOUR_SECONDS + SETTLE_SECONDS:
@@ -162,16 +162,17 @@ class World:
         return [event for event in events if event.visible_from_ms <= now * 1000]
 
     def _rows(self, account: str, since: datetime, until: datetime, view: _View) -> Iterator[tuple[datetime, Row]]:
-        seen = self._visible_events if self.accounts[account].provider == "cursor" else self._visible_usage
+        is_cursor = self.accounts[account].provider == "cursor"
+        visible = self._visible_events if is_cursor else self._visible_usage
         for hour in _hours(max(since, self.start_time), min(until, utc(view.now))):
-            yield from ((utc(hour), row) for row in _sum_rows(seen(account, hour, view)))
+            yield from ((utc(hour), row) for row in _sum_rows(visible(account, hour, view)))
 
-    def _visible_events(self, account: str, hour: int, view: _View) -> Iterator[tuple[_Labels, Mapping[str, int]]]:
+    def _visible_events(self, account: str, hour: int, view: _View) -> Iterator[tuple[StreamLabels, Mapping[str, int]]]:
         for event in self._all_events(account, hour):
             if view.includes(event):
                 yield _event_labels(event), event.units()
 
-    def _visible_usage(self, account: str, hour: int, view: _View) -> Iterator[tuple[_Labels, Mapping[str, int]]]:
+    def _visible_usage(self, account: str, hour: int, view: _View) -> Iterator[tuple[StreamLabels, Mapping[str, int]]]:
         for position, stream in enumerate(self.accounts[account].streams):
             share = view.share(self._salts[account][position], hour)
             yield stream.labels(), _slice_usage(self._final_usage(account, position, hour), 0.0, share)
@@ -180,64 +181,65 @@ class World:
         salt = self._salts[account][position]
         units: dict[str, int] = {}
         for hour in range(start - start % HOUR_SECONDS, end, HOUR_SECONDS):
-            use = self._final_usage(account, position, hour)
-            if not use:
+            usage = self._final_usage(account, position, hour)
+            if not usage:
                 continue
-            whole = start <= hour and end >= hour + HOUR_SECONDS
-            if not whole or now < hour + HOUR_SECONDS + SETTLE_SECONDS:
+            is_whole_hour = start <= hour and end >= hour + HOUR_SECONDS
+            if not is_whole_hour or now < hour + HOUR_SECONDS + SETTLE_SECONDS:
                 before = reported_share(salt, hour, start, now)
-                use = _slice_usage(use, before, reported_share(salt, hour, end, now))
-            for meter, count in use.items():
-                units[meter] = max(units.get(meter, 0), count) if meter in GAUGE_METERS else units.get(meter, 0) + count
+                usage = _slice_usage(usage, before, reported_share(salt, hour, end, now))
+            for meter, count in usage.items():
+                so_far = units.get(meter, 0)
+                units[meter] = max(so_far, count) if meter in GAUGE_METERS else so_far + count
         return units
 
     def _final_usage(self, account: str, position: int, hour: int) -> dict[str, int]:
-        memory, key = self._cache.usage, (account, position, hour)
-        use = memory.get(key)
-        if use is None:
+        cache, key = self._cache.usage, (account, position, hour)
+        usage = cache.get(key)
+        if usage is None:
             stream = self.accounts[account].streams[position]
-            use = hour_usage(stream, self._salts[account][position], hour) if hour >= self._first_hour else {}
+            usage = hour_usage(stream, self._salts[account][position], hour) if hour >= self._first_hour else {}
             factor = self._usage_factor(account, hour) * self._usage_factor(account, hour, stream.workspace)
             if factor != 1.0:
-                use = {meter: round(count * factor) for meter, count in use.items()}
-            memory[key] = use
-        return use
+                usage = {meter: round(count * factor) for meter, count in usage.items()}
+            cache[key] = usage
+        return usage
 
     def _all_events(self, account: str, hour: int) -> tuple[CursorEvent, ...]:
-        memory, key = self._cache.events, (account, hour)
+        cache, key = self._cache.events, (account, hour)
         if hour < self._first_hour:
             return ()
-        if key not in memory:
+        if key not in cache:
             factor = self._usage_factor(account, hour)
-            memory[key] = hour_events(self.accounts[account], self._salts[account], hour, factor)
-        return memory[key]
+            cache[key] = hour_events(self.accounts[account], self._salts[account], hour, factor)
+        return cache[key]
 
     def _usage_factor(self, account: str, hour: int, workspace: str | None = None) -> float:
         return self._usage_factors.get((account, workspace, hour), 1.0)
 
     def _event_bill(self, account: str, day: datetime) -> tuple[Row, ...]:
-        money: dict[tuple[_Labels, str], int] = {}
+        costs: dict[tuple[StreamLabels, str], int] = {}
         for hour in _hours(day, day + DAY):
             for event in self._all_events(account, hour):
                 key = (_event_labels(event), event.kind)
-                money[key] = money.get(key, 0) + event.charged_nano
-        return tuple(Row(COST, nano, *labels, kind) for (labels, kind), nano in money.items())
+                costs[key] = costs.get(key, 0) + event.charged_nano
+        return tuple(Row(COST, nano, *labels, kind) for (labels, kind), nano in costs.items())
 
 
 def demo_world(clock: Callable[[], datetime], seed: int = 7) -> World:
-    """Return the world of `demo`: two accounts at OpenAI, two at Anthropic and a team at Cursor."""
+    """Return the world of the demo: two accounts at OpenAI, two at Anthropic and a team at Cursor."""
     return World(demo_accounts(), clock, seed)
 
 
 def start_incident(world: World) -> None:
-    """Let a workspace of the demo's world use eight times as much as usual, for six hours that began two hours ago."""
-    running = world.clock().replace(minute=0, second=0, microsecond=0)
+    """Multiply the usage of a workspace of the demo by eight, for six hours from two hours ago."""
+    current_hour = world.clock().replace(minute=0, second=0, microsecond=0)
     for number in range(-2, 4):
-        world.revise("acme-openai", running + number * HOUR, 8.0, "proj_siteSearch")
+        world.revise("acme-openai", current_hour + number * HOUR, 8.0, "proj_siteSearch")
 
 
-def _sum_rows(usage: Iterable[tuple[_Labels, Mapping[str, int]]]) -> Iterator[Row]:
-    sums: dict[tuple[_Labels, str], int] = {}
+def _sum_rows(usage: Iterable[tuple[StreamLabels, Mapping[str, int]]]) -> Iterator[Row]:
+    sums: dict[tuple[StreamLabels, str], int] = {}
     for labels, units in usage:
         for meter, count in units.items():
             sums[labels, meter] = sums.get((labels, meter), 0) + count
@@ -245,7 +247,7 @@ def _sum_rows(usage: Iterable[tuple[_Labels, Mapping[str, int]]]) -> Iterator[Ro
 
 
 def _slice_usage(usage: Mapping[str, int], start_share: float, end_share: float) -> dict[str, int]:
-    """Return the part of an hour's use between two shares of it, so that adjoining parts add up to the unit."""
+    """Return the part of an hour's usage between two shares of it; adjacent parts add up exactly."""
     if end_share <= start_share:
         return {}
     if start_share == 0.0 and end_share == 1.0:
@@ -257,8 +259,8 @@ def _slice_usage(usage: Mapping[str, int], start_share: float, end_share: float)
     return {meter: count for meter, count in parts.items() if count}
 
 
-def _event_labels(event: CursorEvent) -> _Labels:
-    return event.member.group, event.model, event.tier, event.member.service_account
+def _event_labels(event: CursorEvent) -> StreamLabels:
+    return StreamLabels(event.member.group, event.model, event.tier, event.member.service_account)
 
 
 def _hours(since: datetime, until: datetime) -> Iterator[int]:

@@ -93,9 +93,7 @@ def _check_account(
     with closing(Ledger(folder)) as polled, closing(Ledger(folder / "replayed")) as replayed:
         number = polled.buckets.register_account(name, account.provider)
         replayed.buckets.register_account(name, account.provider)
-        config = build_account_config(
-            configured, PROVIDERS[account.provider], number, {"KEY": account.key}, time.monotonic
-        )
+        config = build_account_config(configured, PROVIDERS, number, {"KEY": account.key}, time.monotonic)
         history = Backfill(polled, config, days, clock, time.monotonic, wait).run()
         replay_days(polled, replayed, config.ledger_account, days, start)
         time_range = TimeRange(TODAY - (days - 1) * DAY, start)

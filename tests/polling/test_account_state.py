@@ -33,7 +33,7 @@ def _make_polled_account() -> PolledAccount:
         timeout=timedelta(seconds=30),
         location="config.yaml:2",
     )
-    return PolledAccount(build_account_config(configured, OpenAI, 1, {}, lambda: 0.0))
+    return PolledAccount(build_account_config(configured, {configured.provider: OpenAI}, 1, {}, lambda: 0.0))
 
 
 def test_requests_are_taken_once(account: PolledAccount) -> None:

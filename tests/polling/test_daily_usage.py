@@ -23,8 +23,9 @@ from exporter.ledger import Coverage, Ledger
 from exporter.model import COST, DAY, HOUR, NANO, REQUESTS, Bucket, KeyKind, Report, Row
 from exporter.polling.daily_usage import spread_daily_usage
 from exporter.polling.schedule import PollSettings, next_time_range
+from exporter.providers.base import NoOptions
 from exporter.providers.http import Client, ClientConfig
-from exporter.providers.parsing import build_buckets, int_field, list_field, str_field
+from exporter.providers.parsing import RawBucket, build_buckets, int_field, list_field, str_field
 from exporter.simulator.world import World
 from exporter.windows import TimeRange
 from tests.system import NOON, Clock, System, make_account, midnight, start_system
@@ -165,8 +166,8 @@ class DailyProvider:
     key_kinds: ClassVar[tuple[KeyKind, ...]] = ()
     base_url = "https://daily.example"
 
-    def __init__(self, config: ClientConfig) -> None:
-        self._client = Client(config, {})
+    def __init__(self, client_config: ClientConfig, options: NoOptions) -> None:  # noqa: ARG002 - the interface
+        self._client = Client(client_config, {})
 
     def fetch(self, report: Report, since: datetime, until: datetime) -> Iterator[Bucket]:
         """Yield the days of a time range."""
@@ -176,7 +177,7 @@ class DailyProvider:
             rows = [
                 Row(meter, int_field(day, meter), "web", "large-1") for meter in ("output", REQUESTS, COST, "bytes")
             ]
-            days.append((start, start + DAY, rows))
+            days.append(RawBucket(start, start + DAY, rows))
         return build_buckets(report, since, until, days)
 
     def names(self) -> Mapping[str, str]:

@@ -15,14 +15,14 @@ NOW = datetime(2026, 11, 20, 13, 22, 11, tzinfo=UTC)
 
 @pytest.fixture(scope="session")
 def world_server() -> Iterator[Simulator]:
-    """Run the demo's accounts for the whole session; its clock stands still."""
+    """Serve the demo's accounts during the whole session, with a clock that stands still."""
     with Simulator(demo_world(lambda: NOW)) as server:
         yield server
 
 
 @pytest.fixture
 def simulator(world_server: Simulator) -> Iterator[Simulator]:
-    """Give the server without faults and with an empty log."""
+    """Yield the server without faults and with an empty log."""
     world_server.clear_faults()
     world_server.requests.clear()
     yield world_server

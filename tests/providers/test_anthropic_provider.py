@@ -1,4 +1,4 @@
-"""Anthropic: the contract, and the readings of its documents that contradict each other."""
+"""Anthropic: the contract, and the points where its documentation contradicts itself."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ import pytest
 from exporter.errors import KeyRejected, Malformed
 from exporter.model import DAY, HOUR, Report, Row
 from exporter.providers.anthropic import Anthropic
-from exporter.simulator.server import Simulator
+from exporter.providers.testing import ContractApi
 from tests.providers.canned import ReceivedRequest, Reply, open_provider
-from tests.providers.contract import NOW, TODAY, ProviderContract
+from tests.providers.contract import NOW, TODAY, SimulatedProviderContract
 
 MESSAGES, COSTS = Anthropic.reports
 
 
-class TestAnthropicContract(ProviderContract):
+class TestAnthropicContract(SimulatedProviderContract):
     """An organization with a default workspace, batches and two lifetimes of cache writes."""
 
-    name = "anthropic"
+    provider_type = Anthropic
     account = "acme-anthropic"
 
-    def test_the_first_poll_is_six_requests(self, simulator: Simulator) -> None:
-        """Thirty days and today are five pages of hours and one of costs."""
-        self.fetch_days(simulator, MESSAGES, 30)
-        assert len(simulator.requests) == 5
-        self.fetch_days(simulator, COSTS, 30)
-        assert len(simulator.requests) == 6
+    def test_the_first_poll_is_six_requests(self, api: ContractApi) -> None:
+        """Thirty days and today take five pages of hours and one of costs."""
+        self.fetch_days(api, MESSAGES, 30)
+        assert len(api.statuses) == 5
+        self.fetch_days(api, COSTS, 30)
+        assert len(api.statuses) == 6
 
 
-class TestResearchAnthropicContract(ProviderContract):
+class TestResearchAnthropicContract(SimulatedProviderContract):
     """An organization that uses the long context window."""
 
-    name = "anthropic"
+    provider_type = Anthropic
     account = "research-anthropic"
 
 
 def usage_result(**fields: object) -> dict[str, Any]:
-    """Return a result of messages with its required fields."""
+    """Return a result of the messages report with its required fields."""
     zero = {"uncached_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 0}
     return {**zero, "cache_creation": {}, "server_tool_use": {"web_search_requests": 0}, **fields}
 
@@ -63,7 +63,7 @@ def fetch_rows(report: Report, *results: dict[str, Any]) -> tuple[Row, ...]:
 
 
 def test_both_lifetimes_of_cache_writes() -> None:
-    """Five-minute and one-hour cache writes are meters of their own, and whole numbers may have a point."""
+    """Five-minute and one-hour cache writes are separate meters, and whole numbers may have a decimal point."""
     writes = {"ephemeral_5m_input_tokens": 700.0, "ephemeral_1h_input_tokens": 40}
     rows = fetch_rows(MESSAGES, usage_result(uncached_input_tokens=1200, cache_creation=writes, output_tokens=450))
     assert {row.meter: row.value for row in rows} == {
@@ -92,7 +92,7 @@ def test_tiers(service_tier: str | None, window: str | None, tier: str) -> None:
 
 @pytest.mark.parametrize("past", [0, 1, 5])
 def test_buckets_after_the_end_are_left_out(past: int) -> None:
-    """Whether or not the provider tells buckets at or after the end of the span, the span is what is told."""
+    """Buckets at or after the end of the time range are dropped, whether or not the provider returns them."""
     page = {
         "data": [slot(hour, usage_result(output_tokens=1)) for hour in range(2 + past)],
         "has_more": True,
@@ -107,14 +107,14 @@ def test_buckets_after_the_end_are_left_out(past: int) -> None:
 
 
 def test_left_out_buckets_are_empty() -> None:
-    """Where empty buckets are not told, as older documents leave open, they are empty all the same."""
+    """Empty buckets that the provider omits, as older documentation allows, are returned empty."""
     page = {"data": [slot(1, usage_result(output_tokens=1))], "has_more": False, "next_page": None}
     with open_provider("anthropic", lambda _: Reply(page)) as (anthropic, _):
         assert [len(bucket.rows) for bucket in anthropic.fetch(MESSAGES, TODAY, TODAY + 3 * HOUR)] == [0, 1, 0]
 
 
 def test_amounts_are_cents() -> None:
-    """`527.99976` is five dollars and a bit, kept to the nano-dollar."""
+    """`527.99976` cents are dollars, exact to the nano-USD."""
     row = fetch_rows(COSTS, cost_result(amount="527.99976", token_type="uncached_input_tokens"))[0]
     assert (row.value, row.meter, row.item) == (5_279_997_600, "uncached_input", "Something")
 
@@ -132,19 +132,19 @@ def test_amounts_are_cents() -> None:
     ],
 )
 def test_what_a_cost_pays_for(fields: dict[str, object], meter: str) -> None:
-    """Costs of tokens and searches name their meter; the others keep their money and their description."""
+    """Costs of tokens and searches have their meter; other costs keep their amount and description."""
     row = fetch_rows(COSTS, cost_result(**fields))[0]
     assert (row.meter, row.value) == (meter, 1_000_000_000)
 
 
 def test_another_currency_is_rejected() -> None:
-    """Euros are never taken for dollars."""
+    """An amount in euros is Malformed."""
     with pytest.raises(Malformed, match="currency"):
         fetch_rows(COSTS, cost_result(currency="EUR"))
 
 
 def test_a_repeated_cursor_ends_pagination() -> None:
-    """A provider that gives the same cursor again is Malformed, not asked for ever."""
+    """A provider that repeats a cursor is Malformed, and is not polled endlessly."""
     page = {"data": [], "has_more": True, "next_page": "same"}
     with (
         open_provider("anthropic", lambda _: Reply(page)) as (anthropic, server),
@@ -162,7 +162,7 @@ def test_a_repeated_cursor_ends_pagination() -> None:
     ],
 )
 def test_how_a_key_travels(key: str, header: str, value: str) -> None:
-    """Admin keys go in x-api-key, OAuth tokens as bearer, both with the pinned version."""
+    """Admin keys are sent in x-api-key, OAuth tokens as bearer, both with the pinned version."""
     with open_provider("anthropic", lambda _: Reply({"name": "Acme"}), key=key) as (anthropic, server):
         assert anthropic.verify() == "ok, organization Acme"
     headers = server.requests[0].headers
@@ -173,14 +173,14 @@ def test_how_a_key_travels(key: str, header: str, value: str) -> None:
 
 @pytest.mark.parametrize("api_keys", [False, True])
 def test_names(api_keys: bool) -> None:
-    """Workspaces are named, the default one too, over all pages; API keys only where they are wanted."""
+    """Names come from all pages and include the default workspace; API keys only where usage is grouped by key."""
 
-    def answer(asked: ReceivedRequest) -> Reply:
-        if asked.path.endswith("api_keys"):
+    def answer(request: ReceivedRequest) -> Reply:
+        if request.path.endswith("api_keys"):
             return Reply({"data": [{"id": "apikey_1", "name": "ci"}], "has_more": False, "last_id": "apikey_1"})
-        number = 2 if asked.query.get("after_id") == ["wrkspc_1"] else 1
-        one = {"id": f"wrkspc_{number}", "name": f"Team {number}"}
-        return Reply({"data": [one], "has_more": number == 1, "last_id": one["id"]})
+        number = 2 if request.query.get("after_id") == ["wrkspc_1"] else 1
+        workspace = {"id": f"wrkspc_{number}", "name": f"Team {number}"}
+        return Reply({"data": [workspace], "has_more": number == 1, "last_id": workspace["id"]})
 
     with open_provider("anthropic", answer, api_keys=api_keys) as (anthropic, _):
         names = dict(anthropic.names())
@@ -189,7 +189,7 @@ def test_names(api_keys: bool) -> None:
 
 
 def test_a_missing_scope_is_reported_with_its_name() -> None:
-    """The scopes that the provider names come through to the person who must act."""
+    """The error contains the scopes that the provider names."""
     body = {"type": "error", "error": {"type": "permission_error", "message": "Got: a. Needed: org:admin."}}
     with open_provider("anthropic", lambda _: Reply(body, 403)) as (anthropic, _), pytest.raises(KeyRejected) as caught:
         anthropic.verify()

@@ -1,4 +1,4 @@
-"""The HTTP client against real sockets: every way that an answer can be wrong, late or hostile becomes one error."""
+"""The HTTP client against real sockets: every wrong, late or hostile answer becomes one error."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pytest
 
 from exporter.errors import KeyRejected, Malformed, ProviderError, RateLimited, Unavailable, Unsupported
 from exporter.model import KeyRejectionRule, Secret
-from exporter.providers import http
-from exporter.providers.http import Client, ClientConfig
-from tests.providers.canned import CannedServer, Reply, start_canned_server
+from exporter.providers import PROVIDERS, http
+from exporter.providers.http import Client, ClientConfig, Json, paginate_by_number, paginate_by_offset
+from exporter.providers.parsing import list_field
+from tests.providers.canned import CannedServer, ReceivedRequest, Reply, start_canned_server
 
 KEY = "abc.DEF-123"
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -26,20 +27,22 @@ AUTH = {"Authorization": f"Bearer {KEY}"}
 def open_client(
     url: str, *rejection_rules: KeyRejectionRule, key: str = KEY, timeout: float = 10.0
 ) -> Iterator[Client]:
-    """Open a client; its key travels as bearer."""
+    """Open a client that sends its key as bearer token."""
     headers = {"Authorization": f"Bearer {key}"}
-    with closing(Client(ClientConfig(Secret(key), url, timeout=timeout), headers, rejection_rules)) as opened:
+    prefixes = frozenset(kind.prefix for provider_type in PROVIDERS.values() for kind in provider_type.key_kinds)
+    client_config = ClientConfig(Secret(key), url, timeout=timeout, key_prefixes=prefixes)
+    with closing(Client(client_config, headers, rejection_rules)) as opened:
         yield opened
 
 
 def error_for_reply(reply: Reply, *rejection_rules: KeyRejectionRule) -> ProviderError:
-    """Return the error that a reply becomes."""
+    """Return the error for a reply."""
     with start_canned_server(lambda _: reply) as server:
         return error_at(server.url, *rejection_rules)
 
 
 def error_at(url: str, *rejection_rules: KeyRejectionRule, key: str = KEY) -> ProviderError:
-    """Return the error that asking this address raises."""
+    """Return the error of a request to this address."""
     with open_client(url, *rejection_rules, key=key) as opened, pytest.raises(ProviderError) as caught:
         opened.get("/x")
     return caught.value
@@ -47,7 +50,7 @@ def error_at(url: str, *rejection_rules: KeyRejectionRule, key: str = KEY) -> Pr
 
 @contextmanager
 def start_raw_server(respond: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Run a server that reads a request and then talks as it likes, byte by byte; give its address."""
+    """Run a server that reads a request and then calls a function to write its answer; yield its address."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -67,7 +70,7 @@ def start_raw_server(respond: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def drip(start: bytes) -> Callable[[socket.socket], None]:
-    """Send a beginning, and then a byte now and then until nobody listens."""
+    """Send the beginning of an answer, and then single bytes until the connection is closed."""
 
     def talk(connection: socket.socket) -> None:
         connection.sendall(start)
@@ -80,7 +83,7 @@ def drip(start: bytes) -> Callable[[socket.socket], None]:
 
 
 def test_numbers_keep_their_digits() -> None:
-    """An answer is a JSON object whose fractions are decimals; parameters and bodies arrive as they were given."""
+    """An answer is a JSON object with fractions as decimals; parameters and bodies arrive unchanged."""
     with (
         start_canned_server(lambda _: Reply(b'{"a": 0.10, "b": 3}')) as server,
         open_client(server.url + "/v1/") as opened,
@@ -112,7 +115,7 @@ def test_numbers_keep_their_digits() -> None:
     ],
 )
 def test_every_status_has_its_error(status: int, kind: type[ProviderError], reason: str) -> None:
-    """A status becomes one error, which tells the path, the status and the provider's own words."""
+    """A status becomes one error with the path, the status and the provider's message."""
     error = error_for_reply(Reply({"error": {"message": "No\nluck today"}}, status))
     assert type(error) is kind
     assert error.reason == reason
@@ -140,12 +143,12 @@ def test_the_providers_message(body: object, words: str) -> None:
 
 
 def test_rejection_rules_come_first() -> None:
-    """The first row that fits status and words wins over what the status alone says."""
-    scope = KeyRejectionRule(None, "Missing Scopes", "missing_scope", "get one")
+    """The first rule that matches status and text takes precedence over the status alone."""
+    scope = KeyRejectionRule(None, "Missing Scopes", "missing_scope", "get a key")
     later = KeyRejectionRule(401, "", "wrong_key_kind", "other")
     error = error_for_reply(Reply({"error": {"message": "odd; missing scopes: a"}}, 401), scope, later)
     assert isinstance(error, KeyRejected)
-    assert (error.reason, error.advice) == ("missing_scope", "get one")
+    assert (error.reason, error.advice) == ("missing_scope", "get a key")
     assert isinstance(error_for_reply(Reply({"error": "missing scopes"}, 500), scope), Unavailable)
 
 
@@ -154,14 +157,14 @@ def test_rejection_rules_come_first() -> None:
     [("7", 7.0), (" 0.5 ", 0.5), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-3", None), ("nan", None), ("", None)],
 )
 def test_retry_after(header: str, seconds: float | None) -> None:
-    """The wait is read where it is a number of seconds."""
+    """Retry-After is used where it is a number of seconds."""
     error = error_for_reply(Reply({}, 429, {"Retry-After": header}))
     assert isinstance(error, RateLimited)
     assert error.retry_after == seconds
 
 
 def test_redirects_are_not_followed() -> None:
-    """The key never travels on to another host: a redirect is told as a wrong base_url."""
+    """The key is never sent to another host: a redirect is reported as a wrong base_url."""
     with start_canned_server(lambda _: Reply({})) as elsewhere:
         error = error_for_reply(Reply(b"", 302, {"Location": f"{elsewhere.url}/y?{KEY}"}))
     assert str(error) == "GET /x: base_url redirects to host 127.0.0.1"
@@ -186,14 +189,14 @@ def test_redirects_are_not_followed() -> None:
     ids=["cut", "page", "empty", "list", "null", "nan", "exponent", "digits", "nested", "encoding"],
 )
 def test_bodies_that_are_no_object(body: bytes) -> None:
-    """A success whose body is not one whole JSON object is Malformed."""
+    """A success whose body is not a complete JSON object is Malformed."""
     error = error_for_reply(Reply(body))
     assert isinstance(error, Malformed)
     assert str(error).startswith("GET /x answered 200 with ")
 
 
 def test_a_body_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading stops at a bound, also where the body only grows when it is decompressed."""
+    """Reading stops at a limit, also where the body exceeds it only when decompressed."""
     monkeypatch.setattr(http, "MAX_BODY_BYTES", 1000)
     bomb = gzip.compress(json.dumps({"x": "y" * 100_000}).encode())
     error = error_for_reply(Reply(bomb, headers={"Content-Encoding": "gzip"}))
@@ -211,10 +214,10 @@ def test_a_body_that_cannot_be_decompressed() -> None:
     [b"HTTP/1.1 200 OK\r\nx-slow: ", b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n"],
 )
 def test_a_dripping_response_times_out(start: bytes) -> None:
-    """However slowly headers or body drip, one answer takes no longer than the timeout."""
+    """An answer never takes longer than the timeout, however slowly headers or body arrive."""
     began = time.monotonic()
     with start_raw_server(drip(start)) as url, open_client(url, timeout=0.2) as opened:
-        with pytest.raises(Unavailable, match=r"GET /x failed: 127\.0\.0\.1 gave no whole answer within 0\.2 s"):
+        with pytest.raises(Unavailable, match=r"GET /x failed: 127\.0\.0\.1 sent no complete answer within 0\.2 s"):
             opened.get("/x")
         assert time.monotonic() - began < 1.5
 
@@ -224,7 +227,7 @@ def test_a_dripping_response_times_out(start: bytes) -> None:
     [(b"", "error", False), (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", "200", True)],
 )
 def test_a_connection_that_breaks(start: bytes, code: str, reached: bool) -> None:
-    """A broken connection is Unavailable, tells whether an answer had begun, and is observed once."""
+    """A broken connection is Unavailable, with `reached` where an answer had begun, and is observed once."""
     codes: list[str] = []
     with start_raw_server(lambda connection: connection.sendall(start)) as url:
         opened = Client(ClientConfig(Secret(KEY), url, observe=codes.append), AUTH)
@@ -235,7 +238,7 @@ def test_a_connection_that_breaks(start: bytes, code: str, reached: bool) -> Non
 
 
 def test_nobody_listens() -> None:
-    """A refused connection is Unavailable, not reached, in plain words."""
+    """A refused connection is Unavailable and not reached, and the message says so."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     error = error_at(f"http://127.0.0.1:{port}")
@@ -245,7 +248,7 @@ def test_nobody_listens() -> None:
 
 
 def test_no_tls_on_the_other_side() -> None:
-    """https against a plain port is told as TLS."""
+    """HTTPS to a port without TLS is reported as a TLS problem."""
     with start_canned_server(lambda _: Reply({})) as server:
         error = error_at(server.url.replace("http", "https"))
     assert isinstance(error, Unavailable)
@@ -254,13 +257,13 @@ def test_no_tls_on_the_other_side() -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:abc", "no-scheme", "ftp://127.0.0.1"])
 def test_a_base_url_that_is_none(url: str) -> None:
-    """An address that cannot be asked is told as such."""
-    assert str(error_at(url)) == "GET /x: base_url is no address that can be asked"
+    """An address that is not an HTTP URL is reported as such."""
+    assert str(error_at(url)) == "GET /x: base_url is not an HTTP address"
 
 
 @pytest.mark.parametrize("key", ["", "a b", "a\r\nx-evil: 1", "schlüssel", "a\x00"])
 def test_keys_that_cannot_travel(key: str) -> None:
-    """A key that would break or forge a header is refused before anything is sent."""
+    """A key that would break or forge a header is rejected before a request is sent."""
     with start_canned_server(lambda _: Reply({})) as server:
         error = error_at(server.url, key=key)
     assert isinstance(error, KeyRejected)
@@ -269,27 +272,28 @@ def test_keys_that_cannot_travel(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [f"odd {KEY}!", "Incorrect API key provided: sk-proj-****abcd.", "crsr_0a1b", "key_77", "sk-ant-api03-zz_9"]
+    "message",
+    [f"odd {KEY}!", "Incorrect API key provided: sk-proj-****abcd.", "crsr_0a1b", "key_77", "sk-ant-api03-zz_9"],
 )
-def test_no_key_in_an_error(said: str) -> None:
-    """Our key, and whatever looks like one, is masked in the provider's words."""
-    error = error_for_reply(Reply({"error": {"message": said}}, 401))
+def test_no_key_in_an_error(message: str) -> None:
+    """The account's key, and every text with a known key prefix, is masked in the provider's message."""
+    error = error_for_reply(Reply({"error": {"message": message}}, 401))
     assert "<secret>" in str(error)
     assert not any(part in str(error) for part in (KEY, "abcd", "0a1b", "77", "zz_9"))
 
 
 def fetch_pages(server: CannedServer) -> list[object]:
-    """Walk all pages and return their numbers."""
+    """Read all pages and return their numbers."""
     with open_client(server.url) as opened:
         return [page["n"] for page in opened.pages("/x", [("a", "b")])]
 
 
 def test_pagination_resends_its_parameters() -> None:
-    """Every page is asked with the same parameters and the cursor of the page before, until there are no more."""
+    """Every page is requested with the same parameters and the previous page's cursor, until the last."""
     answers = iter([{"n": 1, "has_more": True, "next_page": "c1"}, {"n": 2, "has_more": False, "next_page": "c2"}])
     with start_canned_server(lambda _: Reply(next(answers))) as server:
         assert fetch_pages(server) == [1, 2]
-    assert [asked.query for asked in server.requests] == [{"a": ["b"]}, {"a": ["b"], "page": ["c1"]}]
+    assert [request.query for request in server.requests] == [{"a": ["b"]}, {"a": ["b"], "page": ["c1"]}]
 
 
 @pytest.mark.parametrize("last", [{"n": 1, "next_page": None}, {"n": 1}, {"n": 1, "has_more": False}])
@@ -305,3 +309,76 @@ def test_more_pages_but_no_cursor(cursor: object) -> None:
     page = {"n": 1, "has_more": True, "next_page": cursor}
     with start_canned_server(lambda _: Reply(page)) as server, pytest.raises(Malformed, match="next_page"):
         fetch_pages(server)
+
+
+ITEMS = [{"n": number} for number in range(5)]
+
+
+def answer_by_offset(request: ReceivedRequest) -> Reply:
+    """Return the requested part of ITEMS, and their number."""
+    offset, limit = int(request.query["offset"][0]), int(request.query["limit"][0])
+    return Reply({"items": ITEMS[offset : offset + limit], "total": len(ITEMS)})
+
+
+@pytest.mark.parametrize(
+    ("limit", "total_field", "requests"), [(2, "", 3), (5, "", 2), (2, "total", 3), (5, "total", 1)]
+)
+def test_offset_pages_return_every_item_once(limit: int, total_field: str, requests: int) -> None:
+    """A list is read to its end, which is the announced number of items or else a page that is not full."""
+    with start_canned_server(answer_by_offset) as server, open_client(server.url) as client:
+        pages = client.offset_pages("/x", [("a", "b")], "items", limit=limit, total_field=total_field)
+        assert [item for page in pages for item in list_field(page, "items")] == ITEMS
+    assert len(server.requests) == requests
+    assert {tuple(request.query["a"]) for request in server.requests} == {("b",)}
+
+
+@pytest.mark.parametrize(
+    ("page", "field"),
+    [
+        ({"items": []}, "total"),
+        ({"items": [], "total": "5"}, "total"),
+        ({"items": [], "total": True}, "total"),
+        ({"items": [], "total": 5}, "total"),
+        ({"total": 5}, "items"),
+        ({"items": {}, "total": 5}, "items"),
+    ],
+)
+def test_incomplete_offset_pages_are_malformed(page: dict[str, object], field: str) -> None:
+    """Items are never lost in silence: a page without its list or with too few items is Malformed."""
+    with pytest.raises(Malformed) as caught:
+        list(paginate_by_offset(lambda _: page, "items", limit=2, total_field="total"))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("total_field", ["", "total"])
+def test_a_server_that_ignores_the_offset_is_malformed(total_field: str) -> None:
+    """A page that repeats the page before ends the list with an error after the second request."""
+    offsets: list[int] = []
+
+    def fetch_page(offset: int) -> Json:
+        offsets.append(offset)
+        return {"items": ITEMS[:2], "total": 100}
+
+    with pytest.raises(Malformed, match="repeats"):
+        list(paginate_by_offset(fetch_page, "items", limit=2, total_field=total_field))
+    assert offsets == [0, 2]
+
+
+def test_offset_pages_are_bounded() -> None:
+    """A list ends with an error after the maximum number of pages."""
+    with pytest.raises(Malformed, match="more than 3 pages"):
+        list(paginate_by_offset(lambda offset: {"items": [offset]}, "items", limit=1, max_pages=3))
+
+
+def test_numbered_pages_are_read_to_the_last() -> None:
+    """Pages are numbered from one and read while the page says that there is another."""
+    pages = list(paginate_by_number(lambda number: {"number": number}, lambda page: page["number"] != 3))
+    assert pages == [{"number": 1}, {"number": 2}, {"number": 3}]
+
+
+def test_numbered_pages_are_bounded() -> None:
+    """A repeated page and too many pages end the list with an error."""
+    with pytest.raises(Malformed, match="repeats"):
+        list(paginate_by_number(lambda _: {"number": 1}, lambda _: True))
+    with pytest.raises(Malformed, match="more than 3 pages"):
+        list(paginate_by_number(lambda number: {"number": number}, lambda _: True, max_pages=3))

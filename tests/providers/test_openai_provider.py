@@ -1,4 +1,4 @@
-"""OpenAI: the contract, and the spellings of its answers that the notes know of."""
+"""OpenAI: the contract, and the known variants of its answers."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from typing import Any
 import pytest
 
 from exporter.errors import KeyRejected, Malformed
-from exporter.model import HOUR, TOKEN_METERS, Bucket, Provider, Report, Row
+from exporter.model import HOUR, TOKEN_METERS, Bucket, Report, Row
+from exporter.providers.base import Provider
 from exporter.providers.openai import OpenAI
-from exporter.simulator.server import Simulator
+from exporter.providers.testing import ContractApi
 from tests.providers.canned import CannedServer, Reply, open_provider
-from tests.providers.contract import NOW, TODAY, ProviderContract
+from tests.providers.contract import NOW, TODAY, SimulatedProviderContract
 
 COMPLETIONS, COSTS = OpenAI.reports[:2]
 START = int(TODAY.timestamp())
 
 
-class TestOpenAIContract(ProviderContract):
-    """A large organization with every kind of usage."""
+class TestOpenAIContract(SimulatedProviderContract):
+    """A large organization with every usage report."""
 
-    name = "openai"
+    provider_type = OpenAI
     account = "acme-openai"
 
-    def test_the_first_poll_is_five_requests(self, simulator: Simulator) -> None:
-        """Thirty days and today are five pages of hours and one of costs."""
-        self.fetch_days(simulator, COMPLETIONS, 30)
-        assert len(simulator.requests) == 5
-        self.fetch_days(simulator, COSTS, 30)
-        assert len(simulator.requests) == 6
+    def test_the_first_poll_is_five_requests(self, api: ContractApi) -> None:
+        """Thirty days and today take five pages of hours and one of costs."""
+        self.fetch_days(api, COMPLETIONS, 30)
+        assert len(api.statuses) == 5
+        self.fetch_days(api, COSTS, 30)
+        assert len(api.statuses) == 6
 
 
-class TestSmallOpenAIContract(ProviderContract):
+class TestSmallOpenAIContract(SimulatedProviderContract):
     """A small organization, whose rows have no detail fields and whose amounts are texts."""
 
-    name = "openai"
+    provider_type = OpenAI
     account = "labs-openai"
 
 
@@ -44,7 +45,7 @@ class TestSmallOpenAIContract(ProviderContract):
 def open_openai(
     *results: dict[str, Any], name: str = "results", api_keys: bool = False
 ) -> Iterator[tuple[Provider, CannedServer]]:
-    """Run a provider against a server that tells one bucket with these results."""
+    """Run a provider against a server that returns one bucket with these results."""
     end = int(NOW.timestamp())
     page = {"data": [{"start_time": START, "end_time": min(end, START + 3600), name: results}], "has_more": False}
     with open_provider("openai", lambda _: Reply(page), key="sk-admin-x", api_keys=api_keys) as pair:
@@ -110,7 +111,7 @@ def test_detail_fields_are_disjoint() -> None:
 
 @pytest.mark.parametrize("audio", [0, 400, 5000])
 def test_old_rows_add_up(audio: int) -> None:
-    """Without detail fields, or with audio counted the old way, the tokens are those of input and output."""
+    """Without detail fields, or with older audio fields, the tokens add up to input and output."""
     result = completion_result(input_tokens=1000, input_cached_tokens=300, input_audio_tokens=audio, output_tokens=80)
     tokens = {
         meter: value
@@ -131,20 +132,20 @@ def test_the_oldest_spelling_of_results() -> None:
     [(True, "default", "batch"), (False, "default", "standard"), (None, None, ""), (None, "flex", "flex")],
 )
 def test_tiers(batch: bool | None, service_tier: str | None, tier: str) -> None:
-    """Batch wins over the service tier, `default` is called standard, and null stays empty."""
+    """Batch takes precedence over the service tier, `default` becomes standard, and null is empty."""
     rows = fetch_rows(COMPLETIONS, completion_result(output_tokens=1, batch=batch, service_tier=service_tier))
     assert [row.tier for row in rows] == [tier]
 
 
 def test_results_of_the_same_labels_are_added() -> None:
-    """Two results that differ in nothing we keep become one row."""
-    one = completion_result(output_tokens=1, service_tier="default")
-    assert values_by_meter(fetch_rows(COMPLETIONS, one, one | {"batch": False})) == {"output": 2}
+    """Two results with equal labels become one row."""
+    result = completion_result(output_tokens=1, service_tier="default")
+    assert values_by_meter(fetch_rows(COMPLETIONS, result, result | {"batch": False})) == {"output": 2}
 
 
 @pytest.mark.parametrize("value", [1.2345, "1.2345", "1.23450000000000000000000", "1234.5e-3"])
 def test_amounts_are_numbers_or_texts(value: object) -> None:
-    """Dollars become whole nano-USD however they are spelled."""
+    """Dollars become whole nano-USD in every spelling."""
     assert fetch_rows(COSTS, cost_result(value, "whatever"))[0].value == 1_234_500_000
 
 
@@ -178,31 +179,31 @@ def test_half_a_nano_dollar_rounds_to_even() -> None:
     ],
 )
 def test_line_items(item: str, meter: str, model: str, tier: str) -> None:
-    """A line item is read as far as it is understood and kept word for word."""
+    """A line item is parsed where its pattern is known, and its text is kept unchanged."""
     row = fetch_rows(COSTS, cost_result("1", item))[0]
     assert (row.meter, row.model, row.tier, row.item, row.workspace) == (meter, model, tier, item, "proj_x1")
 
 
 def test_a_result_without_an_amount_has_no_money() -> None:
-    """The running day may come with a row and no amount yet."""
+    """The running day may have a row without an amount."""
     assert fetch_rows(COSTS, {"object": "organization.costs.result", "amount": None}) == ()
 
 
 @pytest.mark.parametrize("value", ["a lot", "NaN", "Infinity", True, None, [1], 1e300])
 def test_odd_amounts(value: object) -> None:
-    """What is no amount is Malformed and names the field."""
+    """A value that is not an amount is Malformed with the name of the field."""
     with pytest.raises(Malformed, match=r"costs: .*value"):
         fetch_rows(COSTS, cost_result(value))
 
 
 def test_another_currency_is_rejected() -> None:
-    """Euros are never taken for dollars."""
+    """An amount in euros is Malformed."""
     with pytest.raises(Malformed, match="currency"):
         fetch_rows(COSTS, cost_result("1", currency="eur"))
 
 
 def test_a_missing_field_is_named() -> None:
-    """An answer without a required field says which one, and in which report."""
+    """An answer without a required field is Malformed with the names of field and report."""
     with pytest.raises(Malformed) as caught:
         fetch_rows(COMPLETIONS, {"input_tokens": 1, "num_model_requests": 1})
     assert caught.value.field == "output_tokens"
@@ -211,7 +212,7 @@ def test_a_missing_field_is_named() -> None:
 
 @pytest.mark.parametrize("api_keys", [False, True])
 def test_request_parameters(api_keys: bool) -> None:
-    """Arrays go in brackets, API keys only where wanted, with the largest page and one end for the whole walk."""
+    """Requests use bracketed arrays, group by key only on request, and have full pages and one fixed end."""
     with open_openai(api_keys=api_keys) as (openai, server):
         list(openai.fetch(COMPLETIONS, TODAY, NOW))
     query = server.requests[0].query
@@ -233,7 +234,7 @@ def test_request_parameters(api_keys: bool) -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_missing_scopes_under_either_status(status: int) -> None:
-    """A missing scope is told apart from a wrong key by its words, not by the status."""
+    """A missing scope is distinguished from a wrong key by the message, not by the status."""
     body = {"error": {"message": "Missing scopes: api.usage.read", "type": "x", "param": None, "code": None}}
     with open_provider("openai", lambda _: Reply(body, status)) as (openai, _), pytest.raises(KeyRejected) as caught:
         openai.verify()
@@ -242,7 +243,7 @@ def test_missing_scopes_under_either_status(status: int) -> None:
 
 @contextmanager
 def open_with_bucket(start: int, end: int) -> Iterator[Provider]:
-    """Run a provider against a server that tells one bucket of these times, in seconds from midnight."""
+    """Run a provider against a server with one bucket at these times, in seconds from midnight."""
     slot = {"start_time": START + start, "end_time": START + end, "results": [completion_result(output_tokens=1)]}
     with open_provider("openai", lambda _: Reply({"data": [slot], "has_more": False})) as (openai, _):
         yield openai
@@ -250,12 +251,12 @@ def open_with_bucket(start: int, end: int) -> Iterator[Provider]:
 
 @pytest.mark.parametrize(("start", "end"), [(60, 120), (0, 86_400), (0, 0)])
 def test_buckets_of_another_schema(start: int, end: int) -> None:
-    """A bucket off the edge of its slot, or of another width than was asked for, is Malformed."""
-    with open_with_bucket(start, end) as openai, pytest.raises(Malformed, match=r"edge|width"):
+    """A bucket that starts inside a slot, or has another width than was requested, is Malformed."""
+    with open_with_bucket(start, end) as openai, pytest.raises(Malformed, match=r"inside|width"):
         list(openai.fetch(COMPLETIONS, TODAY, TODAY + HOUR))
 
 
 def test_buckets_outside_the_time_range() -> None:
-    """A bucket that was not asked for is left out."""
+    """A bucket outside the requested time range is dropped."""
     with open_with_bucket(7200, 10_800) as openai:
         assert [bucket.rows for bucket in openai.fetch(COMPLETIONS, TODAY, TODAY + HOUR)] == [()]

@@ -1,4 +1,4 @@
-"""Reading fields: what is accepted, and that everything else is Malformed and named."""
+"""Parsing of fields: accepted values, and that all others are Malformed with the field's name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from exporter.providers.parsing import (
 
 @pytest.mark.parametrize("value", [12, Decimal(12), Decimal("12.0"), Decimal("1.2e1")])
 def test_integers(value: object) -> None:
-    """Twelve is twelve in any spelling, and an int."""
+    """Every spelling of twelve is the int 12."""
     read = int_field({"n": value}, "n")
     assert (read, type(read)) == (12, int)
 
@@ -48,7 +48,7 @@ def test_integers(value: object) -> None:
     ],
 )
 def test_invalid_integers(value: object) -> None:
-    """Negative, broken, huge and foreign values are refused by the field's name."""
+    """Negative, fractional, too large and other values are rejected with the field's name."""
     with pytest.raises(Malformed) as caught:
         int_field({"n": value}, "n")
     assert caught.value.field == "n"
@@ -68,7 +68,7 @@ def test_defaults() -> None:
 
 @pytest.mark.parametrize("value", [0, "", [], [1], {"a": 1}])
 def test_lists_of_objects(value: object) -> None:
-    """A list that is none, or holds anything but objects, is refused."""
+    """A value that is not a list of objects is rejected."""
     if value == []:
         assert list_field({"x": value}, "x") == []
     else:
@@ -77,13 +77,13 @@ def test_lists_of_objects(value: object) -> None:
 
 
 def test_types_are_exact() -> None:
-    """A field of another type is refused, and told without its value."""
+    """A field of another type is rejected, and the message does not contain its value."""
     with pytest.raises(Malformed, match=r"^the field x is a str, not a dict$"):
         required_field({"x": "secret"}, "x", dict)
 
 
 def test_money_is_exact() -> None:
-    """No digit of an amount goes through a float."""
+    """No digit of an amount is lost to a float."""
     amount = json.loads('{"x": 123456.789012345}', parse_float=Decimal)
     assert money_field(amount, "x", NANO) == 123_456_789_012_345
 
@@ -99,12 +99,12 @@ def test_times(value: object) -> None:
 
 @pytest.mark.parametrize("value", ["soon", None, True, 10**18, "9" * 400, "9" * 9000, -1, ""])
 def test_invalid_times(value: object) -> None:
-    """What is no time, or none that a calendar holds, is refused."""
+    """A value that is not a time, or outside the calendar, is rejected."""
     with pytest.raises(Malformed):
         time_field({"t": value}, "t", timedelta(seconds=1))
 
 
 def test_pagination_is_bounded() -> None:
-    """A walk ends with an error after so many pages."""
+    """A list ends with an error after the maximum number of pages."""
     with pytest.raises(Malformed, match="more than 3 pages"):
         list(paginate(lambda cursor: {"n": len(cursor)}, lambda page: "x" * (int_field(page, "n") + 1), max_pages=3))

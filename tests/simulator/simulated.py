@@ -1,4 +1,4 @@
-"""What the simulator's tests share: a fixed clock, a caller that knows every account's key, and the specifications."""
+"""Shared by the simulator's tests: a fixed clock, a client with every account's key, and the specifications."""
 
 from __future__ import annotations
 
@@ -7,27 +7,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
-import jsonschema
-import pytest
-import yaml
 
 from exporter.model import Row
 from exporter.simulator.server import Simulator
 from exporter.simulator.world import SimAccount, World, demo_world
+from tests.simulator.specification import load_specification
 
 NOW = datetime(2026, 11, 20, 15, 20, 30, tzinfo=UTC)
 TODAY = NOW.replace(hour=0, minute=0, second=0)
-SPECS = Path(__file__).parents[3] / "shared" / "specs"
 
 Params = Mapping[str, Any]
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that stands still until it is set."""
 
     def __init__(self, now: datetime = NOW) -> None:
         self.now = now
@@ -96,20 +92,6 @@ def sum_by_meter(rows: Iterable[tuple[datetime, Row]]) -> Counter[str]:
     return sums
 
 
-def assert_conforms(body: object, spec: str, path: str) -> None:
-    """Validate an answer against the published specification of its path; skip where the folder is not there."""
-    file = SPECS / f"{spec}.openapi.yaml"
-    if not file.exists():
-        pytest.skip(f"the published specifications are not present at {SPECS}")
-    document = _load_spec(file)
-    schema = document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
-    jsonschema.Draft202012Validator({**schema, "components": document["components"]}).validate(body)
-
-
-_LOADED_SPECS: dict[Path, Any] = {}
-
-
-def _load_spec(file: Path) -> Any:
-    if file not in _LOADED_SPECS:
-        _LOADED_SPECS[file] = yaml.safe_load(file.read_text())
-    return _LOADED_SPECS[file]
+def assert_conforms(body: object, api: str, path: str) -> None:
+    """Check an answer against the published specification of its path (specs/`api`.yaml)."""
+    load_specification(api).check_answer(path, body)

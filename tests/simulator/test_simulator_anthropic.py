@@ -1,4 +1,4 @@
-"""Anthropic's API in the simulator: shapes, walks, alignment, grouping and money."""
+"""Anthropic's API in the simulator: schemas, paging, alignment, grouping and costs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from exporter.model import DAY, HOUR
 from tests.simulator.simulated import NOW, TODAY, SimulatorClient, assert_conforms, open_demo_client, sum_by_meter
 
-SPEC = "anthropic-admin"
+SPEC = "anthropic"
 USAGE, COSTS = "/v1/organizations/usage_report/messages", "/v1/organizations/cost_report"
 ACME = "acme-anthropic"
 GROUPS = ["api_key_id", "workspace_id", "model", "service_tier", "context_window", "inference_geo"]
@@ -56,7 +56,7 @@ def test_names_conform_to_the_specification(caller: SimulatorClient, path: str) 
 
 @pytest.mark.parametrize(("width", "limit", "buckets"), [("1h", 10, 64), ("1d", 1, 3)])
 def test_pagination_adds_up_to_what_is_visible(caller: SimulatorClient, width: str, limit: int, buckets: int) -> None:
-    """A walk over pages of any size tells every bucket once, the running one included."""
+    """Pages of any size contain every bucket once, including the running one."""
     since = TODAY - 2 * DAY
     walk = caller.fetch_all_pages(
         ACME, USAGE, {"starting_at": format_time(since), "bucket_width": width, "limit": limit}
@@ -70,7 +70,7 @@ def test_pagination_adds_up_to_what_is_visible(caller: SimulatorClient, width: s
 
 
 def test_times_are_snapped_to_their_bucket(caller: SimulatorClient) -> None:
-    """A start within an hour gives that whole hour, and an end stops the walk behind its bucket."""
+    """A start within an hour includes that whole hour, and the list ends with the bucket of its end."""
     span = {
         "starting_at": format_time(TODAY + HOUR * 9.5),
         "ending_at": format_time(TODAY + 12 * HOUR),
@@ -82,7 +82,7 @@ def test_times_are_snapped_to_their_bucket(caller: SimulatorClient) -> None:
 
 
 def test_default_workspace_and_workbench_are_null(caller: SimulatorClient) -> None:
-    """Use of the default workspace has no workspace id, and use without a key no key id."""
+    """Usage of the default workspace has no workspace id, and usage without a key no key id."""
     params = {"starting_at": format_time(TODAY - DAY), "group_by[]": ["workspace_id", "api_key_id"]}
     rows = caller.get(ACME, USAGE, params).json()["data"][0]["results"]
     assert {row["api_key_id"] for row in rows if row["workspace_id"] is None} == {None, "apikey_default"}
@@ -90,11 +90,11 @@ def test_default_workspace_and_workbench_are_null(caller: SimulatorClient) -> No
 
 
 def test_default_workspace_is_not_listed(caller: SimulatorClient) -> None:
-    """The list has neither the default workspace nor, unless asked, archived ones; its pages follow the last id."""
+    """The list omits the default workspace and, by default, archived ones; it is paged by the last id."""
     live = caller.get(ACME, "/v1/organizations/workspaces").json()["data"]
     everything = caller.get(ACME, "/v1/organizations/workspaces", {"include_archived": "true"}).json()["data"]
-    assert [one["name"] for one in everything] == list(caller.world.accounts[ACME].workspaces.values())
-    assert [one["id"] for one in everything if one["archived_at"] is None] == [one["id"] for one in live]
+    assert [workspace["name"] for workspace in everything] == list(caller.world.accounts[ACME].workspaces.values())
+    assert [item["id"] for item in everything if item["archived_at"] is None] == [item["id"] for item in live]
     rest = caller.get(ACME, "/v1/organizations/workspaces", {"after_id": live[0]["id"], "limit": 1}).json()
     assert rest["data"] == live[1:2]
     assert rest["has_more"]
@@ -102,14 +102,14 @@ def test_default_workspace_is_not_listed(caller: SimulatorClient) -> None:
 
 @pytest.mark.parametrize("by", [[], ["workspace_id"], ["description"], ["workspace_id", "description"]])
 def test_costs_equal_the_bill_to_the_nano_dollar(caller: SimulatorClient, by: list[str]) -> None:
-    """However it is grouped, the day's cents sum to its bill exactly."""
+    """With every grouping, the day's cents add up to its bill exactly."""
     params = {"starting_at": format_time(TODAY - 2 * DAY), "limit": 1, "group_by[]": by}
     rows = caller.get(ACME, COSTS, params).json()["data"][0]["results"]
     assert sum_cents(rows) * 10**7 == sum(row.value for row in caller.world.bill(ACME, TODAY - 2 * DAY))
 
 
 def test_descriptions_carry_their_parsed_fields(caller: SimulatorClient) -> None:
-    """One-hour writes, batch, long context, geography and web searches are lines of their own."""
+    """One-hour writes, batch, long context, geography and web searches are separate lines."""
     params = {"starting_at": format_time(TODAY - DAY), "limit": 1, "group_by[]": ["workspace_id", "description"]}
     rows = caller.get(ACME, COSTS, params).json()["data"][0]["results"]
     assert "cache_creation.ephemeral_1h_input_tokens" in {row["token_type"] for row in rows}
@@ -122,7 +122,7 @@ def test_descriptions_carry_their_parsed_fields(caller: SimulatorClient) -> None
 
 
 def test_unbilled_days_have_no_rows(caller: SimulatorClient) -> None:
-    """The running day's bucket is told and empty."""
+    """The running day's bucket is present and empty."""
     days = caller.get(ACME, COSTS, {"starting_at": format_time(TODAY - DAY)}).json()["data"]
     assert [bool(day["results"]) for day in days] == [True, False]
 
@@ -141,7 +141,7 @@ def test_unbilled_days_have_no_rows(caller: SimulatorClient) -> None:
     ],
 )
 def test_bad_parameters_are_rejected(caller: SimulatorClient, path: str, change: dict[str, Any], token: str) -> None:
-    """A parameter that the API does not take is answered with 400 and its name."""
+    """An invalid parameter is answered with 400 and its name."""
     answer = caller.get(ACME, path, {"starting_at": format_time(TODAY), **change})
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
@@ -159,7 +159,7 @@ def test_bad_parameters_are_rejected(caller: SimulatorClient, path: str, change:
 def test_keys_and_version_are_required(
     caller: SimulatorClient, headers: dict[str, str], status: int, token: str
 ) -> None:
-    """Another key is refused, and so is a call without the version header."""
+    """An unknown key and a call without the version header are rejected."""
     answer = caller.client.get(caller.simulator.base_url(ACME) + "/v1/organizations/me", headers=headers)
     assert answer.status_code == status
     assert token in answer.json()["error"]["message"]

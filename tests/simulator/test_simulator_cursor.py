@@ -1,4 +1,4 @@
-"""Cursor's API in the simulator: events, their paging and money, members and billing groups."""
+"""Cursor's API in the simulator: events, their paging and cost, members and billing groups."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def sum_nano_usd(events: list[Any], field: str = "chargedCents") -> Decimal:
 
 
 def test_pagination_returns_every_event_once(caller: SimulatorClient) -> None:
-    """Pages of any size tell the same events, newest first, and add up to the truth to the nano-dollar."""
+    """Pages of any size contain the same events, newest first, and add up to the ground truth, to the nano-USD."""
     events = fetch_day_of_events(caller, 1000)
     assert events == fetch_day_of_events(caller, 237)
     moments = [int(event["timestamp"]) for event in events]
@@ -80,20 +80,20 @@ def test_events_have_the_documented_kinds(caller: SimulatorClient) -> None:
 
 
 def test_charge_is_model_cost_and_fee(caller: SimulatorClient) -> None:
-    """A call by tokens is charged its model cost and Cursor's fee."""
+    """A call priced by tokens costs its model price and Cursor's fee."""
     by_tokens = [event for event in fetch_day_of_events(caller, 1000) if "tokenUsage" in event]
     fees = sum_nano_usd([event for event in by_tokens if "cursorTokenFee" in event], "cursorTokenFee")
     assert sum_nano_usd(by_tokens) == sum_nano_usd([event["tokenUsage"] for event in by_tokens], "totalCents") + fees
 
 
 def test_dates_are_inclusive(caller: SimulatorClient) -> None:
-    """A range of one millisecond finds the event of that millisecond."""
+    """A range of one millisecond contains the event of that millisecond."""
     moment = int(fetch_day_of_events(caller, 1000)[0]["timestamp"])
     assert caller.post_events(TEAM, startDate=moment, endDate=moment).json()["totalUsageEventsCount"] == 1
 
 
 def test_events_are_filtered_by_email(caller: SimulatorClient) -> None:
-    """The e-mail filter leaves one person's events."""
+    """The e-mail filter selects the events of one person."""
     body = caller.post_events(
         TEAM, startDate=to_milliseconds(TODAY - DAY), endDate=to_milliseconds(TODAY), email="ben@acme.example"
     ).json()
@@ -123,14 +123,14 @@ def test_default_page_has_a_hundred_events(caller: SimulatorClient) -> None:
     ],
 )
 def test_bad_parameters_are_rejected(caller: SimulatorClient, body: dict[str, object], token: str) -> None:
-    """A body that the API does not take is answered with 400 and its name."""
+    """An invalid field of the body is answered with 400 and its name."""
     answer = caller.post_events(TEAM, **body)
     assert answer.status_code == 400
     assert token in answer.json()["message"]
 
 
 def test_groups_hold_members_and_their_spend(caller: SimulatorClient) -> None:
-    """Groups and the unassigned together spent what the month's events say, and know their members."""
+    """The cost of all groups and of unassigned members is that of the month's events; groups list their members."""
     body = caller.get(TEAM, "/teams/groups").json()
     everyone = [*body["groups"], body["unassignedGroup"]]
     month = sum_by_meter(caller.world.reported_rows(TEAM, TODAY.replace(day=1), NOW))["cost"]
@@ -140,7 +140,7 @@ def test_groups_hold_members_and_their_spend(caller: SimulatorClient) -> None:
 
 
 def test_workspace_of_the_truth_is_the_callers_group(caller: SimulatorClient) -> None:
-    """Events joined to groups by e-mail give the truth's workspaces."""
+    """Events joined with groups by e-mail address have the workspaces of the ground truth."""
     groups = caller.get(TEAM, "/teams/groups").json()["groups"]
     home = {member["email"]: group["id"] for group in groups for member in group["currentMembers"]}
     spent: dict[str, int] = {}
@@ -173,7 +173,7 @@ def test_wrong_keys_are_rejected(caller: SimulatorClient) -> None:
 
 
 def test_late_events_appear_later() -> None:
-    """Some events of an hour are told only after its end."""
+    """Some events of an hour are reported only after its end."""
     clock = Clock(TODAY + 10 * HOUR + HOUR / 6)
     with open_client(demo_world(clock)) as caller:
         span = {"startDate": to_milliseconds(TODAY + 9 * HOUR), "endDate": to_milliseconds(TODAY + 10 * HOUR) - 1}

@@ -1,4 +1,4 @@
-"""The simulator's server: its log, its faults, its control paths, its beginning and its end."""
+"""The simulator's server: log, faults, control paths, start and stop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def caller(shared_caller: SimulatorClient) -> Iterator[SimulatorClient]:
 
 
 def test_same_seed_and_clock_give_the_same_bytes(caller: SimulatorClient) -> None:
-    """Two simulators of one seed and one clock answer byte by byte alike."""
+    """Two simulators with equal seeds and clocks give identical answers."""
     with open_demo_client() as other:
         for account, path in (
             (ACCOUNT, f"{USAGE}?start_time={TIME_RANGE['start_time']}&group_by[]=model"),
@@ -44,7 +44,7 @@ def test_same_seed_and_clock_give_the_same_bytes(caller: SimulatorClient) -> Non
 
 
 def test_every_call_is_logged(caller: SimulatorClient) -> None:
-    """The log has the account, the path as asked, the query without brackets and the status."""
+    """The log has the account, the full path, the query without brackets and the status."""
     before = len(caller.simulator.requests)
     caller.get(ACCOUNT, USAGE, {**TIME_RANGE, "group_by[]": ["model", "batch"]})
     caller.client.get(caller.simulator.base_url(ACCOUNT) + USAGE)
@@ -76,7 +76,7 @@ def test_every_call_is_logged(caller: SimulatorClient) -> None:
 def test_error_faults_answer_as_the_provider(
     caller: SimulatorClient, account: str, kind: str, status: int, token: str
 ) -> None:
-    """A refusing fault answers with the provider's own status and words until it is cleared."""
+    """An error fault answers with the provider's status and message until it is cleared."""
     caller.simulator.add_fault(account, kind)
     path = {"acme-anthropic": "/v1/organizations/me", "acme-cursor": "/teams/members"}.get(
         account, "/organization/projects"
@@ -89,14 +89,14 @@ def test_error_faults_answer_as_the_provider(
 
 
 def test_retry_after_is_sent_only_on_request(caller: SimulatorClient) -> None:
-    """A rate limit says how long to wait only where the test says so."""
+    """A rate limit has Retry-After only where the fault has it."""
     caller.simulator.add_fault(ACCOUNT, "rate_limited", times=1, retry_after=17)
     caller.simulator.add_fault(ACCOUNT, "rate_limited", times=1)
     assert [caller.get(ACCOUNT, USAGE, TIME_RANGE).headers.get("retry-after") for _ in range(3)] == ["17", None, None]
 
 
 def test_fault_strikes_its_times_path_and_page(caller: SimulatorClient) -> None:
-    """A fault with a number, a path and a page strikes there and nowhere else."""
+    """A fault with a number, a path and a page applies only there."""
     caller.simulator.add_fault(ACCOUNT, "server_error", times=1, path="completions", page=2)
     first = caller.get(ACCOUNT, USAGE, TIME_RANGE)
     assert first.status_code == 200
@@ -107,7 +107,7 @@ def test_fault_strikes_its_times_path_and_page(caller: SimulatorClient) -> None:
 
 
 def test_page_of_a_cursor_request_is_its_number(caller: SimulatorClient) -> None:
-    """At Cursor the page of a fault is the page that the body asks for."""
+    """For Cursor, the page of a fault is the page in the request's body."""
     caller.simulator.add_fault("acme-cursor", "server_error", page=2)
     span = {"startDate": int(TODAY.timestamp() * 1000), "endDate": int(NOW.timestamp() * 1000)}
     statuses = [caller.post_events("acme-cursor", **span, page=page).status_code for page in (1, 2, 3)]
@@ -115,7 +115,7 @@ def test_page_of_a_cursor_request_is_its_number(caller: SimulatorClient) -> None
 
 
 def test_truncated_answer_is_half_of_the_json(caller: SimulatorClient) -> None:
-    """A truncated answer says 200 and stops in the middle."""
+    """A truncated answer has the status 200 and half of its body."""
     whole = caller.get(ACCOUNT, USAGE, TIME_RANGE).text
     caller.simulator.add_fault(ACCOUNT, "truncated")
     cut = caller.get(ACCOUNT, USAGE, TIME_RANGE)
@@ -124,7 +124,7 @@ def test_truncated_answer_is_half_of_the_json(caller: SimulatorClient) -> None:
 
 
 def test_malformed_answers_are_json_of_another_schema(caller: SimulatorClient) -> None:
-    """`malformed` leaves a required field out, `mistyped` writes words for numbers, `html` is a page."""
+    """`malformed` omits a required field, `mistyped` has words for numbers, `html` is a web page."""
     for kind in ("malformed", "mistyped", "html"):
         caller.simulator.add_fault(ACCOUNT, kind, times=1)
     missing, mistyped, page = (caller.get(ACCOUNT, USAGE, TIME_RANGE) for _ in range(3))
@@ -135,7 +135,7 @@ def test_malformed_answers_are_json_of_another_schema(caller: SimulatorClient) -
 
 
 def test_slow_answer_waits(caller: SimulatorClient) -> None:
-    """A slow answer is whole and comes after its delay."""
+    """A slow answer is complete and arrives after its delay."""
     caller.simulator.add_fault(ACCOUNT, "slow", times=1, seconds=0.2)
     began = time.monotonic()
     assert caller.get(ACCOUNT, USAGE, TIME_RANGE).json()["data"]
@@ -143,7 +143,7 @@ def test_slow_answer_waits(caller: SimulatorClient) -> None:
 
 
 def test_unknown_fault_is_rejected(caller: SimulatorClient) -> None:
-    """A fault or an account that nobody knows is an error of the test that asks for it."""
+    """An unknown fault or account raises ValueError."""
     with pytest.raises(ValueError, match="nobody"):
         caller.simulator.add_fault("nobody", "overloaded")
     with pytest.raises(ValueError, match="gremlins"):
@@ -151,7 +151,7 @@ def test_unknown_fault_is_rejected(caller: SimulatorClient) -> None:
 
 
 def test_faults_are_controlled_over_http(caller: SimulatorClient) -> None:
-    """Faults can be switched on and off from outside, and a bad one is answered with 400."""
+    """Faults can be enabled and disabled over HTTP, and an invalid fault is answered with 400."""
     url = f"{caller.simulator.url}/control/faults"
     assert caller.client.post(url, json={"account": ACCOUNT, "kind": "overloaded"}).status_code == 201
     assert caller.get(ACCOUNT, USAGE, TIME_RANGE).status_code == 529
@@ -161,17 +161,17 @@ def test_faults_are_controlled_over_http(caller: SimulatorClient) -> None:
 
 
 def test_ground_truth_is_served_over_http(caller: SimulatorClient) -> None:
-    """The control path tells the world's truth as JSON, and refuses a question without a span."""
+    """The control path returns the ground truth as JSON, and rejects a request without a time range."""
     url = f"{caller.simulator.url}/control/truth"
     params = {"account": ACCOUNT, "since": TODAY.isoformat(), "until": NOW.isoformat()}
-    told = caller.client.get(url, params=params).json()
-    rows = [(utc(0), Row(one["meter"], one["value"])) for one in told]
+    entries = caller.client.get(url, params=params).json()
+    rows = [(utc(0), Row(entry["meter"], entry["value"])) for entry in entries]
     assert sum_by_meter(rows) == sum_by_meter(caller.world.ground_truth(ACCOUNT, TODAY, NOW))
     assert caller.client.get(url, params={"account": ACCOUNT}).status_code == 400
 
 
 def test_starts_and_stops_quickly_while_connections_are_open() -> None:
-    """A kept-open connection and an answer that is still waiting do not hold up the end."""
+    """An open connection and a delayed answer do not block the stop."""
     began = time.monotonic()
     world = demo_world(Clock())
     with httpx.Client() as client, socket.socket() as waiting:
@@ -188,7 +188,7 @@ def test_starts_and_stops_quickly_while_connections_are_open() -> None:
 
 
 def test_port_can_be_chosen() -> None:
-    """A simulator listens on the port that it is given."""
+    """A simulator listens on the configured port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with Simulator(demo_world(Clock()), port) as simulator, httpx.Client() as client:
