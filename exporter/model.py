@@ -177,6 +177,10 @@ class Console:
     """A sentence for whoever compares; empty where nothing is known to be missing."""
 
 
+KEY_PREFIX_PATTERN = "(?:sk-|crsr_|key_)"
+"""Regular expression for the first characters of the providers' API keys, for finding keys in text that is shown."""
+
+
 class Secret:
     """A string that does not show itself: `repr`, `str` and formatting give `<secret>`."""
 

@@ -12,7 +12,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -104,7 +103,7 @@ def _print_when_complete(app: App, config: settings.Config, exporter_address: st
     while not app.up_to_date and time.monotonic() - began < READY_TIMEOUT:
         time.sleep(0.1)
     with contextlib.suppress(LedgerError):  # the demo has been ended meanwhile
-        app.apply(replace(config, budgets=_create_budgets(app, config)))
+        app.apply(config.model_copy(update={"budgets": _create_budgets(app, config)}))
     if app.up_to_date:
         print_line(f"Thirty days read in {time.monotonic() - began:.1f} s. Open")
     else:
@@ -118,11 +117,13 @@ def _create_budgets(app: App, config: settings.Config) -> tuple[settings.Budget,
     """Return budgets that are worth looking at whatever the day of the month: one is nearly spent."""
 
     def budget(name: str, owner: str, part: float, match: Mapping[str, str]) -> settings.Budget:
-        one = settings.Budget(name, owner, "month", Decimal(1), match)
-        app.apply(replace(config, budgets=(one,)))
+        one = settings.Budget(
+            name=name, owner=owner, period="month", limit_usd=Decimal(1), match=settings.BudgetMatch(**match)
+        )
+        app.apply(config.model_copy(update={"budgets": (one,)}))
         found = re.search(rb"^ai_budget_spent_usd\{.*\} (\S+)$", app.handlers().page().spend.plain, re.MULTILINE)
         spent = float(found[1]) if found else 0.0
-        return replace(one, limit_usd=Decimal(max(10, round(spent / part, -1))))
+        return one.model_copy(update={"limit_usd": Decimal(max(10, round(spent / part, -1)))})
 
     return (
         budget("everything", "platform", 0.55, {}),

@@ -90,7 +90,7 @@ def _evaluate_budget(budget: Budget, budget_shares: Sequence[BudgetShare], now: 
 def _labelled_samples(evaluated_budget: EvaluatedBudget) -> Iterator[tuple[Family, str, str]]:
     budget = evaluated_budget.budget
     own = (budget.name, budget.owner, budget.period)
-    yield BUDGET_INFO, format_labels(BUDGET_INFO.labels, (*own, promql_selector(budget.match))), "1"
+    yield BUDGET_INFO, format_labels(BUDGET_INFO.labels, (*own, promql_selector(budget.match.globs))), "1"
     for family, further, value in _status_samples(evaluated_budget.status):
         yield family, format_labels(family.labels, (*own, *further)), value
 

@@ -41,7 +41,7 @@ class HourlyTotals:
 def matching_budgets(account: Account, budgets: Iterable[Budget]) -> tuple[Budget, ...]:
     """Return the budgets that may count something of an account."""
     labels = _account_match_labels(account)
-    return tuple(one for one in budgets if matches({k: v for k, v in one.match.items() if k in labels}, labels))
+    return tuple(one for one in budgets if matches({k: v for k, v in one.match.globs.items() if k in labels}, labels))
 
 
 def _account_match_labels(account: Account) -> dict[str, str]:
@@ -152,7 +152,7 @@ class BudgetMatcher:
         if one not in self._matches:
             workspace, model = self.names.get(one[0], one[0]), one[1]
             told = _account_match_labels(self.account) | {"workspace": workspace, "model": model}
-            self._matches[one] = [budget.name for budget in self.budgets if matches(budget.match, told)]
+            self._matches[one] = [budget.name for budget in self.budgets if matches(budget.match.globs, told)]
         return self._matches[one]
 
 

@@ -20,7 +20,7 @@ import httpx
 
 from exporter import __version__
 from exporter.errors import KeyRejected, Malformed, ProviderError, RateLimited, Unavailable, Unsupported
-from exporter.model import KeyRejectionRule, Secret
+from exporter.model import KEY_PREFIX_PATTERN, KeyRejectionRule, Secret
 
 Json = Mapping[str, object]
 """A JSON object; numbers with a point are Decimal."""
@@ -32,7 +32,7 @@ CONNECT_TIMEOUT = 5.0
 """Seconds for a connection to be made."""
 
 _PRINTABLE_ASCII = re.compile(r"[!-~]+")
-_KEY_PATTERN = re.compile(r"\b(?:sk-|crsr_|key_)[\w*.…-]+")
+_KEY_PATTERN = re.compile(rf"\b{KEY_PREFIX_PATTERN}[\w*.…-]+")
 _NETWORK_ERROR_MESSAGES: tuple[tuple[type[BaseException], str], ...] = (
     (httpx.ProxyError, "the proxy on the way to {host} does not let it through"),
     (httpx.ConnectTimeout, "no connection to {host} within {connect:g} s"),

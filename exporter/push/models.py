@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -21,9 +20,8 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from exporter.config.messages import format_value, suggest
-from exporter.config.validators import validation_error
-from exporter.model import utc
+from exporter.config.messages import JSON_WORDING, describe_error, format_value, has_random_run, validation_error
+from exporter.model import KEY_PREFIX_PATTERN, utc
 
 MAX_EVENTS_PER_BATCH = 300
 """In one batch."""
@@ -31,7 +29,7 @@ MAX_TOKENS_PER_EVENT = 10**9
 MAX_USD_PER_EVENT = 10_000
 """In one event: sums of a hundred thousand of them are still whole numbers of 63 bits."""
 _MIN_TIMESTAMP = 946_684_800
-_KEY_PATTERN = re.compile(r"^(sk|crsr|key)[-_]|(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20}")
+_KEY_PREFIX = re.compile(KEY_PREFIX_PATTERN)
 
 
 def _parse_time(value: object) -> datetime:
@@ -76,7 +74,7 @@ def _convert_integral(value: object) -> object:
 
 def _redact_key(value: str) -> str:
     """Hide what is a key and no name of one; its spend is not lost for that."""
-    return "<secret>" if _KEY_PATTERN.search(value) else value
+    return "<secret>" if _KEY_PREFIX.match(value) or has_random_run(value) else value
 
 
 _TIME_SCHEMA = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": _MIN_TIMESTAMP}]}
@@ -156,52 +154,19 @@ class ChangeEventBody(PushModel):
     """Where to read more."""
 
 
+_MODELS: dict[str, type[PushModel]] = {model.__name__: model for model in (UsageEventBody, ChangeEventBody)}
+
+
 def format_validation_error(error: ValidationError) -> str:
-    """Say in plain words what is wrong with something that was pushed, all of it in one line."""
-    known = [
-        to_camel(name)
-        for shape in (UsageEventBody, ChangeEventBody)
-        if shape.__name__ == error.title
-        for name in shape.model_fields
-    ]
-    return "; ".join(_format_error_detail(each, known) for each in error.errors())
+    """Return everything that is wrong with a pushed object, in one line."""
+    model = _MODELS[error.title]
+    return "; ".join(_format_error_detail(detail, model) for detail in error.errors())
 
 
-def _format_error_detail(error: ErrorDetails, known_fields: Sequence[str]) -> str:
-    place, limits = ".".join(map(str, error["loc"])) or "it", error.get("ctx", {})
-    match error["type"]:
-        case "missing":
-            return f"{place} is missing"
-        case "extra_forbidden":
-            hint = suggest(place, known_fields)
-            return f"{format_value(place)} is unknown" + (f"; {hint}" if hint else "")
-        case "told":
-            return f"{place}: {error['msg']}"
-        case "string_too_long" | "string_too_short":
-            return (
-                f"{place} must have {'at most' if 'max_length' in limits else 'at least'} "
-                f"{_limit_value(limits)} characters"
-            )
-        case "less_than_equal" | "greater_than_equal":
-            return f"{place} must be {'at most' if 'le' in limits else 'at least'} {_limit_value(limits)}"
-        case "string_pattern_mismatch":
-            return f"{place}: {format_value(error['input'])} does not fit {limits['pattern']}"
-        case kind:
-            return (
-                f"{place}: expected {_EXPECTED_TYPES.get(kind, 'another kind of value')}, got "
-                f"{format_value(error['input'])}"
-            )
-
-
-_EXPECTED_TYPES = {
-    "string_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "literal_error": '"USD"',
-    "model_type": "an object",
-    "dict_type": "an object",
-}
-
-
-def _limit_value(limits: dict[str, object]) -> object:
-    return next(value for name, value in limits.items() if name in ("max_length", "min_length", "le", "ge"))
+def _format_error_detail(error: ErrorDetails, model: type[PushModel]) -> str:
+    description = describe_error(error, model, JSON_WORDING)
+    path = ".".join(map(str, error["loc"])) or "it"
+    if error["type"] == "extra_forbidden":
+        path = format_value(path)
+    # "model is missing", but "model: expected text".
+    return f"{path} {description}" if description.startswith(("is ", "must ")) else f"{path}: {description}"

@@ -17,7 +17,7 @@ from exporter.backtest.gauges import build_series
 from exporter.backtest.offline import load_account_histories, load_history_accounts, open_ledger
 from exporter.backtest.promtool import AlertEpisode, find_alert_episodes
 from exporter.backtest.promtool_series import STEP, PromtoolSeries
-from exporter.config.configuration import Budget
+from exporter.config.configuration import Budget, BudgetMatch
 from exporter.model import DAY, HOUR
 from exporter.providers import PROVIDERS
 from exporter.simulator.world import World
@@ -143,10 +143,11 @@ def test_past_gauges_match_the_metrics_page(tmp_path: Path, provider: Provider) 
     world = World(
         [account if provider == "cursor" else increase_spend(account)], clock, start_time=midnight(clock.now) - 40 * DAY
     )
-    budget = Budget("web", "finance", "month", Decimal(900), {"workspace": "Web"})
+    match = BudgetMatch(workspace="Web")
+    budget = Budget(name="web", owner="finance", period="month", limit_usd=Decimal(900), match=match)
     hour = floor(clock.now, HOUR)
     with start_system(tmp_path, world, clock, history="36d") as it:
-        it.config = replace(it.config, budgets=(budget,))
+        it.config = it.config.model_copy(update={"budgets": (budget,)})
         with it.run_exporter():
             it.poll_until_idle()
             page = it.samples()

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from exporter.config.configuration import Budget
+from exporter.config.configuration import Budget, BudgetMatch
 from exporter.metrics.families import FAMILIES
 from exporter.model import DAY
 from exporter.simulator.world import demo_world, start_incident
@@ -143,11 +143,18 @@ def _start_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     start_incident(world)
     with ExitStack() as stack:
         it: System = stack.enter_context(start_system(folder, world, clock))
-        tight = Budget("tight", "research", "month", Decimal(1), {"owner": "research"})
+        tight = Budget(
+            name="tight", owner="research", period="month", limit_usd=Decimal(1), match=BudgetMatch(owner="research")
+        )
         stack.enter_context(it.run_exporter())
         it.poll_until_idle()
-        soon = Budget("soon", "platform", "month", Decimal(round((it.value("ai_cost_month_usd") or 0) * 1.01)), {})
-        it.config = replace(it.config, budgets=(soon, tight))
+        soon = Budget(
+            name="soon",
+            owner="platform",
+            period="month",
+            limit_usd=Decimal(round((it.value("ai_cost_month_usd") or 0) * 1.01)),
+        )
+        it.config = it.config.model_copy(update={"budgets": (soon, tight)})
         it.app.apply(it.config)
         found: dict[str, DashboardServer] = {}
         for version in VERSIONS:

@@ -237,7 +237,7 @@ def test_a_network_that_is_down_is_tried_once_per_poll(tmp_path: Path) -> None:
     with start_small_system(tmp_path, make_account("openai")) as system, socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         base_url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
-        system.change_account("solo", lambda account: replace(account, base_url=base_url))
+        system.change_account("solo", lambda account: account.model_copy(update={"base_url": base_url}))
         for attempts in (1, 2):
             system.poll_until_idle()
             assert system.value("ai_account_api_requests_total", account="solo", code="error") == attempts

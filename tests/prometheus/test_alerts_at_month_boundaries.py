@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -23,9 +22,9 @@ def test_a_month_change_and_a_restart_fire_no_alert(tmp_path: Path) -> None:
         spent = film.system.value("ai_cost_month_usd")
         assert spent is not None
         # Below its limit, but by little: what is told twice, or added to the new month, would exceed it.
-        film.system.config = replace(
-            film.system.config, budgets=(Budget("month", "platform", "month", Decimal(round(spent * 1.4)), {}),)
-        )
+        limit = Decimal(round(spent * 1.4))
+        budget = Budget(name="month", owner="platform", period="month", limit_usd=limit)
+        film.system.config = film.system.config.model_copy(update={"budgets": (budget,)})
         film.system.app.apply(film.system.config)
         film.advance(5 * HOUR)
         film.restart(timedelta(minutes=4))

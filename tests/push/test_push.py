@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from exporter.config.configuration import load
+from exporter.config.configuration import Ingest, load
 from exporter.model import DAY, HOUR
 from exporter.providers import PROVIDERS
 from exporter.simulator.world import World
@@ -291,7 +290,7 @@ def test_too_many_providers_and_combinations_are_bounded(system: System, monkeyp
     assert taken["accepted"] == 20
     assert taken["rejected"][0]["reason"] == "this source has told of 20 providers already"
     sender = system.app._push_service._sources["gateway"]
-    sender.config = replace(sender.config, max_series=1)
+    sender.config = sender.config.model_copy(update={"max_series": 1})
     models = [_make_event(provider="p0", model=f"m{number}") for number in range(30)]
     assert _post(system, models, BATCH_PATH).json()["accepted"] == 30
     _wait_until_exported(system)
@@ -367,7 +366,7 @@ def test_pushed_events_survive_a_restart(system: System) -> None:
     """A source's accounts are shown again at once, without anything being pushed."""
     _post(system, _make_event(costUsd=3, id="x"))
     _wait_until_exported(system)
-    system.app.apply(replace(system.config, sources=()))
+    system.app.apply(system.config.model_copy(update={"ingest": Ingest()}))
     system.poll_until_idle()
     assert system.value("ai_cost_today_usd", account="gateway") is None
     assert _post(system, _make_event(id="x", costUsd=3)).status_code == 401
