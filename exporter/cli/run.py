@@ -162,7 +162,7 @@ def _create_web_reloader(path: Path | None) -> WebConfigReloader | None:
     reloader = WebConfigReloader(path, time.monotonic)
     logs.log_event(logger, "info", "Web configuration loaded", file=str(path), tls=reloader.config.tls is not None)
     for warning in web_configuration.find_warnings(reloader.config):
-        logs.log_event(logger, "warn", "A file with secrets is not stored safely", warning=warning)
+        logs.log_event(logger, "warn", "A file with secrets is unsafe", warning=warning)
     return reloader
 
 
@@ -170,7 +170,7 @@ def _log_startup(config: configuration.Config, address: str) -> None:
     logs.log_event(logger, "info", "Starting ai-spend-exporter", version=__version__, python=platform.python_version())
     logs.log_event(logger, "info", "Configuration loaded", file=str(config.path), accounts=len(config.accounts))
     for warning in keys.find_warnings(config, os.environ):
-        logs.log_event(logger, "warn", "A key is not stored safely", warning=warning)
+        logs.log_event(logger, "warn", "Warning about a key", warning=warning)
     logs.log_event(logger, "info", "Listening", address=address)
 
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PlainValidator,
     PrivateAttr,
     Strict,
@@ -162,6 +163,15 @@ def _find_unknown_options(value: object, model: type[BaseModel], path: YamlPath)
             yield from _find_unknown_options(inner, inner_model, (*path, key))
 
 
+_Options = Annotated[
+    BaseModel,
+    PlainValidator(_validate_options),
+    # The default serializer writes the fields of BaseModel, which has none.
+    PlainSerializer(lambda options: options.model_dump(), return_type=dict[str, Any]),
+    WithJsonSchema({"type": "object"}),
+]
+
+
 class Account(Defaults):
     """A credential of one provider, usually an admin key."""
 
@@ -183,9 +193,7 @@ class Account(Defaults):
     """Optional labels."""
     prices: _Items[Price] = ()
     """Negotiated prices; the first that matches applies."""
-    options: Annotated[BaseModel, PlainValidator(_validate_options), WithJsonSchema({"type": "object"})] = Field(
-        default_factory=dict, validate_default=True
-    )
+    options: _Options = Field(default_factory=dict, validate_default=True)
     """The provider's own settings, where it has any."""
 
     _location: _Location = PrivateAttr(default_factory=_Location)
