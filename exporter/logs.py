@@ -1,4 +1,4 @@
-"""Logging in logfmt or JSON, one line per record. The one place that configures it."""
+"""Logging in logfmt or JSON, one line per record. Logging is configured only here."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _UNQUOTED = re.compile(r"[^\s\"'=\\]+")
 
 
 def configure(level: str, format: Format, stream: TextIO) -> None:  # noqa: A002 - as in --log.format
-    """Send every record at or above the level to the stream; libraries that tell of each request only from warn.
+    """Write every record at or above the level to the stream; of libraries that log each request, only warnings.
 
-    Replaces what was configured before. Raises KeyError on a level that is not one of LEVELS.
+    Replaces the previous configuration. Raises KeyError for a level that is not one of LEVELS.
     """
-    least = LEVELS[level]
+    threshold = LEVELS[level]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         _LineFormatter(_format_logfmt if format == "logfmt" else json.dumps, include_tracebacks=level == "debug")
     )
-    logging.basicConfig(level=least, handlers=[handler], force=True)
+    logging.basicConfig(level=threshold, handlers=[handler], force=True)
     for name in _NOISY_LOGGERS:
-        logging.getLogger(name).setLevel(max(least, logging.WARNING))
+        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
 
 
 def log_event(logger: logging.Logger, level: str, message: str, /, **fields: object) -> None:
-    """Log a message with fields: `say(log, "warn", "Poll failed", account="acme", error=error)`.
+    """Log a message with fields: `log_event(logger, "warn", "Poll failed", account="acme", error=error)`.
 
-    A field that is None is left out; an exception is told in one line, with its traceback at level debug only.
+    A field that is None is omitted. An exception is written in one line, with its traceback only at level debug.
     """
     error = fields.get("error")
     cause = error if isinstance(error, BaseException) else None
@@ -63,8 +63,9 @@ class _LineFormatter(logging.Formatter):
             fields.setdefault("error", error)
             if self._include_tracebacks:
                 fields["traceback"] = "".join(traceback.format_exception(error))
-        told = {name: _format_field(value) for name, value in fields.items() if value is not None}
-        return self._serialize({**head, **told, **head})
+        formatted = {name: _format_field(value) for name, value in fields.items() if value is not None}
+        # The head is given twice: first for its position, last because no field may replace it.
+        return self._serialize({**head, **formatted, **head})
 
 
 def _format_field(value: object) -> str | int | float:

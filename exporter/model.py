@@ -175,6 +175,10 @@ class Console:
     """One sentence for a reader who compares both; empty where nothing is known to be missing."""
 
 
+KEY_PREFIX_PATTERN = "(?:sk-|crsr_|key_)"
+"""Regular expression for the first characters of the providers' API keys, for finding keys in text that is shown."""
+
+
 class Secret:
     """A string that is never printed: `repr`, `str` and formatting give `<secret>`."""
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -138,7 +138,7 @@ class System:
     def change_account(self, account: str, update: Callable[[Account], Account]) -> None:
         """Apply the configuration with one account changed."""
         accounts = tuple(update(one) if one.name == account else one for one in self.config.accounts)
-        self.config = replace(self.config, accounts=accounts)
+        self.config = self.config.model_copy(update={"accounts": accounts})
         self.app.apply(self.config)
 
     def key_file(self, account: str) -> Path:

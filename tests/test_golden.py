@@ -6,22 +6,29 @@ import difflib
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
 import httpx
 import pytest
 
-from exporter.config.configuration import Budget
+from exporter.config.configuration import Budget, BudgetMatch
 from exporter.metrics.families import ACCOUNT_FAMILIES, SELF_FAMILIES, SPEND_FAMILIES
 from tests.system import System, start_system
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 BUDGETS = (
-    Budget("everything", "platform", "month", Decimal(80_000), {}),
-    Budget("research-week", "research", "week", Decimal("499.95"), {"owner": "research", "model": "claude-*"}),
-    Budget("agents-day", "", "day", Decimal(500), {"workspace": "Coding agents"}),
+    Budget(name="everything", owner="platform", period="month", limit_usd=Decimal(80_000)),
+    Budget(
+        name="research-week",
+        owner="research",
+        period="week",
+        limit_usd=Decimal("499.95"),
+        match=BudgetMatch(owner="research", model="claude-*"),
+    ),
+    Budget(
+        name="agents-day", owner="", period="day", limit_usd=Decimal(500), match=BudgetMatch(workspace="Coding agents")
+    ),
 )
 VARYING_LINES = re.compile(
     r"^((?:process|python)_\w+|ai_exporter_ledger_bytes|ai_exporter_build_info|ai_account_poll_duration_seconds)"
@@ -33,7 +40,7 @@ VARYING_LINES = re.compile(
 @pytest.fixture(name="system", scope="module")
 def _start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with start_system(tmp_path_factory.mktemp("demo")) as system:
-        system.config = replace(system.config, budgets=BUDGETS)
+        system.config = system.config.model_copy(update={"budgets": BUDGETS})
         with system.run_exporter():
             system.poll_until_idle()
             yield system

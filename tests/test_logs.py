@@ -1,4 +1,4 @@
-"""One line per record, in logfmt and in JSON."""
+"""Logging in logfmt and in JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _restore_loggers() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     libraries = {name: logging.getLogger(name).level for name in LIBRARIES}
     for name in LIBRARIES:
-        # A server that an earlier test ran without access log has muted its logger for this process.
+        # An earlier test in this process may have run a server without access log, which disables its logger.
         logging.getLogger(name).propagate = True
     yield
     root.handlers[:] = handlers
@@ -46,7 +46,7 @@ def make_record(message: str, **fields: object) -> logging.LogRecord:
 
 
 def test_logfmt() -> None:
-    """A line tells time in UTC, level, message, and then the fields in their order."""
+    """A line has time in UTC, level, message, and then the fields in their order."""
     stream = configure_log()
     LOG.handle(make_record("Poll failed", account="acme", reason="unavailable", attempt=3, after=1.5))
     expected = 'ts=2026-11-20T12:00:00.000Z level=info msg="Poll failed" account=acme reason=unavailable'
@@ -54,13 +54,13 @@ def test_logfmt() -> None:
 
 
 def test_json() -> None:
-    """A JSON line holds the same in the same order, numbers and truths as such."""
+    """A JSON line has the same fields in the same order, with numbers and booleans as JSON types."""
     stream = configure_log(log_format="json")
     LOG.handle(make_record("Poll failed", account="acme", attempt=3, late=True, ratio=float("nan")))
-    told = json.loads(stream.getvalue())
-    assert list(told) == ["ts", "level", "msg", "account", "attempt", "late", "ratio"]
-    assert told["ts"] == "2026-11-20T12:00:00.000Z"
-    assert (told["attempt"], told["late"], told["ratio"]) == (3, True, "nan")
+    logged = json.loads(stream.getvalue())
+    assert list(logged) == ["ts", "level", "msg", "account", "attempt", "late", "ratio"]
+    assert logged["ts"] == "2026-11-20T12:00:00.000Z"
+    assert (logged["attempt"], logged["late"], logged["ratio"]) == (3, True, "nan")
 
 
 @pytest.mark.parametrize(
@@ -86,36 +86,36 @@ def test_json() -> None:
     ],
 )
 def test_values(value: object, text: str) -> None:
-    """A value is bare where that is safe and quoted on one line where it is not; a secret stays one."""
+    """A value is quoted, on one line, only where necessary; a secret is hidden."""
     stream = configure_log()
-    log_event(LOG, "info", "Told", value=value)
-    assert stream.getvalue().endswith(f" msg=Told value={text}\n")
+    log_event(LOG, "info", "Done", value=value)
+    assert stream.getvalue().endswith(f" msg=Done value={text}\n")
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_secret_in_a_message(form: Format) -> None:
-    """A secret that is put into the message's text does not show there either."""
+    """A secret in the text of a message is hidden."""
     stream = configure_log(log_format=form)
     LOG.warning("Key %s", Secret("hidden"))
     assert "Key <secret>" in stream.getvalue()
 
 
 def test_empty_fields() -> None:
-    """A field that is None is left out."""
+    """A field that is None is omitted."""
     stream = configure_log()
-    log_event(LOG, "info", "Told", account="acme", reason=None)
-    assert stream.getvalue().endswith(" msg=Told account=acme\n")
+    log_event(LOG, "info", "Done", account="acme", reason=None)
+    assert stream.getvalue().endswith(" msg=Done account=acme\n")
 
 
 def test_reserved_names() -> None:
-    """A field cannot take the place of time, level or message."""
+    """A field cannot replace time, level or message."""
     stream = configure_log()
-    log_event(LOG, "info", "Told", level="high", msg="other", ts=0, logger="mine")
-    assert "level=info msg=Told logger=mine" in stream.getvalue()
+    log_event(LOG, "info", "Done", level="high", msg="other", ts=0, logger="mine")
+    assert "level=info msg=Done logger=mine" in stream.getvalue()
 
 
 def test_exception() -> None:
-    """An exception is told in one line, without its traceback."""
+    """An exception is logged in one line, without its traceback."""
     stream = configure_log()
     try:
         int("many")
@@ -123,45 +123,45 @@ def test_exception() -> None:
         log_event(LOG, "error", "Stopped", error=error)
         LOG.exception("Stopped too")
     first, second = stream.getvalue().splitlines()
-    told = """error="ValueError: invalid literal for int() with base 10: 'many'\""""
-    assert first.endswith(f"level=error msg=Stopped {told}")
-    assert second.endswith(f'level=error msg="Stopped too" {told}')
+    logged = """error="ValueError: invalid literal for int() with base 10: 'many'\""""
+    assert first.endswith(f"level=error msg=Stopped {logged}")
+    assert second.endswith(f'level=error msg="Stopped too" {logged}')
 
 
 def test_exception_without_text() -> None:
-    """An exception that says nothing is told by its kind."""
+    """An exception without a text is logged as its type."""
     stream = configure_log()
     log_event(LOG, "error", "Stopped", error=TimeoutError())
     assert stream.getvalue().endswith(" error=TimeoutError\n")
 
 
 def test_traceback() -> None:
-    """At level debug the traceback is added, still on the same line."""
+    """At level debug the traceback is added, on the same line."""
     stream = configure_log("debug", "json")
     try:
         int("many")
     except ValueError as error:
         log_event(LOG, "warn", "Failed", error=error)
-    told = json.loads(stream.getvalue())
-    assert told["error"] == "ValueError: invalid literal for int() with base 10: 'many'"
-    assert told["traceback"].startswith("Traceback (most recent call last):\n")
+    logged = json.loads(stream.getvalue())
+    assert logged["error"] == "ValueError: invalid literal for int() with base 10: 'many'"
+    assert logged["traceback"].startswith("Traceback (most recent call last):\n")
     assert len(stream.getvalue().splitlines()) == 1
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_levels(level: str) -> None:
-    """Records below the level are not told, and each level has its short name."""
+    """Records below the level are not logged, and each level has a short name."""
     stream = configure_log(level)
-    for each in LEVELS:
-        log_event(LOG, each, "Told")
-    told = [line.split()[1] for line in stream.getvalue().splitlines()]
-    assert told == [f"level={each}" for each in list(LEVELS)[list(LEVELS).index(level) :]]
+    for name in LEVELS:
+        log_event(LOG, name, "Done")
+    logged = [line.split()[1] for line in stream.getvalue().splitlines()]
+    assert logged == [f"level={name}" for name in list(LEVELS)[list(LEVELS).index(level) :]]
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_libraries(name: str, level: str) -> None:
-    """A library's record of every request is left out even at debug, its warnings follow the level."""
+    """A library's record of each request is not logged even at debug; its warnings are logged as usual."""
     stream = configure_log(level)
     logging.getLogger(name).info("GET /")
     logging.getLogger(name).warning("Odd")
@@ -169,14 +169,14 @@ def test_libraries(name: str, level: str) -> None:
 
 
 def test_twice() -> None:
-    """Configuring again replaces the first stream: nothing is told twice."""
+    """Configuring again replaces the first stream: nothing is logged twice."""
     first, second = configure_log(), configure_log()
-    log_event(LOG, "info", "Told")
+    log_event(LOG, "info", "Done")
     assert first.getvalue() == ""
-    assert second.getvalue().count("msg=Told") == 1
+    assert second.getvalue().count("msg=Done") == 1
 
 
 def test_unknown_level() -> None:
-    """A level that is none is refused before anything changes."""
+    """An unknown level is rejected before anything changes."""
     with pytest.raises(KeyError):
         configure("loud", "logfmt", sys.stderr)

@@ -24,7 +24,7 @@ from exporter.app import App, Dependencies
 from exporter.config import yaml_document
 from exporter.config.configuration import load
 from exporter.config.encryption import MASTER_KEY_VARIABLE, read_master_keys
-from exporter.config.schema import AccountSchema, MainFile, validate
+from exporter.config.schema import Account, Config, validate
 from exporter.config.web_configuration import load as load_web
 from exporter.errors import ConfigError, ProviderError
 from exporter.model import Bucket, Report, Secret, utc
@@ -335,7 +335,7 @@ def _build_app(setup: SecretsSetup, tmp_path: Path) -> Iterator[App]:
 def test_no_object_shows_its_secret(setup: SecretsSetup, app: App) -> None:
     """Whatever holds one shows none: as text, copied, pickled, or written field by field."""
     config = load(setup.config, PROVIDERS)
-    shape, _ = validate(yaml_document.read(setup.config), MainFile, PROVIDERS)
+    shape, _ = validate(yaml_document.read(setup.config), Config, PROVIDERS)
     web = load_web(setup.config.with_name("web.yml"))
     held: list[object] = [config, shape, web, app, app.handlers(), read_master_keys(setup.env), *config.sources]
     for account in config.accounts[: len(KEYS)]:
@@ -351,9 +351,7 @@ def test_no_object_shows_its_secret(setup: SecretsSetup, app: App) -> None:
     assert find_leaks(*texts) == []
 
 
-@pytest.mark.parametrize(
-    "field", sorted({*AccountSchema.model_fields, "api_key", "token", KEYS["cursor"]} - PUBLIC_FIELDS)
-)
+@pytest.mark.parametrize("field", sorted({*Account.model_fields, "api_key", "token", KEYS["cursor"]} - PUBLIC_FIELDS))
 def test_a_key_in_the_wrong_place_is_not_repeated(tmp_path: Path, field: str) -> None:
     """Where a field of an account is or holds the key itself, the complaint does not."""
     path = tmp_path / "config.yaml"

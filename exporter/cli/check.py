@@ -1,4 +1,4 @@
-"""`check`: mistakes found before they matter."""
+"""`check config` and `check keys`: validate the configuration and try the keys."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -15,8 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from exporter.cli.command import config_option, exit_on_error, main, now
-from exporter.config import configuration as settings
-from exporter.config import keys
+from exporter.config import configuration, keys
 from exporter.errors import ConfigError, KeyRejected, ProviderError, RateLimited, Unavailable, Unsupported
 from exporter.model import Report
 from exporter.providers import create_provider, known_key_kinds, load_providers
@@ -25,54 +25,64 @@ from exporter.providers.http import ClientConfig
 from exporter.windows import floor
 
 MAX_CONCURRENT_CHECKS = 64
-"""How many accounts `check keys` asks at the same time."""
+"""Accounts that `check keys` checks at the same time."""
 
 
 @main.group()
 def check() -> None:
-    """Look for mistakes before they matter."""
+    """Check the configuration, its keys, or an account."""
 
 
 @check.command("config")
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--syntax-only", is_flag=True, help="Do not look for the files and variables that hold the keys.")
+@click.option("--syntax-only", is_flag=True, help="Do not read the keys from their files and variables.")
 def check_config(*, path: Path, syntax_only: bool) -> None:
-    """Tell every problem of a configuration at once, with file and line; exit 1 if there is any.
+    """Print every problem of a configuration, with file and line; exit 1 if there is any.
 
-    A key that cannot be read here is a warning: a configuration is checked where its secrets are not.
+    A key that cannot be read is only a warning, because a configuration may be checked where its secrets are not.
     """
     with exit_on_error():
-        config = settings.load(path, load_providers())
-    unread = [] if syntax_only else keys.check(config, os.environ)
-    for warning in (*unread, *([] if syntax_only else keys.find_warnings(config, os.environ))):
+        config = configuration.load(path, load_providers())
+    unreadable = [] if syntax_only else keys.check(config, os.environ)
+    warnings = [] if syntax_only else keys.find_warnings(config, os.environ)
+    for warning in (*unreadable, *warnings):
         click.echo(f"warning: {warning}", err=True)
     count = len(config.accounts)
-    rest = f"; {len(unread)} of the keys and tokens cannot be read here, and `run` needs them all" if unread else ""
-    click.echo(f"{path}: good, {count} account{'s' * (count > 1)}{rest}")
+    result = f"{path}: good, {count} account{'s' * (count > 1)}"
+    if unreadable:
+        result += f"; {len(unreadable)} of the keys and tokens cannot be read here, and `run` needs them all"
+    click.echo(result)
 
 
 @check.command("keys")
 @config_option
 def check_keys(path: Path) -> None:
-    """Tell whose key each account has and what it may read, or what to do; exit 1 if any fails.
+    """Print the owner and permissions of each account's key, or what to do; exit 1 if any key fails.
 
-    Each report is asked for its newest whole hour or day, and nothing is stored.
+    The newest complete hour or day of each report is requested, and nothing is stored.
     """
     with exit_on_error():
-        config = settings.load(path, load_providers())
-    moment = now()
-    with ThreadPoolExecutor(min(len(config.accounts), MAX_CONCURRENT_CHECKS)) as pool:
-        verdicts = list(pool.map(lambda account: _check_key(account, moment), config.accounts))
+        config = configuration.load(path, load_providers())
+    time = now()
+    # At least one thread: a configuration may have sources only.
+    with ThreadPoolExecutor(max(1, min(len(config.accounts), MAX_CONCURRENT_CHECKS))) as pool:
+        results = list(pool.map(lambda account: _check_key(account, time), config.accounts))
     table = Table(box=None, pad_edge=False)
-    for heading in ("Account", "Provider", "Key", "What the provider says, and what to do"):
+    for heading in ("Account", "Provider", "Key", "Result, and what to do"):
         table.add_column(heading, overflow="fold")
-    for account, (good, said) in zip(config.accounts, verdicts, strict=True):
-        table.add_row(account.name, account.provider, "good" if good else "FAILED", said)
+    for account, result in zip(config.accounts, results, strict=True):
+        table.add_row(account.name, account.provider, "good" if result.valid else "FAILED", result.message)
     Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, emoji=False).print(table)
-    sys.exit(0 if all(good for good, _ in verdicts) else 1)
+    sys.exit(0 if all(result.valid for result in results) else 1)
 
 
-def _check_key(account: settings.Account, time: datetime) -> tuple[bool, str]:
+@dataclass(frozen=True, slots=True)
+class _KeyCheck:
+    valid: bool
+    message: str
+
+
+def _check_key(account: configuration.Account, time: datetime) -> _KeyCheck:
     providers = load_providers()
     provider_type = providers[account.provider]
     key_kinds = known_key_kinds(account.provider, providers)
@@ -82,21 +92,20 @@ def _check_key(account: settings.Account, time: datetime) -> tuple[bool, str]:
             raise rejected
         timeout = account.timeout.total_seconds()
         client_config = ClientConfig(key, account.base_url or provider_type.base_url, timeout=timeout)
-        options = getattr(account, "options", None)
-        with closing(create_provider(provider_type, client_config, options)) as provider:
-            said = provider.verify()
-            named = keys.find_key_kind(key, key_kinds)
-            readable = _check_reports(provider, provider_type.reports, time)
-            return True, f"{said}\n{named.name + '; ' if named else ''}{readable}"
+        with closing(create_provider(provider_type, client_config, account.options)) as provider:
+            owner = provider.verify()
+            reports = _check_reports(provider, provider_type.reports, time)
+        kind = keys.find_key_kind(key, key_kinds)
+        return _KeyCheck(True, f"{owner}\n{kind.name}; {reports}" if kind else f"{owner}\n{reports}")
     except ConfigError as error:
-        return False, str(error)
+        return _KeyCheck(False, str(error))
     except ProviderError as error:
-        return False, f"{str(error).rstrip('.')}.\n-> {advice(error)}"
+        return _KeyCheck(False, f"{str(error).rstrip('.')}.\n-> {advice(error)}")
 
 
 def _check_reports(provider: Provider, reports: Sequence[Report], time: datetime) -> str:
-    """Return which reports answer. Raises ProviderError where one fails that an account has to have."""
-    readable, refused = [], []
+    """Return which reports can be read. Raises ProviderError where a report that is not optional cannot."""
+    readable, unreadable = [], []
     for report in reports:
         newest = floor(time, report.width)
         try:
@@ -106,25 +115,25 @@ def _check_reports(provider: Provider, reports: Sequence[Report], time: datetime
         except (KeyRejected, Unsupported):
             if not report.optional:
                 raise
-            refused.append(report.name)
+            unreadable.append(report.name)
     try:
         provider.names()
         readable.append("names")
     except (KeyRejected, Unsupported):
-        refused.append("names")
-    return f"reads {', '.join(readable)}" + (f"; not {', '.join(refused)}" if refused else "")
+        unreadable.append("names")
+    return f"reads {', '.join(readable)}" + (f"; not {', '.join(unreadable)}" if unreadable else "")
 
 
 def advice(error: ProviderError) -> str:
-    """Return what to do about a key or a report that could not be tried."""
+    """Return what to do about a key or a report that cannot be read."""
     match error:
         case KeyRejected():
             return error.advice
         case RateLimited():
-            return "The key was not judged: ask again in a minute."
+            return "The key was not checked: try again in a minute."
         case Unavailable(reached=True):
-            return "The provider is in trouble and the key was not judged: ask again later."
+            return "The provider is unavailable and the key was not checked: try again later."
         case Unavailable():
-            return "Check base_url, and the network, firewall and proxy on the way there."
+            return "Check base_url, and the network, firewall and proxy on the way to it."
         case _:
-            return "Check that base_url is the provider's address, or a proxy that hands its answers on unchanged."
+            return "Check that base_url is the provider's address, or a proxy that does not change its responses."

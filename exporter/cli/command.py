@@ -1,4 +1,7 @@
-"""The command and what its subcommands share. Results on stdout, logs on stderr; exit 0 good, 1 bad, 2 misuse."""
+"""The command, and options that subcommands share.
+
+Results go to stdout, logs to stderr. The exit code is 0 for success, 1 for failure, 2 for wrong usage.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from exporter.errors import ConfigError, ExporterError
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """End with status 1 and the message alone where something is wrong that a person can mend."""
+    """Exit with status 1 and the message, without a traceback, on an error that the user can correct."""
     try:
         yield
     except ConfigError as error:
@@ -33,23 +36,24 @@ def exit_on_error() -> Iterator[None]:
 
 
 def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--log.level` and `--log.format`, as the parameters `level` and `log_format`."""
     level = click.option(
         "--log.level",
         "level",
         type=click.Choice(list(logs.LEVELS)),
         default="info",
         show_default=True,
-        help="Log from this level on.",
+        help="Log messages of this level and above.",
     )
-    form = click.option(
+    log_format = click.option(
         "--log.format",
-        "form",
+        "log_format",
         type=click.Choice(["logfmt", "json"]),
         default="logfmt",
         show_default=True,
-        help="How to write log lines.",
+        help="Format of log lines.",
     )
-    return level(form(command))
+    return level(log_format(command))
 
 
 config_option = click.option(
@@ -66,14 +70,15 @@ storage_option = click.option(
     type=click.Path(path_type=Path),
     default="data",
     show_default=True,
-    help="The ledger's folder.",
+    help="Directory of the ledger.",
 )
 listen_option = click.option(
-    "--web.listen-address", "address", default=":10042", show_default=True, help="Where to serve /metrics."
+    "--web.listen-address", "address", default=":10042", show_default=True, help="Address to serve /metrics on."
 )
 
 
 def now() -> datetime:
+    """Return the current time: the only place, apart from the simulator, that reads the clock."""
     return datetime.now(UTC)
 
 

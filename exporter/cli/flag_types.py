@@ -1,4 +1,4 @@
-"""The kinds of values that flags take, as click's callbacks: each raises BadParameter with what it would have taken."""
+"""Parsers of flag values, as click's callbacks; each raises BadParameter with an example of a valid value."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ from hashlib import blake2b
 
 import click
 
-from exporter.config.validators import parse_duration
+from exporter.config.durations import parse_duration
+from exporter.model import DAY
 
-MAX_RETENTION = timedelta(days=100 * 365)
+MAX_RETENTION = 100 * 365 * DAY
 SECOND = timedelta(seconds=1)
 
 
 def parse_retention(_context: click.Context, _parameter: click.Parameter, value: str) -> timedelta:
-    """How long something is kept, in days, weeks or years: `93d`."""
-    found = re.fullmatch(r"([1-9]\d{0,4})([dwy])", value)
-    if found is None:
+    """Parse a retention time in whole days, such as `93d`."""
+    duration = parse_duration(value)
+    if not duration or (duration % DAY and duration <= MAX_RETENTION):
         raise click.BadParameter(f"{value!r} is not a duration such as 93d, 12w or 3y")
-    span = int(found[1]) * {"d": timedelta(days=1), "w": timedelta(weeks=1), "y": timedelta(days=365)}[found[2]]
-    if span > MAX_RETENTION:
+    if duration > MAX_RETENTION:
         raise click.BadParameter(f"{value} is more than 100y")
-    return span
+    return duration
 
 
 def parse_interval(_context: click.Context, _parameter: click.Parameter, value: str | None) -> timedelta | None:
-    """How often something is done, in whole seconds: `30s`; None where it is not said."""
-    found = None if value is None else parse_duration(value)
-    if value is not None and (found is None or found < SECOND or found % SECOND):
+    """Parse an interval in whole seconds, such as `30s`; None where the flag is not given."""
+    if value is None:
+        return None
+    duration = parse_duration(value)
+    if not duration or duration % SECOND:
         raise click.BadParameter(f"{value!r} is not a duration in whole seconds such as 30s or 5m")
-    return found
+    return duration
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of several equal parts of the accounts, shared out by their names."""
+    """One of several parts of the accounts. An account's part follows from a hash of its name."""
 
     number: int
     total: int
@@ -46,8 +48,8 @@ class Shard:
 
 
 def parse_shard(_context: click.Context, _parameter: click.Parameter, value: str) -> Shard:
-    """Which part of how many: `2/8`."""
-    found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", value)
-    if found is None or int(found[1]) > int(found[2]):
+    """Parse the number of a shard and the number of all shards, such as `2/8`."""
+    match = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", value)
+    if match is None or int(match[1]) > int(match[2]):
         raise click.BadParameter(f"{value!r} is not I/N with I from 1 to N, such as 2/8")
-    return Shard(int(found[1]), int(found[2]))
+    return Shard(int(match[1]), int(match[2]))

@@ -1,4 +1,4 @@
-"""`run` and `demo`: what goes on until it is stopped."""
+"""`run` and `demo`: the commands that run until they are stopped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,7 @@ from exporter import __version__, logs
 from exporter.app import MAX_REMOTE_READ_SAMPLES, App, Dependencies
 from exporter.cli import flag_types
 from exporter.cli.command import config_option, exit_on_error, listen_option, log_options, main, now, storage_option
-from exporter.config import configuration as settings
-from exporter.config import keys
-from exporter.config import web_configuration as web_config
+from exporter.config import configuration, keys, web_configuration
 from exporter.config.reload import ConfigWatcher
 from exporter.demo.demo import run_demo
 from exporter.errors import ConfigError, LedgerError
@@ -35,7 +32,7 @@ from exporter.windows import DAYS_EXPORTED
 logger = logging.getLogger("exporter")
 
 MIN_HOURLY_RETENTION = (DAYS_EXPORTED + 1) * DAY
-"""Hours have to be kept this long at least."""
+"""The minimum of --storage.retention.hours: the exported days have to be in the ledger."""
 
 
 @main.command()
@@ -45,7 +42,7 @@ MIN_HOURLY_RETENTION = (DAYS_EXPORTED + 1) * DAY
     "--config.auto-reload-interval",
     "interval",
     callback=flag_types.parse_interval,
-    help="Look this often whether a file of the configuration has changed, and reload then.  [default: never]",
+    help="Check this often whether a file of the configuration has changed, and reload it.  [default: never]",
 )
 @click.option(
     "--storage.retention.hours",
@@ -65,18 +62,18 @@ MIN_HOURLY_RETENTION = (DAYS_EXPORTED + 1) * DAY
 )
 @click.option(
     "--storage.remote.read-sample-limit",
-    "most_samples",
+    "max_samples",
     type=click.IntRange(min=1),
     default=MAX_REMOTE_READ_SAMPLES,
     show_default=True,
-    help="Answer a remote read with this many samples at most.",
+    help="Maximum number of samples in the response to a remote read.",
 )
 @listen_option
 @click.option(
     "--web.config.file",
     "web",
     type=click.Path(path_type=Path),
-    help="TLS, users and passwords, as the exporters of Prometheus take them.  [default: plain HTTP for everybody]",
+    help="TLS and basic authentication, in exporter-toolkit's format.  [default: plain HTTP without authentication]",
 )
 @click.option("--web.enable-lifecycle", "lifecycle", is_flag=True, help="Allow POST /-/reload.")
 @click.option(
@@ -84,7 +81,7 @@ MIN_HOURLY_RETENTION = (DAYS_EXPORTED + 1) * DAY
     callback=flag_types.parse_shard,
     default="1/1",
     show_default=True,
-    help="Serve the I-th of N equal parts of the accounts.",
+    help="Serve only the I-th of N equal parts of the accounts.",
 )
 @log_options
 def run(
@@ -94,51 +91,52 @@ def run(
     interval: timedelta | None,
     hours: timedelta,
     days: timedelta,
-    most_samples: int,
+    max_samples: int,
     address: str,
     web: Path | None,
     lifecycle: bool,
     shard: flag_types.Shard,
     level: str,
-    form: Any,
+    log_format: Any,
 ) -> None:
     """Poll the configured accounts and serve /metrics until SIGTERM; SIGHUP reloads the configuration."""
-    logs.configure(level, form, sys.stderr)
-    # Until the server has its own: a reload that comes too early must not kill, and process 1 has to end when told.
+    logs.configure(level, log_format, sys.stderr)
+    # Until the server installs its own handlers: an early SIGHUP must not end the process, and SIGTERM has no default
+    # action for process 1 of a container.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     _check_retention(hours, days)
-    watch = ConfigWatcher()
+    watcher = ConfigWatcher()
     with exit_on_error():
         providers = load_providers()
-    around = Dependencies(
+    dependencies = Dependencies(
         now,
         time.monotonic,
         os.environ,
         providers,
         hourly_retention=hours,
         daily_retention=days,
-        max_remote_read_samples=most_samples,
+        max_remote_read_samples=max_samples,
     )
 
-    def load() -> settings.Config:
-        return _load_config(path, providers, shard, watch)
+    def load() -> configuration.Config:
+        return _load_config(path, providers, shard, watcher)
 
     with exit_on_error():
         config = load()
-        entrance, opened = _create_web_reloader(web), listen(address)
-        app = App(folder, around)
+        web_reloader, listener = _create_web_reloader(web), listen(address)
+        app = App(folder, dependencies)
         app.apply(config)
-        _log_startup(config, format_address(opened))
+        _log_startup(config, format_address(listener))
 
         def reload() -> str:
             return app.reload(load)
 
         if interval is not None:
-            app.run_every(interval, lambda: watch.detect_change() and reload())
+            app.run_every(interval, lambda: watcher.detect_change() and reload())
 
     try:
-        serve(app, app.handlers(reload if lifecycle else None), opened, reload, entrance)
+        serve(app, app.handlers(reload if lifecycle else None), listener, reload, web_reloader)
     except LedgerError as error:
         logs.log_event(logger, "error", "Stopped: the ledger cannot be used", error=error)
         sys.exit(1)
@@ -147,45 +145,49 @@ def run(
 
 def _load_config(
     path: Path, providers: Mapping[str, ProviderType], shard: flag_types.Shard, watcher: ConfigWatcher
-) -> settings.Config:
+) -> configuration.Config:
+    # Before the files are read, so that a change while they are read is detected later.
     watcher.detect_change()
-    config = settings.load(path, providers)
+    config = configuration.load(path, providers)
     watcher.watch(config)
     if problems := keys.check(config, os.environ):
         raise ConfigError(problems)
-    return replace(config, accounts=tuple(one for one in config.accounts if one.name in shard))
+    accounts = tuple(account for account in config.accounts if account.name in shard)
+    return config.model_copy(update={"accounts": accounts})
 
 
 def _create_web_reloader(path: Path | None) -> WebConfigReloader | None:
     if path is None:
         return None
-    entrance = WebConfigReloader(path, time.monotonic)
-    logs.log_event(logger, "info", "Web configuration loaded", file=str(path), tls=entrance.config.tls is not None)
-    for warning in web_config.find_warnings(entrance.config):
+    reloader = WebConfigReloader(path, time.monotonic)
+    logs.log_event(logger, "info", "Web configuration loaded", file=str(path), tls=reloader.config.tls is not None)
+    for warning in web_configuration.find_warnings(reloader.config):
         logs.log_event(logger, "warn", "A file with secrets is unsafe", warning=warning)
-    return entrance
+    return reloader
 
 
-def _log_startup(config: settings.Config, address: str) -> None:
+def _log_startup(config: configuration.Config, address: str) -> None:
     logs.log_event(logger, "info", "Starting ai-spend-exporter", version=__version__, python=platform.python_version())
     logs.log_event(logger, "info", "Configuration loaded", file=str(config.path), accounts=len(config.accounts))
     for warning in keys.find_warnings(config, os.environ):
-        logs.log_event(logger, "warn", "Something about a key is unsafe", warning=warning)
+        logs.log_event(logger, "warn", "Warning about a key", warning=warning)
     logs.log_event(logger, "info", "Listening", address=address)
 
 
 @main.command()
 @click.option(
-    "--web.listen-address", "address", default="127.0.0.1:10042", show_default=True, help="Where to serve /metrics."
+    "--web.listen-address",
+    "address",
+    default="127.0.0.1:10042",
+    show_default=True,
+    help="Address to serve /metrics on.",
 )
-@click.option("--prometheus.port", "prometheus", default=9090, show_default=True, help="Where Prometheus listens.")
-@click.option(
-    "--alertmanager.port", "alertmanager", default=9093, show_default=True, help="Where Alertmanager listens."
-)
+@click.option("--prometheus.port", "prometheus", default=9090, show_default=True, help="Port of Prometheus.")
+@click.option("--alertmanager.port", "alertmanager", default=9093, show_default=True, help="Port of Alertmanager.")
 @log_options
-def demo(address: str, prometheus: int, alertmanager: int, level: str, form: Any) -> None:
-    """Run everything on this machine with simulated accounts: no key, nothing leaves loopback."""
-    logs.configure("warn" if level == "info" else level, form, sys.stderr)
+def demo(address: str, prometheus: int, alertmanager: int, level: str, log_format: Any) -> None:
+    """Run everything on this machine with simulated accounts, without keys and without access to the internet."""
+    logs.configure("warn" if level == "info" else level, log_format, sys.stderr)
     with exit_on_error():
         run_demo(address, prometheus, alertmanager, now, click.echo)
 
@@ -194,7 +196,7 @@ def _check_retention(hours: timedelta, days: timedelta) -> None:
     if hours < MIN_HOURLY_RETENTION:
         raise click.BadParameter(
             f"{hours.days}d is shorter than {MIN_HOURLY_RETENTION.days}d: bills are corrected and days are "
-            f"shown that far back",
+            f"exported that far back",
             param_hint="--storage.retention.hours",
         )
     if days < hours:

@@ -1,1 +1,1 @@
-"""What the user wrote: accounts, their keys, and everything that is wrong with them."""
+"""The configuration: accounts, budgets and sources, their keys, and the web configuration."""

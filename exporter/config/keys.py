@@ -1,36 +1,36 @@
-"""Where an account's key comes from, and what its prefix says about it."""
+"""Reading API keys and bearer tokens, and recognising their kind by prefix."""
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.config.encryption import master_key_file, read_master_keys
-from exporter.config.messages import describe_os_error
+from exporter.config.encryption import MAX_KEY_BYTES, master_key_file, read_master_keys
+from exporter.config.files import WORLD_READABLE, FileError, format_size, is_world_readable, read_file
 from exporter.errors import ConfigError, ConfigProblem, KeyRejected
 from exporter.model import KeyKind, Secret
 
 if TYPE_CHECKING:
-    from exporter.config.configuration import Config
+    from exporter.config.schema import Config
 
-_MAX_KEY_LENGTH = 4096
 MIN_TOKEN_LENGTH = 20
-"""Characters of a bearer token: what can be guessed is none."""
+"""The minimum number of characters of a bearer token: a shorter one could be guessed."""
+_TOO_LONG_ADVICE = "no key is that long; write only the key there"
 
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """The file or environment variable that holds a key, or the key encrypted; and the `file:line` that says so."""
+    """The file or environment variable with a key, or the encrypted key itself."""
 
     location: str = field(compare=False)
+    """The `file:line` of the configuration that names it; a key source that only moved there is the same."""
     file: Path | None = None
     env: str | None = None
     encrypted: str | None = field(default=None, repr=False)
     setting: str = "api_key"
-    """What the configuration calls it."""
+    """The name in the configuration, without `_file`, `_env` or `_encrypted`."""
 
     def __str__(self) -> str:
         if self.encrypted is not None:
@@ -38,9 +38,9 @@ class KeySource:
         return f"{self.setting}_env {self.env}" if self.file is None else f"{self.setting}_file {self.file}"
 
     def read(self, environ: Mapping[str, str]) -> Secret:
-        """Return the key as it is now, without the white space around it. Raises ConfigError.
+        """Read the key, without the white space around it. Raises ConfigError.
 
-        An encrypted one is opened with the master keys that `environ` holds or names.
+        An encrypted key is decrypted with the master keys from `environ`.
         """
         if self.encrypted is not None:
             text = self._decrypt(self.encrypted, environ)
@@ -54,14 +54,14 @@ class KeySource:
             raise self._config_error(str(error)) from None
 
     def warning(self, environ: Mapping[str, str]) -> str | None:
-        """Return what is unsafe but works, if anything: a file for everyone, a master key that is not the newest."""
+        """Return a warning about a world-readable file or an old master key; None where there is nothing to warn of."""
         if self.encrypted is not None and self._uses_old_master_key(self.encrypted, environ):
-            return f"{self.location}: {self}: an older master key opens it; run `ai-spend-exporter encrypt --rotate`"
-        return (
-            f"{self.location}: {self}: {_WORLD_READABLE}"
-            if self.file is not None and is_world_readable(self.file)
-            else None
-        )
+            message = "it is encrypted with an old master key; run `ai-spend-exporter encrypt --rotate`"
+        elif self.file is not None and is_world_readable(self.file):
+            message = WORLD_READABLE
+        else:
+            return None
+        return f"{self.location}: {self}: {message}"
 
     def _decrypt(self, token: str, environ: Mapping[str, str]) -> str:
         try:
@@ -70,7 +70,8 @@ class KeySource:
             (problem,) = error.problems
             raise self._config_error(str(problem)) from None
         except ValueError as error:
-            raise self._config_error(f"{error}; encrypt the key again, or add the master key of then") from None
+            message = f"{error}; encrypt the key again, or add the master key that encrypted it"
+            raise self._config_error(message) from None
 
     def _uses_old_master_key(self, token: str, environ: Mapping[str, str]) -> bool:
         try:
@@ -86,56 +87,42 @@ class KeySource:
 
     def _read_file(self, file: Path) -> str:
         try:
-            if file.exists() and not file.is_file():
-                raise self._config_error("this is a directory or a device; name the file that holds the key")
-            with file.open("rb") as stream:
-                return stream.read(_MAX_KEY_LENGTH + 1).decode("latin-1")
-        except OSError as error:
-            raise self._config_error(describe_os_error(error)) from error
+            return read_file(file, MAX_KEY_BYTES, advice=_TOO_LONG_ADVICE, regular=True).decode("latin-1")
+        except FileError as error:
+            raise self._config_error(str(error)) from error
 
     def _config_error(self, message: str) -> ConfigError:
         return ConfigError([ConfigProblem(self.location, f"{self}: {message}")])
 
 
-_WORLD_READABLE = "everyone on this machine may read it; give it mode 0400"
-
-
-def is_world_readable(file: Path) -> bool:
-    """Tell whether everyone on this machine may read a file; not where it cannot be looked at."""
-    try:
-        return bool(file.stat().st_mode & stat.S_IROTH)
-    except OSError:
-        return False
-
-
 def parse_key(text: str) -> Secret:
-    """Return a key without the white space around it. Raises ValueError with the reason where it cannot be one."""
+    """Return a key without the white space around it. Raises ValueError with the reason where the text is no key."""
     key = text.strip()
-    if fault := _invalid_reason(text, key):
-        raise ValueError(fault)
+    if reason := _invalid_reason(text, key):
+        raise ValueError(reason)
     return Secret(key)
 
 
 def _invalid_reason(text: str, key: str) -> str:
     if not key:
-        return "it is empty; put the key there"
-    if len(text) > _MAX_KEY_LENGTH:
-        return "it holds more than 4 KiB, and no key is that long; put only the key there"
+        return "it is empty; write the key there"
+    if len(text) > MAX_KEY_BYTES:
+        return f"it is larger than {format_size(MAX_KEY_BYTES)}; {_TOO_LONG_ADVICE}"
     if "\n" in key or "\r" in key:
-        return "it holds several lines; put only the key there"
+        return "it has several lines; write only the key there"
     if not all("!" <= character <= "~" for character in key):
-        return "it holds a space, a control character or one beyond ASCII, and no key does; paste the key again"
+        return "it contains a space, a control character or a character outside ASCII; paste the key again"
     return ""
 
 
 def find_key_kind(secret: Secret, kinds: Sequence[KeyKind]) -> KeyKind | None:
-    """Return what a key's longest known prefix says about it; None where none is known."""
+    """Return the kind whose prefix is the longest that the key starts with; None where there is no such kind."""
     known = [kind for kind in kinds if secret.reveal().startswith(kind.prefix)]
     return max(known, key=lambda kind: len(kind.prefix), default=None)
 
 
 def diagnose(secret: Secret, kinds: Sequence[KeyKind]) -> KeyRejected | None:
-    """Say why a key cannot work, judged by its prefix; None where it may, or where none is known."""
+    """Return why a key of its kind is rejected, judged by its prefix; None where it may work."""
     kind = find_key_kind(secret, kinds)
     if kind is None or not kind.advice:
         return None
@@ -143,19 +130,26 @@ def diagnose(secret: Secret, kinds: Sequence[KeyKind]) -> KeyRejected | None:
 
 
 def check(config: Config, environ: Mapping[str, str]) -> list[ConfigProblem]:
-    """Return a problem for every key and token of the configuration that cannot be read now, in their order."""
+    """Return a problem for every key and token of the configuration that cannot be read, in their order."""
     problems: list[ConfigProblem] = []
-    for one in (*(account.api_key for account in config.accounts), *(source.token for source in config.sources)):
+    for key_source in _key_sources(config):
         try:
-            one.read(environ)
+            key_source.read(environ)
         except ConfigError as error:
             problems += error.problems
     return problems
 
 
+def _key_sources(config: Config) -> tuple[KeySource, ...]:
+    accounts, sources = config.accounts, config.sources
+    return (*(account.api_key for account in accounts), *(source.token for source in sources))
+
+
 def read_bearer_tokens(config: Config, environ: Mapping[str, str]) -> dict[str, Secret]:
-    """Return source -> bearer token. Raises ConfigError with every one that cannot be read, is weak or not its own."""
-    found, owners, problems = dict[str, Secret](), dict[Secret, str](), list[ConfigProblem]()
+    """Return source name -> bearer token. Raises ConfigError with all that cannot be read, are short or not unique."""
+    tokens: dict[str, Secret] = {}
+    owners: dict[Secret, str] = {}
+    problems: list[ConfigProblem] = []
     for source in config.sources:
         try:
             token = source.token.read(environ)
@@ -163,25 +157,24 @@ def read_bearer_tokens(config: Config, environ: Mapping[str, str]) -> dict[str, 
             problems += error.problems
             continue
         if len(token.reveal()) < MIN_TOKEN_LENGTH:
-            complaint = f"it holds fewer than {MIN_TOKEN_LENGTH} characters; make one with `openssl rand -hex 32`"
-            problems.append(ConfigProblem(source.token.location, f"{source.token}: {complaint}"))
+            message = f"it has fewer than {MIN_TOKEN_LENGTH} characters; create a token with `openssl rand -hex 32`"
+            problems.append(ConfigProblem(source.token.location, f"{source.token}: {message}"))
         if token in owners:
-            complaint = f"it holds the token of {owners[token]}; give each source its own"
-            problems.append(ConfigProblem(source.token.location, f"{source.token}: {complaint}"))
-        found[source.name] = token
+            message = f"it contains the token of {owners[token]}; give each source its own"
+            problems.append(ConfigProblem(source.token.location, f"{source.token}: {message}"))
+        tokens[source.name] = token
         owners.setdefault(token, source.name)
     if problems:
         raise ConfigError(problems)
-    return found
+    return tokens
 
 
 def find_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
-    """Return what is unsafe but works: files that everyone may read, old master keys, keys that two accounts share."""
-    sources = (*(account.api_key for account in config.accounts), *(source.token for source in config.sources))
-    found = [warning for one in sources if (warning := one.warning(environ))]
+    """Return warnings: world-readable files with secrets, old master keys, keys that two accounts share."""
+    warnings = [warning for key_source in _key_sources(config) if (warning := key_source.warning(environ))]
     master = master_key_file(environ)
     if master is not None and is_world_readable(master):
-        found.append(f"{master}: {_WORLD_READABLE}")
+        warnings.append(f"{master}: {WORLD_READABLE}")
     first: dict[tuple[str, Secret], str] = {}
     for account in config.accounts:
         try:
@@ -189,8 +182,7 @@ def find_warnings(config: Config, environ: Mapping[str, str]) -> list[str]:
         except ConfigError:
             continue
         if key in first:
-            found.append(
-                f"{account.location}: {account.name} has the same key as {first[key]}: what it spends counts twice"
-            )
+            message = f"{account.name} has the same key as {first[key]}: what it spends counts twice"
+            warnings.append(f"{account.location}: {message}")
         first.setdefault(key, account.name)
-    return found
+    return warnings

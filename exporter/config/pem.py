@@ -1,4 +1,4 @@
-"""Certificates and keys in PEM, as a web configuration names them, and what is wrong with them in plain words."""
+"""The certificates and keys in PEM that a web configuration names, and their problems."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from exporter.config.messages import describe_os_error
+from exporter.config.files import FileError, read_file
 from exporter.config.yaml_document import YamlDocument
 from exporter.errors import ConfigProblem
 
 _MAX_FILE_BYTES = 1 << 20
-_UNSUPPORTED_KEY_TYPE = "its key is of a kind that is not known here; make one of RSA, ECDSA or Ed25519"
+_UNSUPPORTED_KEY_TYPE = "its key has an unsupported type; use RSA, ECDSA or Ed25519"
 
 
 class TlsCredentials:
-    """The server's `cert` and `key` and the `client_ca`, each inline or in a file; empty where there is none."""
+    """The server's `cert` and `key`, and the `client_ca`, as PEM text; empty where not given."""
 
     def __init__(self, document: YamlDocument, section: str, values: Mapping[str, object]) -> None:
-        """Read what a section of a document gives; `problems` tells everything that is wrong."""
+        """Read the PEM that a section gives inline or by file name; `problems` has everything that is wrong."""
         self.files: dict[str, Path] = {}
         self.problems: list[ConfigProblem] = []
         self._document, self._section, self._values = document, section, values
@@ -52,31 +52,28 @@ class TlsCredentials:
 
     def _read_file(self, name: str, file: Path) -> str:
         try:
-            if file.exists() and not file.is_file():
-                self._add_problem(name, "this is a directory or a device; name the file in it")
-                return ""
-            with file.open("rb") as stream:
-                text = stream.read(_MAX_FILE_BYTES).decode(errors="replace")
-        except OSError as error:
-            self._add_problem(name, describe_os_error(error))
+            content = read_file(file, _MAX_FILE_BYTES, advice="no certificate is that long; name another", regular=True)
+        except FileError as error:
+            self._add_problem(name, str(error))
             return ""
-        self._add_problem(name, "" if text else "it is empty; put the PEM there")
-        return text
+        if not content:
+            self._add_problem(name, "it is empty; write the PEM to it")
+        return content.decode(errors="replace")
 
     def _add_problem(self, name: str, message: str) -> None:
+        """Add a problem of `cert`, `key` or `client_ca`, or, with an empty name, of the section; no empty message."""
         if message:
-            where = f"{self.files[name]}: " if name in self.files else ""
-            step = name if name in self._values else f"{name}_file"
-            self.problems.append(
-                self._document.problem_at((self._section, step) if name else (self._section,), where + message)
-            )
+            file = f"{self.files[name]}: " if name in self.files else ""
+            field = name if name in self._values else f"{name}_file"
+            yaml_path = (self._section, field) if name else (self._section,)
+            self.problems.append(self._document.problem_at(yaml_path, file + message))
 
 
 def _check_certificates(pem: str) -> str:
     try:
         x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
-        return "it holds no certificate in PEM; it must begin with -----BEGIN CERTIFICATE-----"
+        return "it contains no certificate in PEM; it must begin with -----BEGIN CERTIFICATE-----"
     return ""
 
 
@@ -84,22 +81,22 @@ def _check_key(pem: str) -> str:
     try:
         load_pem_private_key(pem.encode(), password=None)
     except TypeError:
-        return "the key is encrypted, and nobody could type its password at every start; store it without one"
+        return "the key is encrypted, and its password cannot be entered at a start; store it without a password"
     except ValueError:
-        return "it holds no private key in PEM; it must begin with -----BEGIN PRIVATE KEY----- or alike"
+        return "it contains no private key in PEM; it must begin with a line such as -----BEGIN PRIVATE KEY-----"
     except UnsupportedAlgorithm:
         return _UNSUPPORTED_KEY_TYPE
     return ""
 
 
 def _check_pair(chain: str, key: str) -> str:
-    """Judge a key that is sound beside certificates that are."""
+    """Check that a valid key belongs to the first of valid certificates."""
     try:
         certified = x509.load_pem_x509_certificates(chain.encode())[0].public_key()
         own = load_pem_private_key(key.encode(), password=None).public_key()
-        numbers = [one.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for one in (certified, own)]
+        encoded = [key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for key in (certified, own)]
     except (ValueError, UnsupportedAlgorithm):
         return _UNSUPPORTED_KEY_TYPE
-    if numbers[0] != numbers[1]:
-        return "it is not the key of the first certificate; make both of one request, the server's certificate first"
+    if encoded[0] != encoded[1]:
+        return "it is not the key of the first certificate; the server's own certificate must come first"
     return ""

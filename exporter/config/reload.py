@@ -1,4 +1,4 @@
-"""Notices when a file of the configuration has changed, come or gone."""
+"""Detecting that a file of the configuration has changed, appeared or disappeared."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from exporter.config.configuration import Config, current_files
 
 
 class ConfigWatcher:
-    """What the files looked like when somebody last asked; nothing of them is read."""
+    """Compares the files' modification times, sizes and inodes between two calls; it reads no content."""
 
     def __init__(self) -> None:
         self._config: Config | None = None
         self._signatures: Mapping[Path, tuple[int, ...]] = {}
 
     def detect_change(self) -> bool:
-        """Tell whether any file differs from the last time."""
-        looks, before = _file_signatures(self._config), self._signatures
-        self._signatures = looks
-        return looks != before
+        """Return whether any file has changed since the previous call."""
+        previous, self._signatures = self._signatures, _file_signatures(self._config)
+        return self._signatures != previous
 
     def watch(self, config: Config) -> None:
-        """Watch the files of a configuration; of those that were watched before, a change since then still counts."""
+        """Watch the files of a configuration from now on.
+
+        For files that were watched before, the older signature is kept: a change between the previous call of
+        `detect_change` and this call may not be in the configuration, and has to be detected by the next call.
+        """
         self._config = config
-        self._signatures = {file: self._signatures.get(file, look) for file, look in _file_signatures(config).items()}
+        signatures = _file_signatures(config)
+        self._signatures = {file: self._signatures.get(file, signature) for file, signature in signatures.items()}
 
 
 def _file_signatures(config: Config | None) -> dict[Path, tuple[int, ...]]:
@@ -32,9 +36,9 @@ def _file_signatures(config: Config | None) -> dict[Path, tuple[int, ...]]:
 
 
 def file_signature(file: Path) -> tuple[int, ...]:
-    """Return what differs whenever a file has been written or replaced; empty where it is not there."""
+    """Return values that differ whenever a file has been written or replaced; empty where the file is missing."""
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return ()
-    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev

@@ -1,21 +1,30 @@
-"""The shapes of the file of --web.config.file, and objections to them that show no value which may be a secret."""
+"""The pydantic models of the file of --web.config.file; no error shows a value that may be a secret."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from datetime import timedelta
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
-from pydantic_core import ErrorDetails
 
-from exporter.config.messages import format_value, suggest
-from exporter.config.validators import FileName, PrintableStr, validation_error
+from exporter.config.durations import parse_duration
+from exporter.config.messages import (
+    Wording,
+    describe_error,
+    format_type,
+    format_value,
+    known_keys,
+    suggest_or_list,
+    validation_error,
+)
+from exporter.config.validators import FileName, PrintableStr
 from exporter.config.yaml_document import YamlDocument
 from exporter.errors import ConfigProblem
 
 CIPHERS: Mapping[str, str] = {
-    # Go's name: OpenSSL's; TLS 1.3 has its own three, which cannot be chosen, as in Go
+    # Go's name: OpenSSL's name. TLS 1.3 has three suites of its own, which cannot be configured, as in Go.
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
     "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",
     "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
@@ -32,25 +41,17 @@ CURVES = {"CurveP256": "prime256v1", "CurveP384": "secp384r1", "CurveP521": "sec
 TLS_VERSIONS = ("TLS12", "TLS13")
 VERIFYING_AUTH_TYPES = ("VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
 _NON_VERIFYING_AUTH_TYPES = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
+_MIN_BCRYPT_COST = 4
 _MAX_BCRYPT_COST = 16
 _BCRYPT = re.compile(r"\$2[aby]\$([0-3][0-9])\$[./A-Za-z0-9]{53}")
-_DURATION = re.compile("([0-9]+(?:[.][0-9]+)?)(ns|us|ms|s|m|h)")
-_SECONDS_PER_UNIT = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_EXPECTED = {
-    "string_type": "text",
-    "int_type": "a whole number",
-    "bool_type": "true or false",
-    "list_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-}
+_WORDING = Wording(show_value=format_type)
+"""Values are not shown: they may be passwords."""
 
 
 def _choice(known: Collection[str], kind: str) -> AfterValidator:
     def check(value: str) -> str:
         if value not in known:
-            hint = suggest(value, known) or f"known: {', '.join(filter(None, known))}"
-            raise validation_error(f"unknown {kind} {format_value(value)}; {hint}")
+            raise validation_error(f"unknown {kind} {format_value(value)}; {suggest_or_list(value, known)}")
         return value
 
     return AfterValidator(check)
@@ -58,34 +59,32 @@ def _choice(known: Collection[str], kind: str) -> AfterValidator:
 
 def _tls_version(value: str) -> str:
     if value in ("TLS10", "TLS11"):
-        raise validation_error(f"{value} is broken and not spoken here; write TLS12")
+        raise validation_error(f"{value} is insecure and not supported; write TLS12")
     return value
 
 
 def _client_auth_type(value: str) -> str:
     if value in _NON_VERIFYING_AUTH_TYPES:
-        raise validation_error(f"{value} takes certificates that nobody verifies; write RequireAndVerifyClientCert")
+        raise validation_error(f"{value} accepts certificates without verification; write RequireAndVerifyClientCert")
     return value
 
 
 def _bcrypt_hash(value: str) -> str:
-    found = _BCRYPT.fullmatch(value)
-    if found is None or int(found[1]) < 4:
+    match = _BCRYPT.fullmatch(value)
+    if match is None or int(match[1]) < _MIN_BCRYPT_COST:
         raise validation_error('expected a bcrypt hash as `htpasswd -nBC 10 ""` prints it, never the password itself')
-    if int(found[1]) > _MAX_BCRYPT_COST:
-        raise validation_error(
-            f"a cost of {found[1]} keeps a core busy for many seconds per login; hash it with 10 to 14"
-        )
+    if int(match[1]) > _MAX_BCRYPT_COST:
+        raise validation_error(f"a cost of {match[1]} takes many seconds of CPU time per login; use a cost of 10 to 14")
     return value
 
 
-def _seconds(value: object) -> float:
-    text = str(value)
-    if text == "0":
-        return 0.0
-    if not isinstance(value, str) or not re.fullmatch(f"({_DURATION.pattern})+", text):
+def _go_duration(value: object) -> timedelta:
+    if str(value) == "0":
+        return timedelta(0)
+    duration = parse_duration(value, go_format=True) if isinstance(value, str) else None
+    if duration is None:
         raise validation_error("expected a duration such as 1s or 100ms, or 0 for no limit")
-    return sum(float(count) * _SECONDS_PER_UNIT[unit] for count, unit in _DURATION.findall(text))
+    return duration
 
 
 def _count(value: int) -> int:
@@ -96,14 +95,14 @@ def _count(value: int) -> int:
 
 def _header_value(value: str) -> str:
     if not (value.isascii() and value.isprintable()):
-        raise validation_error("holds a line break or a character beyond ASCII, which no header takes; remove it")
+        raise validation_error("contains a line break or a character outside ASCII, not allowed in headers; remove it")
     return value.strip()
 
 
-def _not_empty(value: object) -> object:
+def _not_null(value: object) -> object:
     if value is None:
         raise validation_error(
-            "is empty, and would leave everything unencrypted; add cert_file and key_file, or remove it"
+            "is empty, so connections would not be encrypted; add cert_file and key_file, or remove it"
         )
     return value
 
@@ -115,16 +114,16 @@ ClientAuthType = Annotated[
 Cipher = Annotated[str, _choice((*CIPHERS, *TLS13_CIPHERS), "cipher suite")]
 Curve = Annotated[str, _choice(tuple(CURVES), "curve")]
 BcryptHash = Annotated[str, AfterValidator(_bcrypt_hash)]
-Seconds = Annotated[float, PlainValidator(_seconds)]
+GoDuration = Annotated[timedelta, PlainValidator(_go_duration)]
 Count = Annotated[int, AfterValidator(_count)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 
 
-class _Schema(BaseModel):
+class _Model(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class TlsSchema(_Schema):
+class TlsSchema(_Model):
     """`tls_server_config`."""
 
     cert: str = ""
@@ -142,8 +141,8 @@ class TlsSchema(_Schema):
     curve_preferences: list[Curve] = []
 
 
-class HeadersSchema(_Schema):
-    """The headers that may be added to every answer; an empty one is left out."""
+class HeadersSchema(_Model):
+    """Headers for every response; an empty header is not sent."""
 
     content_security_policy: HeaderValue = Field(default="", alias="Content-Security-Policy")
     x_frame_options: Annotated[HeaderValue, _choice(("", "deny", "sameorigin"), "value")] = Field(
@@ -156,62 +155,40 @@ class HeadersSchema(_Schema):
     strict_transport_security: HeaderValue = Field(default="", alias="Strict-Transport-Security")
 
 
-class HttpSchema(_Schema):
+class HttpSchema(_Model):
     """`http_server_config`."""
 
     http2: bool = True
     headers: HeadersSchema = HeadersSchema()
 
 
-class RateLimitSchema(_Schema):
+class RateLimitSchema(_Model):
     """`rate_limit`."""
 
-    interval: Seconds = 0.0
+    interval: GoDuration = timedelta(0)
     burst: Count = 0
 
 
-class WebFile(_Schema):
+class WebFile(_Model):
     """The whole file."""
 
-    tls_server_config: Annotated[TlsSchema | None, BeforeValidator(_not_empty)] = None
+    tls_server_config: Annotated[TlsSchema | None, BeforeValidator(_not_null)] = None
     http_server_config: HttpSchema = HttpSchema()
     basic_auth_users: dict[str, BcryptHash] = Field(default={}, repr=False)
     rate_limit: RateLimitSchema = RateLimitSchema()
 
 
-_SCHEMAS: Mapping[tuple[object, ...], type[_Schema]] = {
-    (): WebFile,
-    ("tls_server_config",): TlsSchema,
-    ("http_server_config",): HttpSchema,
-    ("http_server_config", "headers"): HeadersSchema,
-    ("rate_limit",): RateLimitSchema,
-}
-
-
 def validate(document: YamlDocument) -> tuple[WebFile | None, list[ConfigProblem]]:
-    """Return a document in its shape, or None where it does not fit, and everything that is wrong with it."""
+    """Return a document as its model, or None where it is invalid, and all problems of the document."""
     problems = list(document.problems)
     value = {} if document.value is None else document.value
     if not isinstance(value, dict):
-        complaint = f"expected a mapping that holds {', '.join(WebFile.model_fields)}, got {_describe_type(value)}"
-        return None, [*problems, document.problem_at((), complaint)]
+        message = f"expected a mapping with {', '.join(known_keys(WebFile))}, got {format_type(value)}"
+        return None, [*problems, document.problem_at((), message)]
     try:
         return WebFile.model_validate(value), problems
     except ValidationError as error:
-        return None, problems + [document.problem_at(one["loc"], _describe_error(one)) for one in error.errors()]
-
-
-def _describe_error(error: ErrorDetails) -> str:
-    if error["type"] == "told":
-        return error["msg"]
-    if error["type"] == "extra_forbidden":
-        *around, last = error["loc"]
-        known = [field.alias or name for name, field in _SCHEMAS[tuple(around)].model_fields.items()]
-        hint = suggest(str(last), known) or f"known here: {', '.join(known)}"
-        return f"unknown key; {hint}"
-    return f"expected {_EXPECTED.get(error['type'], 'another kind of value')}, got {_describe_type(error['input'])}"
-
-
-def _describe_type(value: Any) -> str:
-    """Say of which kind a value is, without showing it: it may be a password at the wrong place."""
-    return "text" if isinstance(value, str) else "a number" if type(value) is int else format_value(value)
+        problems += [
+            document.problem_at(detail["loc"], describe_error(detail, WebFile, _WORDING)) for detail in error.errors()
+        ]
+        return None, problems

@@ -13,7 +13,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -110,7 +109,7 @@ def _print_when_complete(app: App, config: settings.Config, exporter_address: st
     while not app.up_to_date and time.monotonic() - start < READY_TIMEOUT:
         time.sleep(0.1)
     with contextlib.suppress(LedgerError):  # the demo has been stopped meanwhile
-        app.apply(replace(config, budgets=_create_budgets(app, config)))
+        app.apply(config.model_copy(update={"budgets": _create_budgets(app, config)}))
     if app.up_to_date:
         print_line(f"Thirty days of history fetched in {time.monotonic() - start:.1f} s. Open")
     else:
@@ -125,11 +124,13 @@ def _create_budgets(app: App, config: settings.Config) -> tuple[settings.Budget,
 
     def budget(name: str, owner: str, spent_ratio: float, match: Mapping[str, str]) -> settings.Budget:
         # Applied with any limit first, because only the exporter knows what the budget has spent.
-        unlimited = settings.Budget(name, owner, "month", Decimal(1), match)
-        app.apply(replace(config, budgets=(unlimited,)))
+        unlimited = settings.Budget(
+            name=name, owner=owner, period="month", limit_usd=Decimal(1), match=settings.BudgetMatch(**match)
+        )
+        app.apply(config.model_copy(update={"budgets": (unlimited,)}))
         found = re.search(rb"^ai_budget_spent_usd\{.*\} (\S+)$", app.handlers().page().spend.plain, re.MULTILINE)
         spent = float(found[1]) if found else 0.0
-        return replace(unlimited, limit_usd=Decimal(max(10, round(spent / spent_ratio, -1))))
+        return unlimited.model_copy(update={"limit_usd": Decimal(max(10, round(spent / spent_ratio, -1)))})
 
     return (
         budget("everything", "platform", 0.55, {}),

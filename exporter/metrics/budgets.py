@@ -34,7 +34,7 @@ def render_budgets(evaluated_budgets: Iterable[EvaluatedBudget]) -> dict[Family,
     for evaluated in evaluated_budgets:
         budget = evaluated.budget
         for sample in (
-            _Sample(BUDGET_INFO, (promql_selector(budget.match),), "1"),
+            _Sample(BUDGET_INFO, (promql_selector(budget.match.globs),), "1"),
             *_status_samples(evaluated.status),
         ):
             labels = format_labels(sample.family.labels, (budget.name, budget.owner, budget.period, *sample.labels))

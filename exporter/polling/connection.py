@@ -49,7 +49,7 @@ def build_account_config(
             timeout=account.timeout.total_seconds(),
             monotonic=monotonic,
         )
-        return create_provider(provider_type, client_config, getattr(account, "options", None))
+        return create_provider(provider_type, client_config, account.options)
 
     return PolledAccountConfig(
         account=account,

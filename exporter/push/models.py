@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -21,18 +20,16 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
-from exporter.config.messages import format_value, suggest
-from exporter.config.validators import validation_error
-from exporter.model import utc
+from exporter.config.messages import JSON_WORDING, describe_error, format_value, has_random_run, validation_error
+from exporter.model import KEY_PREFIX_PATTERN, utc
 
 MAX_EVENTS_PER_BATCH = 300
 MAX_TOKENS_PER_EVENT = 10**9
 MAX_USD_PER_EVENT = 10_000
 """The sum of a hundred thousand such events in nano-USD still fits into SQLite's 64-bit integers."""
 _MIN_TIMESTAMP = 946_684_800
-"""2000-01-01, in seconds since 1970: a smaller number is no time of an event."""
-# A known prefix of keys, or 20 letters and digits in a row, of both kinds.
-_KEY_PATTERN = re.compile(r"^(sk|crsr|key)[-_]|(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{20}")
+"""2000-01-01 in seconds since 1970: a smaller number is not the time of an event."""
+_KEY_PREFIX = re.compile(KEY_PREFIX_PATTERN)
 
 
 def _parse_time(value: object) -> datetime:
@@ -77,7 +74,7 @@ def _convert_integral(value: object) -> object:
 
 def _redact_key(value: str) -> str:
     """Replace a key that was sent instead of its name; the event is accepted, so that its cost is not lost."""
-    return "<secret>" if _KEY_PATTERN.search(value) else value
+    return "<secret>" if _KEY_PREFIX.match(value) or has_random_run(value) else value
 
 
 _TIME_SCHEMA = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": _MIN_TIMESTAMP}]}
@@ -163,47 +160,19 @@ class ChangeEventBody(PushModel):
     """URL with details."""
 
 
+_MODELS: dict[str, type[PushModel]] = {model.__name__: model for model in (UsageEventBody, ChangeEventBody)}
+
+
 def format_validation_error(error: ValidationError) -> str:
     """Return every problem of a pushed object, in one line."""
-    models = {model.__name__: model for model in (UsageEventBody, ChangeEventBody)}
-    model = models.get(error.title)
-    known_fields = [to_camel(name) for name in model.model_fields] if model else []
-    return "; ".join(_format_error_detail(detail, known_fields) for detail in error.errors())
+    model = _MODELS[error.title]
+    return "; ".join(_format_error_detail(detail, model) for detail in error.errors())
 
 
-def _format_error_detail(error: ErrorDetails, known_fields: Sequence[str]) -> str:
-    field = ".".join(map(str, error["loc"])) or "it"
-    limits = error.get("ctx", {})
-    match error["type"]:
-        case "missing":
-            return f"{field} is missing"
-        case "extra_forbidden":
-            hint = suggest(field, known_fields)
-            return f"{format_value(field)} is unknown" + (f"; {hint}" if hint else "")
-        case "told":
-            return f"{field}: {error['msg']}"
-        case "string_too_long" | "string_too_short":
-            bound = "at most" if "max_length" in limits else "at least"
-            return f"{field} must have {bound} {_limit_value(limits)} characters"
-        case "less_than_equal" | "greater_than_equal":
-            bound = "at most" if "le" in limits else "at least"
-            return f"{field} must be {bound} {_limit_value(limits)}"
-        case "string_pattern_mismatch":
-            return f"{field}: {format_value(error['input'])} does not match {limits['pattern']}"
-        case kind:
-            expected = _EXPECTED_TYPES.get(kind, "another kind of value")
-            return f"{field}: expected {expected}, got {format_value(error['input'])}"
-
-
-_EXPECTED_TYPES = {
-    "string_type": "text",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "literal_error": '"USD"',
-    "model_type": "an object",
-    "dict_type": "an object",
-}
-
-
-def _limit_value(limits: dict[str, object]) -> object:
-    return next(value for name, value in limits.items() if name in ("max_length", "min_length", "le", "ge"))
+def _format_error_detail(error: ErrorDetails, model: type[PushModel]) -> str:
+    description = describe_error(error, model, JSON_WORDING)
+    path = ".".join(map(str, error["loc"])) or "it"
+    if error["type"] == "extra_forbidden":
+        path = format_value(path)
+    # "model is missing", but "model: expected text".
+    return f"{path} {description}" if description.startswith(("is ", "must ")) else f"{path}: {description}"

@@ -290,12 +290,11 @@ def build_account(source: Source, provider: str) -> Account:
     return Account(
         name=source.name,
         provider=provider,
-        api_key=source.token,
+        api_key_file=source.token_file,
         poll_interval=_MINUTE,
         history=MAX_EVENT_AGE,
         max_series=source.max_series,
         timeout=_MINUTE,
-        location=source.location,
         owner=source.owner,
         labels=source.labels,
         prices=source.prices,

@@ -50,7 +50,7 @@ def matching_budgets(account: Account, budgets: Iterable[Budget]) -> tuple[Budge
     return tuple(
         budget
         for budget in budgets
-        if matches({name: glob for name, glob in budget.match.items() if name in labels}, labels)
+        if matches({name: glob for name, glob in budget.match.globs.items() if name in labels}, labels)
     )
 
 
@@ -243,7 +243,7 @@ class BudgetMatcher:
         if series not in self._matches:
             workspace = self.names.get(series.workspace, series.workspace)
             values = _account_match_labels(self.account) | {"workspace": workspace, "model": series.model}
-            self._matches[series] = [budget.name for budget in self.budgets if matches(budget.match, values)]
+            self._matches[series] = [budget.name for budget in self.budgets if matches(budget.match.globs, values)]
         return self._matches[series]
 
 

@@ -46,7 +46,7 @@ def _render_item(evaluated_budget: EvaluatedBudget, now: datetime) -> str:
     state, words = budget_state(standing)
     owner = f"owner {escape_text(budget.owner)}" if budget.owner else "no owner"
     counts = (
-        ", ".join(f"{escape_text(name)} {escape_text(glob)}" for name, glob in sorted(budget.match.items()))
+        ", ".join(f"{escape_text(name)} {escape_text(glob)}" for name, glob in budget.match.globs.items())
         or "everything"
     )
     spent = (

@@ -22,7 +22,6 @@ from exporter.check import (
 )
 from exporter.check.backfill import BATCH_DAYS, MAX_WAIT_SECONDS, MAX_WAITS
 from exporter.config.configuration import Account
-from exporter.config.keys import KeySource
 from exporter.errors import KeyRejected, Malformed, ProviderError, RateLimited, Unavailable
 from exporter.ledger import Coverage, Ledger
 from exporter.model import DAY, NANO
@@ -82,12 +81,11 @@ def _check_account(
     configured = Account(
         name=name,
         provider=account.provider,
-        api_key=KeySource("config.yaml:1", env="KEY"),
+        api_key_env="KEY",
         poll_interval=timedelta(minutes=5),
         history=DAY,
         max_series=MAX_SERIES,
         timeout=timedelta(seconds=30),
-        location="config.yaml:1",
         base_url=simulator.base_url(name),
     )
     with closing(Ledger(folder)) as polled, closing(Ledger(folder / "replayed")) as replayed:

@@ -1,4 +1,4 @@
-"""Keys that do not work: what `check keys` and `run` say about each."""
+"""Messages of `check keys` and `run` about keys that do not work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.system import make_account
 
 
 def _write_config(folder: Path, accounts: Mapping[str, Mapping[str, object]]) -> Path:
-    """Write a configuration; `key` is put into a file of its own."""
+    """Write a configuration; the field `key` of an account becomes a key file."""
     written = []
     for name, fields in accounts.items():
         path = folder / f"{name}.secret"
@@ -31,15 +31,15 @@ def _write_config(folder: Path, accounts: Mapping[str, Mapping[str, object]]) ->
 
 @contextmanager
 def _start_silent_server() -> Iterator[str]:
-    """Take connections and never answer."""
+    """Accept connections and never respond."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def _parse_rows(table: str) -> dict[str, str]:
-    """Account -> its row, with the lines that the last column takes put together again."""
+    """Return account -> its row, with the lines of the last column joined."""
     head, *lines = table.splitlines()
-    column = head.index("What")
+    column = head.index("Result")
     rows: dict[str, str] = {}
     for line in lines:
         name = line.partition(" ")[0]
@@ -63,17 +63,17 @@ FAILURES: dict[str, tuple[str, ...]] = {
     "no-host": ("FAILED", "no.such.host.invalid cannot be resolved (DNS)", "Check base_url, and the network"),
     "silent": ("FAILED", "sent no complete answer within 1 s", "Check base_url, and the network, firewall and proxy"),
     "html": ("FAILED", "a web page", "Check that base_url is the provider's address"),
-    "limited": ("FAILED", "429", "The key was not judged: ask again in a minute."),
-    "overloaded": ("FAILED", "500", "the key was not judged: ask again later."),
-    "no-key": ("FAILED", "no-key.secret: it is empty; put the key there"),
+    "limited": ("FAILED", "429", "The key was not checked: try again in a minute."),
+    "overloaded": ("FAILED", "500", "the key was not checked: try again later."),
+    "no-key": ("FAILED", "no-key.secret: it is empty; write the key there"),
     "fine": ("openai", "good", "ok"),
     "labs": ("anthropic", "good", "ok, organization Acme"),
     "crew": ("cursor", "good", "ok"),
 }
 
 
-def test_check_keys_reports_what_each_account_lacks(tmp_path: Path) -> None:
-    """One row per account, in the configuration's order, each failure with advice of its own; status 1."""
+def test_check_keys_reports_every_failure(tmp_path: Path) -> None:
+    """There is a row per account, in the configuration's order, each failure with advice; the status is 1."""
     accounts = {
         "revoked": make_account("openai", "revoked"),
         "expired": make_account("anthropic", "expired"),
@@ -106,48 +106,48 @@ def test_check_keys_reports_what_each_account_lacks(tmp_path: Path) -> None:
             "no-key": {**good, "key": ""},
         }
         path = _write_config(tmp_path, {name: fields[name] for name in FAILURES})
-        told = run_command("check", "keys", f"--config.file={path}", env={**ENVIRONMENT, "TERM": "xterm-256color"})
-    assert told.returncode == 1
-    assert told.stderr == ""
-    assert all(line.isprintable() and len(line) <= 160 for line in told.stdout.splitlines())
-    assert "sk-admin-demo" not in told.stdout
-    assert find_leaks(told.stdout) == []
-    verdicts = _parse_rows(told.stdout)
+        result = run_command("check", "keys", f"--config.file={path}", env={**ENVIRONMENT, "TERM": "xterm-256color"})
+    assert result.returncode == 1
+    assert result.stderr == ""
+    assert all(line.isprintable() and len(line) <= 160 for line in result.stdout.splitlines())
+    assert "sk-admin-demo" not in result.stdout
+    assert find_leaks(result.stdout) == []
+    verdicts = _parse_rows(result.stdout)
     assert list(verdicts) == list(FAILURES)
     for name, words in FAILURES.items():
         assert [word for word in words if word not in verdicts[name]] == [], verdicts[name]
 
 
 def test_check_keys_succeeds_when_all_keys_are_valid(tmp_path: Path) -> None:
-    """Where every key works, the status is 0."""
+    """The status is 0 if every key works."""
     with start_sandbox(
         tmp_path, make_account("openai", "acme"), make_account("anthropic", "labs"), make_account("cursor", "crew")
     ) as here:
-        told = run_command("check", "keys", f"--config.file={here.config}")
-    assert told.returncode == 0
-    assert all(" good " in row for row in _parse_rows(told.stdout).values())
-    assert len(_parse_rows(told.stdout)) == 3
+        result = run_command("check", "keys", f"--config.file={here.config}")
+    assert result.returncode == 0
+    assert all(" good " in row for row in _parse_rows(result.stdout).values())
+    assert len(_parse_rows(result.stdout)) == 3
 
 
 def test_slow_accounts_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    """Thirty providers that hang for two seconds each are told together, and those that answer beside them."""
+    """Accounts are checked concurrently: thirty that time out after two seconds take less than six together."""
     with start_sandbox(tmp_path, make_account("openai", "acme")) as here, _start_silent_server() as silent:
         one = here.simulator.world.accounts["acme"]
         hanging = {f"slow-{n}": {"key": one.key, "base_url": silent, "timeout": "2s"} for n in range(30)}
         good = {"acme": {"key": one.key, "base_url": here.simulator.base_url("acme")}}
         path = _write_config(tmp_path, {**hanging, **good})
         began = time.monotonic()
-        told = run_command("check", "keys", f"--config.file={path}")
+        result = run_command("check", "keys", f"--config.file={path}")
         took = time.monotonic() - began
-    assert told.returncode == 1
-    verdicts = _parse_rows(told.stdout)
+    assert result.returncode == 1
+    verdicts = _parse_rows(result.stdout)
     assert " good " in verdicts["acme"]
     assert sum("within 2 s" in row for row in verdicts.values()) == 30
     assert took < 6
 
 
 def test_a_key_of_the_wrong_kind_is_rejected_without_an_api_call(tmp_path: Path) -> None:
-    """`run` judges a key by its prefix: log and landing page say what is wrong and what to do; no request is made."""
+    """`run` rejects a key by its prefix without a request; log and landing page have the reason and advice."""
     with start_sandbox(tmp_path, make_account("openai", "acme"), make_account("anthropic", "labs")) as here:
         (here.folder / "acme.key").write_text(WRONG_KIND_KEY)
         with start_exporter(*here.flags, "--log.level=debug") as it:

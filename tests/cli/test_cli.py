@@ -69,7 +69,7 @@ def test_a_missing_configuration_is_reported(tmp_path: Path) -> None:
     )
     path.mkdir()
     status, told = _run_failing(tmp_path)
-    assert (status, "it is a directory; name the file in it" in told) == (1, True)
+    assert (status, "it is a directory; name a file in it" in told) == (1, True)
     assert not (tmp_path / "ledger").exists()
 
 
@@ -107,9 +107,9 @@ def test_every_problem_of_a_configuration_is_reported_at_once(tmp_path: Path, co
     ("content", "complaint"),
     [
         (None, "it does not exist"),
-        ("", "it is empty; put the key there"),
-        (" \n", "it is empty; put the key there"),
-        (f"{KEY}\nsk-admin-second\n", "it holds several lines; put only the key there"),
+        ("", "it is empty; write the key there"),
+        (" \n", "it is empty; write the key there"),
+        (f"{KEY}\nsk-admin-second\n", "it has several lines; write only the key there"),
         ("a folder", "this is a directory or a device"),
         ("unreadable", "this user may not read it; check its owner and mode"),
     ],
@@ -251,7 +251,7 @@ def test_two_exporters_do_not_share_a_ledger(tmp_path: Path) -> None:
         ("run --config.auto-reload-interval=0s", "'0s' is not a duration in whole seconds such as 30s or 5m"),
         ("run --config.auto-reload-interval=1500ms", "'1500ms' is not a duration in whole seconds"),
         ("run --config.auto-reload-interval=soon", "'soon' is not a duration"),
-        ("encrypt --rotate --new-master-key", "are two things; do one after the other"),
+        ("encrypt --rotate --new-master-key", "cannot be combined; run one after the other"),
         ("run --storage.retention.hours=93", "'93' is not a duration such as 93d, 12w or 3y"),
         ("run --storage.retention.hours=30d", "30d is shorter than 36d: bills are corrected"),
         ("run --storage.retention.days=-1d", "'-1d' is not a duration"),
@@ -408,7 +408,7 @@ def test_the_first_log_lines_describe_what_runs(tmp_path: Path) -> None:
         port = it.url.rpartition(":")[2]
     assert f'msg="Starting ai-spend-exporter" version={__version__} python=3.' in first[0]
     assert f'msg="Configuration loaded" file={path} accounts=1' in first[1]
-    assert 'level=warn msg="Something about a key is unsafe"' in first[2]
+    assert 'level=warn msg="Warning about a key"' in first[2]
     assert "give it mode 0400" in first[2]
     assert first[3].endswith(f"msg=Listening address=127.0.0.1:{port}\n")
     assert port != "0"

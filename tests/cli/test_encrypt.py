@@ -1,4 +1,4 @@
-"""Keys that stand encrypted in the YAML: `encrypt`, its master keys, and an exporter that reads with them."""
+"""Encrypted keys in the YAML: `encrypt`, master keys, and an exporter that reads encrypted keys."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def _environment(*keys: str) -> dict[str, str]:
 
 def _encrypt(key: str, *masters: str) -> str:
     """Return the token that `encrypt` prints for a key."""
-    told = run_command("encrypt", env=_environment(*masters), stdin=f"{key}\n")
-    assert (told.returncode, told.stderr) == (0, "")
-    return str(yaml.safe_load(told.stdout)["api_key_encrypted"])
+    result = run_command("encrypt", env=_environment(*masters), stdin=f"{key}\n")
+    assert (result.returncode, result.stderr) == (0, "")
+    return str(yaml.safe_load(result.stdout)["api_key_encrypted"])
 
 
 def _write_config(folder: Path, **tokens: str) -> Path:
     """Write a configuration with a comment, and one account per token."""
-    lines = ["# What we pay for.", "accounts:"]
+    lines = ["# Accounts of the company.", "accounts:"]
     for name, token in tokens.items():
         lines += [f"- name: {name}", "  provider: openai", f"  api_key_encrypted: {token}  # of {name}"]
     path = folder / "config.yaml"
@@ -41,14 +41,14 @@ def _write_config(folder: Path, **tokens: str) -> Path:
 
 
 def test_a_key_from_stdin_becomes_a_line_of_yaml() -> None:
-    """What is printed is the line for the YAML, another one each time; only the master key gets the key out of it."""
+    """The output is a line for the YAML, different each time, which the master key decrypts."""
     first, second = _encrypt(KEY, NEW_KEY, OLD_KEY), _encrypt(f"  {KEY}\r\n", NEW_KEY)
     assert first != second
     assert [Fernet(NEW_KEY).decrypt(one).decode() for one in (first, second)] == [KEY, KEY]
 
 
-def test_a_key_is_asked_for_without_an_echo() -> None:
-    """In a terminal the key is asked for, and what is typed is not shown."""
+def test_a_key_is_entered_without_an_echo() -> None:
+    """In a terminal there is a prompt for the key, and the input is not shown."""
     ours, theirs = pty.openpty()
     with closing(os.fdopen(ours, "rb+", buffering=0)) as terminal:
         process = subprocess.Popen(
@@ -73,34 +73,34 @@ def test_a_key_is_asked_for_without_an_echo() -> None:
 
 
 def test_a_new_master_key_works() -> None:
-    """`encrypt --new-master-key` prints one that encrypts; each is another one."""
+    """`encrypt --new-master-key` prints a valid master key, different each time."""
     made = [run_command("encrypt", "--new-master-key").stdout.strip() for _ in range(2)]
     assert made[0] != made[1]
     assert Fernet(made[0]).decrypt(_encrypt(KEY, made[0])).decode() == KEY
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         (None, "AI_SPEND_MASTER_KEY_FILE {file}: it does not exist; create it or correct the path"),
-        ("", "AI_SPEND_MASTER_KEY_FILE {file}: holds no master key; make one with `ai-spend-exporter encrypt --new-m"),
-        ("hunter2", "AI_SPEND_MASTER_KEY_FILE {file}: holds what is no master key; `ai-spend-exporter encrypt --new-m"),
-        ("k" * 5000, "it holds more than 4 KiB; put only master keys there"),
+        ("", "AI_SPEND_MASTER_KEY_FILE {file}: contains no master key; create one with `ai-spend-exporter encrypt --n"),
+        ("hunter2", "AI_SPEND_MASTER_KEY_FILE {file}: contains an invalid master key; `ai-spend-exporter encrypt --n"),
+        ("k" * 5000, "it is larger than 4 KiB; write only master keys to it"),
     ],
 )
-def test_an_invalid_master_key_is_reported(tmp_path: Path, content: str | None, complaint: str) -> None:
-    """Without a usable master key nothing is printed, and what to do is said; it is never shown itself."""
+def test_an_invalid_master_key_is_reported(tmp_path: Path, content: str | None, message: str) -> None:
+    """Without a valid master key there is no output but an error with advice, without the master key itself."""
     file = tmp_path / "master.key"
     if content is not None:
         file.write_text(content)
     failed = run_command("encrypt", env={**ENVIRONMENT, "AI_SPEND_MASTER_KEY_FILE": str(file)}, stdin=KEY)
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert complaint.format(file=file) in failed.stderr
+    assert message.format(file=file) in failed.stderr
     assert "hunter2" not in failed.stderr
 
 
 def test_master_keys_have_a_single_source(tmp_path: Path) -> None:
-    """Where both the variable and the file are given, one has to go; where neither is, both ways are named."""
+    """It is an error to set both variables, or neither."""
     (tmp_path / "master.key").write_text(NEW_KEY)
     both = run_command(
         "encrypt", env={**_environment(NEW_KEY), "AI_SPEND_MASTER_KEY_FILE": str(tmp_path / "master.key")}, stdin=KEY
@@ -112,15 +112,15 @@ def test_master_keys_have_a_single_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "two words", "two\nlines"])
-def test_what_is_no_key_is_not_encrypted(text: str) -> None:
-    """Nothing is printed for an empty key or one that no provider can have given."""
+def test_text_that_is_no_key_is_not_encrypted(text: str) -> None:
+    """There is no output for an empty key or a text that cannot be a key."""
     failed = run_command("encrypt", env=_environment(NEW_KEY), stdin=text)
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert failed.stderr.startswith("Error: This is no key: it ")
+    assert failed.stderr.startswith("Error: This is not a key: it ")
 
 
 def test_rotate_encrypts_every_key_again(tmp_path: Path) -> None:
-    """Each token of each file becomes one of the first master key; all else stays byte by byte, the mode too."""
+    """Each key of each file is encrypted with the first master key; all other bytes and the mode stay the same."""
     path = _write_config(tmp_path, acme=_encrypt(KEY, OLD_KEY), labs=_encrypt(KEY[::-1], NEW_KEY))
     (tmp_path / "more").mkdir()
     more = _write_config(tmp_path / "more", crew=_encrypt(KEY.upper(), OLD_KEY))
@@ -128,9 +128,9 @@ def test_rotate_encrypts_every_key_again(tmp_path: Path) -> None:
     path.chmod(0o640)
     before = path.read_bytes()
 
-    told = run_command("encrypt", "--rotate", f"--config.file={path}", env=_environment(NEW_KEY, OLD_KEY))
-    assert (told.returncode, told.stderr) == (0, "")
-    assert told.stdout.splitlines()[:2] == [f"{path}: 1 encrypted anew", f"{more}: 1 encrypted anew"]
+    result = run_command("encrypt", "--rotate", f"--config.file={path}", env=_environment(NEW_KEY, OLD_KEY))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[:2] == [f"{path}: 1 encrypted again", f"{more}: 1 encrypted again"]
     assert path.stat().st_mode & 0o777 == 0o640
     accounts = [one for file in (path, more) for one in yaml.safe_load(file.read_text())["accounts"]]
     keys = {one["name"]: Fernet(NEW_KEY).decrypt(one["api_key_encrypted"]).decode() for one in accounts}
@@ -142,32 +142,32 @@ def test_rotate_encrypts_every_key_again(tmp_path: Path) -> None:
 
 
 def test_rotate_changes_nothing_where_a_key_cannot_be_read(tmp_path: Path) -> None:
-    """A token that no master key opens is told by file and line, and no file is touched."""
+    """A key that no master key decrypts is reported with file and line, and no file is changed."""
     path = _write_config(tmp_path, acme=_encrypt(KEY, OLD_KEY), labs=_encrypt(KEY, Fernet.generate_key().decode()))
     before = path.read_bytes()
     failed = run_command("encrypt", "--rotate", f"--config.file={path}", env=_environment(NEW_KEY, OLD_KEY))
     assert failed.returncode == 1
-    assert f"{path}:8: api_key_encrypted: no master key that is there opens it" in failed.stderr
+    assert f"{path}:8: api_key_encrypted: no available master key decrypts it" in failed.stderr
     assert path.read_bytes() == before
 
 
 def test_check_config_reports_keys_that_no_master_key_decrypts(tmp_path: Path) -> None:
-    """Without the master key, or with another one, a warning says so; with an older one, that it is time to rotate."""
+    """There is a warning without the master key, with another one, and with an old one that should be rotated."""
     path = _write_config(tmp_path, acme=_encrypt(KEY, OLD_KEY))
-    place = f"warning: {path}:5: api_key_encrypted: "
-    for masters, complaint in (
+    location = f"warning: {path}:5: api_key_encrypted: "
+    for masters, message in (
         ((), "AI_SPEND_MASTER_KEY: is not set, so there is no master key"),
-        ((NEW_KEY,), "no master key that is there opens it"),
-        ((NEW_KEY, OLD_KEY), "an older master key opens it; run `ai-spend-exporter encrypt --rotate`"),
+        ((NEW_KEY,), "no available master key decrypts it"),
+        ((NEW_KEY, OLD_KEY), "it is encrypted with an old master key; run `ai-spend-exporter encrypt --rotate`"),
     ):
-        told = run_command("check", "config", str(path), env=_environment(*masters) if masters else ENVIRONMENT)
-        assert told.returncode == 0
-        assert f"{place}{complaint}" in told.stderr
+        result = run_command("check", "config", str(path), env=_environment(*masters) if masters else ENVIRONMENT)
+        assert result.returncode == 0
+        assert f"{location}{message}" in result.stderr
     assert run_command("check", "config", str(path), env=_environment(OLD_KEY)).stderr == ""
 
 
 def _encrypt_keys(sandbox: Sandbox, *masters: str) -> None:
-    """Let every account of a site have its key encrypted in the YAML."""
+    """Replace the key file of every account by the encrypted key."""
     document = yaml.safe_load(sandbox.config.read_text())
     for account in document["accounts"]:
         account["api_key_encrypted"] = _encrypt(Path(account.pop("api_key_file")).read_text(), *masters)
@@ -175,7 +175,7 @@ def _encrypt_keys(sandbox: Sandbox, *masters: str) -> None:
 
 
 def test_an_exporter_reads_accounts_with_encrypted_keys(tmp_path: Path) -> None:
-    """It polls with the master key's file; master keys and tokens are rotated while it runs, and the old key goes."""
+    """The exporter polls with encrypted keys; master keys can be rotated while it runs."""
     master = tmp_path / "master.key"
     master.touch(mode=0o600)
     master.write_text(OLD_KEY)
@@ -184,12 +184,12 @@ def test_an_exporter_reads_accounts_with_encrypted_keys(tmp_path: Path) -> None:
         _encrypt_keys(here, OLD_KEY)
         with start_exporter(*here.flags, "--config.auto-reload-interval=1s", env=environment) as it:
             it.wait_until_up("acme", "labs")
-            asked = len(here.simulator.requests)
+            request_count = len(here.simulator.requests)
             master.write_text(f"{NEW_KEY}\n{OLD_KEY}\n")
             assert run_command("encrypt", "--rotate", f"--config.file={here.config}", env=environment).returncode == 0
             it.wait_for_log("Configuration reloaded")
             assert it.accounts("ai_account_up", "1") == {"acme", "labs"}
-            assert len(here.simulator.requests) == asked
+            assert len(here.simulator.requests) == request_count
             assert it.stop() == 0
         master.write_text(NEW_KEY)
         with start_exporter(*here.flags, env=environment) as again:
@@ -199,7 +199,7 @@ def test_an_exporter_reads_accounts_with_encrypted_keys(tmp_path: Path) -> None:
 
 
 def test_a_start_without_the_master_key_fails(tmp_path: Path) -> None:
-    """`run` refuses to start where a key cannot be opened, and says which and why."""
+    """`run` exits with an error where a key cannot be decrypted."""
     with start_sandbox(tmp_path, make_account("openai", "acme")) as here:
         _encrypt_keys(here, OLD_KEY)
         failed = run_command("run", "--web.listen-address=127.0.0.1:0", *here.flags)

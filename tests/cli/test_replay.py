@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -27,7 +26,7 @@ from exporter.backtest.sampling import (
     sample_series,
 )
 from exporter.cli.offline import open_ledger
-from exporter.config.configuration import Budget
+from exporter.config.configuration import Budget, BudgetMatch
 from exporter.metrics.families import (
     API_REQUESTS,
     BUDGET_EXHAUSTION_TIME,
@@ -185,10 +184,11 @@ def test_past_gauges_match_the_metrics_page(tmp_path: Path, provider: Provider) 
     world = World(
         [account if provider == "cursor" else increase_spend(account)], clock, start_time=midnight(clock.now) - 40 * DAY
     )
-    budget = Budget("web", "finance", "month", Decimal(900), {"workspace": "Web"})
+    match = BudgetMatch(workspace="Web")
+    budget = Budget(name="web", owner="finance", period="month", limit_usd=Decimal(900), match=match)
     hour = floor(clock.now, HOUR)
     with start_system(tmp_path, world, clock, history="36d") as system:
-        system.config = replace(system.config, budgets=(budget,))
+        system.config = system.config.model_copy(update={"budgets": (budget,)})
         with system.run_exporter():
             system.poll_until_idle()
             page = system.samples()

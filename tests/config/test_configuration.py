@@ -1,4 +1,4 @@
-"""YAML files -> Config, or every complaint at its line."""
+"""Loading the configuration, and the error messages of invalid files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 from string import ascii_letters, digits
+from typing import Literal
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from exporter.config.configuration import Account, Config, load
-from exporter.config.schema import AccountSchema
+from exporter.config.schema import NoOptions
 from exporter.errors import ConfigError, ConfigProblem
+from exporter.providers import PROVIDERS
 from tests.paths import ROOT
 
-PROVIDERS = ("openai", "anthropic", "cursor")
 INVALID_DIR = Path(__file__).parent / "bad"
+INVALID_OPTIONS_DIR = Path(__file__).parent / "bad_options"
 EXAMPLE = ROOT / "config.example.yaml"
 ACCOUNT = "{name: %s, provider: openai, api_key_file: openai.key}"
 
@@ -49,7 +52,7 @@ def load_account(folder: Path, extra: str = "") -> Account:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in INVALID_DIR.glob("*.yaml")))
 def test_bad_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each bad file is told everything that is wrong with it, in plain words, by file and line."""
+    """Every problem of an invalid file is reported with its file and line."""
     monkeypatch.chdir(INVALID_DIR)
     with pytest.raises(ConfigError) as caught:
         load(Path(f"{name}.yaml"), PROVIDERS)
@@ -57,14 +60,14 @@ def test_bad_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_error_shows_a_key() -> None:
-    """Whatever stands where a key may have been pasted is never shown again."""
-    told = "".join(path.read_text() for path in INVALID_DIR.glob("*.txt"))
-    assert "eal-secret" not in told.lower()
-    assert "realsecret" not in told.lower()
+    """No message contains a value from a place where a key may have been pasted."""
+    messages = "".join(path.read_text() for path in INVALID_DIR.glob("*.txt"))
+    assert "eal-secret" not in messages.lower()
+    assert "realsecret" not in messages.lower()
 
 
 def test_traceback_shows_no_key(tmp_path: Path) -> None:
-    """A traceback, as it is logged at debug, does not quote the file's lines."""
+    """A traceback, which is logged at level debug, does not contain lines of the file."""
     path = write_config(tmp_path, "api_key: hidden-value: oops")
     with pytest.raises(ConfigError) as caught:
         load(path, PROVIDERS)
@@ -72,7 +75,7 @@ def test_traceback_shows_no_key(tmp_path: Path) -> None:
 
 
 def test_example() -> None:
-    """The example configuration is valid and its comments' promises hold."""
+    """The example configuration is valid and has the values that its comments describe."""
     openai, anthropic, cursor, encrypted = load(EXAMPLE, PROVIDERS).accounts
     assert (openai.name, openai.provider, openai.owner) == ("acme-openai", "openai", "platform")
     assert openai.api_key.file == Path("/run/secrets/openai")
@@ -86,15 +89,15 @@ def test_example() -> None:
 
 
 def test_unset_options(tmp_path: Path) -> None:
-    """An account that says only what it must has the documented defaults."""
+    """An account with only the required settings has the documented defaults."""
     account = load_account(tmp_path)
-    assert (account.owner, account.base_url, account.labels) == ("", None, frozenset())
+    assert (account.owner, account.base_url, account.labels) == ("", "", frozenset())
     assert (account.poll_interval, account.timeout) == (timedelta(minutes=5), timedelta(seconds=30))
     assert (account.history, account.max_series) == (timedelta(days=30), 2000)
 
 
 def test_defaults(tmp_path: Path) -> None:
-    """Defaults hold for every account, those of account files included, until an account says otherwise."""
+    """Defaults apply to every account without its own setting, also in account files."""
     (tmp_path / "more.yaml").write_text(f"accounts: [{ACCOUNT % 'c'}]")
     text = "defaults: {max_series: 7, history: 60d}\naccount_files: [more.yaml]\naccounts:\n"
     text += f"- {ACCOUNT % 'a'}\n- {{name: b, provider: openai, api_key_env: K, max_series: 2000}}"
@@ -108,7 +111,7 @@ def test_defaults(tmp_path: Path) -> None:
     [("30s", 30), ("5m", 300), ("1h30m", 5400), ("1d", 86_400), ("1500ms", 1.5), ("24h", 86_400), ("0h90s", 90)],
 )
 def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
-    """Durations are read as Prometheus writes them."""
+    """Durations have Prometheus's format."""
     assert load_account(tmp_path, f"poll_interval: {text}").poll_interval == timedelta(seconds=seconds)
 
 
@@ -129,19 +132,19 @@ def test_weeks(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_base_urls(tmp_path: Path, url: str) -> None:
-    """An address is https, or http on this machine; a slash at its end is dropped."""
+    """A base URL is https, or http on this machine; a slash at its end is removed."""
     assert load_account(tmp_path, f'base_url: "{url}/"').base_url == url
 
 
 @pytest.mark.parametrize("name", ["no", "on", "null-island", "1.5", "2026-11-20", "0x1f"])
 def test_text_stays_text(tmp_path: Path, name: str) -> None:
-    """What YAML 1.1 would take for a truth, a number or a date is the text that was written."""
+    """Text that is a boolean, a number or a date in YAML 1.1 stays text."""
     (account,) = load_config(tmp_path, f"accounts: [{ACCOUNT % name}]").accounts
     assert account.name == name
 
 
 def test_locations(tmp_path: Path) -> None:
-    """An account knows where it begins, and its key where it is named."""
+    """An account has the line where it begins, and its key the line where it is named."""
     path = write_config(
         tmp_path, "# first\naccounts:\n\n- name: acme\n  provider: openai\n  api_key_file: openai.key\n"
     )
@@ -150,7 +153,7 @@ def test_locations(tmp_path: Path) -> None:
 
 
 def test_account_files(tmp_path: Path) -> None:
-    """Account files are found by pattern, in order, once each; hidden files are left alone."""
+    """Account files match patterns and are read in order, once each; hidden files are ignored."""
     folder = tmp_path / "accounts.d"
     for name in ("b.yaml", "a.yaml", ".hidden.yaml", "notes.txt", "deep/c.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -162,8 +165,8 @@ def test_account_files(tmp_path: Path) -> None:
     assert config.path == tmp_path / "config.yaml"
 
 
-def test_pattern_that_finds_the_main_file(tmp_path: Path) -> None:
-    """A pattern may match the configuration itself, which is not read twice."""
+def test_pattern_that_matches_the_main_file(tmp_path: Path) -> None:
+    """A pattern may match the main file, which is not read twice."""
     config = load_config(tmp_path, f"account_files: ['*.yaml']\naccounts: [{ACCOUNT % 'acme'}]")
     assert len(config.accounts) == 1
 
@@ -177,7 +180,7 @@ def test_absolute_pattern(tmp_path: Path) -> None:
 
 
 def test_relative_key_files(tmp_path: Path) -> None:
-    """A relative key file lies beside the file that names it; an absolute one lies where it says."""
+    """The path of a key file is relative to the file that names it, or absolute."""
     (tmp_path / "team").mkdir()
     absolute = "{name: b, provider: openai, api_key_file: /run/b.key}"
     (tmp_path / "team/accounts.yaml").write_text(f"accounts: [{ACCOUNT % 'a'}, {absolute}]")
@@ -187,55 +190,139 @@ def test_relative_key_files(tmp_path: Path) -> None:
 
 
 def test_empty_directory(tmp_path: Path) -> None:
-    """A pattern in a directory that holds nothing yet is no complaint."""
+    """A pattern in an empty directory is valid."""
     (tmp_path / "accounts.d").mkdir()
     assert load_config(tmp_path, f"account_files: ['accounts.d/*']\naccounts: [{ACCOUNT % 'acme'}]").accounts
 
 
 def test_aliases(tmp_path: Path) -> None:
-    """A few anchors and aliases are read as what they stand for."""
+    """Anchors and aliases are supported."""
     text = f"defaults: {{history: &long 90d, poll_interval: 5m}}\naccounts:\n- {ACCOUNT % 'acme'}\n"
     text += "- {name: b, provider: openai, api_key_env: K, history: *long}\n"
     assert load_config(tmp_path, text).accounts[1].history == timedelta(days=90)
 
 
 def test_byte_order_mark(tmp_path: Path) -> None:
-    """A byte order mark, as some editors write it, is skipped."""
+    """A byte order mark, which some editors write, is ignored."""
     assert load_config(tmp_path, b"\xef\xbb\xbf" + f"accounts: [{ACCOUNT % 'acme'}]".encode()).accounts
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"),
+    ("name", "message"),
     [
         ("missing.yaml", "it does not exist; create it or correct the path"),
-        ("folder", "it is a directory; name the file in it"),
+        ("folder", "it is a directory; name a file in it"),
         ("file/inside", "it does not exist; create it or correct the path"),
         ("loop", "it cannot be read (Too many levels of symbolic links); check the path"),
-        ("large", "the file is larger than 4 MiB; split it with account_files"),
+        ("large", "it is larger than 4 MiB; split it with account_files"),
     ],
 )
-def test_unreadable_file(tmp_path: Path, name: str, complaint: str) -> None:
-    """A file that cannot be read is told with the reason."""
+def test_unreadable_file(tmp_path: Path, name: str, message: str) -> None:
+    """The error of an unreadable file contains the reason."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "large").write_bytes(b"#" * (4 << 20) + b"\n")
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / name, PROVIDERS)
-    assert str(caught.value) == f"{tmp_path / name}: {complaint}"
+    assert str(caught.value) == f"{tmp_path / name}: {message}"
 
 
 def test_order_of_errors(tmp_path: Path) -> None:
-    """Complaints come by line as numbers, so line 9 stands before line 10."""
+    """Problems are sorted by line number: line 9 comes before line 10."""
     text = "accounts:\n" + "".join(f"- {{name: a{index}, colour: blue}}\n" for index in range(12))
     lines = [int(problem.location.rpartition(":")[2]) for problem in config_problems(tmp_path, text)]
     assert lines == sorted(lines)
     assert set(lines) == set(range(2, 14))
 
 
+class Region(BaseModel):
+    """A nested model, which ignores unknown keys when it is used alone."""
+
+    name: Literal["eu", "us"] = "us"
+    zones: list[str] = []
+
+
+class HostedOptions(BaseModel):
+    """The options of a provider as a plug-in author may write them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    organisation: str
+    team_id: int = Field(default=0, ge=0)
+    share: float = 1.0
+    region: Region = Region()
+
+    @field_validator("organisation")
+    @classmethod
+    def _no_slash(cls, value: str) -> str:
+        if "/" in value:
+            raise ValueError("must not contain a slash")
+        return value
+
+
+class Hosted:
+    """The class attribute of a provider that the configuration reads."""
+
+    options_model = HostedOptions
+
+
+PROVIDERS_WITH_OPTIONS = {**PROVIDERS, "hosted": Hosted}
+
+
+def load_hosted_accounts(folder: Path, *options: str) -> tuple[Account, ...]:
+    accounts = "\n".join(
+        f"- {{name: a{index}, provider: hosted, api_key_env: KEY, options: {text}}}"
+        for index, text in enumerate(options)
+    )
+    return load(write_config(folder, f"accounts:\n{accounts}\n"), PROVIDERS_WITH_OPTIONS).accounts
+
+
+def test_provider_options(tmp_path: Path) -> None:
+    """An account's options are an instance of the provider's model, with its defaults and conversions."""
+    (account,) = load_hosted_accounts(tmp_path, "{organisation: acme, share: 0.25, region: {name: eu}}")
+    assert account.options == HostedOptions(organisation="acme", share=0.25, region=Region(name="eu"))
+
+
+def test_no_options(tmp_path: Path) -> None:
+    """An account of a provider without options has an empty model; the key `options` may be given without content."""
+    assert load_account(tmp_path).options == load_account(tmp_path, "options: {}").options == NoOptions()
+
+
+def test_changed_options_are_another_connection(tmp_path: Path) -> None:
+    """Accounts with different options are different and do not share a connection."""
+    first, second, third = load_hosted_accounts(tmp_path, *(f"{{organisation: {name}}}" for name in ("a", "b", "a")))
+    assert not first.has_same_connection(second)
+    assert first.has_same_connection(third)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in INVALID_OPTIONS_DIR.glob("*.yaml")))
+def test_bad_options(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every problem of a provider's options is reported with its file and line."""
+    monkeypatch.chdir(INVALID_OPTIONS_DIR)
+    with pytest.raises(ConfigError) as caught:
+        load(Path(f"{name}.yaml"), PROVIDERS_WITH_OPTIONS)
+    assert f"{caught.value}\n" == Path(f"{name}.txt").read_text()
+
+
+def test_moved_account(tmp_path: Path) -> None:
+    """An account that only moved within its file is equal to the previous one, and has the same hash."""
+    before = load_account(tmp_path)
+    moved = load_config(tmp_path, f"# comment\naccounts:\n\n- {ACCOUNT % 'acme'}\n").accounts[0]
+    assert moved.location != before.location
+    assert (moved, hash(moved)) == (before, hash(before))
+
+
+def test_key_file_of_another_directory(tmp_path: Path) -> None:
+    """Accounts with the same relative key file in different directories are different."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    assert load_account(tmp_path / "one") != load_account(tmp_path / "two")
+
+
 YAML_LIKE = st.text(alphabet=st.sampled_from("ab:- \n\t\"'#&*!|>%@`{}[],?\\xuU0\0\x85\u2028é😀<"), max_size=60)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()
-KEYS = st.sampled_from(("defaults", "account_files", "accounts", "api_key", *AccountSchema.model_fields))
+KEYS = st.sampled_from(("defaults", "account_files", "accounts", "api_key", *Account.model_fields))
 IDENTIFIERS = st.text(alphabet=ascii_letters + digits + "-_./:@[]", max_size=12)
 VALUES = st.recursive(
     SCALARS | IDENTIFIERS,
@@ -246,12 +333,12 @@ VALUES = st.recursive(
 
 @given(text=st.binary(max_size=80) | st.text(max_size=80).map(str.encode) | YAML_LIKE.map(str.encode))
 def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
-    """Whatever stands in the file, it is a configuration or a ConfigError whose complaints are single lines."""
+    """Any bytes are a valid configuration, or a ConfigError with messages of one line."""
     assert all(problem.message.isprintable() for problem in config_problems(tmp_path_factory.getbasetemp(), text))
 
 
 @given(value=st.dictionaries(KEYS, VALUES, max_size=4))
 def test_any_values(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
-    """Whatever values stand in whatever place, they are a configuration or a ConfigError."""
+    """Any YAML values are a valid configuration, or a ConfigError with messages of one line."""
     text = yaml.safe_dump(value).encode()
     assert all(problem.message.isprintable() for problem in config_problems(tmp_path_factory.getbasetemp(), text))

@@ -1,4 +1,4 @@
-"""Where keys come from, and what their prefixes say."""
+"""Reading keys and tokens, and recognising kinds of keys by prefix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEY_KINDS = (
 )
 
 
-UNUSABLE_MESSAGE = "it holds a space, a control character or one beyond ASCII, and no key does; paste the key again"
+UNUSABLE_MESSAGE = "it contains a space, a control character or a character outside ASCII; paste the key again"
 
 
 def write_key_file(folder: Path, content: bytes, mode: int = 0o400) -> KeySource:
@@ -36,7 +36,7 @@ def write_key_file(folder: Path, content: bytes, mode: int = 0o400) -> KeySource
 
 @contextmanager
 def drop_privileges() -> Iterator[None]:
-    """Root may read every file, so for a while it acts as nobody."""
+    """Act as another user for a while if this one is root, who may read every file."""
     user = os.geteuid()
     os.seteuid(user or 65534)
     yield
@@ -51,17 +51,17 @@ def read_error(source: KeySource, environ: dict[str, str] | None = None) -> str:
 
 @pytest.mark.parametrize("content", [b"sk-admin-1", b"sk-admin-1\n", b"\r\n  sk-admin-1 \t\r\n\n"])
 def test_key_from_a_file(tmp_path: Path, content: bytes) -> None:
-    """A key is what its file holds, without the white space around it."""
+    """A key is the content of its file, without the white space around it."""
     assert write_key_file(tmp_path, content).read({}) == Secret("sk-admin-1")
 
 
 def test_key_from_the_environment() -> None:
-    """A key is what its environment variable holds, without the white space around it."""
+    """A key is the value of its environment variable, without the white space around it."""
     assert KeySource(LOCATION, env="ACME").read({"ACME": " sk-admin-1\n"}) == Secret("sk-admin-1")
 
 
 def test_changed_key(tmp_path: Path) -> None:
-    """A key is read anew each time, so a rotated key is seen."""
+    """A key is read every time, so a rotated key is noticed."""
     source = write_key_file(tmp_path, b"old")
     assert source.read({}) == Secret("old")
     write_key_file(tmp_path, b"new")
@@ -69,69 +69,63 @@ def test_changed_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "fault"),
+    ("content", "message"),
     [
-        (b"", "it is empty; put the key there"),
-        (b" \n\n", "it is empty; put the key there"),
-        (b"one\ntwo\n", "it holds several lines; put only the key there"),
-        (b"one\rtwo", "it holds several lines; put only the key there"),
-        (b"k" * 4097, "it holds more than 4 KiB, and no key is that long; put only the key there"),
-        (b"one two", "it holds a space, a control character or one beyond ASCII, and no key does; paste the key again"),
-        (
-            b"one\0two",
-            "it holds a space, a control character or one beyond ASCII, and no key does; paste the key again",
-        ),
-        (
-            b"\xef\xbb\xbfone",
-            "it holds a space, a control character or one beyond ASCII, and no key does; paste the key again",
-        ),
+        (b"", "it is empty; write the key there"),
+        (b" \n\n", "it is empty; write the key there"),
+        (b"one\ntwo\n", "it has several lines; write only the key there"),
+        (b"one\rtwo", "it has several lines; write only the key there"),
+        (b"k" * 4097, "it is larger than 4 KiB; no key is that long; write only the key there"),
+        (b"one two", UNUSABLE_MESSAGE),
+        (b"one\0two", UNUSABLE_MESSAGE),
+        (b"\xef\xbb\xbfone", UNUSABLE_MESSAGE),
     ],
 )
-def test_unusable_content(tmp_path: Path, content: bytes, fault: str) -> None:
-    """What cannot be a key is refused with the reason and without being shown."""
+def test_unusable_content(tmp_path: Path, content: bytes, message: str) -> None:
+    """Content that cannot be a key is rejected with the reason, and is not in the message."""
     source = write_key_file(tmp_path, content)
-    assert read_error(source) == f"{LOCATION}: api_key_file {source.file}: {fault}"
+    assert read_error(source) == f"{LOCATION}: api_key_file {source.file}: {message}"
 
 
 def test_same_rules_for_the_environment() -> None:
-    """A variable's content is judged as a file's."""
-    told = read_error(KeySource(LOCATION, env="ACME"), {"ACME": "grüße"})
-    assert told == f"{LOCATION}: api_key_env ACME: {UNUSABLE_MESSAGE}"
-    assert read_error(KeySource(LOCATION, env="ACME"), {"ACME": ""}).endswith("it is empty; put the key there")
+    """The value of an environment variable is checked like the content of a file."""
+    message = read_error(KeySource(LOCATION, env="ACME"), {"ACME": "grüße"})
+    assert message == f"{LOCATION}: api_key_env ACME: {UNUSABLE_MESSAGE}"
+    assert read_error(KeySource(LOCATION, env="ACME"), {"ACME": ""}).endswith("it is empty; write the key there")
 
 
 def test_missing_variable() -> None:
-    """A variable that is not set is told by its name."""
-    told = read_error(KeySource(LOCATION, env="ACME"))
-    assert told == f"{LOCATION}: api_key_env ACME: the environment variable is not set; set it or correct its name"
+    """The error of a variable that is not set contains its name."""
+    message = read_error(KeySource(LOCATION, env="ACME"))
+    assert message == f"{LOCATION}: api_key_env ACME: the environment variable is not set; set it or correct its name"
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    """A file that is not there is told by its path."""
+    """The error of a missing file contains its path."""
     file = tmp_path / "none.key"
-    told = read_error(KeySource(LOCATION, file=file))
-    assert told == f"{LOCATION}: api_key_file {file}: it does not exist; create it or correct the path"
+    message = read_error(KeySource(LOCATION, file=file))
+    assert message == f"{LOCATION}: api_key_file {file}: it does not exist; create it or correct the path"
 
 
 @pytest.mark.parametrize("name", ["folder", "pipe"])
 def test_not_a_plain_file(tmp_path: Path, name: str) -> None:
-    """A directory, or a pipe that would be waited for, is refused at once."""
+    """A directory, or a pipe, which would block, is rejected."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    told = read_error(KeySource(LOCATION, file=tmp_path / name))
-    assert told.endswith("this is a directory or a device; name the file that holds the key")
+    message = read_error(KeySource(LOCATION, file=tmp_path / name))
+    assert message.endswith("this is a directory or a device; name a regular file")
 
 
 def test_forbidden_file(tmp_path: Path) -> None:
-    """A file that this user may not read is told as such."""
+    """The error of a file without read permission names the reason."""
     source = write_key_file(tmp_path, b"sk-admin-1", 0o000)
     with drop_privileges():
-        told = read_error(source)
-    assert told.endswith("this user may not read it; check its owner and mode")
+        message = read_error(source)
+    assert message.endswith("this user may not read it; check its owner and mode")
 
 
 def test_warning(tmp_path: Path) -> None:
-    """A key file that everyone may read is warned of; one for its owner or group is not."""
+    """There is a warning about a key file that is readable by everyone, not about one for its owner or group."""
     source = write_key_file(tmp_path, b"sk-admin-1", 0o444)
     expected = f"{LOCATION}: api_key_file {source.file}: everyone on this machine may read it; give it mode 0400"
     assert source.warning({}) == expected
@@ -139,17 +133,17 @@ def test_warning(tmp_path: Path) -> None:
 
 
 def test_no_warning(tmp_path: Path) -> None:
-    """A variable and a missing file are no matter of modes."""
+    """There is no warning about a variable or a missing file."""
     assert KeySource(LOCATION, env="ACME").warning({}) is None
     assert KeySource(LOCATION, file=tmp_path / "none").warning({}) is None
 
 
 def test_diagnosis() -> None:
-    """A key is judged by the longest prefix that fits it, and only the prefix is told."""
-    refusal = diagnose(Secret("sk-proj-hidden"), KEY_KINDS)
-    assert refusal is not None
-    assert (refusal.reason, str(refusal)) == ("wrong_key_kind", "the key starts with sk-proj-: a project key")
-    assert refusal.advice == "a project cannot see the bill; create an admin key"
+    """A key's kind is that of the longest matching prefix, and the message contains only the prefix."""
+    rejection = diagnose(Secret("sk-proj-hidden"), KEY_KINDS)
+    assert rejection is not None
+    assert (rejection.reason, str(rejection)) == ("wrong_key_kind", "the key starts with sk-proj-: a project key")
+    assert rejection.advice == "a project cannot see the bill; create an admin key"
     personal = diagnose(Secret("sk-hidden"), KEY_KINDS)
     assert personal is not None
     assert personal.advice == "create an admin key"
@@ -157,12 +151,12 @@ def test_diagnosis() -> None:
 
 @pytest.mark.parametrize("key", ["sk-admin-hidden", "unheard-of", "s"])
 def test_no_diagnosis(key: str) -> None:
-    """A key of the right kind, or of none that is known, is left for the provider to judge."""
+    """A key of the right kind, or of an unknown kind, is not rejected."""
     assert diagnose(Secret(key), KEY_KINDS) is None
 
 
 def test_check(tmp_path: Path) -> None:
-    """Every key that cannot be read is told at once, at the line that names it."""
+    """Every unreadable key is reported with the line that names it."""
     path = tmp_path / "config.yaml"
     path.write_text(
         "accounts:\n"
@@ -170,13 +164,13 @@ def test_check(tmp_path: Path) -> None:
         "- {name: b, provider: openai, api_key_env: GOOD}\n"
         "- {name: c, provider: openai, api_key_env: ABSENT}\n"
     )
-    problems = check(load(path, ["openai"]), {"GOOD": "sk-admin-1"})
+    problems = check(load(path, PROVIDERS), {"GOOD": "sk-admin-1"})
     assert [problem.location for problem in problems] == [f"{path}:2", f"{path}:4"]
-    assert check(load(path, ["openai"]), {"GOOD": "k", "ABSENT": "k"}) == problems[:1]
+    assert check(load(path, PROVIDERS), {"GOOD": "k", "ABSENT": "k"}) == problems[:1]
 
 
 def test_two_accounts_with_one_key_are_reported(tmp_path: Path) -> None:
-    """What one organisation spends would be counted twice; the key is not shown, and another provider's is another."""
+    """There is a warning where two accounts of a provider have the same key; it does not contain the key."""
     accounts = [("a", "openai", "one"), ("b", "openai", "two"), ("c", "openai", "one"), ("d", "anthropic", "one")]
     lines = [f"  - {{name: {name}, provider: {kind}, api_key_file: {key}}}" for name, kind, key in accounts]
     (tmp_path / "config.yaml").write_text("\n".join(["accounts:", *lines]))
@@ -184,7 +178,7 @@ def test_two_accounts_with_one_key_are_reported(tmp_path: Path) -> None:
         (tmp_path / key).write_text(f"sk-admin-{key}")
         (tmp_path / key).chmod(0o400)
 
-    config = load(tmp_path / "config.yaml", ("openai", "anthropic"))
+    config = load(tmp_path / "config.yaml", PROVIDERS)
     place = f"{tmp_path / 'config.yaml'}:4"
     assert find_warnings(config, {}) == [f"{place}: c has the same key as a: what it spends counts twice"]
 
@@ -199,7 +193,7 @@ def _load_sources(folder: Path, **contents: str) -> Config:
 
 
 def test_every_source_has_a_token_of_its_own(tmp_path: Path) -> None:
-    """Tokens are read from their files; one that is short, shared or not there is told by file and line."""
+    """Tokens are read from files; short, shared and missing tokens are reported with file and line."""
     good = _load_sources(tmp_path, one="a" * 20, two="b" * 40 + "\n")
     assert read_bearer_tokens(good, {}) == {"one": Secret("a" * 20), "two": Secret("b" * 40)}
     bad = _load_sources(tmp_path, one="a" * 20, two="a" * 20, three="guess", four="")
@@ -207,11 +201,12 @@ def test_every_source_has_a_token_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_bearer_tokens(bad, {})
     place = tmp_path / "config.yaml"
-    weak = "it holds fewer than 20 characters; make one with `openssl rand -hex 32`"
+    weak = "it has fewer than 20 characters; create a token with `openssl rand -hex 32`"
     assert str(caught.value).splitlines() == [
-        f"{place}:5: token_file {tmp_path}/two.token: it holds the token of one; give each source its own",
+        f"{place}:5: token_file {tmp_path}/two.token: it contains the token of one; give each source its own",
         f"{place}:6: token_file {tmp_path}/three.token: {weak}",
-        f"{place}:7: token_file {tmp_path}/four.token: it is empty; put the key there",
+        f"{place}:7: token_file {tmp_path}/four.token: it is empty; write the key there",
     ]
     assert "guess" not in str(caught.value)
-    assert any("one.token: everyone on this machine may read it" in one for one in find_warnings(bad, {"KEY": "x"}))
+    warnings = find_warnings(bad, {"KEY": "x"})
+    assert any("one.token: everyone on this machine may read it" in warning for warning in warnings)

@@ -1,4 +1,4 @@
-"""The file of --web.config.file -> WebConfig, or every complaint at its line."""
+"""Loading the web configuration, and the error messages of invalid files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def load_error(folder: Path, **sections: object) -> str:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in INVALID_DIR.glob("*.yml")))
 def test_bad_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each bad file is told everything that is wrong with it, in plain words, by file and line."""
+    """Every problem of an invalid file is reported with its file and line."""
     monkeypatch.chdir(INVALID_DIR)
     with pytest.raises(ConfigError) as caught:
         load(Path(f"{name}.yml"))
@@ -46,37 +46,37 @@ def test_bad_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_error_shows_a_secret() -> None:
-    """What stands where a password, a hash or a key belongs is never shown again."""
-    told = "".join(path.read_text() for path in INVALID_DIR.glob("*.txt")).lower()
+    """No message contains a value from a place for a password, a hash or a key."""
+    messages = "".join(path.read_text() for path in INVALID_DIR.glob("*.txt")).lower()
     for secret in ("eal-secret", "123456789", "abcdefghijkl", "might be a secret"):
-        assert secret not in told
+        assert secret not in messages
 
 
 def test_no_object_shows_a_secret(tmp_path: Path, authority: CertificateAuthority) -> None:
-    """Neither a key nor a hash is in what a loaded file looks like."""
-    key, one = (tmp_path / "server.key").read_text(), hash_password("x")
+    """The text of a loaded web configuration contains no key and no hash."""
+    key, password_hash = (tmp_path / "server.key").read_text(), hash_password("x")
     pems = {"cert": (tmp_path / "server.crt").read_text(), "key": key}
-    shown = repr(load(write_web_config(tmp_path, tls_server_config=pems, basic_auth_users={"alice": one})))
+    shown = repr(load(write_web_config(tmp_path, tls_server_config=pems, basic_auth_users={"alice": password_hash})))
     assert "alice" in shown
     assert key.splitlines()[1] not in shown
-    assert one not in shown
+    assert password_hash not in shown
 
 
 def test_each_invalid_pem_has_its_own_error(tmp_path: Path, authority: CertificateAuthority) -> None:
-    """A key that is encrypted, of another certificate, too weak, or not there at all is refused in its own words."""
+    """An encrypted, mismatched, weak or empty key is rejected with a message of its own."""
     authority.sign("other")
     key = load_pem_private_key((tmp_path / "server.key").read_bytes(), None)
     locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
     (tmp_path / "locked.key").write_bytes(locked)
     (tmp_path / "empty.key").touch()
-    for name, told in (
+    for name, message in (
         ("locked", "the key is encrypted"),
         ("other", "it is not the key of the first certificate"),
         ("empty", "it is empty"),
     ):
         given = TLS | {"key_file": f"{name}.key"}
         assert load_error(tmp_path, tls_server_config=given).startswith(
-            f"web.yml:3: tls_server_config.key_file: {name}.key: {told}"
+            f"web.yml:3: tls_server_config.key_file: {name}.key: {message}"
         )
     authority.sign("weak", curve=ec.SECP192R1())
     weak = {"cert_file": "weak.crt", "key_file": "weak.key"}
@@ -86,10 +86,10 @@ def test_each_invalid_pem_has_its_own_error(tmp_path: Path, authority: Certifica
 
 
 def test_files_readable_by_everyone_are_warned_about(tmp_path: Path, authority: CertificateAuthority) -> None:
-    """A key, and a web configuration with secrets, that everyone may read are warned of; certificates are not."""
+    """There are warnings about keys and hashes that are readable by everyone, not about certificates."""
     path = write_web_config(tmp_path, tls_server_config=TLS, basic_auth_users={"alice": hash_password("x")})
     assert find_warnings(load(path)) == []
     for file in (path, tmp_path / "server.key", tmp_path / "server.crt"):
         file.chmod(0o644)
-    told = [one.partition(": ")[0] for one in find_warnings(load(path))]
-    assert told == [str(path), str(tmp_path / "server.key")]
+    files = [warning.partition(": ")[0] for warning in find_warnings(load(path))]
+    assert files == [str(path), str(tmp_path / "server.key")]

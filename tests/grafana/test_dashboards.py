@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from exporter.config.configuration import Budget
+from exporter.config.configuration import Budget, BudgetMatch
 from exporter.metrics.families import FAMILIES
 from exporter.model import DAY
 from exporter.simulator.world import demo_world, start_incident
@@ -144,12 +144,16 @@ def _start_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     start_incident(world)
     with ExitStack() as stack:
         system: System = stack.enter_context(start_system(folder, world, clock))
-        exceeded = Budget("exceeded", "research", "month", Decimal(1), {"owner": "research"})
+        exceeded = Budget(
+            name="exceeded", owner="research", period="month", limit_usd=Decimal(1), match=BudgetMatch(owner="research")
+        )
         stack.enter_context(system.run_exporter())
         system.poll_until_idle()
         month = system.value("ai_cost_month_usd") or 0
-        nearly_spent = Budget("nearly-spent", "platform", "month", Decimal(round(month * 1.01)), {})
-        system.config = replace(system.config, budgets=(nearly_spent, exceeded))
+        nearly_spent = Budget(
+            name="nearly-spent", owner="platform", period="month", limit_usd=Decimal(round(month * 1.01))
+        )
+        system.config = system.config.model_copy(update={"budgets": (nearly_spent, exceeded)})
         system.app.apply(system.config)
         servers: dict[str, DashboardServer] = {}
         for version in VERSIONS:

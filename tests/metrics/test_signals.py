@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Literal
 import pytest
 import yaml
 
-from exporter.config.configuration import Budget
+from exporter.config.configuration import Budget, BudgetMatch
 from exporter.model import DAY, HOUR, NANO, REQUESTS, TOKEN_METERS
 from exporter.simulator.world import World
 from exporter.windows import TimeRange, floor
@@ -36,7 +35,7 @@ def make_budget(
 ) -> Budget:
     """Return a budget."""
     assert period in ("day", "week", "month")
-    return Budget(name, owner, period, Decimal(limit), match)  # type: ignore[arg-type]
+    return Budget(name=name, owner=owner, period=period, limit_usd=Decimal(limit), match=BudgetMatch(**match))  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -76,7 +75,7 @@ def require_nano_usd(system: System, name: str, **labels: str) -> int:
 
 def apply_budgets(system: System, *budgets: Budget) -> None:
     """Apply the configuration with these budgets."""
-    system.config = replace(system.config, budgets=budgets)
+    system.config = system.config.model_copy(update={"budgets": budgets})
     system.app.apply(system.config)
 
 
@@ -259,7 +258,7 @@ def test_a_removed_account_takes_its_budget_share_along(tmp_path: Path) -> None:
     """A budget over two accounts has spent what the remaining one did once the other is removed."""
     with start_system_with_history(tmp_path, "openai", "anthropic") as it:
         apply_budgets(it, make_budget())
-        it.config = replace(it.config, accounts=it.config.accounts[:1])
+        it.config = it.config.model_copy(update={"accounts": it.config.accounts[:1]})
         it.app.apply(it.config)
         assert require_nano_usd(it, "ai_budget_spent_usd") == require_nano_usd(
             it, "ai_cost_month_usd", account="openai"
@@ -269,10 +268,12 @@ def test_a_removed_account_takes_its_budget_share_along(tmp_path: Path) -> None:
 def test_a_renamed_owner_moves_to_the_other_budget(tmp_path: Path) -> None:
     """What an account spends counts for the budget of its owner from the reload on."""
     with start_system_with_history(tmp_path, "openai") as it:
-        it.config = replace(it.config, budgets=(Budget("a", "x", "month", Decimal(5), {"owner": "platform"}),))
+        match = BudgetMatch(owner="platform")
+        budget = Budget(name="a", owner="x", period="month", limit_usd=Decimal(5), match=match)
+        it.config = it.config.model_copy(update={"budgets": (budget,)})
         it.app.apply(it.config)
         assert require_nano_usd(it, "ai_budget_spent_usd") == require_nano_usd(it, "ai_cost_month_usd")
-        it.change_account("openai", lambda account: replace(account, owner="search"))
+        it.change_account("openai", lambda account: account.model_copy(update={"owner": "search"}))
         assert require_nano_usd(it, "ai_budget_spent_usd") == 0
 
 

@@ -109,7 +109,7 @@ def test_aggregation_keeps_every_sum(tmp_path: Path) -> None:
         it.poll_until_idle()
         whole = it.samples()
         assert it.value("ai_account_aggregated_series") == 0
-        it.change_account("solo", lambda account: replace(account, max_series=3))
+        it.change_account("solo", lambda account: account.model_copy(update={"max_series": 3}))
         folded = it.samples()
 
         assert it.value("ai_account_aggregated_series") == 5
@@ -132,7 +132,8 @@ def test_an_account_may_show_its_api_keys(tmp_path: Path) -> None:
         streams = make_account("openai").streams
         again = replace(streams[0], api_key="key_canary")
         with start_small_system(tmp_path / folder, replace(make_account("openai"), streams=(*streams, again))) as it:
-            it.change_account("solo", lambda account, shown=labels: replace(account, labels=frozenset(shown)))  # type: ignore[misc]
+            update = {"labels": frozenset(labels)}
+            it.change_account("solo", lambda account, update=update: account.model_copy(update=update))  # type: ignore[misc]
             it.poll_until_idle()
             told.append(it.samples())
             keys = {"web-production", "lab-notebook", "key_canary"} if labels else {""}
@@ -248,7 +249,7 @@ def test_a_removed_account_returns_with_its_history(tmp_path: Path) -> None:
     with start_small_system(tmp_path, make_account("openai", "stays"), make_account("anthropic", "goes")) as it:
         it.poll_until_idle()
         both, stays, before = it.config, it.app._polled_accounts["stays"], it.samples()
-        it.app.apply(replace(both, accounts=both.accounts[:1]))
+        it.app.apply(both.model_copy(update={"accounts": both.accounts[:1]}))
         it.poll_until_idle()
         ours = [one for name, series in it.samples().items() if name.startswith("ai_") for one in series]
         assert not [one for one in ours if ("account", "goes") in one]
@@ -275,7 +276,7 @@ def test_an_account_of_another_owner_goes_on_under_its_new_name(tmp_path: Path) 
         it.poll_until_idle()
         stays, changes = it.app._polled_accounts["stays"], it.app._polled_accounts["changes"]
         it.simulator.requests.clear()
-        it.change_account("changes", lambda account: replace(account, owner="research"))
+        it.change_account("changes", lambda account: account.model_copy(update={"owner": "research"}))
         it.poll_until_idle()
         assert it.app._polled_accounts["stays"] is stays
         assert it.app._polled_accounts["changes"] is changes

@@ -9,7 +9,6 @@ from datetime import timedelta
 import pytest
 
 from exporter.config.configuration import Account
-from exporter.config.keys import KeySource
 from exporter.errors import KeyRejected, Malformed, RateLimited
 from exporter.model import DAY
 from exporter.polling.account_state import AccountConfig, AccountState, Crosscheck, PolledAccount
@@ -26,12 +25,11 @@ def _make_polled_account() -> PolledAccount:
     configured = Account(
         name="acme",
         provider="openai",
-        api_key=KeySource("config.yaml:2", env="KEY"),
+        api_key_env="KEY",
         poll_interval=timedelta(minutes=5),
         history=DAY,
         max_series=100,
         timeout=timedelta(seconds=30),
-        location="config.yaml:2",
     )
     return PolledAccount(build_account_config(configured, {configured.provider: OpenAI}, 1, {}, lambda: 0.0))
 

@@ -239,7 +239,7 @@ def test_a_network_that_is_down_is_tried_once_per_poll(tmp_path: Path) -> None:
     with start_small_system(tmp_path, make_account("openai")) as system, socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         base_url = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
-        system.change_account("solo", lambda account: replace(account, base_url=base_url))
+        system.change_account("solo", lambda account: account.model_copy(update={"base_url": base_url}))
         for attempts in (1, 2):
             system.poll_until_idle()
             assert system.value("ai_account_api_requests_total", account="solo", code="error") == attempts
@@ -334,7 +334,7 @@ def _start_paused_poll(tmp_path: Path) -> Iterator[System]:
 
 def test_a_reload_during_a_poll_takes_effect_after_it(paused: System) -> None:
     """The poll under way ends as it began; the new configuration holds from the next tick on."""
-    paused.change_account("solo", lambda account: replace(account, history=4 * DAY))
+    paused.change_account("solo", lambda account: account.model_copy(update={"history": 4 * DAY}))
     PausedProvider.released.set()
     paused.poll_until_idle()
     assert covered_since(paused) == midnight(NOON) - 4 * DAY
@@ -342,7 +342,7 @@ def test_a_reload_during_a_poll_takes_effect_after_it(paused: System) -> None:
 
 def test_an_account_removed_during_its_poll_is_closed_after_it(paused: System) -> None:
     """The poll under way ends, its provider is closed, and the account is not polled again."""
-    paused.app.apply(replace(paused.config, accounts=()))
+    paused.app.apply(paused.config.model_copy(update={"accounts": ()}))
     assert not PausedProvider.closed.is_set()
     PausedProvider.released.set()
     paused.poll_until_idle()

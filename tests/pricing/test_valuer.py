@@ -281,8 +281,8 @@ def test_a_negotiated_price_is_what_an_open_day_costs(system: System) -> None:
         system.nano_usd("ai_cost_today_usd", account="anthropic"),
         exported_daily_costs(system, "anthropic"),
     )
-    every = tuple(Price("claude-*", meter, "", Decimal(1)) for meter in sorted(TOKEN_METERS))
-    system.change_account("anthropic", lambda account: replace(account, prices=every))
+    every = tuple(Price(model="claude-*", meter=meter, usd_per_million=Decimal(1)) for meter in sorted(TOKEN_METERS))
+    system.change_account("anthropic", lambda account: account.model_copy(update={"prices": every}))
     system.advance(5 * MINUTE)
 
     tokens = sum(system.expected_totals("today", "anthropic")[0].values())

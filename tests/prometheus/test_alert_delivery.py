@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -128,8 +128,8 @@ def test_a_spike_a_revoked_key_and_an_exceeded_budget_notify_once_each(tmp_path:
         key.write_text("sk-ant-admin01-revoked-yesterday")
         it.advance(SIX_MINUTES)
         spent = it.value("ai_cost_month_usd") or 0
-        budget = Budget("everything", "finance", "month", Decimal(round(spent / 2)), {})
-        it.config = replace(it.config, budgets=(budget,))
+        budget = Budget(name="everything", owner="finance", period="month", limit_usd=Decimal(round(spent / 2)))
+        it.config = it.config.model_copy(update={"budgets": (budget,)})
         it.app.apply(it.config)
         for webhook in webhooks:
             told = webhook.wait_for("firing", "AIAccountKeyRejected", account="labs")
@@ -142,7 +142,9 @@ def test_a_spike_a_revoked_key_and_an_exceeded_budget_notify_once_each(tmp_path:
         for one in (hour, hour + HOUR):
             it.world.revise("acme", one, 1 / 40, "proj_web")
         key.write_text(valid)
-        it.config = replace(it.config, budgets=(replace(budget, limit_usd=Decimal(round(spent * 9))),))
+        it.config = it.config.model_copy(
+            update={"budgets": (budget.model_copy(update={"limit_usd": Decimal(round(spent * 9))}),)}
+        )
         it.app.apply(it.config)
         it.advance(SIX_MINUTES)
         for webhook in webhooks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -23,9 +22,8 @@ def test_a_month_change_and_a_restart_fire_no_alert(tmp_path: Path) -> None:
         spent = timelapse.system.value("ai_cost_month_usd")
         assert spent is not None
         # Slightly below its limit: spend counted twice, or in the wrong month, would exceed it.
-        timelapse.system.config = replace(
-            timelapse.system.config, budgets=(Budget("month", "platform", "month", Decimal(round(spent * 1.4)), {}),)
-        )
+        budget = Budget(name="month", owner="platform", period="month", limit_usd=Decimal(round(spent * 1.4)))
+        timelapse.system.config = timelapse.system.config.model_copy(update={"budgets": (budget,)})
         timelapse.system.app.apply(timelapse.system.config)
         timelapse.advance(5 * HOUR)
         timelapse.restart(timedelta(minutes=4))

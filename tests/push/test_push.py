@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 import yaml
 
 from exporter.app import App, Dependencies
-from exporter.config.configuration import load
+from exporter.config.configuration import Ingest, load
 from exporter.model import DAY, HOUR
 from exporter.pricing.list_prices import Rates, list_rates
 from exporter.providers import PROVIDERS
@@ -433,7 +432,7 @@ def test_pushed_events_survive_the_removal_of_their_source(system: System) -> No
     """The accounts of a source that is configured again are exported at once, without a new event."""
     _post(system, _make_event(costUsd=3, id="x"))
     _wait_until_exported(system)
-    system.app.apply(replace(system.config, sources=()))
+    system.app.apply(system.config.model_copy(update={"ingest": Ingest()}))
     system.poll_until_idle()
     assert system.value("ai_cost_today_usd", account="gateway") is None
     assert _post(system, _make_event(id="x", costUsd=3)).status_code == 401

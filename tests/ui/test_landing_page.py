@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from exporter.analysis.budgets import BudgetStatus, current_period
-from exporter.config.configuration import Budget
+from exporter.config.configuration import Budget, BudgetMatch
 from exporter.model import DAY, HOUR, NANO
 from exporter.simulator.accounts import Stream
 from exporter.simulator.world import World
@@ -152,11 +152,17 @@ def test_the_page_is_self_contained(system: System) -> None:
 
 def test_budgets_match_metrics(system: System) -> None:
     """A budget's spend, limit, forecast and state are on the page from the reload on, and gone with it."""
-    one = Budget("all", "platform", "month", Decimal(90_000), {"workspace": HOSTILE + "*"})
-    two = Budget("labs", "", "month", Decimal(1), {"account": "labs-*"})
+    one = Budget(
+        name="all",
+        owner="platform",
+        period="month",
+        limit_usd=Decimal(90_000),
+        match=BudgetMatch(workspace=HOSTILE + "*"),
+    )
+    two = Budget(name="labs", owner="", period="month", limit_usd=Decimal(1), match=BudgetMatch(account="labs-*"))
     before = system.config
     try:
-        system.app.apply(replace(system.config, budgets=(one, two)))
+        system.app.apply(system.config.model_copy(update={"budgets": (one, two)}))
         told = fetch_page(system)
         spent, forecast = (
             format_metric(system, f"ai_budget_{name}_usd", budget="labs") for name in ("spent", "forecast")
@@ -266,10 +272,10 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     one = make_account("cursor")
     odd = replace(one, streams=tuple(replace(stream, model=HOSTILE) for stream in one.streams))
     with start_small_system(tmp_path, odd) as system:
-        system.change_account("solo", lambda account: replace(account, owner=HOSTILE))
-        system.config = replace(
-            system.config, budgets=(Budget(HOSTILE, HOSTILE, "day", Decimal(5), {"model": HOSTILE}),)
-        )
+        system.change_account("solo", lambda account: account.model_copy(update={"owner": HOSTILE}))
+        match = BudgetMatch.model_construct(model=HOSTILE)
+        budget = Budget.model_construct(name=HOSTILE, owner=HOSTILE, period="day", limit_usd=Decimal(5), match=match)
+        system.config = system.config.model_copy(update={"budgets": (budget,)})
         system.app.apply(system.config)
         system.poll_until_idle()
         told = fetch_page(system)
@@ -342,7 +348,7 @@ def test_budget_status(spent: int, forecast: int | None, state: str) -> None:
 
 def test_when_a_budget_runs_out() -> None:
     """It is told in which time, or since when, or that it is only expected; a mark is where an even pace would be."""
-    budget = Budget("b", "", "day", Decimal(10), {})
+    budget = Budget(name="b", owner="", period="day", limit_usd=Decimal(10))
 
     def bar(spent: int, hours: int) -> str:
         at = floor(NOON, DAY) + hours * HOUR
