@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from exporter.cli.command import config_option, exit_on_error, main, now
+from exporter.cli.command import LazyGroup, config_option, exit_on_error, main, now
 from exporter.config import configuration as settings
 from exporter.config import keys
 from exporter.errors import ConfigError, KeyRejected, ProviderError, RateLimited, Unavailable, Unsupported
@@ -27,7 +27,7 @@ MAX_CONCURRENT_CHECKS = 64
 """How many accounts `check keys` asks at the same time."""
 
 
-@main.group()
+@main.group(cls=LazyGroup, modules={"account": "exporter.cli.check_account"})
 def check() -> None:
     """Look for mistakes before they matter."""
 
