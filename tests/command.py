@@ -1,4 +1,4 @@
-"""`python -m exporter` as a user meets it: processes of their own, real files, real signals, real HTTP."""
+"""`python -m exporter` as a user runs it: separate processes, real files, real signals, real HTTP."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TextIO
 
 import httpx
 import yaml
@@ -24,6 +26,7 @@ from exporter.model import DAY
 from exporter.simulator.accounts import SimAccount
 from exporter.simulator.server import Simulator
 from exporter.simulator.world import World
+from tests.fork_server import ForkedProcess, start_process
 from tests.paths import ROOT
 from tests.system import midnight
 
@@ -38,12 +41,39 @@ def run_command(
     env: Mapping[str, str] = ENVIRONMENT,
     prefix: Sequence[str] = (),
     stdin: str = "",
+    new_interpreter: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, which has to come within 30 seconds."""
-    command = [*prefix, *COMMAND, *arguments]
-    return subprocess.run(
-        command, cwd=cwd, env=env, input=stdin, capture_output=True, text=True, timeout=30, check=False
-    )
+    """Run a command to its end, at most 30 seconds.
+
+    It is forked from a process that has imported the exporter already, unless `new_interpreter` is set or a Python
+    variable in `env` requires an interpreter of its own.
+    """
+    if new_interpreter or not _can_fork(env):
+        command = [*prefix, *COMMAND, *arguments]
+        return subprocess.run(
+            command, cwd=cwd, env=env, input=stdin, capture_output=True, text=True, timeout=30, check=False
+        )
+    with TemporaryFile("w+") as given, TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
+        given.write(stdin)
+        given.seek(0)
+        streams = (given.fileno(), stdout.fileno(), stderr.fileno())
+        process = start_process(arguments, streams, cwd=cwd, env=env, prefix=prefix)
+        try:
+            status = process.wait(30)
+        finally:
+            process.kill()
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(arguments, status, stdout.read(), stderr.read())
+
+
+def _can_fork(env: Mapping[str, str]) -> bool:
+    """Return whether a forked process is the same as a new interpreter: no Python variable differs from the usual."""
+
+    def python_variables(given: Mapping[str, str]) -> dict[str, str]:
+        return {name: value for name, value in given.items() if name.startswith("PYTHON")}
+
+    return python_variables(env) == python_variables(ENVIRONMENT)
 
 
 def free_port() -> int:
@@ -53,7 +83,7 @@ def free_port() -> int:
 
 
 def wait_until(description: str, condition: Callable[[], object], timeout: float = 20) -> None:
-    """Wait for something to become true; fail with its name where it does not in time."""
+    """Wait until a condition is true; fail with its description after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, f"{description} did not happen within {timeout} s"
@@ -64,7 +94,7 @@ def wait_until(description: str, condition: Callable[[], object], timeout: float
 class ExporterProcess:
     """A process that was started, its address, and the lines that it has written so far."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | ForkedProcess
     stderr_lines: list[str] = field(default_factory=list)
     """On stderr."""
     stdout_lines: list[str] = field(default_factory=list)
@@ -122,36 +152,49 @@ def start_exporter(
     cwd: Path | str = "/",
     env: Mapping[str, str] = ENVIRONMENT,
     prefix: Sequence[str] = (),
+    new_interpreter: bool = False,
 ) -> Iterator[ExporterProcess]:
-    """Start `run` on a free port, wait until it listens, and kill it at the end where it has not ended."""
-    process = subprocess.Popen(
-        [*prefix, *COMMAND, "run", ANY_PORT_FLAG, *arguments],
-        cwd=cwd,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    it = ExporterProcess(process)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    pipes = ((process.stderr, it.stderr_lines), (process.stdout, it.stdout_lines))
-    readers = [threading.Thread(target=into.extend, args=(iter(pipe.readline, ""),)) for pipe, into in pipes]
+    """Start `run` on a free port, wait until it listens, and kill it at the end unless it has ended."""
+    process, stdout, stderr = _start_run(arguments, cwd, env, prefix, new_interpreter=new_interpreter)
+    exporter = ExporterProcess(process)
+    pipes = ((stderr, exporter.stderr_lines), (stdout, exporter.stdout_lines))
+    readers = [threading.Thread(target=lines.extend, args=(iter(pipe.readline, ""),)) for pipe, lines in pipes]
     for reader in readers:
         reader.start()
     try:
-        wait_until("listening", lambda: any(map(_listen_address, it.stderr_lines)) or process.poll() is not None)
-        assert process.poll() is None, it.stderr_lines
-        yield it
+        wait_until("listening", lambda: any(map(_listen_address, exporter.stderr_lines)) or process.poll() is not None)
+        assert process.poll() is None, exporter.stderr_lines
+        yield exporter
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
         for reader in readers:
             reader.join()
-        it.client.close()
-        process.stderr.close()
-        process.stdout.close()
+        exporter.client.close()
+        stderr.close()
+        stdout.close()
+
+
+def _start_run(
+    arguments: Sequence[str], cwd: Path | str, env: Mapping[str, str], prefix: Sequence[str], *, new_interpreter: bool
+) -> tuple[subprocess.Popen[str] | ForkedProcess, TextIO, TextIO]:
+    """Start `run`; return the process, and its stdout and stderr to read from."""
+    (stdout_end, stdout), (stderr_end, stderr) = os.pipe(), os.pipe()
+    try:
+        if new_interpreter or not _can_fork(env):
+            command = [*prefix, *COMMAND, "run", ANY_PORT_FLAG, *arguments]
+            process: subprocess.Popen[str] | ForkedProcess = subprocess.Popen(
+                command, cwd=cwd, env=env, text=True, stdout=stdout, stderr=stderr
+            )
+        else:
+            with Path(os.devnull).open() as nothing:
+                streams = (nothing.fileno(), stdout, stderr)
+                process = start_process(["run", ANY_PORT_FLAG, *arguments], streams, cwd=cwd, env=env, prefix=prefix)
+    finally:
+        os.close(stdout)
+        os.close(stderr)
+    return process, os.fdopen(stdout_end), os.fdopen(stderr_end)
 
 
 @dataclass

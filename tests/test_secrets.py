@@ -220,7 +220,12 @@ def _run_exporter(setup: SecretsSetup, log_format: str) -> Iterator[tuple[str, s
     ledger, good = folder / log_format, setup.config.read_text()
     flags = [f"--config.file={setup.config}", f"--storage.path={ledger}", f"--web.config.file={folder / 'web.yml'}"]
     with start_exporter(
-        *flags, "--web.enable-lifecycle", "--log.level=debug", f"--log.format={log_format}", env=setup.env
+        *flags,
+        "--web.enable-lifecycle",
+        "--log.level=debug",
+        f"--log.format={log_format}",
+        env=setup.env,
+        new_interpreter=True,
     ) as it:
         it.client.auth = ALICE
         it.wait_until_up(*KEYS)

@@ -321,7 +321,7 @@ def test_the_example_passes_where_its_keys_are_not() -> None:
 
 def test_the_version_is_printed() -> None:
     """`--version` tells the exporter's and Python's version."""
-    told = run_command("--version")
+    told = run_command("--version", new_interpreter=True)
     assert told.returncode == 0
     assert re.fullmatch(rf"ai-spend-exporter, version {re.escape(__version__)} \(python 3\.\d+\.\d+\)\n", told.stdout)
 
@@ -331,8 +331,11 @@ def _walk_commands(
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     yield path, command
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
-            yield from _walk_commands(inner, (*path, name))
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            subcommand = command.get_command(context, name)
+            assert subcommand
+            yield from _walk_commands(subcommand, (*path, name))
 
 
 @pytest.mark.parametrize("path", [" ".join(path) for path, _ in _walk_commands(main)])
