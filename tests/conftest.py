@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.certificates import CertificateAuthority
 
 # No test depends on the machine's speed.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,3 +30,18 @@ def _start_children_with_default_signals() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _trust_a_small_certificate_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let HTTP clients of this process load one certificate instead of the public ones.
+
+    Each `httpx.get` would spend 30 ms on those, also for plain HTTP, and no test speaks to a public server.
+    """
+    authority = CertificateAuthority(tmp_path_factory.mktemp("trusted"))
+    before = os.environ.get("SSL_CERT_FILE")
+    os.environ["SSL_CERT_FILE"] = str(authority.file)
+    yield
+    del os.environ["SSL_CERT_FILE"]
+    if before is not None:
+        os.environ["SSL_CERT_FILE"] = before
