@@ -109,13 +109,19 @@ def test_a_restart_repeats_no_request_that_the_ledger_answers(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("account", "path", "page"),
-    [("labs-openai", "completions", 2), ("research-anthropic", "usage_report", 3), ("acme-cursor", "events", 2)],
+    ("account", "path", "page", "history"),
+    [
+        ("labs-openai", "completions", 2, "9d"),
+        ("research-anthropic", "usage_report", 3, "16d"),
+        ("acme-cursor", "events", 2, "2d"),
+    ],
 )
-def test_a_page_that_fails_half_way_stores_nothing(tmp_path: Path, account: str, path: str, page: int) -> None:
+def test_a_page_that_fails_half_way_stores_nothing(
+    tmp_path: Path, account: str, path: str, page: int, history: str
+) -> None:
     """Pages before the failing one are not kept, other accounts are untouched, and the next poll has it all."""
     clock = Clock()
-    with start_system(tmp_path, make_small_world(clock), clock, history="9d") as system, system.run_exporter():
+    with start_system(tmp_path, make_small_world(clock), clock, history=history) as system, system.run_exporter():
         system.simulator.add_fault(account, "server_error", times=1, path=path, page=page)
         system.poll_until_idle()
         assert system.value("ai_account_up", account=account) == 0
