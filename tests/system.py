@@ -53,6 +53,10 @@ class Clock:
     def __call__(self) -> datetime:
         return self.now
 
+    def monotonic(self) -> float:
+        """Return seconds that pass only when the clock is moved."""
+        return self.now.timestamp()
+
 
 @dataclass
 class System:
@@ -79,16 +83,14 @@ class System:
             threading.Event().wait(0.002)
         self.app.refresh_metrics()
 
-    # No other test needs to know the private members of the application that these two return.
-
     def polled_account(self, name: str) -> PolledAccount:
         """Return the poller's state of an account."""
-        return self.app._polled_accounts[name]
+        return polled_account(self.app, name)
 
     @property
     def ledger(self) -> Ledger:
         """The exporter's ledger."""
-        return self.app._ledger
+        return ledger_of(self.app)
 
     def advance(self, duration: timedelta) -> None:
         """Move the clock and poll what is due then."""
@@ -192,9 +194,9 @@ class System:
     @contextmanager
     def run_exporter(self) -> Iterator[None]:
         """Run the exporter on the system's ledger; entering the context again is a restart."""
-        self.app = App(
-            self.folder / "ledger", Dependencies(self.clock, time.monotonic, {}, self.providers, self.prices)
-        )
+        # Durations are measured by the same clock: none of them depends on the machine's speed.
+        dependencies = Dependencies(self.clock, self.clock.monotonic, {}, self.providers, self.prices)
+        self.app = App(self.folder / "ledger", dependencies)
         self.app.apply(self.config)
         listening = listen("127.0.0.1:0")
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -209,6 +211,19 @@ class System:
             server.should_exit = server.force_exit = True
             thread.join()
             self.app.stop()
+
+
+# No other function under tests/ needs to know the private members of the application that these two return.
+
+
+def polled_account(app: App, name: str) -> PolledAccount:
+    """Return the poller's state of an account."""
+    return app._polled_accounts[name]
+
+
+def ledger_of(app: App) -> Ledger:
+    """Return the ledger that an application writes to."""
+    return app._ledger
 
 
 def parse_samples(text: str) -> Samples:
