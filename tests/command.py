@@ -78,8 +78,8 @@ def _can_fork(env: Mapping[str, str]) -> bool:
 
 def free_port() -> int:
     """Return a port of loopback on which nothing listens now."""
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        return int(opened.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
 
 
 def wait_until(description: str, condition: Callable[[], object], timeout: float = 20) -> None:
@@ -92,22 +92,20 @@ def wait_until(description: str, condition: Callable[[], object], timeout: float
 
 @dataclass
 class ExporterProcess:
-    """A process that was started, its address, and the lines that it has written so far."""
+    """A running exporter, its address, and the lines that it has written so far."""
 
     process: subprocess.Popen[str] | ForkedProcess
     stderr_lines: list[str] = field(default_factory=list)
-    """On stderr."""
     stdout_lines: list[str] = field(default_factory=list)
-    """On stdout."""
     client: httpx.Client = field(default_factory=httpx.Client)
 
     @property
     def url(self) -> str:
-        """Where it listens, as its log tells."""
+        """The address where the exporter listens, from its log."""
         return "http://" + next(filter(None, map(_listen_address, self.stderr_lines)))
 
     def get(self, path: str = "/metrics", **headers: str) -> httpx.Response:
-        """Ask it for a page."""
+        """GET a page."""
         return self.client.get(self.url + path, headers=headers, timeout=10)
 
     def reload(self) -> httpx.Response:
@@ -115,11 +113,11 @@ class ExporterProcess:
         return self.client.post(f"{self.url}/-/reload", timeout=10)
 
     def accounts(self, name: str = "ai_account_info", value: str = ".*") -> set[str]:
-        """Return the accounts that have a sample of a metric, or one with this value."""
+        """Return the accounts that have a sample of a metric with this value, a regular expression."""
         return set(re.findall(rf'^{name}{{.*\baccount="([^"]+)".*}} {value}$', self.get().text, re.MULTILINE))
 
     def value(self, name: str) -> str:
-        """Return the value of a metric without labels."""
+        """Return the value of a metric without labels; empty without such a metric."""
         found = re.search(rf"^{name} (.*)$", self.get().text, re.MULTILINE)
         return found[1] if found else ""
 
@@ -128,7 +126,7 @@ class ExporterProcess:
         wait_until(f"{accounts} up", lambda: set(accounts) <= self.accounts("ai_account_up", "1"))
 
     def wait_for_log(self, text: str, times: int = 1) -> None:
-        """Wait for lines on stderr that hold a text."""
+        """Wait for lines on stderr that contain a text."""
         wait_until(f"{text!r} in the log", lambda: sum(text in line for line in self.stderr_lines) >= times)
 
     def send_signal(self, signal_number: int) -> None:
@@ -199,7 +197,7 @@ def _start_run(
 
 @dataclass
 class Sandbox:
-    """A folder with a configuration of simulated accounts, whose providers answer."""
+    """A folder with a configuration of simulated accounts, and the simulator of their providers."""
 
     folder: Path
     simulator: Simulator
@@ -216,20 +214,20 @@ class Sandbox:
         document = yaml.safe_load(write_config(self.folder, accounts, self.simulator.url).read_text())
         document["defaults"] = {"poll_interval": self.poll_interval, "history": "2d"}
         text = yaml.safe_dump(document, sort_keys=False)
-        # Whole at once, as an editor or a mounted ConfigMap replaces it.
-        fresh = self.folder / "config.new"
-        fresh.write_text(text)
-        fresh.replace(self.config)
+        # Replaced atomically, as by an editor or a mounted ConfigMap.
+        new = self.folder / "config.new"
+        new.write_text(text)
+        new.replace(self.config)
 
     @property
     def flags(self) -> tuple[str, str]:
-        """The two flags that every `run` needs here."""
+        """The flags of every command that reads the configuration and the ledger."""
         return f"--config.file={self.config}", f"--storage.path={self.folder / 'ledger'}"
 
 
 @contextmanager
 def start_sandbox(folder: Path, *accounts: SimAccount, poll_interval: str = "5m") -> Iterator[Sandbox]:
-    """Simulate the providers of some accounts that began to spend three days ago."""
+    """Simulate the providers of some accounts that have usage since three days ago."""
 
     def now() -> datetime:
         return datetime.now(UTC)
@@ -239,5 +237,5 @@ def start_sandbox(folder: Path, *accounts: SimAccount, poll_interval: str = "5m"
 
 
 def unprivileged_prefix() -> list[str]:
-    """Return what makes a command run without root's power over other's files; nothing where we have none."""
+    """Return the command that drops root's capabilities before it runs another; empty for other users."""
     return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
