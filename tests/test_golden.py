@@ -89,4 +89,4 @@ def test_no_key_is_on_any_page(system: System) -> None:
 
 
 def _fetch_metrics(system: System) -> str:
-    return httpx.get(f"{system.url}/metrics").text
+    return httpx.get(f"{system.url}/metrics", timeout=60).text

@@ -206,7 +206,7 @@ def _request_all(exporter: ExporterProcess) -> dict[str, str]:
     exporter.client.auth = httpx.BasicAuth(*ALICE)
     responses = {}
     for method, path, options in ROUTES:
-        response = exporter.client.request(method, exporter.url + path, timeout=10, **options)
+        response = exporter.client.request(method, exporter.url + path, timeout=60, **options)
         binary = response.headers.get("content-type") == "application/x-protobuf"
         body = repr(decode_read_response(response.content)) if binary else response.text
         responses[f"{method} {path} {options}"] = f"{response.status_code} {response.headers.raw!r}\n{body}"
