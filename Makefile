@@ -4,42 +4,42 @@ BIN := .venv/bin
 
 .PHONY: help demo test bench check lock golden estimates dashboards image clean
 
-help: ## Tell what can be made.
+help: ## List these targets.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
-demo: .venv/run ## Run everything here with simulated accounts: no key, nothing leaves this machine.
+demo: .venv/run ## Run everything on this machine with simulated accounts: no API key, no request to a provider.
 	@exec $(BIN)/python -m exporter demo
 
-test: .venv/dev ## Install what the tests need, then check and test everything.
+test: .venv/dev ## Install the programs that the tests need, then lint and test everything.
 	@.ci/tools
 	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n auto --maxprocesses=4 --dist=worksteal
 
-check: .venv/dev ## Lint, types, and whether generated files are current.
+check: .venv/dev ## Lint, check types, and check that the lock files are current.
 	$(BIN)/ruff check exporter grafana tests
 	$(BIN)/ruff format --check exporter grafana tests
 	$(BIN)/mypy
 	@.ci/generated
 
-bench: .venv/dev ## Measure ratios side by side.
+bench: .venv/dev ## Run the benchmarks.
 	$(BIN)/pytest tests/benchmarks -s -o python_files='bench_*.py'
 
-lock: .venv/dev ## Write the lock files anew from pyproject.toml, newest versions.
+lock: .venv/dev ## Update the lock files from pyproject.toml to the newest versions.
 	.ci/lock --upgrade
 
-golden: .venv/dev ## Write the golden files anew; look at the difference before you commit it.
+golden: .venv/dev ## Update the golden files; review the difference before you commit it.
 	$(BIN)/pytest -q tests/test_golden.py tests/config/test_json_schema.py --write-golden
 
-estimates: .venv/dev ## Measure anew how near estimates are to bills.
+estimates: .venv/dev ## Update the measured differences between estimates and bills.
 	$(BIN)/pytest -q tests/scenarios --write-estimates
 
-dashboards: .venv/dev ## Write the dashboards anew from grafana/build.py.
+dashboards: .venv/dev ## Generate the dashboards from grafana/build.py.
 	$(BIN)/python -m grafana.build
 
 image: ## Build the container image.
 	docker build -t ai-spend-exporter .
 
-clean: ## Remove what was made.
+clean: ## Remove generated files.
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
 
 .venv/run: requirements.lock .ci/venv

@@ -1,10 +1,47 @@
-"""Options of the test run."""
+"""Options of the test run, and what every test process has in common."""
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
+
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.certificates import CertificateAuthority
+
+# No test depends on the machine's speed.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let `make golden` write the golden files instead of comparing them."""
-    parser.addoption("--write-golden", action="store_true", help="write golden files anew instead of comparing")
+    parser.addoption("--write-golden", action="store_true", help="write the golden files instead of comparing them")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _start_children_with_default_signals() -> None:
+    """Let child processes receive SIGINT and SIGHUP although this one, started with nohup or `&`, ignores them.
+
+    A child inherits a signal that is ignored, but not a signal that has a handler.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _trust_a_small_certificate_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let HTTP clients of this process load one certificate instead of the public ones.
+
+    Each `httpx.get` would spend 30 ms on those, also for plain HTTP, and no test speaks to a public server.
+    """
+    authority = CertificateAuthority(tmp_path_factory.mktemp("trusted"))
+    before = os.environ.get("SSL_CERT_FILE")
+    os.environ["SSL_CERT_FILE"] = str(authority.file)
+    yield
+    del os.environ["SSL_CERT_FILE"]
+    if before is not None:
+        os.environ["SSL_CERT_FILE"] = before

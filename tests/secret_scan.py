@@ -1,4 +1,4 @@
-"""Secrets whose letters stand nowhere else, and the search for them in whatever comes out of the exporter."""
+"""Secrets whose letters occur nowhere else, and a search for them in the output of the exporter."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import bcrypt
 from tests.providers.canned import ReceivedRequest, Reply
 
 MIN_LEAK_LENGTH = 6
-"""So many letters of a secret in a row are a leak."""
+"""This many consecutive letters of a secret are a leak."""
 SUFFIX_LENGTH = 4
-"""So many letters at its end are one too where they stand behind a mask, as in `sk-…bA3T`."""
+"""This many letters of its end are a leak behind a mask, as in `sk-…bA3T`."""
 MASKS = ("*", ".", "…", r"\u2026", " ")
 
 
@@ -28,12 +28,12 @@ KEYS = {provider: prefix + _random_text(provider) for provider, prefix in KEY_PR
 REVOKED_KEY = KEY_PREFIXES["openai"] + _random_text("revoked")
 WRONG_KIND_KEY = "sk-proj-" + _random_text("wrong kind")
 UNPREFIXED_KEY = _random_text("plain")
-"""A key that begins with nothing known, as a proxy may give it."""
+"""A key without a known prefix, as a proxy may issue."""
 TOKEN = _random_text("token", 32)
-"""Of a source that pushes."""
+"""The bearer token of a push source."""
 PASSWORD = _random_text("password")
 PASSWORD_HASH = bcrypt.hashpw(PASSWORD.encode(), b"$2b$04$" + _random_text("salt", 21).encode() + b"u").decode()
-"""Of the password, as it stands in a web configuration."""
+"""The bcrypt hash of the password, as in a web configuration."""
 MASTER_KEY = base64.urlsafe_b64encode(random.Random("master").randbytes(32)).decode()
 
 SECRETS: Mapping[str, str] = {
@@ -46,11 +46,11 @@ SECRETS: Mapping[str, str] = {
     "password's hash": PASSWORD_HASH.removeprefix("$2b$04$"),
     "master key": MASTER_KEY.rstrip("="),
 }
-"""What each is called -> the part of it that nobody else has."""
+"""Name of a secret -> its part that occurs nowhere else."""
 
 
 def find_leaks(*outputs: str | bytes, secrets: Mapping[str, str] = SECRETS) -> list[str]:
-    """Return what shows of the secrets in some texts: which one, in which form, and the text around it."""
+    """Return the secrets found in some texts: the name, the form, and the text around."""
     found = []
     for output in outputs:
         data = output if isinstance(output, bytes) else output.encode(errors="surrogatepass")
@@ -65,7 +65,7 @@ def find_leaks(*outputs: str | bytes, secrets: Mapping[str, str] = SECRETS) -> l
 
 @functools.cache
 def _leak_patterns(secret: str) -> Mapping[bytes, str]:
-    """Return what must not be found: every window of a secret in every form, and its end behind a mask."""
+    """Return patterns of a leak -> form: every part of a secret in every form, and its end behind a mask."""
     pieces = {f"{mask}{secret[-SUFFIX_LENGTH:]}".encode(): "masked" for mask in MASKS}
     for start in range(len(secret) - MIN_LEAK_LENGTH + 1):
         window = secret[start : start + MIN_LEAK_LENGTH].encode()
@@ -77,21 +77,21 @@ def _leak_patterns(secret: str) -> Mapping[bytes, str]:
 
 
 def _base64_forms(window: bytes) -> Iterator[bytes]:
-    """Yield what every base64 text that has these bytes inside has in it; where they begin, three bytes are alike."""
+    """Yield the text common to every base64 text that contains these bytes, for each of three alignments."""
     for before in range(3):
         text = base64.b64encode(bytes(before) + window + bytes(3))
         yield text[-(before * 8 // -6) : (before + len(window)) * 8 // 6]
 
 
-def echo_key(asked: ReceivedRequest) -> Reply:
-    """Refuse any key, and repeat it in the way that the path begins with: `whole`, `header` or `masked`."""
-    sent = asked.headers.get("authorization") or asked.headers["x-api-key"]
+def echo_key(request: ReceivedRequest) -> Reply:
+    """Reject any key, and repeat it in the form that the path begins with: `whole`, `header` or `masked`."""
+    sent = request.headers.get("authorization") or request.headers["x-api-key"]
     key = sent.split()[-1]
     if sent.startswith("Basic "):
         key = base64.b64decode(key).decode().removesuffix(":")
     masked = f"{key[:8]}{'*' * 9}{key[-SUFFIX_LENGTH:]}"
-    shown = {"whole": key, "header": sent, "masked": masked}[asked.path.split("/")[1]]
-    message = f"Incorrect API key provided: {shown}. You can find your API key at https://example.com."
+    repeated = {"whole": key, "header": sent, "masked": masked}[request.path.split("/")[1]]
+    message = f"Incorrect API key provided: {repeated}. You can find your API key at https://example.com."
     return Reply({"error": {"message": message, "code": "invalid_api_key"}, "message": message}, 401)
 
 

@@ -1,8 +1,9 @@
-"""A stage for whole-system tests: simulated providers and this exporter over real HTTP, with a clock set by hand."""
+"""The whole system for tests: simulated providers and this exporter over real HTTP, with a clock set by hand."""
 
 from __future__ import annotations
 
-import ssl
+import functools
+import re
 import threading
 import time
 from collections import Counter
@@ -15,13 +16,14 @@ from typing import Literal
 
 import httpx
 import uvicorn
-from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.app import App, Dependencies
 from exporter.config.configuration import Account, Config, load
 from exporter.demo.demo import write_config
 from exporter.errors import PROBLEM_REASONS
+from exporter.ledger import Ledger
 from exporter.model import DAY, NANO, REQUESTS, TOKEN_METERS
+from exporter.polling.account_state import PolledAccount
 from exporter.pricing.list_prices import list_rates
 from exporter.pricing.valuer import PriceList
 from exporter.providers import PROVIDERS, ProviderType
@@ -32,11 +34,14 @@ from exporter.web import build_asgi_app
 from exporter.web.server import listen
 from exporter.windows import TimeRange, calendar_windows
 
+_SERIES = re.compile(r"(\w+)(?:\{(.*)\})?")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_ESCAPED = {r"\\": "\\", r"\"": '"', r"\n": "\n"}
 NOON = datetime(2026, 11, 18, 12, 7, 30, tzinfo=UTC)
+MAX_POLL_SECONDS = 300
+"""Seconds after which a test gives up: far more than a busy machine needs."""
 Totals = Counter[tuple[str, ...]]
 SPEND_PREFIXES = ("ai_cost", "ai_tokens", "ai_requests", "ai_units")
-_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For plain HTTP: httpx otherwise loads all of the system's certificates for each scrape, half of its CPU time."""
 Samples = dict[str, dict[frozenset[tuple[str, str]], float]]
 """Metric name -> labels -> value."""
 
@@ -50,10 +55,14 @@ class Clock:
     def __call__(self) -> datetime:
         return self.now
 
+    def monotonic(self) -> float:
+        """Return seconds that pass only when the clock is moved."""
+        return self.now.timestamp()
+
 
 @dataclass
 class System:
-    """Everything running; `settle` polls until nothing is due any more."""
+    """A simulator, a configuration and an exporter; `poll_until_idle` polls until nothing is due."""
 
     folder: Path
     clock: Clock
@@ -62,46 +71,52 @@ class System:
     config: Config
     app: App = field(init=False)
     url: str = field(init=False)
-    _parsed_page: tuple[str, Samples] = ("", {})
     providers: Mapping[str, ProviderType] = field(default_factory=lambda: PROVIDERS)
     prices: PriceList = list_rates
 
     def poll_until_idle(self) -> None:
-        """Tick until every account has been visited and waits for its next time."""
-        deadline, quiet = time.monotonic() + 60, 0
-        while quiet < 2:
-            assert time.monotonic() < deadline, "the poller does not come to rest"
+        """Tick until no account is due, then assemble /metrics."""
+        deadline, idle_ticks = time.monotonic() + MAX_POLL_SECONDS, 0
+        # The tick after the first idle one starts nothing either: what a finished poll makes due has been polled.
+        while idle_ticks < 2:
+            assert time.monotonic() < deadline, "accounts are still due"
             self.app.tick()
-            quiet = quiet + 1 if self.app.idle else 0
+            idle_ticks = idle_ticks + 1 if self.app.idle else 0
             threading.Event().wait(0.002)
         self.app.refresh_metrics()
 
+    def polled_account(self, name: str) -> PolledAccount:
+        """Return the poller's state of an account."""
+        return polled_account(self.app, name)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The exporter's ledger."""
+        return ledger_of(self.app)
+
     def advance(self, duration: timedelta) -> None:
-        """Let time pass and poll what is due then."""
+        """Move the clock and poll what is due then."""
         self.clock.now += duration
         self.poll_until_idle()
 
     def count_calls(self, account: str, path: str = "") -> int:
-        """Count the requests that a provider got for an account."""
+        """Count the requests that a provider received for an account."""
         return sum(served.account == account and path in served.path for served in self.simulator.requests)
 
     def samples(self, **headers: str) -> Samples:
-        """Scrape /metrics: name -> labels -> value."""
-        answer = httpx.get(f"{self.url}/metrics", headers=headers, verify=_NO_CERTIFICATES)
-        assert answer.status_code == 200
-        ours, mark, fresh = answer.text.partition("# HELP python_gc")
-        if self._parsed_page[0] != ours:
-            self._parsed_page = (ours, parse_samples(ours))
-        return self._parsed_page[1] | parse_samples(mark + fresh)
+        """Scrape /metrics and return name -> labels -> value."""
+        response = httpx.get(f"{self.url}/metrics", headers=headers, timeout=60)
+        assert response.status_code == 200
+        return parse_samples(response.text)
 
     def value(self, name: str, **labels: str) -> float | None:
-        """Return the sum of a metric over the series with these labels; None where there is none."""
+        """Return the sum of a metric over the series with these labels; None without such a series."""
         wanted = set(labels.items())
         values = [value for series, value in self.samples().get(name, {}).items() if wanted <= series]
         return sum(values) if values else None
 
     def exported_totals(self, name: str, account: str = "") -> Totals:
-        """Return a tokens or requests metric as exposed: (account, workspace, model, tier, meter) -> units."""
+        """Return a tokens or requests metric as exported: (account, workspace, model, tier, meter) -> units."""
         totals: Totals = Counter()
         for series, value in self.samples().get(name, {}).items():
             labels = dict(series)
@@ -111,33 +126,35 @@ class System:
         return +totals
 
     def problems(self, account: str) -> set[str]:
-        """Return the reasons for which polls of an account fail at present; every reason is told, as 1 or 0."""
-        told = {
-            dict(one)["reason"]: on
-            for one, on in self.samples()["ai_account_problem"].items()
-            if _has_account(one, account)
+        """Return the reasons for which polls of an account fail now; every reason is exported, as 1 or 0."""
+        values = {
+            dict(labels)["reason"]: value
+            for labels, value in self.samples()["ai_account_problem"].items()
+            if _has_account(labels, account)
         }
-        assert tuple(sorted(told)) == tuple(sorted(PROBLEM_REASONS))
-        assert set(told.values()) <= {0, 1}
-        return {reason for reason, on in told.items() if on}
+        assert tuple(sorted(values)) == tuple(sorted(PROBLEM_REASONS))
+        assert set(values.values()) <= {0, 1}
+        return {reason for reason, value in values.items() if value}
 
     def spend_samples(self, account: str = "") -> Samples:
-        """Return every series of money and use, of all accounts or one."""
-        shown = {name: series for name, series in self.samples().items() if name.startswith(SPEND_PREFIXES)}
+        """Return every series of cost and usage, of all accounts or a single account."""
         return {
-            name: {one: value for one, value in series.items() if account == "" or _has_account(one, account)}
-            for name, series in shown.items()
+            name: {labels: value for labels, value in series.items() if account == "" or _has_account(labels, account)}
+            for name, series in self.samples().items()
+            if name.startswith(SPEND_PREFIXES)
         }
 
     def nano_usd(self, name: str, **labels: str) -> int | None:
-        """Return the sum of a money metric in whole nano-USD; None where there is no such series."""
+        """Return the sum of a cost metric in whole nano-USD; None without such a series."""
         wanted = set(labels.items())
-        values = [round(value * NANO) for one, value in self.samples().get(name, {}).items() if wanted <= one]
+        values = [round(value * NANO) for series, value in self.samples().get(name, {}).items() if wanted <= series]
         return sum(values) if values else None
 
     def change_account(self, account: str, update: Callable[[Account], Account]) -> None:
-        """Apply the configuration with one account changed."""
-        accounts = tuple(update(one) if one.name == account else one for one in self.config.accounts)
+        """Apply the configuration with a single account changed."""
+        accounts = tuple(
+            update(configured) if configured.name == account else configured for configured in self.config.accounts
+        )
         self.config = self.config.model_copy(update={"accounts": accounts})
         self.app.apply(self.config)
 
@@ -146,50 +163,49 @@ class System:
         return self.folder / f"{account}.key"
 
     def expected_totals(self, window: str, account: str = "", *, final: bool = False) -> tuple[Totals, Totals]:
-        """Return tokens and requests of a window as the simulator tells them now, or as they finally are."""
+        """Return tokens and requests of a window as the simulator reports them now, or as they finally are."""
         tokens: Totals = Counter()
         requests: Totals = Counter()
-        for one in self.world.accounts.values():
-            if account in ("", one.name):
-                span = self.window_range(window, one.name)
-                read = self.world.ground_truth if final else self.world.reported_rows
-                for _, row in read(one.name, span.start, span.end):
-                    workspace = self._workspace_name(one.name, row.workspace)
-                    key = (one.name, workspace, row.model, row.tier, row.meter)
-                    if row.meter in TOKEN_METERS:
-                        tokens[key] += row.value
-                    elif row.meter == REQUESTS:
-                        requests[key] += row.value
+        read = self.world.ground_truth if final else self.world.reported_rows
+        for name in [account] if account else self.world.accounts:
+            time_range = self.window_range(window, name)
+            for _, row in read(name, time_range.start, time_range.end):
+                key = (name, self.workspace_name(name, row.workspace), row.model, row.tier, row.meter)
+                if row.meter in TOKEN_METERS:
+                    tokens[key] += row.value
+                elif row.meter == REQUESTS:
+                    requests[key] += row.value
         return +tokens, +requests
 
     def window_range(self, window: str, account: str) -> TimeRange:
-        """Return a window of an account by the stage's clock and the account's watermark."""
-        marks = {
+        """Return a window of an account by the system's clock and the account's watermark."""
+        watermarks = {
             dict(series)["report"]: value
             for series, value in self.samples()["ai_account_complete_until_timestamp_seconds"].items()
             if {("account", account), ("kind", "usage")} <= series
         }
-        complete = min(marks.values())
+        complete = min(watermarks.values())
         return calendar_windows(self.clock.now, datetime.fromtimestamp(complete, UTC))[window]
 
-    def _workspace_name(self, account: str, workspace: str) -> str:
+    def workspace_name(self, account: str, workspace: str) -> str:
+        """Return a workspace's name as exported, from its id in the simulated account."""
         names: Mapping[str, str] = self.world.accounts[account].workspaces
         default = {"anthropic": "default", "cursor": "unassigned"}.get(self.world.accounts[account].provider, "")
         return names.get(workspace, workspace) or default
 
     @contextmanager
     def run_exporter(self) -> Iterator[None]:
-        """Run the exporter on the stage's ledger; entering it again is a restart."""
-        self.app = App(
-            self.folder / "ledger", Dependencies(self.clock, time.monotonic, {}, self.providers, self.prices)
-        )
+        """Run the exporter on the system's ledger; entering the context again is a restart."""
+        # Durations are measured by the same clock: none of them depends on the machine's speed.
+        dependencies = Dependencies(self.clock, self.clock.monotonic, {}, self.providers, self.prices)
+        self.app = App(self.folder / "ledger", dependencies)
         self.app.apply(self.config)
-        opened = listen("127.0.0.1:0")
-        self.url = f"http://127.0.0.1:{opened.getsockname()[1]}"
+        listening = listen("127.0.0.1:0")
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         server = _ServerWithoutSignals(
             uvicorn.Config(build_asgi_app(self.app.handlers()), log_config=None, lifespan="off")
         )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
             yield
@@ -199,13 +215,45 @@ class System:
             self.app.stop()
 
 
+# No other function under tests/ needs to know the private members of the application that these two return.
+
+
+def polled_account(app: App, name: str) -> PolledAccount:
+    """Return the poller's state of an account."""
+    return app._polled_accounts[name]
+
+
+def ledger_of(app: App) -> Ledger:
+    """Return the ledger that an application writes to."""
+    return app._ledger
+
+
 def parse_samples(text: str) -> Samples:
-    """Parse sample lines: metric name -> labels -> value."""
-    found: Samples = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            found.setdefault(sample.name, {})[frozenset(sample.labels.items())] = sample.value
-    return found
+    """Return the samples of a page in Prometheus's text format, which have no timestamps.
+
+    Its format is verified by promtool and prometheus_client's parser in tests of their own. Here the labels of a series
+    are parsed once, however often it is scraped.
+    """
+    samples: Samples = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            series, _, value = line.rpartition(" ")
+            name, labels = _parse_series(series)
+            samples.setdefault(name, {})[labels] = float(value)
+    return samples
+
+
+@functools.lru_cache(maxsize=100_000)
+def _parse_series(series: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    found = _SERIES.fullmatch(series)
+    assert found, series
+    labels = _LABEL.findall(found[2] or "")
+    assert ",".join(f'{name}="{value}"' for name, value in labels) == (found[2] or ""), series
+    return found[1], frozenset((name, _unescape(value)) for name, value in labels)
+
+
+def _unescape(value: str) -> str:
+    return re.sub(r"\\.", lambda escaped: _ESCAPED[escaped[0]], value)
 
 
 class _ServerWithoutSignals(uvicorn.Server):
@@ -215,23 +263,26 @@ class _ServerWithoutSignals(uvicorn.Server):
 
 
 def make_small_world(clock: Clock) -> World:
-    """Return one smaller account of each of the demo's providers."""
-    cast = demo_world(clock).accounts
-    return World([cast[name] for name in ("labs-openai", "research-anthropic", "acme-cursor")], clock)
+    """Return the smaller account of each of the demo's providers."""
+    accounts = demo_world(clock).accounts
+    return World([accounts[name] for name in ("labs-openai", "research-anthropic", "acme-cursor")], clock)
 
 
 @contextmanager
 def start_system(
     folder: Path, world: World | None = None, clock: Clock | None = None, **defaults: str
 ) -> Iterator[System]:
-    """Set a stage with the demo's world, or another one; `running` begins the play."""
+    """Start the simulator and write a configuration for the demo's accounts, or those of another world.
+
+    `run_exporter` starts the exporter.
+    """
     clock = clock or Clock()
     world = world or demo_world(clock)
     with Simulator(world) as simulator:
         path = write_config(folder, world.accounts.values(), simulator.url)
         settings = {"poll_interval": "5m", **defaults}
-        text = path.read_text().replace("poll_interval: 15s", "\n  ".join(f"{k}: {v}" for k, v in settings.items()))
-        path.write_text(text)
+        lines = "\n  ".join(f"{name}: {value}" for name, value in settings.items())
+        path.write_text(path.read_text().replace("poll_interval: 15s", lines))
         yield System(folder, clock, world, simulator, load(path, PROVIDERS))
 
 
@@ -244,13 +295,13 @@ _ACCOUNT_TEMPLATES = {
 
 
 def make_account(provider: Literal["openai", "anthropic", "cursor"], name: str = "solo") -> SimAccount:
-    """Return an account of two workspaces, Web and Lab, with one steady use each."""
+    """Return an account of two workspaces, Web and Lab, with steady usage of a single model."""
     key, model, kind, tiers, prefix = _ACCOUNT_TEMPLATES[provider]
     web, lab = f"{prefix}_web", f"{prefix}_lab"
     keys, people = ("key_web", "key_lab"), tuple[Member, ...]()
     if provider == "cursor":
         keys = ("", "")
-        people = tuple(Member(f"user_{one}", one, f"{one}@acme.example", one) for one in (web, lab))
+        people = tuple(Member(f"user_{group}", group, f"{group}@acme.example", group) for group in (web, lab))
     return SimAccount(
         name=name,
         provider=provider,
@@ -275,13 +326,13 @@ def start_small_system(
     prices: PriceList = list_rates,
     **defaults: str,
 ) -> Iterator[System]:
-    """Run an exporter on accounts of a few days; nothing has been asked yet."""
+    """Run an exporter on accounts with a few days of usage; no request has been made yet."""
     clock = Clock()
     world = World(accounts, clock, start_time=midnight(clock.now) - 5 * DAY)
-    with start_system(folder, world, clock, **{"history": "2d", **defaults}) as it:
-        it.providers, it.prices = providers, prices
-        with it.run_exporter():
-            yield it
+    with start_system(folder, world, clock, **{"history": "2d", **defaults}) as system:
+        system.providers, system.prices = providers, prices
+        with system.run_exporter():
+            yield system
 
 
 def _has_account(labels: frozenset[tuple[str, str]], account: str) -> bool:
@@ -289,5 +340,5 @@ def _has_account(labels: frozenset[tuple[str, str]], account: str) -> bool:
 
 
 def midnight(timestamp: datetime) -> datetime:
-    """Return the start of the moment's UTC day."""
+    """Return the start of the UTC day."""
     return timestamp - (timestamp - datetime(1970, 1, 1, tzinfo=UTC)) % DAY

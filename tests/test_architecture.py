@@ -1,16 +1,24 @@
-"""The house rules that a machine can check: floors, file and function sizes, words kept in their places."""
+"""Rules of the code base that a program can check: layers, imports, places of SQL, metric names and the clock."""
 
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
 from tests.paths import ROOT
 
+MAX_TOP_LEVEL_MODULES = 8
+"""Modules directly under exporter/: the others lie in a folder that names their subject."""
 MODULES = sorted((ROOT / "exporter").rglob("*.py"))
+"""Every module of the exporter."""
 LAYERS: dict[str, int] = {
     "exporter": 0,
     "exporter.model": 0,
@@ -38,6 +46,7 @@ LAYERS: dict[str, int] = {
     "exporter.cli": 11,
     "exporter.__main__": 12,
 }
+"""Folder or module -> its layer; a module imports only from lower layers and from its own folder."""
 BASE_LAYERS = {
     "exporter.model": 0,
     "exporter": 0,
@@ -46,6 +55,7 @@ BASE_LAYERS = {
     "exporter.logs": 0.1,
     "exporter.backtest.rule_files": 0.1,
 }
+"""Modules that every layer may import -> their order among themselves."""
 
 
 def _module_name(path: Path) -> str:
@@ -59,20 +69,48 @@ def _folder(module: str) -> str:
     return module
 
 
-def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+def _imports(path: Path, *, for_annotations: bool = True) -> Iterator[str]:
+    """Yield the modules of the exporter that a file imports, with or without those for annotations only."""
+    tree = ast.parse(path.read_text())
+    skipped = set[ast.AST]()
+    if not for_annotations:
+        blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and _is_type_checking(node)]
+        skipped = {inner for block in blocks for inner in ast.walk(block)}
+    for node in set(ast.walk(tree)) - skipped:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "exporter":
-            inner = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (
-                one if (ROOT / one.replace(".", "/")).with_suffix(".py").exists() else str(node.module) for one in inner
-            )
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                yield submodule if _is_module(submodule) else str(node.module)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "exporter")
 
 
+def _is_type_checking(block: ast.If) -> bool:
+    return isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def _third_party_imports(path: Path) -> Iterator[str]:
+    """Yield the top-level names that a file imports from outside the standard library and this repository."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            package = name.split(".")[0]
+            if package != "exporter" and package not in sys.stdlib_module_names:
+                yield package
+
+
 @pytest.mark.parametrize("path", MODULES, ids=_module_name)
 def test_a_module_imports_only_from_lower_layers(path: Path) -> None:
-    """A module imports only from lower floors, or from its own room; the simulator imports the vocabulary at most."""
+    """A module imports only from lower layers or from its own folder; the simulator imports only the model."""
     module = _module_name(path)
     for imported in _imports(path):
         if module.startswith("exporter.simulator"):
@@ -80,14 +118,47 @@ def test_a_module_imports_only_from_lower_layers(path: Path) -> None:
         elif imported.startswith("exporter.simulator"):
             assert _folder(module) == "exporter.demo", f"{module} imports the simulator"
         elif _folder(imported) != _folder(module):
-            here, there = LAYERS[_folder(module)], LAYERS[_folder(imported)]
-            ground = BASE_LAYERS.get(imported, 9) < BASE_LAYERS.get(module, 0)
-            assert there < here or ground, f"{module} imports {imported}"
+            is_lower = LAYERS[_folder(imported)] < LAYERS[_folder(module)]
+            is_base = BASE_LAYERS.get(imported, 9) < BASE_LAYERS.get(module, 0)
+            assert is_lower or is_base, f"{module} imports {imported}"
+
+
+def test_no_import_is_circular() -> None:
+    """No module imports itself, directly or through others; imports for annotations only do not count."""
+    graph = {_module_name(path): set(_imports(path, for_annotations=False)) for path in MODULES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these modules import each other: {' <- '.join(error.args[1])}")
+
+
+def test_few_modules_lie_directly_under_the_package() -> None:
+    """At most eight modules are in no folder."""
+    top_level = sorted(path.name for path in MODULES if path.parent == ROOT / "exporter")
+    assert len(top_level) <= MAX_TOP_LEVEL_MODULES, top_level
+
+
+def test_every_third_party_import_is_declared() -> None:
+    """The distribution of every imported package is among the dependencies of pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {_normalize(re.split(r"[^\w.-]", requirement)[0]) for requirement in project["dependencies"]}
+    distributions = packages_distributions()
+    for path in MODULES:
+        for package in _third_party_imports(path):
+            candidates = {_normalize(name) for name in distributions.get(package, [package])}
+            assert candidates & declared, (
+                f"{_module_name(path)} imports {package}, which pyproject.toml does not declare"
+            )
+
+
+def _normalize(distribution: str) -> str:
+    """Return a distribution's name as package indexes compare names."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_module_name)
 def test_every_module_has_a_docstring(path: Path) -> None:
-    """Every module says what it is for."""
+    """Every module has a docstring."""
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
@@ -98,25 +169,25 @@ def _find_words(path: Path, *words: str) -> list[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=_module_name)
 def test_words_stay_in_their_folders(path: Path) -> None:
-    """SQL stands only in the ledger, metric names only in their table, and the clock is read only at the top."""
-    room = _module_name(path)
-    if not room.startswith("exporter.ledger"):
+    """SQL is only in the ledger, metric names only in their table, and only the command line reads the clock."""
+    module = _module_name(path)
+    if not module.startswith("exporter.ledger"):
         assert not _find_words(path, "SELECT ", "INSERT INTO", "DELETE FROM")
-    if room != "exporter.metrics.families":
+    if module != "exporter.metrics.families":
         assert not _find_words(path, '"ai_cost', '"ai_tokens', '"ai_account', '"ai_exporter')
-    if room not in ("exporter.cli.command", "exporter.simulator.__main__"):
+    if module not in ("exporter.cli.command", "exporter.simulator.__main__"):
         assert not _find_words(path, "datetime.now(", "time.time(")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_module_name)
 def test_providers_are_named_only_in_their_folders(path: Path) -> None:
-    """No string of the code names a provider outside providers/ and simulator/."""
+    """No string in the code is a provider's name outside providers/ and simulator/."""
     if _module_name(path).startswith(("exporter.providers", "exporter.simulator")):
         return
     tree = ast.parse(path.read_text())
-    docs = {id(node.body[0].value) for node in ast.walk(tree) if _has_docstring(node)}  # type: ignore[attr-defined]
+    docstrings = {id(node.body[0].value) for node in ast.walk(tree) if _has_docstring(node)}  # type: ignore[attr-defined]
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             assert node.value.lower() not in ("openai", "anthropic", "cursor")
 
 

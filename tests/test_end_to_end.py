@@ -1,4 +1,4 @@
-"""What the simulated providers told is what /metrics shows, to the unit, whatever happens on the way."""
+"""/metrics shows what the simulated providers report, to the unit, through restarts, failures and revisions."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def assert_equal_to_the_simulator(
 
 
 def test_late_minutes_are_added_when_they_are_reported(system: System) -> None:
-    """What an hour lacked when it was first read arrives with a later poll, and in the end everything is the truth."""
+    """Usage missing from an hour when it was first read is added by a later poll, until it is complete."""
     before = system.expected_totals("today", "labs-openai")
     hours = (system.clock.now - midnight(system.clock.now)) // HOUR
     for _ in range(4 * 12):
         system.advance(5 * MINUTE)
-        # Compared right after they were read: the rarer reports at 10 past, Cursor's at the full hour.
+        # Compared right after a poll: the less frequent reports are polled at 10 past, Cursor's at the full hour.
         if system.clock.now.minute == 12:
             assert_equal_to_the_simulator(
-                system, accounts=[one for one in system.world.accounts if one != "acme-cursor"]
+                system, accounts=[name for name in system.world.accounts if name != "acme-cursor"]
             )
         if system.clock.now.minute == 2:
             assert_equal_to_the_simulator(system, accounts=["acme-cursor"])
@@ -59,7 +59,7 @@ def test_late_minutes_are_added_when_they_are_reported(system: System) -> None:
 
 
 def test_a_revision_within_the_settle_period_is_read_within_a_day(system: System) -> None:
-    """Hours that the provider corrects days later, up or down, are right after the next deep read."""
+    """Hours that the provider corrects days later, up or down, are right after the next complete refresh."""
     day = midnight(system.clock.now) - 2 * DAY
     hours = {"labs-openai": (day + 5 * HOUR, 0.5), "research-anthropic": (day + 9 * HOUR, 1.5)}
     for account, (hour, factor) in hours.items():
@@ -77,9 +77,10 @@ def test_a_revision_within_the_settle_period_is_read_within_a_day(system: System
 
 
 def _stored_units(system: System, account: str, hour: datetime) -> int:
-    book = system.app._polled_accounts[account].ledger_account
-    reports = [report.name for report in book.usage_reports]
-    return sum(system.app._ledger.buckets.units(book.id, reports, TimeRange(hour, hour + HOUR)).values())
+    ledger_account = system.polled_account(account).ledger_account
+    reports = [report.name for report in ledger_account.usage_reports]
+    units = system.ledger.buckets.units(ledger_account.id, reports, TimeRange(hour, hour + HOUR))
+    return sum(units.values())
 
 
 def _visible_units(system: System, account: str, hour: datetime) -> int:
@@ -87,7 +88,7 @@ def _visible_units(system: System, account: str, hour: datetime) -> int:
 
 
 def test_a_restart_repeats_no_request_that_the_ledger_answers(tmp_path: Path) -> None:
-    """After a restart the page is complete before anything is asked, and nothing is asked before it is due."""
+    """After a restart /metrics is complete before the first request, and no request is made before it is due."""
     clock = Clock(NOON + 10 * MINUTE)
     with start_system(tmp_path, make_small_world(clock), clock, history="3d") as system:
         with system.run_exporter():
@@ -109,24 +110,30 @@ def test_a_restart_repeats_no_request_that_the_ledger_answers(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("account", "path", "page"),
-    [("labs-openai", "completions", 2), ("research-anthropic", "usage_report", 3), ("acme-cursor", "events", 2)],
+    ("account", "path", "page", "history"),
+    [
+        ("labs-openai", "completions", 2, "9d"),
+        ("research-anthropic", "usage_report", 3, "16d"),
+        ("acme-cursor", "events", 2, "2d"),
+    ],
 )
-def test_a_page_that_fails_half_way_stores_nothing(tmp_path: Path, account: str, path: str, page: int) -> None:
-    """Pages before the failing one are not kept, other accounts are untouched, and the next poll has it all."""
+def test_a_page_that_fails_half_way_stores_nothing(
+    tmp_path: Path, account: str, path: str, page: int, history: str
+) -> None:
+    """Pages before a failing page are not stored, other accounts are not affected, the next poll reads everything."""
     clock = Clock()
-    with start_system(tmp_path, make_small_world(clock), clock, history="20d") as system, system.run_exporter():
+    with start_system(tmp_path, make_small_world(clock), clock, history=history) as system, system.run_exporter():
         system.simulator.add_fault(account, "server_error", times=1, path=path, page=page)
         system.poll_until_idle()
         assert system.value("ai_account_up", account=account) == 0
         assert system.value("ai_account_problem", account=account, reason="unavailable") == 1
         main = {"labs-openai": "completions", "research-anthropic": "messages", "acme-cursor": "usage_events"}[account]
         assert system.value("ai_account_last_success_timestamp_seconds", account=account, report=main) is None
-        assert all(system.value("ai_account_up", account=one) == 1 for one in system.world.accounts if one != account)
+        others = [name for name in system.world.accounts if name != account]
+        assert all(system.value("ai_account_up", account=name) == 1 for name in others)
 
         system.advance(2 * MINUTE)
         assert system.value("ai_account_up", account=account) == 1
-        system.advance(
-            (53 if account == "acme-cursor" else 63) * MINUTE
-        )  # everything of it is read at this very moment
+        # All reports of the account are due at this time.
+        system.advance((53 if account == "acme-cursor" else 63) * MINUTE)
         assert_equal_to_the_simulator(system, ALL_WINDOWS[:2], [account])

@@ -1,4 +1,4 @@
-"""The whole demo at a fixed time: thirty days read over HTTP, every total right, every line as it was reviewed."""
+"""The complete demo at a fixed time: thirty days over HTTP, every total correct, every line as reviewed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def test_after_the_backfill_every_total_is_the_simulators(system: System) -> None:
-    """Thirty days of past are on the first page: each series of each window, for each account."""
+    """The first complete /metrics has thirty days: each series of each window, for each account."""
     assert list(system.samples()["ai_account_up"].values()) == [1] * len(system.world.accounts)
     assert sum(system.expected_totals("30d")[0].values()) > 10**9
     for window in ("last_hour", "today", "month", "30d"):
@@ -57,18 +57,18 @@ def test_after_the_backfill_every_total_is_the_simulators(system: System) -> Non
 
 
 def test_the_page_is_the_one_that_was_reviewed(system: System, request: pytest.FixtureRequest) -> None:
-    """Every line is the golden file's, but for what differs from machine to machine and run to run."""
+    """Every line equals the golden file's, except values that differ between machines and runs."""
     page = VARYING_LINES.sub(lambda found: f"{re.sub('{.*}', '', found[0].split(' ')[0])} 0", _fetch_metrics(system))
     page = re.sub(r"^(process|python).*\n|^# \w+ (process|python).*\n", "", page, flags=re.MULTILINE)
     if request.config.getoption("--write-golden"):
         GOLDEN.write_text(page)
     difference = list(difflib.unified_diff(GOLDEN.read_text().splitlines(), page.splitlines(), "golden", "now", n=0))
 
-    assert not difference, "\n".join(difference[:40]) + "\n(make golden writes the file anew)"
+    assert not difference, "\n".join(difference[:40]) + "\n(make golden updates the file)"
 
 
 def test_promtool_reports_no_problem(system: System) -> None:
-    """`promtool check metrics` finds nothing to say about names, types, units and help, not even a hint."""
+    """`promtool check metrics` reports no error and no hint about names, types, units and help."""
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=_fetch_metrics(system), capture_output=True, text=True, check=False
     )
@@ -76,13 +76,10 @@ def test_promtool_reports_no_problem(system: System) -> None:
 
 
 def test_every_family_of_the_table_is_on_the_page(system: System) -> None:
-    """The demo shows something of every metric that we announce, but of what it has none of.
-
-    All tokens have a price there, and nobody pushes anything.
-    """
+    """The demo has a series of every metric, except metrics about pushed data and unpriced tokens."""
     page = _fetch_metrics(system)
-    shown = (*SPEND_FAMILIES, *ACCOUNT_FAMILIES, *SELF_FAMILIES)
-    missing = [family.name for family in shown if f"# TYPE {family.name} " not in page]
+    families = (*SPEND_FAMILIES, *ACCOUNT_FAMILIES, *SELF_FAMILIES)
+    missing = [family.name for family in families if f"# TYPE {family.name} " not in page]
     assert missing == [
         "ai_account_crosscheck_ratio",
         "ai_account_unpriced_tokens",
@@ -92,11 +89,11 @@ def test_every_family_of_the_table_is_on_the_page(system: System) -> None:
 
 
 def test_no_key_is_on_any_page(system: System) -> None:
-    """Neither /metrics nor the landing page shows any part of a key that would help anyone."""
+    """Neither /metrics nor the landing page contains the end of any API key."""
     pages = _fetch_metrics(system) + httpx.get(system.url).text
     for account in system.world.accounts.values():
         assert account.key[-12:] not in pages
 
 
 def _fetch_metrics(system: System) -> str:
-    return httpx.get(f"{system.url}/metrics").text
+    return httpx.get(f"{system.url}/metrics", timeout=60).text

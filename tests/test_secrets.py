@@ -1,4 +1,4 @@
-"""Keys, tokens and passwords show nowhere: lists of all that comes out of us, and one search through it."""
+"""No key, token or password is in any output: every kind of output is collected and searched."""
 
 from __future__ import annotations
 
@@ -52,13 +52,14 @@ from tests.secret_scan import (
     echo_key,
     find_leaks,
 )
-from tests.system import make_account
+from tests.system import make_account, polled_account
 from tests.web_server import write_web_config
 
 ACME_KEY = "ACME_KEY"
 """The environment variable with Anthropic's key."""
 ALICE = ("alice", PASSWORD)
-TOKEN_HEADER, WRONG_TOKEN_HEADER = ({"authorization": f"Bearer {one}"} for one in (TOKEN, MASTER_KEY))
+TOKEN_HEADER = {"authorization": f"Bearer {TOKEN}"}
+WRONG_TOKEN_HEADER = {"authorization": f"Bearer {MASTER_KEY}"}
 EVENT = {"provider": "bedrock", "model": "our-own", "timestamp": int(time.time()), "promptTokens": 9}
 READ_REQUEST = encode_read_request((REGEX, "__name__", "ai_hourly_.+"))
 
@@ -82,7 +83,7 @@ ROUTES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     (
         "POST",
         "/api/v1/ai/usage/events",
-        {"json": EVENT, "headers": {"authorization": f"Bearer {MASTER_KEY}"}, "auth": None},
+        {"json": EVENT, "headers": WRONG_TOKEN_HEADER, "auth": None},
     ),
     ("POST", "/api/v1/ai/usage/events", {"json": EVENT | {TOKEN: TOKEN}, "headers": TOKEN_HEADER, "auth": None}),
     (
@@ -97,9 +98,9 @@ ROUTES: tuple[tuple[str, str, dict[str, Any]], ...] = (
         {"json": {"title": "Release 7", "time": TOKEN}, "headers": TOKEN_HEADER, "auth": None},
     ),
 )
-"""What is asked of a running exporter; by alice, unless said."""
+"""Requests to a running exporter: method, path, options of httpx; as user alice, unless `auth` is given."""
 STATUSES = {"200", "202", "207", "400", "401", "404", "405", "422"}
-"""All that it is answered with."""
+"""The statuses of the responses."""
 
 COMMANDS = (
     "check config {folder}/config.yaml",
@@ -115,19 +116,19 @@ COMMANDS = (
     "run --config.file={folder}/broken.yaml",
     "run --config.file={folder}/config.yaml --web.config.file={folder}/broken.yaml",
 )
-"""Each gets a key on stdin."""
+"""Each command gets a key on stdin."""
 
 REPRESENTATIONS: Mapping[str, Callable[[Any], str | bytes]] = {
     "repr": repr,
     "str": str,
     "format": "{}".format,
-    "copy": lambda one: repr(copy.deepcopy(one)),
+    "copy": lambda value: repr(copy.deepcopy(value)),
     "pickle": pickle.dumps,
     "json": partial(json.dumps, default=str),
-    "fields": lambda one: repr(asdict(one)),
-    "pydantic": lambda one: repr(one.model_dump()),
+    "fields": lambda value: repr(asdict(value)),
+    "pydantic": lambda value: repr(value.model_dump()),
 }
-"""How an object may end up in a text; those that it does not have show nothing."""
+"""Ways to turn an object into text; those that an object does not support are left out."""
 
 BROKEN_CONFIG = f"""
 accounts:
@@ -139,12 +140,12 @@ basic_auth_users: {{alice: {PASSWORD}}}
 
 
 REJECTED_ACCOUNTS = len(KEYS) * len(ECHO_FORMS) + 1
-"""Accounts whose provider repeats the key in its answer."""
+"""Accounts whose provider repeats the key in its response."""
 
 
 @dataclass(frozen=True)
 class SecretsSetup:
-    """A folder with a configuration in which every kind of secret has its place, and simulated providers."""
+    """A folder with a configuration that contains every kind of secret, and simulated providers."""
 
     sandbox: Sandbox
     env: Mapping[str, str]
@@ -166,12 +167,12 @@ def _start_setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecretsSe
     (folder / "broken.yaml").write_text(BROKEN_CONFIG)
     write_web_config(folder, basic_auth_users={"alice": PASSWORD_HASH})
     with (
-        start_sandbox(folder, *good, replace(make_account("openai", "revoked"), key=REVOKED_KEY)) as here,
+        start_sandbox(folder, *good, replace(make_account("openai", "revoked"), key=REVOKED_KEY)) as sandbox,
         start_canned_server(echo_key) as server,
     ):
-        here.simulator.add_fault("revoked", "revoked")
-        here.config.write_text(yaml.safe_dump(_make_config(here.simulator, server.url)))
-        yield SecretsSetup(here, {**ENVIRONMENT, ACME_KEY: KEYS["anthropic"], MASTER_KEY_VARIABLE: MASTER_KEY})
+        sandbox.simulator.add_fault("revoked", "revoked")
+        sandbox.config.write_text(yaml.safe_dump(_make_config(sandbox.simulator, server.url)))
+        yield SecretsSetup(sandbox, {**ENVIRONMENT, ACME_KEY: KEYS["anthropic"], MASTER_KEY_VARIABLE: MASTER_KEY})
 
 
 def _make_config(simulator: Simulator, echo_url: str) -> dict[str, Any]:
@@ -182,14 +183,17 @@ def _make_config(simulator: Simulator, echo_url: str) -> dict[str, Any]:
         "cursor": {"api_key_encrypted": Fernet(MASTER_KEY).encrypt(KEYS["cursor"].encode()).decode()},
     }
     accounts = [
-        *({"name": one, "provider": one, "base_url": urls[one], "labels": ["api_key"], **sources[one]} for one in KEYS),
+        *(
+            {"name": provider, "provider": provider, "base_url": urls[provider], "labels": ["api_key"], **source}
+            for provider, source in sources.items()
+        ),
         {"name": "revoked", "provider": "openai", "base_url": urls["revoked"], "api_key_file": "revoked.key"},
         {"name": "wrong", "provider": "openai", "base_url": urls["openai"], "api_key_file": "wrong.key"},
         {"name": "plain", "provider": "openai", "base_url": f"{echo_url}/whole", "api_key_file": "plain.key"},
         *(
-            {"name": f"{one}-{way}", "provider": one, "base_url": f"{echo_url}/{way}", **sources[one]}
-            for one in KEYS
-            for way in ECHO_FORMS
+            {"name": f"{provider}-{form}", "provider": provider, "base_url": f"{echo_url}/{form}", **source}
+            for provider, source in sources.items()
+            for form in ECHO_FORMS
         ),
     ]
     return {
@@ -200,20 +204,20 @@ def _make_config(simulator: Simulator, echo_url: str) -> dict[str, Any]:
 
 
 def _request_all(exporter: ExporterProcess) -> dict[str, str]:
-    """Ask for everything; return what comes back, heads included."""
+    """Make every request; return the responses with their headers."""
     exporter.client.auth = httpx.BasicAuth(*ALICE)
-    answers = {}
-    for method, path, given in ROUTES:
-        answer = exporter.client.request(method, exporter.url + path, timeout=10, **given)
-        binary = answer.headers.get("content-type") == "application/x-protobuf"
-        body = repr(decode_read_response(answer.content)) if binary else answer.text
-        answers[f"{method} {path} {given}"] = f"{answer.status_code} {answer.headers.raw!r}\n{body}"
-    return answers
+    responses = {}
+    for method, path, options in ROUTES:
+        response = exporter.client.request(method, exporter.url + path, timeout=60, **options)
+        binary = response.headers.get("content-type") == "application/x-protobuf"
+        body = repr(decode_read_response(response.content)) if binary else response.text
+        responses[f"{method} {path} {options}"] = f"{response.status_code} {response.headers.raw!r}\n{body}"
+    return responses
 
 
 @pytest.fixture(scope="module", name="outputs")
 def _collect_outputs(setup: SecretsSetup) -> Mapping[str, Mapping[str, str | bytes]]:
-    """Let an exporter run through good and bad times, once in each format of the log; return all that it says."""
+    """Run an exporter through successes and failures, with each log format; return all its output."""
     return {form: dict(_run_exporter(setup, form)) for form in ("logfmt", "json")}
 
 
@@ -222,61 +226,68 @@ def _run_exporter(setup: SecretsSetup, log_format: str) -> Iterator[tuple[str, s
     ledger, good = folder / log_format, setup.config.read_text()
     flags = [f"--config.file={setup.config}", f"--storage.path={ledger}", f"--web.config.file={folder / 'web.yml'}"]
     with start_exporter(
-        *flags, "--web.enable-lifecycle", "--log.level=debug", f"--log.format={log_format}", env=setup.env
-    ) as it:
-        it.client.auth = ALICE
-        it.wait_until_up(*KEYS)
-        it.wait_for_log("Key rejected", times=REJECTED_ACCOUNTS + 2)
-        yield from _request_all(it).items()
+        *flags,
+        "--web.enable-lifecycle",
+        "--log.level=debug",
+        f"--log.format={log_format}",
+        env=setup.env,
+        new_interpreter=True,
+    ) as exporter:
+        exporter.client.auth = ALICE
+        exporter.wait_until_up(*KEYS)
+        exporter.wait_for_log("Key rejected", times=REJECTED_ACCOUNTS + 2)
+        yield from _request_all(exporter).items()
 
         key.write_text(REVOKED_KEY)
         setup.config.write_text(good.replace("history: 2d", "history: 3d"))
-        it.reload()
-        it.wait_for_log("New key rejected")
+        exporter.reload()
+        exporter.wait_for_log("New key not used")
         setup.config.write_text(BROKEN_CONFIG)
-        yield "a broken file", it.reload().text
-        yield from ((f"{page} afterwards", it.get(page).text) for page in ("/", "/metrics"))
-        yield from ((name, Path(f"/proc/{it.process.pid}/{name}").read_bytes()) for name in ("cmdline", "environ"))
-        assert it.stop() == 0
+        yield "a broken file", exporter.reload().text
+        yield from ((f"{page} afterwards", exporter.get(page).text) for page in ("/", "/metrics"))
+        yield from (
+            (name, Path(f"/proc/{exporter.process.pid}/{name}").read_bytes()) for name in ("cmdline", "environ")
+        )
+        assert exporter.stop() == 0
     key.write_text(KEYS["openai"])
     setup.config.write_text(good)
-    yield "log", "".join(it.stderr_lines)
-    yield "stdout", "".join(it.stdout_lines)
+    yield "log", "".join(exporter.stderr_lines)
+    yield "stdout", "".join(exporter.stdout_lines)
     yield from ((file.name, file.read_bytes()) for file in ledger.iterdir())
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
 def test_a_running_exporter_shows_no_secret(outputs: Mapping[str, Mapping[str, str | bytes]], form: str) -> None:
-    """Not in its answers, log, ledger or process, though keys are refused and repeated by providers, or misplaced."""
-    given = {"environ": {"anthropic key", "master key"}}
+    """Responses, log, ledger and process contain no secret, even if providers repeat keys or keys are misplaced."""
+    expected = {"environ": {"anthropic key", "master key"}}
     assert {str(text)[:3] for text in outputs[form].values()} >= STATUSES
     assert str(outputs[form]["log"]).count("Incorrect API key provided") >= REJECTED_ACCOUNTS
     for name, text in outputs[form].items():
-        secrets = {one: secret for one, secret in SECRETS.items() if one not in given.get(name, ())}
+        secrets = {kind: secret for kind, secret in SECRETS.items() if kind not in expected.get(name, ())}
         assert (name, find_leaks(text, secrets=secrets)) == (name, [])
 
 
 @pytest.mark.usefixtures("outputs")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_shows_no_secret(setup: SecretsSetup, command: str) -> None:
-    """Whether it succeeds or fails, neither its results nor its messages hold any."""
+    """Neither the results nor the messages of a command contain a secret, whether it succeeds or fails."""
     arguments = command.format(folder=setup.config.parent).split()
-    told = run_command(*arguments, env=setup.env, stdin=KEYS["openai"])
-    assert told.returncode in (0, 1)
-    assert told.stdout + told.stderr
-    assert find_leaks(told.stdout, told.stderr) == []
+    completed = run_command(*arguments, env=setup.env, stdin=KEYS["openai"])
+    assert completed.returncode in (0, 1)
+    assert completed.stdout + completed.stderr
+    assert find_leaks(completed.stdout, completed.stderr) == []
 
 
 PUBLIC_FIELDS = {"name", "owner"}
-"""Fields that are meant to be shown: what stands there is no secret."""
+"""Fields whose values are meant to be displayed."""
 
 FAILURE_MODES = (*sorted(FAULT_KINDS), *ECHO_FORMS, "elsewhere", "nobody")
-"""In which a provider fails: the simulator's faults, keys repeated, an unknown path, and no answer."""
+"""Ways in which a provider fails: the simulator's faults, repeated keys, an unknown path, and no server."""
 
 
 @pytest.fixture(scope="module", name="failures")
 def _collect_failures(setup: SecretsSetup) -> list[ProviderError]:
-    """Have every provider asked for everything, while it fails in every way."""
+    """Request every report of every provider while the provider fails in every way; return the errors."""
     simulator, found = setup.sandbox.simulator, list[ProviderError]()
     with start_canned_server(echo_key) as server:
         urls = {way: f"{server.url}/{way}" for way in ECHO_FORMS} | {"nobody": "http://127.0.0.1:9"}
@@ -295,11 +306,11 @@ def _collect_failures(setup: SecretsSetup) -> list[ProviderError]:
 
 def _provoke_errors(provider: str, access: ClientConfig) -> Iterator[ProviderError]:
     with closing(create_provider(PROVIDERS[provider], access)) as session:
-        asks: list[Callable[[], object]] = [session.verify, session.names]
-        asks += [partial(_fetch, session, report) for report in session.reports[:2]]
-        for ask in asks:
+        calls: list[Callable[[], object]] = [session.verify, session.names]
+        calls += [partial(_fetch, session, report) for report in session.reports[:2]]
+        for call in calls:
             try:
-                ask()
+                call()
             except ProviderError as error:
                 yield error
 
@@ -310,17 +321,17 @@ def _fetch(session: Provider, report: Report) -> list[Bucket]:
 
 
 def test_no_error_holds_a_secret(failures: list[ProviderError]) -> None:
-    """Whatever a provider answers, the error has no key in its words, its fields, its pickle or its traceback."""
-    assert {type(one) for one in failures} == {*ProviderError.__subclasses__()}
+    """No error contains a key in its message, fields, pickle or traceback, whatever a provider responds."""
+    assert {type(error) for error in failures} == {*ProviderError.__subclasses__()}
     for error in failures:
-        told = "".join(traceback.format_exception(error))
-        assert find_leaks(told, *_represent(error), *_represent(vars(error))) == []
+        text = "".join(traceback.format_exception(error))
+        assert find_leaks(text, *_represent(error), *_represent(vars(error))) == []
 
 
 def _represent(value: object) -> Iterator[str | bytes]:
-    for show in REPRESENTATIONS.values():
+    for represent in REPRESENTATIONS.values():
         with suppress(AttributeError, TypeError, pickle.PicklingError):
-            yield show(value)
+            yield represent(value)
 
 
 @pytest.fixture(name="app")
@@ -333,34 +344,34 @@ def _build_app(setup: SecretsSetup, tmp_path: Path) -> Iterator[App]:
 
 
 def test_no_object_shows_its_secret(setup: SecretsSetup, app: App) -> None:
-    """Whatever holds one shows none: as text, copied, pickled, or written field by field."""
+    """No object that holds a secret reveals it: as text, copied, pickled, or written field by field."""
     config = load(setup.config, PROVIDERS)
-    shape, _ = validate(yaml_document.read(setup.config), Config, PROVIDERS)
+    model, _ = validate(yaml_document.read(setup.config), Config, PROVIDERS)
     web = load_web(setup.config.with_name("web.yml"))
-    held: list[object] = [config, shape, web, app, app.handlers(), read_master_keys(setup.env), *config.sources]
+    held: list[object] = [config, model, web, app, app.handlers(), read_master_keys(setup.env), *config.sources]
     for account in config.accounts[: len(KEYS)]:
-        key, member = account.api_key.read(setup.env), app._polled_accounts[account.name]
+        key, state = account.api_key.read(setup.env), polled_account(app, account.name)
         assert key.reveal() == KEYS[account.provider]
         access = ClientConfig(key, "http://127.0.0.1:9")
-        session = PollSession(member, member.config, key=key, pending_key=key)
-        session.provider = member.config.connect(key, member.record_request)
+        session = PollSession(state, state.config, key=key, pending_key=key)
+        session.provider = state.config.connect(key, state.record_request)
         client = Client(access, {"Authorization": f"Bearer {key.reveal()}"})
-        held += [key, account.api_key, account, access, client, member, member.view(), session, session.provider]
-    texts = [text for one in held for text in _represent(one)]
+        held += [key, account.api_key, account, access, client, state, state.view(), session, session.provider]
+    texts = [text for value in held for text in _represent(value)]
     assert len(texts) > 4 * len(held)
     assert find_leaks(*texts) == []
 
 
 @pytest.mark.parametrize("field", sorted({*Account.model_fields, "api_key", "token", KEYS["cursor"]} - PUBLIC_FIELDS))
 def test_a_key_in_the_wrong_place_is_not_repeated(tmp_path: Path, field: str) -> None:
-    """Where a field of an account is or holds the key itself, the complaint does not."""
+    """An error about a field that is or contains a key does not repeat the key."""
     path = tmp_path / "config.yaml"
     for key in (f"{before}{key}" for key in KEYS.values() for before in ("", "Bearer ")):
         account = {"name": "acme", "provider": "openai", "api_key_file": "acme.key", field: key}
         path.write_text(yaml.safe_dump({"accounts": [account]}))
-        with pytest.raises(ConfigError) as refused:
+        with pytest.raises(ConfigError) as raised:
             load(path, PROVIDERS)
-        assert find_leaks(str(refused.value)) == []
+        assert find_leaks(str(raised.value)) == []
 
 
 @pytest.mark.parametrize(
@@ -376,17 +387,17 @@ def test_a_key_in_the_wrong_place_is_not_repeated(tmp_path: Path, field: str) ->
     ],
 )
 def test_the_search_finds_every_form(text: str | bytes) -> None:
-    """Six letters are enough, and so are four behind a mask; base64, hex and a URL's escapes hide nothing."""
+    """Six letters of a secret are found, and four behind a mask, also in base64, hex and URL escapes."""
     assert len(find_leaks(text)) == 1
 
 
 def test_the_search_finds_a_planted_leak(tmp_path: Path) -> None:
-    """An account whose name holds six letters of its key is found in every answer that tells of accounts."""
+    """An account whose name contains six letters of its key is found in every response with account names."""
     name = f"acme-{KEYS['openai'][-6:]}"
     with (
-        start_sandbox(tmp_path, replace(make_account("openai", name), key=KEYS["openai"])) as here,
-        start_exporter(*here.flags) as it,
+        start_sandbox(tmp_path, replace(make_account("openai", name), key=KEYS["openai"])) as sandbox,
+        start_exporter(*sandbox.flags) as exporter,
     ):
-        it.wait_until_up(name)
-        found = {path.split()[1] for path, text in _request_all(it).items() if find_leaks(text)}
+        exporter.wait_until_up(name)
+        found = {path.split()[1] for path, text in _request_all(exporter).items() if find_leaks(text)}
     assert found == {"/", "/metrics", "/api/v1/read", "/api/v1/ai/usage/summary"}

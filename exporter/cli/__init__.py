@@ -1,8 +1,7 @@
-"""The command line: one file per subject."""
+"""The command line: each command is a module, imported when the command is used."""
 
 from __future__ import annotations
 
-from exporter.cli import alert_webhook, check, check_account, encrypt, history, replay, run
 from exporter.cli.command import main
 
-__all__ = ["alert_webhook", "check", "check_account", "encrypt", "history", "main", "replay", "run"]
+__all__ = ["main"]

@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from exporter.cli.command import config_option, exit_on_error, main, now
+from exporter.cli.command import LazyGroup, config_option, exit_on_error, main, now
 from exporter.config import configuration, keys
 from exporter.errors import ConfigError, KeyRejected, ProviderError, RateLimited, Unavailable, Unsupported
 from exporter.model import Report
@@ -28,7 +28,7 @@ MAX_CONCURRENT_CHECKS = 64
 """Accounts that `check keys` checks at the same time."""
 
 
-@main.group()
+@main.group(cls=LazyGroup, modules={"account": "exporter.cli.check_account"})
 def check() -> None:
     """Check the configuration, its keys, or an account."""
 

@@ -5,9 +5,10 @@ Results go to stdout, logs to stderr. The exit code is 0 for success, 1 for fail
 
 from __future__ import annotations
 
+import importlib
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -82,7 +83,42 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class LazyGroup(click.Group):
+    """A group whose subcommands are imported when they are used: `--version` and `check config` load no HTTP server."""
+
+    def __init__(self, *args: Any, modules: Mapping[str, str], **kwargs: Any) -> None:
+        """Take the module of each subcommand in `modules`; importing it adds the subcommand to this group."""
+        super().__init__(*args, **kwargs)
+        self._modules = modules
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all subcommands, imported or not."""
+        return sorted({*super().list_commands(ctx), *self._modules})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a subcommand, imported now if necessary; None where there is none of this name."""
+        # An unknown name imports them all: Click suggests the nearest of the names that it knows.
+        names = [cmd_name] if cmd_name in self._modules else self._modules
+        for name in names:
+            importlib.import_module(self._modules[name])
+        return super().get_command(ctx, cmd_name)
+
+
+MODULES = {
+    "check": "exporter.cli.check",
+    "demo": "exporter.cli.run",
+    "encrypt": "exporter.cli.encrypt",
+    "history": "exporter.cli.history",
+    "notices": "exporter.cli.alert_webhook",
+    "replay": "exporter.cli.replay",
+    "run": "exporter.cli.run",
+}
+"""Command -> the module that defines it."""
+
+
+@click.group(
+    cls=LazyGroup, modules=MODULES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(
     __version__, message=f"ai-spend-exporter, version %(version)s (python {platform.python_version()})"
 )

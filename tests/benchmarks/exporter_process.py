@@ -13,37 +13,41 @@ from exporter.app import App
 from exporter.model import HOUR
 from exporter.web import build_asgi_app
 from exporter.web.server import listen
-from tests.benchmarks.many_accounts import NOW, SERIES_PER_LABEL_SET, build_app, refresh_metrics, render_account
+from tests.benchmarks.many_accounts import SERIES_PER_LABEL_SET, build_app, refresh_metrics, render_account
 from tests.benchmarks.process import report_and_wait, resident_memory
+from tests.system import NOON, Clock
 
 SERIES = 100_000
 ACCOUNTS = 50
 
 
 def main() -> None:
-    """Fill a ledger, put the page together, tell what that took, and serve it."""
+    """Fill a ledger, assemble /metrics, report the duration, and serve."""
+    clock = Clock(NOON)
     names = [f"team-{number:02d}" for number in range(ACCOUNTS)]
-    app = build_app(Path(sys.argv[1]), dict.fromkeys(names, -(-SERIES // SERIES_PER_LABEL_SET // ACCOUNTS)))
+    size = -(-SERIES // SERIES_PER_LABEL_SET // ACCOUNTS)
+    app = build_app(Path(sys.argv[1]), dict.fromkeys(names, size), clock)
     for name in names:
         render_account(app, name)
     refresh_metrics(app)
-    refreshed = _measure_refresh(app, names[0])
-    opened = listen("127.0.0.1:0")
-    # As exporter.web.server does it, without the timer that polls.
+    refreshed = _measure_refresh(app, clock, names[0])
+    listening = listen("127.0.0.1:0")
+    # As in exporter.web.server, without the timer that polls.
     config = uvicorn.Config(
         build_asgi_app(app.handlers()), log_config=None, access_log=False, lifespan="off", server_header=False
     )
-    threading.Thread(target=uvicorn.Server(config).run, kwargs={"sockets": [opened]}, daemon=True).start()
-    report_and_wait({"port": opened.getsockname()[1], "refresh": refreshed, "resident": resident_memory()})
+    threading.Thread(target=uvicorn.Server(config).run, kwargs={"sockets": [listening]}, daemon=True).start()
+    report_and_wait({"port": listening.getsockname()[1], "refresh": refreshed, "resident": resident_memory()})
 
 
-def _measure_refresh(app: App, account: str) -> float:
-    """Return the usual seconds from a change of one account to the page that shows it."""
-    took = []
-    for now in (NOW + HOUR, NOW) * 4:
-        render_account(app, account, now)
-        took.append(refresh_metrics(app))
-    return median(took)
+def _measure_refresh(app: App, clock: Clock, account: str) -> float:
+    """Return the median duration in seconds of assembling /metrics after a change of a single account."""
+    durations = []
+    for now in (NOON + HOUR, NOON) * 4:
+        clock.now = now
+        render_account(app, account)
+        durations.append(refresh_metrics(app))
+    return median(durations)
 
 
 if __name__ == "__main__":

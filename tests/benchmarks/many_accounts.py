@@ -1,10 +1,10 @@
-"""An exporter with as many series as wanted, made the way that real ones are: told, valued, hung up, put together."""
+"""An exporter with any number of series, through the same steps as in production: store, value, render, assemble."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import yaml
@@ -12,22 +12,24 @@ import yaml
 from exporter.app import App, Dependencies
 from exporter.config.configuration import load
 from exporter.model import DAY, HOUR, Bucket, Row
+from exporter.pricing.list_prices import list_rates
+from exporter.pricing.valuer import Valuer
 from exporter.providers import PROVIDERS
 from exporter.windows import TimeRange, floor
+from tests.system import NOON, Clock, ledger_of, polled_account
 
-NOW = datetime(2026, 11, 18, 12, 7, 30, tzinfo=UTC)
 DAYS = 30
 METERS = ("uncached_input", "cache_read", "cache_write_5m", "output")
 MODELS = ("claude-opus-5", "claude-sonnet-5", "claude-sonnet-4-6", "claude-haiku-4-5-20251001")
 TIERS = ("standard", "batch")
 SERIES_PER_LABEL_SET = 5 + 4 * len(METERS)
-"""Sample lines of one combination of workspace, model and tier: five windows of money, four of each meter."""
+"""Sample lines of a combination of workspace, model and tier: five windows of cost, four of each meter."""
 
 
-def build_app(folder: Path, sizes: Mapping[str, int]) -> App:
+def build_app(folder: Path, sizes: Mapping[str, int], clock: Clock | None = None) -> App:
     """Return an exporter whose ledger holds thirty days of accounts: name -> combinations of workspace, model, tier.
 
-    Nothing is on its page yet but how the accounts fare, and nobody is asked.
+    No usage is on /metrics yet, and no request is made.
     """
     accounts = [
         {"name": name, "provider": "anthropic", "owner": "platform", "api_key_env": "KEY", "base_url": "http://[::1]:9"}
@@ -35,39 +37,38 @@ def build_app(folder: Path, sizes: Mapping[str, int]) -> App:
     ]
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({"accounts": accounts}))
-    app = App(folder / "ledger", Dependencies(lambda: NOW, time.monotonic, {}, PROVIDERS))
+    app = App(folder / "ledger", Dependencies(clock or Clock(NOON), time.monotonic, {}, PROVIDERS))
     app.apply(load(path, PROVIDERS))
     for name, size in sizes.items():
         _store_account(app, name, size)
     return app
 
 
-def render_account(app: App, account: str, now: datetime = NOW) -> float:
-    """Render an account's lines anew, as they are then; return the seconds that it took."""
-    app.snapshots._clock = lambda: now
+def render_account(app: App, account: str) -> float:
+    """Render an account's lines as they are by the clock; return the duration in seconds."""
     began = time.perf_counter()
-    app.snapshots.update(app._polled_accounts[account])
+    app.snapshots.update(polled_account(app, account))
     return time.perf_counter() - began
 
 
 def refresh_metrics(app: App) -> float:
-    """Put the page together; return the seconds that it took."""
+    """Assemble /metrics; return the duration in seconds."""
     began = time.perf_counter()
-    app._metrics_cache.refresh(force=True)
+    app.refresh_metrics()
     return time.perf_counter() - began
 
 
 def _store_account(app: App, account: str, size: int) -> None:
-    book = app._polled_accounts[account].ledger_account
-    span = TimeRange(floor(NOW, DAY) - DAYS * DAY, NOW)
-    for report in book.reports:
-        told = _buckets(report.name, span, size) if report.kind == "usage" else ()
-        app._ledger.buckets.put(book.id, report.name, span, told, completes_refresh=True)
-    app._valuer.value_days(book, NOW)
+    ledger, ledger_account = ledger_of(app), polled_account(app, account).ledger_account
+    time_range = TimeRange(floor(NOON, DAY) - DAYS * DAY, NOON)
+    for report in ledger_account.reports:
+        buckets = _buckets(report.name, time_range, size) if report.kind == "usage" else ()
+        ledger.buckets.put(ledger_account.id, report.name, time_range, buckets, completes_refresh=True)
+    Valuer(ledger, list_rates).value_days(ledger_account, NOON)
 
 
 def _buckets(report: str, time_range: TimeRange, size: int) -> Iterator[Bucket]:
-    """Yield every hour of a span; each combination is in use in one hour of the day."""
+    """Yield every hour of a time range; each combination has usage in a single hour of the day."""
     start = time_range.start
     while start < time_range.end:
         rows = [row for number in range(start.hour, size, 24) for row in _rows(number, start)]

@@ -1,4 +1,4 @@
-"""The command line: what each command says when all is well, and what it says when something is wrong."""
+"""The command line: output, messages and exit status of each command, for good and bad input."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LOGFMT = re.compile(r'\w+=("(\\.|[^"\\])*"|[^\s"=]+)( \w+=("(\\.|[^"\\])*"|[^\s"
 
 
 def _write_config(folder: Path, *names: str, **fields: object) -> Path:
-    """Write a configuration of OpenAI accounts that share one good key file."""
+    """Write a configuration of OpenAI accounts that share a valid key file."""
     (folder / "good.key").touch(mode=0o600)
     (folder / "good.key").write_text(KEY)
     common = {"provider": "openai", "api_key_file": "good.key", "base_url": UNREACHABLE_URL, **fields}
@@ -47,7 +47,7 @@ def _write_config(folder: Path, *names: str, **fields: object) -> Path:
 
 
 def _run_failing(folder: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Run a start that has to fail; return its status and what it says."""
+    """Run `run`, which has to fail; return its status and stderr."""
     flags = (f"--config.file={folder / 'config.yaml'}", f"--storage.path={folder / 'ledger'}", ANY_PORT_FLAG)
     failed = run_command("run", *flags, *arguments, prefix=prefix)
     _assert_fits_a_screen(failed.stderr)
@@ -61,15 +61,15 @@ def _assert_fits_a_screen(output: str) -> None:
 
 
 def test_a_missing_configuration_is_reported(tmp_path: Path) -> None:
-    """A missing file, and a folder in its place, are named with what to do; status 1."""
+    """A missing file, or a folder in its place, is reported with advice; status 1."""
     path = tmp_path / "config.yaml"
     assert _run_failing(tmp_path) == (
         1,
         f"1 problem in the configuration:\n  {path}: it does not exist; create it or correct the path\n",
     )
     path.mkdir()
-    status, told = _run_failing(tmp_path)
-    assert (status, "it is a directory; name a file in it" in told) == (1, True)
+    status, stderr = _run_failing(tmp_path)
+    assert (status, "it is a directory; name a file in it" in stderr) == (1, True)
     assert not (tmp_path / "ledger").exists()
 
 
@@ -89,7 +89,7 @@ accounts:
 
 @pytest.mark.parametrize("command", ["run", "check config", "check keys"])
 def test_every_problem_of_a_configuration_is_reported_at_once(tmp_path: Path, command: str) -> None:
-    """All problems come together, each with file and line and a way out; status 1."""
+    """All problems are reported together, each with file, line and advice; status 1."""
     path = tmp_path / "config.yaml"
     path.write_text(INVALID_CONFIG)
     arguments = [*command.split(), str(path) if command == "check config" else f"--config.file={path}"]
@@ -97,14 +97,14 @@ def test_every_problem_of_a_configuration_is_reported_at_once(tmp_path: Path, co
     assert failed.returncode == 1
     assert failed.stdout == ""
     _assert_fits_a_screen(failed.stderr)
-    head, *told = failed.stderr.splitlines()
+    head, *problems = failed.stderr.splitlines()
     assert head == "4 problems in the configuration:"
-    assert [re.match(rf"  {path}:(\d+): ", line)[1] for line in told] == ["2", "5", "7", "10"]  # type: ignore[index]
-    assert "did you mean openai?" in told[1]
+    assert [re.match(rf"  {path}:(\d+): ", line)[1] for line in problems] == ["2", "5", "7", "10"]  # type: ignore[index]
+    assert "did you mean openai?" in problems[1]
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         (None, "it does not exist"),
         ("", "it is empty; write the key there"),
@@ -114,8 +114,8 @@ def test_every_problem_of_a_configuration_is_reported_at_once(tmp_path: Path, co
         ("unreadable", "this user may not read it; check its owner and mode"),
     ],
 )
-def test_a_key_file_without_a_key_is_reported(tmp_path: Path, content: str | None, complaint: str) -> None:
-    """The account's line, the file and what is wrong with it are told, at the start and by `check config`; status 1."""
+def test_a_key_file_without_a_key_is_reported(tmp_path: Path, content: str | None, message: str) -> None:
+    """`run` fails with the account's line, the file and the problem; for `check config` the same is a warning."""
     path = _write_config(tmp_path, "acme", api_key_file="acme.key")
     key = tmp_path / "acme.key"
     if content == "a folder":
@@ -125,25 +125,25 @@ def test_a_key_file_without_a_key_is_reported(tmp_path: Path, content: str | Non
         key.chmod(0o000 if content == "unreadable" else 0o600)
     prefix = tuple(unprivileged_prefix())
 
-    status, told = _run_failing(tmp_path, prefix=prefix)
+    status, stderr = _run_failing(tmp_path, prefix=prefix)
     assert status == 1
-    assert f"{path}:2: api_key_file {key}: {complaint}" in told
-    assert "sk-admin-second" not in told
+    assert f"{path}:2: api_key_file {key}: {message}" in stderr
+    assert "sk-admin-second" not in stderr
     checked = run_command("check", "config", str(path), prefix=prefix)
     assert checked.returncode == 0
-    assert f"warning: {path}:2: api_key_file {key}: {complaint}" in checked.stderr
+    assert f"warning: {path}:2: api_key_file {key}: {message}" in checked.stderr
     assert checked.stdout.endswith(
         "1 account; 1 of the keys and tokens cannot be read here, and `run` needs them all\n"
     )
 
 
 def test_a_variable_without_a_key_is_reported(tmp_path: Path) -> None:
-    """An environment variable that is not set ends `run`, and is a warning of `check config`."""
+    """An environment variable that is not set stops `run`, and is a warning of `check config`."""
     path = tmp_path / "config.yaml"
     path.write_text("accounts: [{name: acme, provider: openai, api_key_env: ACME_KEY}]\n")
-    status, told = _run_failing(tmp_path)
+    status, stderr = _run_failing(tmp_path)
     assert status == 1
-    assert "api_key_env ACME_KEY: the environment variable is not set" in told
+    assert "api_key_env ACME_KEY: the environment variable is not set" in stderr
     warned = run_command("check", "config", str(path))
     assert (warned.returncode, warned.stderr.startswith("warning: ")) == (0, True)
     assert "api_key_env ACME_KEY: the environment variable is not set" in warned.stderr
@@ -151,7 +151,7 @@ def test_a_variable_without_a_key_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "complaint"),
+    ("address", "message"),
     [
         ("localhost", "not an address; write :10042"),
         ("127.0.0.1:http", "not an address; write :10042"),
@@ -162,28 +162,28 @@ def test_a_variable_without_a_key_is_reported(tmp_path: Path) -> None:
         ("192.0.2.1:0", "Cannot assign requested address. Give --web.listen-address an address of this machine"),
     ],
 )
-def test_an_unusable_listen_address_is_reported(tmp_path: Path, address: str, complaint: str) -> None:
-    """An address that is none, or that is not of this machine, is named with what to write; status 1."""
+def test_an_unusable_listen_address_is_reported(tmp_path: Path, address: str, message: str) -> None:
+    """An address that is invalid or not of this machine is reported with a valid form; status 1."""
     _write_config(tmp_path, "acme")
-    status, told = _run_failing(tmp_path, f"--web.listen-address={address}")
+    status, stderr = _run_failing(tmp_path, f"--web.listen-address={address}")
     assert status == 1
-    assert address in told
-    assert complaint in told
+    assert address in stderr
+    assert message in stderr
 
 
 def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
-    """Where something else listens, the message says how to see what it is; status 1."""
+    """If the port is in use, the message has the command that finds its user; status 1."""
     _write_config(tmp_path, "acme")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        status, told = _run_failing(tmp_path, f"--web.listen-address=127.0.0.1:{port}")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        status, stderr = _run_failing(tmp_path, f"--web.listen-address=127.0.0.1:{port}")
     assert status == 1
-    assert f"Cannot listen on 127.0.0.1:{port}: Address already in use" in told
-    assert f"ss -ltnp 'sport = :{port}'" in told
+    assert f"Cannot listen on 127.0.0.1:{port}: Address already in use" in stderr
+    assert f"ss -ltnp 'sport = :{port}'" in stderr
 
 
 def test_a_ledger_of_a_newer_version_is_reported_and_left_alone(tmp_path: Path) -> None:
-    """A file that a newer release wrote is refused with status 1, and not a byte of it changes."""
+    """A file written by a newer release is rejected with status 1 and is not changed."""
     _write_config(tmp_path, "acme")
     file = tmp_path / "ledger" / LEDGER_FILE_NAME
     file.parent.mkdir()
@@ -193,15 +193,15 @@ def test_a_ledger_of_a_newer_version_is_reported_and_left_alone(tmp_path: Path) 
         db.execute("PRAGMA user_version = 99")
     db.close()
     before = file.read_bytes()
-    status, told = _run_failing(tmp_path)
+    status, stderr = _run_failing(tmp_path)
     assert status == 1
-    assert f"{file} was written by a newer ai-spend-exporter (ledger version 99;" in told
-    assert "Run the newer release again" in told
+    assert f"{file} was written by a newer ai-spend-exporter (ledger version 99;" in stderr
+    assert "Run the newer release again" in stderr
     assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("place", "complaint"),
+    ("place", "message"),
     [
         ("locked", "Permission denied. Make it writable for this user"),
         ("locked/below", "Permission denied. Make it writable for this user"),
@@ -211,8 +211,8 @@ def test_a_ledger_of_a_newer_version_is_reported_and_left_alone(tmp_path: Path) 
         ("readonly", "Make the folder and the file writable for this user"),
     ],
 )
-def test_an_unusable_ledger_is_reported(tmp_path: Path, place: str, complaint: str) -> None:
-    """A folder that is not writable, a file in its place, or a file that is no ledger: named, with advice; status 1."""
+def test_an_unusable_ledger_is_reported(tmp_path: Path, place: str, message: str) -> None:
+    """A folder that cannot be written, or a file that is no ledger, is reported with advice; status 1."""
     _write_config(tmp_path, "acme")
     (tmp_path / "locked").mkdir(mode=0o500)
     (tmp_path / "file").write_text("mine")
@@ -220,21 +220,21 @@ def test_an_unusable_ledger_is_reported(tmp_path: Path, place: str, complaint: s
     (tmp_path / "garbage" / LEDGER_FILE_NAME).write_text("no ledger " * 500)
     (tmp_path / "readonly").mkdir()
     (tmp_path / "readonly" / LEDGER_FILE_NAME).touch(mode=0o400)
-    status, told = _run_failing(tmp_path, f"--storage.path={tmp_path / place}", prefix=tuple(unprivileged_prefix()))
+    status, stderr = _run_failing(tmp_path, f"--storage.path={tmp_path / place}", prefix=tuple(unprivileged_prefix()))
     assert status == 1
-    assert str(tmp_path / place) in told
-    assert complaint in told
+    assert str(tmp_path / place) in stderr
+    assert message in stderr
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_two_exporters_do_not_share_a_ledger(tmp_path: Path) -> None:
-    """A second process on the same folder ends with status 1 and says why; a kill leaves no lock behind."""
+    """A second process on the same folder exits with status 1 and the reason; a killed process leaves no lock."""
     path = _write_config(tmp_path, "acme")
     flags = (f"--config.file={path}", f"--storage.path={tmp_path / 'ledger'}")
     with start_exporter(*flags) as first:
-        status, told = _run_failing(tmp_path)
+        status, stderr = _run_failing(tmp_path)
         assert status == 1
-        assert f"{tmp_path / 'ledger'} is in use by another ai-spend-exporter. Stop that one" in told
+        assert f"{tmp_path / 'ledger'} is in use by another ai-spend-exporter. Stop that one" in stderr
         assert first.get("/-/ready").status_code == 200
         first.process.kill()
         first.process.wait()
@@ -243,7 +243,7 @@ def test_two_exporters_do_not_share_a_ledger(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         ("run --shard=0/3", "'0/3' is not I/N with I from 1 to N, such as 2/8"),
         ("run --shard=4/3", "'4/3' is not I/N"),
@@ -270,18 +270,18 @@ def test_two_exporters_do_not_share_a_ledger(tmp_path: Path) -> None:
         ("demo --prometheus.port=many", "'many' is not a valid integer"),
     ],
 )
-def test_misuse_of_the_command_line_has_a_status_of_its_own(tmp_path: Path, arguments: str, complaint: str) -> None:
-    """A flag, value or command that is none ends with status 2 before anything is read, and says what is wrong."""
+def test_misuse_of_the_command_line_has_a_status_of_its_own(tmp_path: Path, arguments: str, message: str) -> None:
+    """An invalid flag, value or command is reported with status 2 before anything is read."""
     failed = run_command(*arguments.split(), cwd=tmp_path)
     assert failed.returncode == 2
-    assert complaint in failed.stdout + failed.stderr
+    assert message in failed.stdout + failed.stderr
     _assert_fits_a_screen(failed.stdout + failed.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["run", "check config config.yaml", "check keys"])
 def test_a_plug_in_that_cannot_be_loaded_is_reported(tmp_path: Path, command: str) -> None:
-    """A broken provider of another package is named by its entry point; status 1."""
+    """A provider that cannot be imported is reported by its entry point; status 1."""
     _write_config(tmp_path, "acme")
     package = tmp_path / "packages" / "broken-1.dist-info"
     package.mkdir(parents=True)
@@ -294,7 +294,7 @@ def test_a_plug_in_that_cannot_be_loaded_is_reported(tmp_path: Path, command: st
 
 
 def test_check_config_accepts_a_valid_configuration(tmp_path: Path) -> None:
-    """A good configuration ends with status 0 and the number of accounts; what is unsafe about keys is a warning."""
+    """A valid configuration results in status 0 and the number of accounts; unsafe keys are warnings."""
     path = _write_config(tmp_path, "acme", "labs")
     good = run_command("check", "config", str(path))
     assert (good.returncode, good.stdout) == (0, f"{path}: good, 2 accounts\n")
@@ -307,23 +307,25 @@ def test_check_config_accepts_a_valid_configuration(tmp_path: Path) -> None:
 
 
 def test_the_example_passes_where_its_keys_are_not() -> None:
-    """`check config` finds config.example.yaml good and warns of keys that are not here, --syntax-only does not."""
+    """config.example.yaml is valid; missing keys are warnings, except with --syntax-only."""
     example = str(ROOT / "config.example.yaml")
-    told = run_command("check", "config", example)
-    assert told.returncode == 0
-    assert told.stdout.endswith(
+    completed = run_command("check", "config", example)
+    assert completed.returncode == 0
+    assert completed.stdout.endswith(
         ": good, 4 accounts; 6 of the keys and tokens cannot be read here, and `run` needs them all\n"
     )
-    assert "CURSOR_ADMIN_KEY" in told.stderr
+    assert "CURSOR_ADMIN_KEY" in completed.stderr
     quiet = run_command("check", "config", "--syntax-only", example)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, f"{example}: good, 4 accounts\n", "")
 
 
 def test_the_version_is_printed() -> None:
-    """`--version` tells the exporter's and Python's version."""
-    told = run_command("--version")
-    assert told.returncode == 0
-    assert re.fullmatch(rf"ai-spend-exporter, version {re.escape(__version__)} \(python 3\.\d+\.\d+\)\n", told.stdout)
+    """`--version` prints the exporter's and Python's version."""
+    completed = run_command("--version", new_interpreter=True)
+    assert completed.returncode == 0
+    assert re.fullmatch(
+        rf"ai-spend-exporter, version {re.escape(__version__)} \(python 3\.\d+\.\d+\)\n", completed.stdout
+    )
 
 
 def _walk_commands(
@@ -331,19 +333,22 @@ def _walk_commands(
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     yield path, command
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
-            yield from _walk_commands(inner, (*path, name))
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            subcommand = command.get_command(context, name)
+            assert subcommand
+            yield from _walk_commands(subcommand, (*path, name))
 
 
 @pytest.mark.parametrize("path", [" ".join(path) for path, _ in _walk_commands(main)])
 def test_help_documents_every_flag(path: str) -> None:
-    """Every command tells what it does, each of its flags with a sentence and its default, and fits 100 columns."""
+    """The help of every command describes the command and each flag with its default, in 100 columns."""
     command = dict(_walk_commands(main))[tuple(path.split())]
-    told = run_command(*path.split(), "-h" if path == "run" else "--help", env={**ENVIRONMENT, "COLUMNS": "100"})
-    assert told.returncode == 0
-    assert told.stderr == ""
-    assert max(map(len, told.stdout.splitlines())) <= 100
-    flat = " ".join(told.stdout.split())
+    completed = run_command(*path.split(), "-h" if path == "run" else "--help", env={**ENVIRONMENT, "COLUMNS": "100"})
+    assert completed.returncode == 0
+    assert completed.stderr == ""
+    assert max(map(len, completed.stdout.splitlines())) <= 100
+    flat = " ".join(completed.stdout.split())
     assert " ".join((command.help or "").split()) in flat
     for option in command.params:
         if isinstance(option, click.Option):
@@ -356,15 +361,15 @@ def test_help_documents_every_flag(path: str) -> None:
 
 
 def test_every_account_belongs_to_one_shard(tmp_path: Path) -> None:
-    """Every account is in exactly one of three parts, and always in the same: the parts are fixed for all releases."""
+    """Every account belongs to exactly one of three shards, the same in every release."""
     names = [f"account-{number}" for number in range(12)]
     path = _write_config(tmp_path, *names)
     parts = {}
     for number in (1, 2, 3):
         flags = (f"--config.file={path}", f"--storage.path={tmp_path / str(number)}", f"--shard={number}/3")
-        with start_exporter(*flags) as it:
-            parts[number] = {int(name.removeprefix("account-")) for name in it.accounts()}
-            assert any(f"accounts={len(parts[number])}" in line for line in it.stderr_lines)
+        with start_exporter(*flags) as exporter:
+            parts[number] = {int(name.removeprefix("account-")) for name in exporter.accounts()}
+            assert any(f"accounts={len(parts[number])}" in line for line in exporter.stderr_lines)
     assert parts == {1: {0, 4, 6}, 2: {1, 2, 3, 5, 8, 9, 10, 11}, 3: {7}}
 
 
@@ -376,23 +381,23 @@ def test_every_line_of_the_log_can_be_read_by_a_machine(tmp_path: Path, form: st
     ) as here:
         here.simulator.add_fault("acme", "html")
         here.simulator.add_fault("labs", "revoked")
-        with start_exporter(*here.flags, "--log.level=debug", f"--log.format={form}") as it:
-            it.wait_until_up("crew")
+        with start_exporter(*here.flags, "--log.level=debug", f"--log.format={form}") as exporter:
+            exporter.wait_until_up("crew")
             here.config.write_text(INVALID_CONFIG)
-            it.send_signal(signal.SIGHUP)
-            it.wait_for_log("not reloaded")
-            wait_until("the refusals", lambda: it.accounts("ai_account_problem", "1") == {"acme", "labs"})
-            assert it.stop() == 0
-    assert it.stdout_lines == []
-    for line in it.stderr_lines:
+            exporter.send_signal(signal.SIGHUP)
+            exporter.wait_for_log("not reloaded")
+            wait_until("the refusals", lambda: exporter.accounts("ai_account_problem", "1") == {"acme", "labs"})
+            assert exporter.stop() == 0
+    assert exporter.stdout_lines == []
+    for line in exporter.stderr_lines:
         _assert_parses(form, line.removesuffix("\n"))
 
 
 def _assert_parses(log_format: str, line: str) -> None:
     if log_format == "json":
-        told = json.loads(line)
-        names = list(told)
-        assert told["level"] in ("debug", "info", "warn", "error")
+        fields = json.loads(line)
+        names = list(fields)
+        assert fields["level"] in ("debug", "info", "warn", "error")
     else:
         assert LOGFMT.fullmatch(line), line
         names = re.findall(r'(?:^| )(\w+)=(?:"(?:\\.|[^"\\])*"|[^\s"=]+)', line)
@@ -403,9 +408,9 @@ def test_the_first_log_lines_describe_what_runs(tmp_path: Path) -> None:
     """The log begins with version, configuration and address, and warns of a key file that everyone may read."""
     path = _write_config(tmp_path, "acme")
     (tmp_path / "good.key").chmod(0o644)
-    with start_exporter(f"--config.file={path}", f"--storage.path={tmp_path / 'ledger'}") as it:
-        first = it.stderr_lines[:4]
-        port = it.url.rpartition(":")[2]
+    with start_exporter(f"--config.file={path}", f"--storage.path={tmp_path / 'ledger'}") as exporter:
+        first = exporter.stderr_lines[:4]
+        port = exporter.url.rpartition(":")[2]
     assert f'msg="Starting ai-spend-exporter" version={__version__} python=3.' in first[0]
     assert f'msg="Configuration loaded" file={path} accounts=1' in first[1]
     assert 'level=warn msg="Warning about a key"' in first[2]

@@ -1,4 +1,4 @@
-"""`history` as a user meets it: beside a running exporter, with good and bad days, on a terminal and off it."""
+"""`history`: beside a running exporter, with valid and invalid days, with and without a terminal."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def _start_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox
     with start_sandbox(
         tmp_path_factory.mktemp("history"), make_account("openai", "acme"), make_account("anthropic", "labs")
     ) as sandbox:
-        with start_exporter(*sandbox.flags) as it:
-            it.wait_until_up("acme", "labs")
-            assert it.stop() == 0
+        with start_exporter(*sandbox.flags) as exporter:
+            exporter.wait_until_up("acme", "labs")
+            assert exporter.stop() == 0
         yield sandbox
 
 
@@ -41,21 +41,23 @@ def run_history(sandbox: Sandbox, *arguments: str) -> subprocess.CompletedProces
 def test_the_file_holds_the_days_that_were_asked_for(sandbox: Sandbox, tmp_path: Path) -> None:
     """--from and --to are both included; the file is on stdout, or complete under the name that was given."""
     days = (f"--from={NEWEST_DAY:%Y-%m-%d}", f"--to={NEWEST_DAY:%Y-%m-%d}")
-    shown, kept = run_history(sandbox, *days), run_history(sandbox, *days, f"--output={tmp_path / 'it.om'}")
-    assert shown.returncode == kept.returncode == 0
-    assert shown.stdout == (tmp_path / "it.om").read_text()
-    assert kept.stdout == ""
+    printed, written = run_history(sandbox, *days), run_history(sandbox, *days, f"--output={tmp_path / 'it.om'}")
+    assert printed.returncode == written.returncode == 0
+    assert printed.stdout == (tmp_path / "it.om").read_text()
+    assert written.stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["it.om"]
-    told = parse_openmetrics(shown.stdout)
-    assert {dict(one)["account"] for one in told} == {"acme", "labs"}
+    samples = parse_openmetrics(printed.stdout)
+    assert {dict(series)["account"] for series in samples} == {"acme", "labs"}
     start = round(NEWEST_DAY.timestamp() * 1000)
-    assert {time for times in told.values() for time in times} == {start + (n + 1) * 3_600_000 - 1 for n in range(24)}
+    assert {time for times in samples.values() for time in times} == {
+        start + (n + 1) * 3_600_000 - 1 for n in range(24)
+    }
 
 
 def test_without_days_everything_up_to_the_newest_safe_one_is_written(sandbox: Sandbox) -> None:
-    """Nothing later than the newest day that ended three hours ago, and what to do next is told."""
+    """The newest day ended at least three hours ago, and stderr has the next steps."""
     made = run_history(sandbox)
-    times = [time for told in parse_openmetrics(made.stdout).values() for time in told]
+    times = [time for values in parse_openmetrics(made.stdout).values() for time in values]
     assert max(times) == round((NEWEST_DAY + DAY).timestamp() * 1000) - 1
     assert min(times) < max(times) - DAY.total_seconds() * 1000
     assert f"to {NEWEST_DAY:%Y-%m-%d}, UTC" in made.stderr
@@ -64,16 +66,18 @@ def test_without_days_everything_up_to_the_newest_safe_one_is_written(sandbox: S
 
 
 def test_history_works_beside_a_running_exporter(sandbox: Sandbox) -> None:
-    """The ledger is read while the exporter has it, and tells what remote read tells."""
-    with start_exporter(*sandbox.flags) as it:
-        it.wait_until_up("acme", "labs")
+    """The ledger is read while an exporter uses it, with the same samples as remote read."""
+    with start_exporter(*sandbox.flags) as exporter:
+        exporter.wait_until_up("acme", "labs")
         made = run_history(sandbox, f"--to={NEWEST_DAY:%Y-%m-%d}")
-        answer = it.client.post(f"{it.url}/api/v1/read", content=encode_read_request((REGEX, "__name__", "ai_.*")))
+        answer = exporter.client.post(
+            f"{exporter.url}/api/v1/read", content=encode_read_request((REGEX, "__name__", "ai_.*"))
+        )
     assert made.returncode == 0, made.stderr
     end = round((NEWEST_DAY + DAY).timestamp() * 1000)
     (served,) = decode_read_response(answer.content)
-    read = {one: {time: value for time, value in told.items() if time < end} for one, told in served.items()}
-    assert parse_openmetrics(made.stdout) == {one: told for one, told in read.items() if told}
+    read = {series: {time: value for time, value in values.items() if time < end} for series, values in served.items()}
+    assert parse_openmetrics(made.stdout) == {series: values for series, values in read.items() if values}
 
 
 def test_a_terminal_is_shown_how_far_it_is(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -82,13 +86,13 @@ def test_a_terminal_is_shown_how_far_it_is(sandbox: Sandbox, tmp_path: Path) -> 
     command = [*COMMAND, "history", *sandbox.flags, f"--output={tmp_path / 'it.om'}"]
     made = subprocess.run(command, stderr=theirs, env={**ENVIRONMENT, "TERM": "xterm"}, check=False)
     os.close(theirs)
-    said = b""
+    output = b""
     while piece := _read_terminal(ours):
-        said += piece
+        output += piece
     os.close(ours)
     assert made.returncode == 0
-    assert "Writing history" in said.decode()
-    assert "100%" in said.decode()
+    assert "Writing history" in output.decode()
+    assert "100%" in output.decode()
     assert "Writing history" not in run_history(sandbox).stderr
 
 
@@ -100,7 +104,7 @@ def _read_terminal(terminal: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["--to={today}"], 2, "has not ended three hours ago; the newest day that has is {newest}"),
         (["--from={newest}", "--to={before}"], 2, "{newest} is after --to={before}"),
@@ -112,11 +116,11 @@ def _read_terminal(terminal: int) -> bytes:
         (["--config.file=/nonexistent.yaml"], 1, "/nonexistent.yaml"),
     ],
 )
-def test_a_write_error_is_reported(sandbox: Sandbox, arguments: list[str], status: int, said: str) -> None:
+def test_a_write_error_is_reported(sandbox: Sandbox, arguments: list[str], status: int, message: str) -> None:
     """Whatever is wrong, the message says what to do, without a traceback, and nothing is written."""
     days = {"today": f"{NOW:%Y-%m-%d}", "newest": f"{NEWEST_DAY:%Y-%m-%d}", "before": f"{NEWEST_DAY - DAY:%Y-%m-%d}"}
-    made = run_history(sandbox, *(one.format(**days) for one in arguments))
+    made = run_history(sandbox, *(argument.format(**days) for argument in arguments))
     assert made.returncode == status
-    assert said.format(**days) in " ".join(made.stderr.split())
+    assert message.format(**days) in " ".join(made.stderr.split())
     assert "Traceback" not in made.stderr
     assert made.stdout == ""

@@ -74,8 +74,8 @@ def _write_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world = World(accounts, clock, start_time=midnight(clock.now) - 25 * DAY)
     for hour in (13, 14):
         world.revise("acme", midnight(clock.now) - 3 * DAY + hour * HOUR, 25, "proj_web")
-    with start_system(folder, world, clock, history="20d") as it, it.run_exporter():
-        it.poll_until_idle()
+    with start_system(folder, world, clock, history="20d") as system, system.run_exporter():
+        system.poll_until_idle()
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["budgets"] = [{"name": "tiny", "owner": "finance", "period": "day", "limit_usd": 1}]
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -114,21 +114,23 @@ def test_replay_reports_what_would_have_fired_when_and_for_how_long(folder: Path
 
 def test_replay_matches_what_happened(tmp_path: Path) -> None:
     """An exporter is watched through a spike and through use that stops; replayed, its ledger tells the same alerts."""
-    with start_timelapse(tmp_path, TUESDAY) as film:
-        hour = floor(film.system.clock.now, HOUR)
-        film.advance(HOUR)
-        film.system.world.revise("acme", hour + HOUR, 25, "proj_web")
+    with start_timelapse(tmp_path, TUESDAY) as timelapse:
+        hour = floor(timelapse.system.clock.now, HOUR)
+        timelapse.advance(HOUR)
+        timelapse.system.world.revise("acme", hour + HOUR, 25, "proj_web")
         for number in range(3, 10):
-            film.system.world.revise("acme", hour + number * HOUR, 0, "proj_lab")
-        film.advance(9 * HOUR)
-        live = film.evaluate_rules()
-        run = replay_rules(film.system, TimeRange(hour, hour + 9 * HOUR))
-    names = [(one.alert, one.labels.get("workspace")) for one in live]
+            timelapse.system.world.revise("acme", hour + number * HOUR, 0, "proj_lab")
+        timelapse.advance(9 * HOUR)
+        live = timelapse.evaluate_rules()
+        run = replay_rules(timelapse.system, TimeRange(hour, hour + 9 * HOUR))
+    names = [(episode.alert, episode.labels.get("workspace")) for episode in live]
     assert {name for name, _ in names} >= {"AIRunawaySpend", "AISpendStopped"}
-    assert sorted(names, key=str) == sorted(((one.alert, one.labels.get("workspace")) for one in run), key=str)
-    for one in live:
-        other = next(two for two in run if two.alert == one.alert)
-        assert abs(one.since - other.since) <= timedelta(minutes=30), (one, other)
+    assert sorted(names, key=str) == sorted(
+        ((episode.alert, episode.labels.get("workspace")) for episode in run), key=str
+    )
+    for episode in live:
+        replayed = next(candidate for candidate in run if candidate.alert == episode.alert)
+        assert abs(episode.since - replayed.since) <= timedelta(minutes=30), (episode, replayed)
 
 
 def replay_rules(system: System, time_range: TimeRange) -> list[AlertEpisode]:
@@ -241,14 +243,14 @@ NOT_ON_THE_PAGE = {
     ("change", "complaint"),
     [
         ({"--promtool": "/nowhere/promtool"}, "/nowhere/promtool cannot be run: No such file or directory."),
-        ({"--rules": "README.md"}, "README.md is no file of rules"),
+        ({"--rules": "README.md"}, "README.md is not a rule file"),
         ({"--rules": "prometheus/rules/thresholds.yml"}, "There is no alert in"),
         ({"--storage.path": "/nowhere"}, "There is no ledger in /nowhere"),
         ({"--config.file": "/nowhere.yaml"}, "/nowhere.yaml"),
     ],
 )
 def test_errors_are_clear(folder: Path, change: dict[str, str], complaint: str) -> None:
-    """What cannot be replayed ends with status 1, the reason, and what to do; no traceback."""
+    """An error results in status 1 and a message with advice, without a traceback."""
     given = dict(flag.split("=", 1) for flag in replay_flags(folder)) | change
     run = run_command("replay", *(f"{name}={value}" for name, value in given.items()), cwd=ROOT)
     assert run.returncode == 1
@@ -258,7 +260,7 @@ def test_errors_are_clear(folder: Path, change: dict[str, str], complaint: str) 
 
 
 def test_the_rules_that_come_along_are_the_usual_ones(folder: Path) -> None:
-    """Without --rules it is the repository's own rules, from wherever it is called."""
+    """Without --rules, the rules that are shipped are used, from any working directory."""
     day = midnight(datetime.now(UTC)) - DAY
     given = [flag for flag in replay_flags(folder) if not flag.startswith("--rules")]
     run = run_command("replay", *given, f"--from={day:%Y-%m-%d}", f"--to={day:%Y-%m-%d}", cwd="/")
@@ -267,17 +269,17 @@ def test_the_rules_that_come_along_are_the_usual_ones(folder: Path) -> None:
 
 
 def test_an_invalid_time_range_is_misuse(folder: Path) -> None:
-    """Days to come cannot be replayed: status 2."""
+    """Days in the future cannot be replayed: status 2."""
     run = run_command("replay", *replay_flags(folder), "--from=2999-01-01")
     assert run.returncode == 2
     assert "is not before" in run.stderr
 
 
 def test_a_rule_that_promtool_rejects_is_reported_with_its_message(folder: Path, tmp_path: Path) -> None:
-    """Where promtool does not accept the rules, its own reason is shown."""
+    """If promtool rejects the rules, its message is printed."""
     rules = tmp_path / "rules.yml"
     rules.write_text("groups: [{name: a, rules: [{alert: A, expr: 'sum('}]}]")
     run = run_command("replay", *replay_flags(folder, rules=rules))
     assert run.returncode == 1
-    assert "refuses the rules" in run.stderr
+    assert "rejects the rules" in run.stderr
     assert "parse error" in run.stderr

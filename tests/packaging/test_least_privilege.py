@@ -31,13 +31,13 @@ def test_only_the_ledgers_folder_is_written(tmp_path: Path) -> None:
     path = f"{tmp_path / 'watcher'}:{ROOT}"
     environment = {**ENVIRONMENT, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     with start_sandbox(tmp_path, make_account("openai", "acme"), make_account("cursor", "crew")) as here:
-        with start_exporter(*here.flags, "--web.enable-lifecycle", env=environment) as it:
-            it.wait_until_up("acme", "crew")
-            assert it.get("/").status_code == 200
-            assert it.reload().status_code == 200
-            assert it.stop() == 0
-        touched = {line.split(" ", 1)[1].strip() for line in it.stderr_lines if line.startswith("TOUCHED ")}
+        with start_exporter(*here.flags, "--web.enable-lifecycle", env=environment) as exporter:
+            exporter.wait_until_up("acme", "crew")
+            assert exporter.get("/").status_code == 200
+            assert exporter.reload().status_code == 200
+            assert exporter.stop() == 0
+        touched = {line.split(" ", 1)[1].strip() for line in exporter.stderr_lines if line.startswith("TOUCHED ")}
         ledger = here.folder / "ledger"
         assert str(ledger / "ledger.db") in touched
-        assert {one for one in touched if not one.startswith(str(ledger))} <= {"/dev/null"}
+        assert {path for path in touched if not path.startswith(str(ledger))} <= {"/dev/null"}
         assert ledger.stat().st_mode & 0o777 == 0o700

@@ -1,4 +1,4 @@
-"""What is shipped: the wheel, installed elsewhere, and the image's recipe, judged without building it."""
+"""The packages: the wheel, installed into an empty folder, and the Dockerfile, read without building the image."""
 
 from __future__ import annotations
 
@@ -85,16 +85,17 @@ def test_the_wheel_holds_the_code_the_stack_and_the_licence(dist: Path) -> None:
     }
     assert "exporter/py.typed" in names
     assert f"Version: {__version__}\n" in metadata
-    assert re.findall("^Requires-Dist: ([A-Za-z0-9-]+)", metadata, re.MULTILINE) == sorted(_dependencies())
+    required = re.findall("^Requires-Dist: ([A-Za-z0-9-]+)", metadata, re.MULTILINE)
+    assert sorted(required) == sorted(_dependencies())
     assert (ROOT / "README.md").read_text() in metadata
 
 
 def _dependencies() -> list[str]:
-    return [re.split("[^A-Za-z0-9-]", one)[0] for one in PROJECT["dependencies"]]
+    return [re.split("[^A-Za-z0-9-]", requirement)[0] for requirement in PROJECT["dependencies"]]
 
 
 def test_the_source_distribution_holds_what_its_tests_need(dist: Path) -> None:
-    """Whoever packs it for a distribution has code, stack, tests, example and lock files."""
+    """The source distribution has code, stack, tests, example and lock files."""
     (archive,) = dist.glob("*.tar.gz")
     with tarfile.open(archive) as packed:
         names = {name.partition("/")[2] for name in packed.getnames()}
@@ -106,12 +107,12 @@ def test_the_installed_program_runs_from_anywhere(installed: Path, tmp_path: Pat
     """The script and `python -m exporter` work from an unrelated folder, on the installed code alone."""
     environment = _environment(installed)
     script = [str(installed / "bin" / "ai-spend-exporter"), "--version"]
-    told = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert told.stdout.startswith(f"ai-spend-exporter, version {__version__} ")
+    completed = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert completed.stdout.startswith(f"ai-spend-exporter, version {__version__} ")
 
     where = [sys.executable, "-c", "import exporter; print(exporter.__file__)"]
-    told = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert Path(told.stdout).is_relative_to(installed)
+    completed = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert Path(completed.stdout).is_relative_to(installed)
 
     example = str(ROOT / "config.example.yaml")
     checked = run_command("check", "config", "--syntax-only", example, cwd=tmp_path, env=environment)
@@ -142,7 +143,7 @@ def test_the_installed_demo_finds_its_files(installed: Path, tmp_path: Path) -> 
 
 
 def _is_healthy(address: str) -> bool:
-    # It listens before it serves: until then the question waits.
+    # The process listens before it serves: until then the request waits.
     return httpx.get(f"http://{address}/-/healthy", timeout=20).status_code == 200
 
 
@@ -162,7 +163,7 @@ def _nobody_prefix() -> list[str]:
 
 
 def test_the_installed_program_writes_only_the_ledger(installed: Path) -> None:
-    """A user without home or rights runs it in a folder that he cannot write to: only --storage.path is written."""
+    """A user without a home runs the exporter in a read-only folder: only --storage.path is written."""
     with tempfile.TemporaryDirectory(prefix="nobody-") as temporary:
         folder = Path(temporary)
         folder.chmod(0o755)
@@ -176,12 +177,12 @@ def test_the_installed_program_writes_only_the_ledger(installed: Path) -> None:
             folder.chmod(0o555)
             before = _snapshot(folder)
             environment = {"PATH": ENVIRONMENT["PATH"], "PYTHONPATH": str(installed), "TMPDIR": str(folder)}
-            with start_exporter(*here.flags, cwd=folder, env=environment, prefix=_nobody_prefix()) as it:
-                it.wait_until_up("acme", "crew")
-                assert "AI spend exporter" in it.get("/").text
-                it.send_signal(signal.SIGHUP)
-                it.wait_for_log("Configuration reloaded")
-                assert it.stop() == 0
+            with start_exporter(*here.flags, cwd=folder, env=environment, prefix=_nobody_prefix()) as exporter:
+                exporter.wait_until_up("acme", "crew")
+                assert "AI spend exporter" in exporter.get("/").text
+                exporter.send_signal(signal.SIGHUP)
+                exporter.wait_for_log("Configuration reloaded")
+                assert exporter.stop() == 0
             assert _snapshot(folder) == before
             assert (ledger / "ledger.db").stat().st_uid == (NOBODY_UID if os.geteuid() == 0 else os.geteuid())
             folder.chmod(0o755)
@@ -213,7 +214,7 @@ def _stage_instructions(stage: int) -> list[tuple[str, str]]:
 
 def test_the_image_is_built_from_files_that_are_there_and_hashes_that_are_checked(tmp_path: Path) -> None:
     """The files that the Dockerfile copies exist, pass .dockerignore and make a wheel; pip checks every hash."""
-    sources = [one for word, rest in _stage_instructions(0) if word == "COPY" for one in rest.split()[:-1]]
+    sources = [source for word, rest in _stage_instructions(0) if word == "COPY" for source in rest.split()[:-1]]
     passed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(sources) <= passed
     for name in sources:
@@ -226,12 +227,12 @@ def test_the_image_is_built_from_files_that_are_there_and_hashes_that_are_checke
     assert any("--require-hashes" in rest and "-r requirements.lock" in rest for _, rest in _stage_instructions(0))
     _, _, pins = (ROOT / "requirements.lock").read_text().partition("\n")
     locked = re.split(r"\n(?=\S)", pins.strip())
-    assert all(re.match(r"[a-z0-9.-]+==", one) and "--hash=sha256:" in one for one in locked)
-    assert set(_dependencies()) <= {one.partition("==")[0] for one in locked}
+    assert all(re.match(r"[a-z0-9.-]+==", pin) and "--hash=sha256:" in pin for pin in locked)
+    assert set(_dependencies()) <= {pin.partition("==")[0] for pin in locked}
 
 
 def test_the_image_runs_without_root_and_writes_only_its_volume() -> None:
-    """The last user is a number and not root; the one folder that it owns is the volume; nothing is copied for it."""
+    """The last user is a number and not root, and the only folder that this user owns is the volume."""
     final = _stage_instructions(-1)
     user = [rest for word, rest in final if word == "USER"]
     assert int(user[-1].partition(":")[0]) > 0
@@ -248,13 +249,14 @@ def test_the_image_starts_the_program_with_flags_that_it_knows() -> None:
     (program,) = _parse_exec_form(final["ENTRYPOINT"])
     assert program in PROJECT["scripts"]
     command, *flags = _parse_exec_form(final["CMD"])
-    options = {option.opts[0]: option for option in main.commands[command].params}
+    called = main.get_command(click.Context(main), command)
+    assert called
+    options = {option.opts[0]: option for option in called.params}
     assert {flag.partition("=")[0] for flag in flags} <= set(options)
     assert "--storage.path=/data" in flags
     port = str(options["--web.listen-address"].default).removeprefix(":")
     assert final["EXPOSE"] == port
     assert f"http://127.0.0.1:{port}/-/healthy" in final["HEALTHCHECK"]
-    assert isinstance(main, click.Group)
 
 
 def _parse_exec_form(text: str) -> list[str]:

@@ -55,7 +55,7 @@ def simulated_usage(system: System, name: str) -> DailyValues:
             labels = {
                 "provider": account.provider,
                 "account": account.name,
-                "workspace": system._workspace_name(account.name, row.workspace),
+                "workspace": system.workspace_name(account.name, row.workspace),
                 "model": row.model,
                 "tier": row.tier,
                 "type": row.meter if row.meter in TOKEN_METERS else "",
@@ -73,7 +73,7 @@ def final_bills(system: System) -> DailyValues:
             day = FIRST_DAY + number * DAY
             if day + 2 * DAY <= system.clock.now:
                 for row in system.world.bill(account.name, day):
-                    labels = {"account": account.name, "workspace": system._workspace_name(account.name, row.workspace)}
+                    labels = {"account": account.name, "workspace": system.workspace_name(account.name, row.workspace)}
                     series = frozenset((key, value) for key, value in labels.items() if value)
                     totals.setdefault(series, Counter())[day] += row.value
     return {series: dict(days) for series, days in totals.items()}
