@@ -15,7 +15,7 @@ MONDAY = datetime(2026, 6, 1, tzinfo=UTC)
 def make_hourly_series(
     cost: Callable[[datetime], int], end: datetime, days: int = 35, known_since: datetime | None = None
 ) -> HourlySeries:
-    """Return `days` days up to the day of `end`: what each hour before `end` is worth, and nothing from then on."""
+    """Return `days` days up to the day of `end`: the cost of each hour before `end`, and 0 from then on."""
     since = end.replace(hour=0, minute=0, second=0) - (days - 1) * DAY
     hours = [since + number * HOUR for number in range(days * 24)]
     return HourlySeries(since, [cost(hour) if hour < end else 0 for hour in hours], known_since or since)

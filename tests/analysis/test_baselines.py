@@ -21,7 +21,7 @@ def workday_cost(hour: datetime) -> int:
 
 
 def replace_hours(hours: HourlySeries, *changes: tuple[datetime, int]) -> HourlySeries:
-    """Return hours of which some are worth something else."""
+    """Return a series with other values in some hours."""
     values = list(hours.values)
     for hour, value in changes:
         values[(hour - hours.since) // HOUR] = value
@@ -47,10 +47,10 @@ def test_one_outlier_day_does_not_move_the_baseline() -> None:
 def test_normal_variation_is_not_above_the_upper_bound() -> None:
     """Where the same hour differs much from day to day, high is four robust standard deviations above the median."""
     hours = make_hourly_series(lambda hour: 10_000 + 4_000 * (hour.day % 3), FRIDAY_TEN)
-    told = baseline(hours, FRIDAY_TEN, 500)
-    assert told is not None
-    assert told.expected == 14_000
-    assert told.upper_bound == round(14_000 + 4 * 1.4826 * 4_000)
+    found = baseline(hours, FRIDAY_TEN, 500)
+    assert found is not None
+    assert found.expected == 14_000
+    assert found.upper_bound == round(14_000 + 4 * 1.4826 * 4_000)
 
 
 def test_small_amounts_are_never_above_the_upper_bound() -> None:
@@ -59,7 +59,7 @@ def test_small_amounts_are_never_above_the_upper_bound() -> None:
 
 
 def test_without_three_known_days_nothing_is_expected() -> None:
-    """What nobody told is not a day without use: before it is known there is no baseline."""
+    """Unknown days are not days without usage: with fewer than three known days there is no baseline."""
     for days, known in ((2, False), (3, True)):
         hours = make_hourly_series(workday_cost, FRIDAY_TEN, known_since=FRIDAY_TEN - days * DAY)
         assert (baseline(hours, FRIDAY_TEN, 500) is not None) == known
@@ -106,6 +106,6 @@ def test_excess_without_a_baseline_is_unknown() -> None:
 
 
 def test_a_steady_catch_up_is_no_excess() -> None:
-    """Five hours told at once are judged hour by hour, as if they had been told in time."""
+    """Five hours that are reported at once are judged hour by hour, as if they had been in time."""
     told_late = make_hourly_series(workday_cost, FRIDAY_TEN)
     assert excess(told_late, FRIDAY_TEN - 5 * HOUR, 500) == excess(told_late, FRIDAY_TEN, 500) == 0

@@ -1,4 +1,4 @@
-"""What is told last stands; what is told again changes nothing."""
+"""The newest version of a bucket is kept; storing it again changes nothing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_bucket_replaces_the_whole_bucket(ledger: Ledger) -> None:
 
 
 def test_storing_twice_changes_nothing(ledger: Ledger) -> None:
-    """The same bucket told again changes no day, whatever the order of its rows."""
+    """The same bucket stored again changes no day, in any order of its rows."""
     number = ledger.buckets.register_account("a", "p")
     rows = (Row("output", 5, model="m"), Row("output", 7, model="n"))
 
@@ -70,7 +70,7 @@ def test_rows_with_the_same_labels_are_added(ledger: Ledger) -> None:
 
 
 def test_an_emptied_bucket_withdraws_its_rows(ledger: Ledger) -> None:
-    """A bucket that is told empty takes back what it said, and its day has changed."""
+    """A bucket that becomes empty removes its rows, and its day has changed."""
     number = ledger.buckets.register_account("a", "p")
     ledger.buckets.put(number, "use", hour_range(0, 1), [make_bucket(0, Row("output", 5))])
 
@@ -79,10 +79,10 @@ def test_an_emptied_bucket_withdraws_its_rows(ledger: Ledger) -> None:
 
 
 def test_a_gauge_meter_is_stored_as_its_largest_hour(ledger: Ledger) -> None:
-    """Bytes are not added up over hours: their largest hour is told."""
+    """Bytes are not summed over hours: the largest hour is returned."""
     number = ledger.buckets.register_account("a", "p")
-    told = [make_bucket(hour, Row("bytes", 10 + hour)) for hour in range(3)]
-    ledger.buckets.put(number, "use", hour_range(0, 3), told)
+    buckets = [make_bucket(hour, Row("bytes", 10 + hour)) for hour in range(3)]
+    ledger.buckets.put(number, "use", hour_range(0, 3), buckets)
 
     assert list(sum_units(ledger, number).values()) == [12]
 
@@ -120,7 +120,7 @@ def test_what_was_stored_survives_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_stores_nothing(ledger: Ledger) -> None:
-    """When the telling breaks off half way, neither its buckets nor its coverage are stored."""
+    """When the buckets raise half way, neither buckets nor coverage are stored."""
     number = ledger.buckets.register_account("a", "p")
 
     def breaking() -> Iterator[Bucket]:
@@ -150,16 +150,16 @@ bucket_updates = st.lists(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(told=bucket_updates)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(updates=bucket_updates)
 def test_the_newest_version_of_every_bucket_is_kept(
-    tmp_path_factory: pytest.TempPathFactory, told: list[tuple[int, list[Row]]]
+    tmp_path_factory: pytest.TempPathFactory, updates: list[tuple[int, list[Row]]]
 ) -> None:
-    """For any interleaving of tellings the ledger holds, for each bucket, exactly what was said last."""
+    """For any order of updates the ledger holds exactly the newest rows of each bucket."""
     ledger = Ledger(tmp_path_factory.mktemp("ledger"))
     number = ledger.buckets.register_account("a", "p")
     newest: dict[int, list[Row]] = {}
-    for hour, rows in told:
+    for hour, rows in updates:
         ledger.buckets.put(number, "use", hour_range(hour, hour + 1), [make_bucket(hour, *rows)])
         newest[hour] = rows
 
@@ -173,7 +173,7 @@ def test_the_newest_version_of_every_bucket_is_kept(
 
 
 def test_labels_that_come_after_a_read_are_known_at_the_next(ledger: Ledger) -> None:
-    """A model that is told for the first time, once others were read already, is read under its own name."""
+    """A model that is stored for the first time after others were read has its own labels."""
     number = ledger.buckets.register_account("a", "p")
     ledger.buckets.put(number, "use", hour_range(0, 1), [make_bucket(0, Row("output", 5, model="m"))])
     assert sum_units(ledger, number) == {("output", "", "m", "", "", ""): 5}

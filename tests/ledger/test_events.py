@@ -1,4 +1,4 @@
-"""What sources push is counted once, whatever is told again, and in its own hour, however late."""
+"""Pushed events are counted once, in their own hour, however often and late they are pushed."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def stored_tokens(ledger: Ledger, provider: str = "bedrock", time_range: TimeRan
 def test_a_duplicate_event_changes_nothing(tmp_path: Path) -> None:
     """The same id with the same content is counted once, in one batch and in another, and after a restart."""
     ledger = Ledger(tmp_path)
-    told = [make_event("a"), make_event("b"), make_event("a")]
-    assert ledger.events.add("gateway", told, NOW) == ["accepted", "accepted", "duplicate"]
+    events = [make_event("a"), make_event("b"), make_event("a")]
+    assert ledger.events.add("gateway", events, NOW) == ["accepted", "accepted", "duplicate"]
     assert ledger.events.add("gateway", [make_event("b"), make_event("c")], NOW + HOUR) == ["duplicate", "accepted"]
     ledger.close()
     again = Ledger(tmp_path)
@@ -80,7 +80,7 @@ def test_ids_are_a_sources_own(ledger: Ledger) -> None:
 
 
 def test_a_late_event_is_counted_in_its_own_hour(ledger: Ledger) -> None:
-    """It adds to the hour in which it happened, whose day is valued anew, and no other hour changes."""
+    """It adds to the hour of its time, whose day is valued again, and no other hour changes."""
     number = ledger.buckets.register_account("gateway", "bedrock")
     ledger.events.add("gateway", [make_event("now")], NOW)
     version = ledger.hours.version(number, floor(NOW - 9 * DAY, DAY))
@@ -96,7 +96,7 @@ def test_a_late_event_is_counted_in_its_own_hour(ledger: Ledger) -> None:
 
 
 def test_what_a_source_covers_has_no_gap(ledger: Ledger) -> None:
-    """What was not pushed was not used: from the first event on everything is told, through hours of silence."""
+    """Usage that was not pushed is none: from the first event on the coverage includes hours without events."""
     number = ledger.buckets.register_account("gateway", "bedrock")
     ledger.events.add("gateway", [make_event("first", ago=HOUR)], NOW)
     ledger.events.mark_complete(number, NOW + 5 * HOUR)
@@ -108,7 +108,7 @@ def test_what_a_source_covers_has_no_gap(ledger: Ledger) -> None:
 
 
 def test_each_provider_of_a_source_is_an_account(ledger: Ledger) -> None:
-    """What one source tells of two providers is kept apart."""
+    """A source has a separate account for each provider of its events."""
     ledger.events.add("gateway", [make_event("a"), make_event("b", provider="vertex", tokens=2)], NOW)
     assert (stored_tokens(ledger), stored_tokens(ledger, "vertex")) == (5, 2)
 
@@ -130,12 +130,12 @@ Batch = list[tuple[int, int, int]]
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 40), st.integers(0, 3)), max_size=12), max_size=6))
 def test_sums_are_those_of_the_events_that_were_first(
-    tmp_path_factory: pytest.TempPathFactory, told: list[Batch]
+    tmp_path_factory: pytest.TempPathFactory, batches: list[Batch]
 ) -> None:
-    """Whatever is told in whatever batches, each id counts as it was told first, in its hour."""
+    """For any events in any batches, each id counts with its first content, in its hour."""
     ledger = Ledger(tmp_path_factory.mktemp("ledger"))
     first: dict[int, tuple[int, int]] = {}
-    for batch in told:
+    for batch in batches:
         events = [make_event(f"e{name}", ago=hours * HOUR, tokens=amount) for name, hours, amount in batch]
         outcomes = ledger.events.add("gateway", events, NOW)
         for (name, hours, amount), outcome in zip(batch, outcomes, strict=True):

@@ -34,12 +34,12 @@ def put_usage(ledger: Ledger, report: str, hour: int, value: int) -> None:
 
 def put_cost(ledger: Ledger, day: datetime, nano: int) -> None:
     """Value a day of account 1."""
-    worth = ValuedDay({4: [Row(COST, nano, "w", "m")]}, {}, "by hand", billed=False)
-    ledger.costs.put(1, day, worth, ledger.costs.revision(1, day))
+    valued_day = ValuedDay({4: [Row(COST, nano, "w", "m")]}, {}, "by hand", billed=False)
+    ledger.costs.put(1, day, valued_day, ledger.costs.revision(1, day))
 
 
 def test_reports_are_added_hour_by_hour(ledger: Ledger) -> None:
-    """What several reports told of the same series is one series, hour by hour; other reports are left out."""
+    """The same series of several reports is summed hour by hour; other reports are left out."""
     ledger.buckets.register_account("a", "p")
     put_usage(ledger, "use", 0, 5)
     put_usage(ledger, "use", 3, 7)
@@ -50,7 +50,7 @@ def test_reports_are_added_hour_by_hour(ledger: Ledger) -> None:
 
 
 def test_where_one_report_keeps_only_the_sum_so_does_the_day(ledger: Ledger) -> None:
-    """Between the rolling of two reports of a day, their sum is told without hours."""
+    """When only one of two reports of a day is rolled up, their sum has no hours."""
     ledger.buckets.register_account("a", "p")
     put_usage(ledger, "use", 2, 5)
     ledger.retention.apply(DAY1 + 10 * DAY, 5 * DAY, 1000 * DAY)
@@ -72,7 +72,7 @@ def test_a_rolled_cost_is_one_sum_and_is_not_rolled_again(ledger: Ledger) -> Non
 
 
 def test_a_version_grows_with_every_change_and_only_then(ledger: Ledger) -> None:
-    """A telling, a valuation and the rolling of a day change it; a telling in the same words does not."""
+    """A changed bucket, a valuation and a roll-up change the version; an unchanged bucket does not."""
     ledger.buckets.register_account("a", "p")
     seen = [ledger.hours.version(1, DAY1)]
     for change in (
@@ -92,7 +92,7 @@ def test_a_version_grows_with_every_change_and_only_then(ledger: Ledger) -> None
 
 
 def test_a_valuation_that_came_too_late_changes_nothing(ledger: Ledger) -> None:
-    """Where a day was told anew meanwhile, neither its cost nor its version changes."""
+    """A valuation of a day that has changed meanwhile changes neither its cost nor its version."""
     ledger.buckets.register_account("a", "p")
     before = ledger.costs.revision(1, DAY1)
     put_usage(ledger, "use", 0, 5)
@@ -113,7 +113,7 @@ def test_a_day_under_continuous_ingest_has_a_cost(ledger: Ledger) -> None:
 
 
 def test_days_and_labels_are_those_of_the_account(ledger: Ledger) -> None:
-    """The days within a span of which anything is known, and the labels of the reports that are asked for."""
+    """Known days within a time range are listed, and the labels of the given reports."""
     ledger.buckets.register_account("a", "p")
     for hour in (0, 24, 72):
         put_usage(ledger, "use", hour, 5)
@@ -144,7 +144,7 @@ def test_a_reader_works_beside_the_writer(tmp_path: Path) -> None:
 
 
 def test_a_reader_makes_no_ledger_and_changes_none(tmp_path: Path) -> None:
-    """Where there is none, or one of an older or a newer release, it is told what to do."""
+    """A missing ledger, or one of an older or newer release, is rejected with advice."""
     with pytest.raises(LedgerError, match=r"There is no ledger in .* --storage\.path"):
         Ledger(tmp_path, read_only=True)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The file: who may use it, and what a person is told when it cannot be used."""
+"""The ledger's file: locking, durability, retention, and messages when it cannot be used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_ledger_of_a_newer_release_is_left_untouched(tmp_path: Path) -> None:
 
 
 def test_two_exporters_cannot_share_a_ledger(tmp_path: Path) -> None:
-    """The second one is told so at once; when the first has ended, the next may begin."""
+    """The second one fails at once; after the first has ended, the next can start."""
     first = Ledger(tmp_path)
     with pytest.raises(LedgerError, match="in use by another"):
         Ledger(tmp_path)
@@ -76,7 +76,7 @@ def test_closing_a_ledger_waits_for_readers(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_ledger_is_reported(tmp_path: Path) -> None:
-    """A damaged file is told as such, with the way out."""
+    """A damaged file is reported with advice."""
     (tmp_path / "ledger.db").write_bytes(b"this is not a database, it is a text" * 100)
     with pytest.raises(LedgerError, match=r"damaged: move it away"):
         Ledger(tmp_path)
@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_loses_nothing_that_was_stored(tmp_path: Path) -> None:
-    """When the disk is full the telling fails as a whole, in plain words, and what was stored before stays."""
+    """When the disk is full, a put fails as a whole with a message, and everything stored before is kept."""
     ledger = Ledger(tmp_path)
     number = ledger.buckets.register_account("a", "p")
     ledger.buckets.put(number, "use", TimeRange(START, START + HOUR), [_hour_bucket(0, 3)])
@@ -160,7 +160,7 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(tmp_path: Path) -> 
 
 
 def test_old_hours_become_days_and_keep_their_sums(tmp_path: Path) -> None:
-    """Rolling keeps every sum, a rolled day is not counted again when it is told again, and old days go."""
+    """A roll-up keeps every sum, a rolled-up day is not counted again, and old days are deleted."""
     ledger = Ledger(tmp_path)
     number = ledger.buckets.register_account("a", "p")
     days = [START + n * DAY for n in range(3)]
@@ -195,12 +195,12 @@ def test_a_billed_day_keeps_its_first_bill_and_estimate(tmp_path: Path) -> None:
     """Corrections of a billed day are added up, up and down, beside its first bill and the estimate before it."""
     ledger = Ledger(tmp_path)
     number = ledger.buckets.register_account("a", "p")
-    for worth in (
+    for valued_day in (
         _valued_day(90, billed=False),
         _valued_day(100, billed=True, estimate=92),
         _valued_day(100, billed=True, estimate=7),
     ):
-        ledger.costs.put(number, START, worth, revision=0)
+        ledger.costs.put(number, START, valued_day, revision=0)
     assert ledger.costs.total_restatement(number) == 0
 
     ledger.costs.put(number, START, _valued_day(70, billed=True), revision=0)

@@ -1,4 +1,4 @@
-"""What a billed day teaches: units and money of each kind of use, and money that no use explains."""
+"""The evidence of a billed day: units and amounts of each kind of usage, and unattributed costs."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def test_evidence_has_units_and_cost_by_model_meter_and_tier() -> None:
 
 
 def test_a_row_for_several_tiers_is_shared_by_value() -> None:
-    """A plain line over standard and batch use, batch at half price, teaches batch at half of standard."""
+    """A row without a tier over standard and batch usage yields batch at half the standard rate, as listed."""
     usage = {1: [Row("output", 10, "w", "m", "standard"), Row("output", 40, "w", "m", "batch")]}
-    lesson = _bill_evidence(usage, [Row("output", 900, "w", "m")], SOME_RATES)
-    assert [(one.tier, one.units, one.nano_usd) for one in lesson.priced_usage] == [
+    evidence = _bill_evidence(usage, [Row("output", 900, "w", "m")], SOME_RATES)
+    assert [(item.tier, item.units, item.nano_usd) for item in evidence.priced_usage] == [
         ("batch", 40, 600),
         ("standard", 10, 300),
     ]
@@ -52,20 +52,20 @@ def test_a_row_for_several_models_is_shared_by_value_where_all_have_a_rate() -> 
     usage = {1: [Row("images", 1, "w", "big"), Row("images", 2, "w", "small")]}
     bill = [Row("images", 600, "w", item="Image models")]
     rates = RateTable({("big", "images"): 40, ("small", "images"): 10})
-    assert [one.nano_usd for one in _bill_evidence(usage, bill, rates).priced_usage] == [400, 200]
-    assert [one.nano_usd for one in _bill_evidence(usage, bill, RateTable({("big", "images"): 40})).priced_usage] == [
+    assert [item.nano_usd for item in _bill_evidence(usage, bill, rates).priced_usage] == [400, 200]
+    assert [item.nano_usd for item in _bill_evidence(usage, bill, RateTable({("big", "images"): 40})).priced_usage] == [
         200,
         400,
     ]
 
 
 def test_use_that_nothing_paid_for_is_free() -> None:
-    """Priority tokens that are in the usage and never on the bill are taught with 0, whatever else is billed."""
+    """Priority tokens that are in the usage and never on the bill are evidence of a rate of 0."""
     usage = {1: [Row("output", 10, "w", "m", "standard"), Row("output", 40, "w", "m", "priority")]}
     bill = [Row("output", 70, "w", "m", "standard"), Row("cost", 9, "w", item="Session Runtime Usage")]
-    lesson = _bill_evidence(usage, bill, SOME_RATES)
-    assert [(one.tier, one.nano_usd) for one in lesson.priced_usage] == [("priority", 0), ("standard", 70)]
-    assert lesson.unattributed_costs == (UnattributedCost("w", "", "", "Session Runtime Usage", 9),)
+    evidence = _bill_evidence(usage, bill, SOME_RATES)
+    assert [(item.tier, item.nano_usd) for item in evidence.priced_usage] == [("priority", 0), ("standard", 70)]
+    assert evidence.unattributed_costs == (UnattributedCost("w", "", "", "Session Runtime Usage", 9),)
 
 
 def test_a_model_of_another_name_is_not_recorded_as_free() -> None:
@@ -78,23 +78,23 @@ def test_a_model_of_another_name_is_not_recorded_as_free() -> None:
     value = value_day(usage, bill, NO_RATES)
     tuned = CostLabels("w", "ft:m:acme::1")
     assert value.hours == {(1, tuned): 190, (2, tuned): 300, (2, CostLabels("w", "m")): 50}
-    assert [one.nano_usd for one in value.bill_evidence.priced_usage if one.workspace == "w"] == [400, 90, 50]
+    assert [item.nano_usd for item in value.bill_evidence.priced_usage if item.workspace == "w"] == [400, 90, 50]
     assert value.bill_evidence.unattributed_costs == ()
 
 
 def test_a_model_of_another_name_does_not_pay_for_what_is_free() -> None:
-    """What is known to cost nothing stays free; the money is told of its own model instead."""
+    """Usage that is known to be free stays free; the cost keeps the model of the bill."""
     usage = {1: [Row("uncached_input", 10, "w", "moderation")]}
-    lesson = _bill_evidence(
+    evidence = _bill_evidence(
         usage, [Row("uncached_input", 8, "w", "y")], RateTable({("moderation", "uncached_input"): 0})
     )
-    assert lesson == BillEvidence(
+    assert evidence == BillEvidence(
         (PricedUsage("w", "moderation", "uncached_input", "", 10, 0),), (UnattributedCost("w", "y", "", "", 8),)
     )
 
 
 def test_what_no_usage_explains_is_unattributed_cost() -> None:
-    """Storage, sessions and fees are told by their labels and added up; no token is made dearer by them."""
+    """Storage, sessions and fees are summed by their labels; they raise no rate of tokens."""
     usage = {1: [Row("output", 10, "w", "m")]}
     bill = [
         Row("output", 50, "w", "m"),
@@ -114,23 +114,23 @@ def test_what_no_usage_explains_is_unattributed_cost() -> None:
 
 
 def test_counted_units_have_their_own_rate() -> None:
-    """Storage and sessions that usage tells are no standing money: they are taught per unit (and hour of storage)."""
+    """Storage and sessions that usage reports are not unattributed: they have a rate per unit (and hour of storage)."""
     usage = {hour: [Row("bytes", 100, "w")] for hour in range(24)} | {
         3: [Row("bytes", 100, "w"), Row("sessions", 2, "w")]
     }
-    lesson = _bill_evidence(
+    evidence = _bill_evidence(
         usage, [Row("bytes", 4801, "w", item="Vector storage"), Row("sessions", 60, "w", item="code")]
     )
-    assert lesson.priced_usage == (
+    assert evidence.priced_usage == (
         PricedUsage("w", "", "bytes", "", 2400, 4801),
         PricedUsage("w", "", "sessions", "", 2, 60),
     )
-    assert lesson.item_by_meter == {"bytes": "Vector storage", "sessions": "code"}
+    assert evidence.item_by_meter == {"bytes": "Vector storage", "sessions": "code"}
 
 
 @pytest.mark.parametrize("bill", [None, []])
 def test_without_a_bill_there_is_no_evidence(bill: list[Row] | None) -> None:
-    """An open day teaches nothing, and neither does an empty bill: its use was not free."""
+    """An open day yields no evidence, and neither does an empty bill: its usage was not free."""
     assert value_day({1: [Row("output", 10, "w", "m")]}, bill, SOME_RATES).bill_evidence == NO_EVIDENCE
 
 
@@ -153,18 +153,20 @@ def test_a_bills_rounding_is_seen_in_its_amounts(amounts: list[int], rounding: i
 def test_every_billed_amount_is_priced_usage_or_unattributed_cost(
     usage: Usage, bill: list[Row], rates: RateTable
 ) -> None:
-    """What is taught and what stands beside it sum to the bill of each workspace, to the nano-dollar."""
-    lesson = _bill_evidence(usage, bill, rates)
+    """Priced usage and unattributed costs sum to the bill of each workspace, to the nano-USD."""
+    evidence = _bill_evidence(usage, bill, rates)
     for workspace in {row.workspace for row in bill}:
-        taught = sum(one.nano_usd for one in lesson.priced_usage if one.workspace == workspace)
-        standing = sum(one.nano_usd for one in lesson.unattributed_costs if one.workspace == workspace)
-        assert taught + standing == sum(row.value for row in bill if row.workspace == workspace)
+        priced = sum(item.nano_usd for item in evidence.priced_usage if item.workspace == workspace)
+        unattributed = sum(item.nano_usd for item in evidence.unattributed_costs if item.workspace == workspace)
+        assert priced + unattributed == sum(row.value for row in bill if row.workspace == workspace)
 
 
 @no_deadline
 @given(DAY_USAGE, BILL, RATES)
 def test_bill_evidence_survives_json(usage: Usage, bill: list[Row], rates: RateTable) -> None:
-    """Written as plain lists and read back, a lesson is the same."""
-    lesson = _bill_evidence(usage, bill, rates)
-    assert BillEvidence.from_plain(json.loads(json.dumps(lesson.to_plain()))) == lesson
-    assert BillEvidence.from_plain(json.loads(json.dumps(lesson.to_plain()[:3]))) == replace(lesson, item_by_meter={})
+    """Evidence is unchanged after it was encoded as JSON and decoded."""
+    evidence = _bill_evidence(usage, bill, rates)
+    assert BillEvidence.from_plain(json.loads(json.dumps(evidence.to_plain()))) == evidence
+    assert BillEvidence.from_plain(json.loads(json.dumps(evidence.to_plain()[:3]))) == replace(
+        evidence, item_by_meter={}
+    )

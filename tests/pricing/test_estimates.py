@@ -1,4 +1,4 @@
-"""Day after day: with the lessons of an account's own bills, the estimate of an open day is its bill."""
+"""Day after day: with the evidence of an account's own bills, the estimate of an open day is its bill."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Days = list[tuple[Usage, list[Row]]]
 
 
 def _collect_evidence(days: Days, list_prices: Rates) -> list[BillEvidence]:
-    """Bill days, oldest first; return their lessons, newest first."""
-    lessons: list[BillEvidence] = []
+    """Bill days, oldest first; return their evidence, newest first."""
+    evidence: list[BillEvidence] = []
     for usage, bill in days:
-        lessons.insert(0, value_day(usage, bill, learned_rates(lessons, list_prices)).bill_evidence)
-    return lessons
+        evidence.insert(0, value_day(usage, bill, learned_rates(evidence, list_prices)).bill_evidence)
+    return evidence
 
 
 def _estimate(usage: Usage, evidence: Sequence[BillEvidence], list_prices: Rates) -> DayValuation:
@@ -122,13 +122,13 @@ def test_a_model_without_a_list_price_is_unpriced_until_its_first_bill() -> None
 def test_tiers_that_share_a_line_are_estimated_apart() -> None:
     """A plain line over standard and batch, 10 % off: when the mix turns around, the estimate follows it."""
     usage: Usage = {1: [Row("output", 900, "p", "m", "standard"), Row("output", 200, "p", "m", "batch")]}
-    lessons = _collect_evidence([(usage, [Row("output", 13_500_000, "p", "m")])], SOME_RATES)
+    evidence = _collect_evidence([(usage, [Row("output", 13_500_000, "p", "m")])], SOME_RATES)
     turned: Usage = {1: [Row("output", 100, "p", "m", "standard"), Row("output", 2000, "p", "m", "batch")]}
-    assert sum(_estimate(turned, lessons, SOME_RATES).hours.values()) == 1100 * 13_500
+    assert sum(_estimate(turned, evidence, SOME_RATES).hours.values()) == 1100 * 13_500
 
 
 def test_a_restated_bill_updates_the_rates() -> None:
-    """The lesson of a day is that of its newest bill: what was told before is forgotten."""
+    """The evidence of a day is that of its newest bill; an earlier bill of the day has no effect."""
     usage: Usage = {1: [Row("output", 100, "w", "m")]}
     first, restated = (
         _collect_evidence([(usage, [Row("output", nano, "w", "m")])], SOME_RATES) for nano in (10**6, 8 * 10**5)
@@ -141,8 +141,8 @@ def test_a_new_months_list_price_does_not_change_learned_rates() -> None:
     """Lessons of one month price the next one: the bill is nearer to the truth than any list."""
     spring, autumn = (list_rates("openai", datetime(2026, month, 1, tzinfo=UTC)) for month in (3, 11))
     usage: Usage = {1: [Row("output", 10**6, "p", LUNA)]}
-    lessons = _collect_evidence([(usage, [Row("output", 5 * 10**9, "p", LUNA)])], spring)
-    assert sum(_estimate(usage, lessons, autumn).hours.values()) == 5 * 10**9
+    evidence = _collect_evidence([(usage, [Row("output", 5 * 10**9, "p", LUNA)])], spring)
+    assert sum(_estimate(usage, evidence, autumn).hours.values()) == 5 * 10**9
 
 
 # --- properties -------------------------------------------------------------------------------------------------------
@@ -171,9 +171,9 @@ def test_the_same_week_is_estimated_at_its_bill(usage: Usage, bill: list[Row], r
 def test_estimates_scale_with_the_bills(usage: Usage, bill: list[Row], rates: RateTable, factor: int) -> None:
     """Bills that are a factor dearer make estimates that are a factor dearer."""
     dearer = [Row(row.meter, row.value * factor, row.workspace, row.model, row.tier, item=row.item) for row in bill]
-    once, more = (_estimate(usage, _collect_evidence([(usage, told)], rates), rates) for told in (bill, dearer))
-    rows = sum(len(told) for told in usage.values())
-    assert abs(sum(more.hours.values()) - factor * sum(once.hours.values())) <= (factor + 1) * rows
+    once, more = (_estimate(usage, _collect_evidence([(usage, rows)], rates), rates) for rows in (bill, dearer))
+    row_count = sum(len(rows) for rows in usage.values())
+    assert abs(sum(more.hours.values()) - factor * sum(once.hours.values())) <= (factor + 1) * row_count
 
 
 @no_deadline
@@ -181,16 +181,16 @@ def test_estimates_scale_with_the_bills(usage: Usage, bill: list[Row], rates: Ra
 def test_the_order_of_rows_changes_no_estimate(
     usage: Usage, today: Usage, bill: list[Row], rates: RateTable, chance: random.Random
 ) -> None:
-    """Yesterday or today told in another order is the same estimate."""
+    """Usage and bill in another order give the same estimate."""
 
     def mixed(day: Usage) -> Usage:
         return {hour: chance.sample(rows, len(rows)) for hour, rows in chance.sample([*day.items()], len(day))}
 
-    lessons, others = (
+    evidence, others = (
         _collect_evidence([(usage, bill)], rates),
         _collect_evidence([(mixed(usage), chance.sample(bill, len(bill)))], rates),
     )
-    assert _estimate(mixed(today), others, rates) == _estimate(today, lessons, rates)
+    assert _estimate(mixed(today), others, rates) == _estimate(today, evidence, rates)
 
 
 MAX_VALUATION_RATIO = 16

@@ -1,4 +1,4 @@
-"""Rates that an account's own bills teach, and what is inferred where they teach nothing."""
+"""Rates learned from an account's own bills, and rates inferred where bills have no evidence."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ LIST_PRICES = RateTable(
 
 
 def _evidence(*usage: tuple[str, str, str, int, int], rounding: int = 1, workspace: str = "w") -> BillEvidence:
-    """Make a lesson of (model, meter, tier, units, nano)."""
-    return BillEvidence(tuple(PricedUsage(workspace, *one) for one in usage), rounding=rounding)
+    """Make the evidence of (model, meter, tier, units, nano-USD)."""
+    return BillEvidence(
+        tuple(PricedUsage(workspace, *labels_and_amounts) for labels_and_amounts in usage), rounding=rounding
+    )
 
 
 def _output_evidence(units: int, nano: int, rounding: int = 1) -> BillEvidence:
@@ -46,7 +48,7 @@ def _rate(
 
 
 @pytest.mark.parametrize(
-    ("lessons", "rate"),
+    ("evidence", "rate"),
     [
         pytest.param([_output_evidence(10**6, 830 * 10**6)], Fraction(830), id="17 % less than list"),
         pytest.param(
@@ -101,30 +103,30 @@ def _rate(
         ),
     ],
 )
-def test_the_newest_bill_decides(lessons: list[BillEvidence], rate: Fraction) -> None:
+def test_the_newest_bill_decides(evidence: list[BillEvidence], rate: Fraction) -> None:
     """A price is the newest day's; older days make it more exact as long as they were billed at the same price."""
-    assert _rate(*lessons) == rate
+    assert _rate(*evidence) == rate
 
 
 def test_workspaces_are_taken_together() -> None:
-    """What one workspace pays for a kind of use teaches the others."""
-    lesson = BillEvidence(
+    """The rate is learned from all workspaces together."""
+    evidence = BillEvidence(
         (PricedUsage("v", "m", "output", "batch", 10, 3000), PricedUsage("w", "m", "output", "batch", 30, 13_000))
     )
-    assert _rate(lesson, tier="batch") == 400
+    assert _rate(evidence, tier="batch") == 400
 
 
 def test_tiers_meters_and_models_are_learned_apart() -> None:
     """Batch and one-hour writes, long context, and a model without a list price each have their own price."""
-    told = [
+    usage = [
         ("m", "output", "standard", 10, 8300),
         ("m", "output", "batch", 10, 4100),
         ("m", "output", "standard_long_context", 10, 12_000),
         ("m", "cache_write_1h", "batch", 10, 777),
         ("nova", "output", "standard", 10, 123),
     ]
-    rates = learned_rates([_evidence(*told)], LIST_PRICES)
-    for model, meter, tier, units, nano in told:
+    rates = learned_rates([_evidence(*usage)], LIST_PRICES)
+    for model, meter, tier, units, nano in usage:
         assert rates.rate(model, meter, tier) == Fraction(nano, units)
 
 
@@ -146,17 +148,17 @@ def test_without_bills_the_list_price_applies() -> None:
 
 @pytest.mark.parametrize("tier", ["batch", "standard_long_context"])
 def test_the_first_use_of_a_tier_is_priced_from_another_tier(tier: str) -> None:
-    """The list tells by how much tiers differ, the bill what the other one costs; the standard tier goes first."""
-    lesson = _evidence(("m", "output", "standard", 10, 8300), ("m", "output", "priority", 10, 30_000))
+    """The ratio of the list prices is applied to the learned rate of another tier, of the standard tier first."""
+    evidence = _evidence(("m", "output", "standard", 10, 8300), ("m", "output", "priority", 10, 30_000))
     listed = LIST_PRICES.rate("m", "output", tier)
     assert listed is not None
-    assert _rate(lesson, tier=tier) == listed * Fraction(83, 100)
+    assert _rate(evidence, tier=tier) == listed * Fraction(83, 100)
 
 
 def test_a_tier_that_is_free_prices_no_other() -> None:
     """Priority tokens that are never billed do not make batches free."""
-    lesson = _evidence(("m", "output", "priority", 10, 0), ("m", "uncached_input", "standard", 10, 1000))
-    assert _rate(lesson, tier="batch") == 250
+    evidence = _evidence(("m", "output", "priority", 10, 0), ("m", "uncached_input", "standard", 10, 1000))
+    assert _rate(evidence, tier="batch") == 250
 
 
 def test_the_first_use_of_a_meter_has_its_models_discount() -> None:
@@ -167,7 +169,7 @@ def test_the_first_use_of_a_meter_has_its_models_discount() -> None:
 
 
 def test_a_new_model_has_the_accounts_discount() -> None:
-    """Billed over list price of the newest day that has both, weighted by money; free and unlisted use aside."""
+    """It is billed / list price of the newest day with both, weighted by cost, without free and unlisted usage."""
     newest = _evidence(
         ("m", "output", "standard", 10, 9000),
         ("m", "uncached_input", "standard", 50, 5000),
@@ -211,11 +213,11 @@ def test_a_discount_scales_all_rates(percent: int) -> None:
     ],
 )
 def test_a_negotiated_price_wins(model: str, meter: str, tier: str, rate: int | None) -> None:
-    """The first that fits by glob, meter and tier counts, over what bills teach; other use is untouched."""
+    """The first match by glob, meter and tier takes precedence over learned rates; other usage is unaffected."""
     agreed = (
         NegotiatedPrice("claude-opus-*", "output", "batch", Decimal(6)),
         NegotiatedPrice("claude-opus-*", "output", "", Decimal("12.50")),
         NegotiatedPrice("claude-*", "output", "", Decimal(4)),
     )
-    lesson = _evidence(("claude-opus-5", "output", "batch", 10, 10), ("m", "output", "standard", 10, 8300))
-    assert _rate(lesson, model=model, meter=meter, tier=tier, negotiated=agreed) == rate
+    evidence = _evidence(("claude-opus-5", "output", "batch", 10, 10), ("m", "output", "standard", 10, 8300))
+    assert _rate(evidence, model=model, meter=meter, tier=tier, negotiated=agreed) == rate

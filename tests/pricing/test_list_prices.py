@@ -90,7 +90,7 @@ def test_a_batch_is_half_price_on_days_before_tiers_were_listed(tier: str, usd: 
 
 
 def test_an_older_day_has_its_own_price_and_the_tier_its_share_of_it() -> None:
-    """A price that has changed since is told as it was, and its tiers in proportion."""
+    """An older day has the price of that day, and its tiers in proportion."""
     assert _rate("openai", "gpt-5.6-luna", "output", "", SPRING) == _nano_per_unit("6")
     assert _rate("openai", "gpt-5.6-luna", "output", "") == _nano_per_unit("1.2")
     assert _rate("openai", "gpt-5.6-luna", "output", "batch", SPRING) == _nano_per_unit("3")

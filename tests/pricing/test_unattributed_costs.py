@@ -13,7 +13,7 @@ KEY = CostLabels("w", item="fee")
 
 
 def _evidence(units: int, nano: int, model: str = "m") -> BillEvidence:
-    """Make the lesson of a day on which w used output and was billed a fee; 0 is nothing of it."""
+    """Make the evidence of a day on which w used output and was billed a fee; 0 is neither."""
     used = (PricedUsage("w", model, "output", "", units, 5),) if units else ()
     return BillEvidence(used, (UnattributedCost("w", "", "", "fee", nano),) if nano else ())
 
@@ -31,7 +31,7 @@ def _estimate_fee(
 
 
 def test_unattributed_cost_grows_with_the_value_of_its_workspaces_usage() -> None:
-    """Half the use of the newest billed day has half the money, in the hours of the use."""
+    """Half the usage of the newest billed day has half the cost, in the hours of the usage."""
     usage = _usage(10, 30) | {5: [Row("output", 10**9, "v", "m")]}
     assert _estimate_fee(usage, _evidence(80, 600)) == {0: 75, 1: 225}
 
@@ -48,11 +48,11 @@ def test_a_whole_day_has_every_nano_dollar() -> None:
 
 
 def test_unattributed_cost_keeps_the_labels_of_the_bill() -> None:
-    """Model, tier and item are told as on the bill, apart from the tokens beside it."""
-    lesson = BillEvidence(
+    """Model, tier and item are those of the bill, separate from the tokens beside it."""
+    evidence = BillEvidence(
         (PricedUsage("w", "m", "output", "", 10, 5),), (UnattributedCost("w", "whisper", "t", "label", 40),)
     )
-    value = value_day(_usage(10), None, SOME_RATES, evidence=[lesson])
+    value = value_day(_usage(10), None, SOME_RATES, evidence=[evidence])
     assert value == DayValuation(
         {(0, CostLabels("w", "m")): 150_000, (0, CostLabels("w", "whisper", "t", item="label")): 40},
         billed=False,
@@ -61,11 +61,11 @@ def test_unattributed_cost_keeps_the_labels_of_the_bill() -> None:
 
 
 def test_unpriced_usage_is_weighted_by_tokens_or_units() -> None:
-    """A workspace whose use has no rate, or is free, still tells how busy it is."""
+    """Usage without a rate, or that is free, is weighted by tokens, else by units."""
     assert _estimate_fee(_usage(10, 10), _evidence(40, 600), rates=NO_RATES) == {0: 150, 1: 150}
     assert _estimate_fee(_usage(10, 10), _evidence(40, 600), rates=RateTable({("m", "output"): 0})) == {0: 150, 1: 150}
-    lesson = BillEvidence((PricedUsage("w", "x", "images", "", 4, 5),), (UnattributedCost("w", "", "", "fee", 80),))
-    assert _estimate_fee({3: [Row("images", 1, "w", "x")]}, lesson, rates=NO_RATES) == {3: 20}
+    evidence = BillEvidence((PricedUsage("w", "x", "images", "", 4, 5),), (UnattributedCost("w", "", "", "fee", 80),))
+    assert _estimate_fee({3: [Row("images", 1, "w", "x")]}, evidence, rates=NO_RATES) == {3: 20}
 
 
 def test_usage_is_weighted_by_what_the_billed_day_has() -> None:
@@ -74,7 +74,7 @@ def test_usage_is_weighted_by_what_the_billed_day_has() -> None:
 
 
 def test_a_price_change_does_not_change_unattributed_cost() -> None:
-    """Both days are weighed at the same rates: the same use has the same money."""
+    """Both days are weighed at the same rates: the same usage has the same cost."""
     for rate in (1, 20_000):
         assert _estimate_fee(_usage(40), _evidence(40, 600), rates=RateTable({("m", "output"): rate})) == {0: 600}
 
@@ -95,9 +95,9 @@ def test_the_newest_day_with_usage_decides() -> None:
 
 def test_money_that_does_not_follow_use_is_a_fee() -> None:
     """The same amount on two days of different use is expected every day, evenly, used or not."""
-    lessons = (_evidence(40, 2400), _evidence(80, 2400))
-    assert _estimate_fee(_usage(7), *lessons) == dict.fromkeys(range(24), 100)
-    assert _estimate_fee({}, *lessons) == dict.fromkeys(range(24), 100)
+    evidence = (_evidence(40, 2400), _evidence(80, 2400))
+    assert _estimate_fee(_usage(7), *evidence) == dict.fromkeys(range(24), 100)
+    assert _estimate_fee({}, *evidence) == dict.fromkeys(range(24), 100)
     assert _estimate_fee(_usage(80), _evidence(40, 2400), _evidence(0, 2400)) == dict.fromkeys(range(24), 100)
 
 
@@ -122,7 +122,7 @@ def test_a_credit_is_not_promised_again() -> None:
 
 
 def test_a_day_with_reported_cost_has_no_unattributed_cost() -> None:
-    """Where usage carries its money, nothing is added."""
+    """Where usage reports its cost, nothing is added."""
     usage = {1: [Row("cost", 70, "w", "m")]}
     assert value_day(usage, None, SOME_RATES, evidence=[_evidence(0, 2400)]).hours == {(1, CostLabels("w", "m")): 70}
 

@@ -75,7 +75,7 @@ def test_a_row_is_rounded_half_to_even() -> None:
 
 
 def test_priced_units_are_reported_as_an_item() -> None:
-    """Web searches with a price are money of their own, apart from the model's tokens."""
+    """Web searches with a price are a cost of their own, separate from the model's tokens."""
     usage = {2: [Row("web_searches", 3, "w", "m"), Row("output", 2, "w", "m")]}
     value = value_day(usage, None, SOME_RATES)
     assert value.hours == {(2, CostLabels("w", "m", item="web_searches")): 3 * 10**7, (2, CostLabels("w", "m")): 30_000}
@@ -87,18 +87,18 @@ def test_what_has_no_model_is_called_as_on_the_newest_bill() -> None:
         {2: [Row("bytes", 3, "w"), Row("bytes", 3, "w", "m")]},
         RateTable({("", "bytes"): 1, ("m", "bytes"): 1}),
     )
-    lessons = [
+    evidence = [
         BillEvidence(item_by_meter={"bytes": "Vector storage"}),
         BillEvidence(item_by_meter={"bytes": "Files", "sessions": "code"}),
     ]
-    assert value_day(usage, None, rates, evidence=lessons).hours == {
+    assert value_day(usage, None, rates, evidence=evidence).hours == {
         (2, CostLabels("w", item="Vector storage")): 3,
         (2, CostLabels("w", "m", item="bytes")): 3,
     }
 
 
 def test_a_day_with_reported_cost_is_not_priced_again() -> None:
-    """Where usage carries cost, that is the money, and its tokens are neither priced nor unpriced."""
+    """Where usage reports its cost, its tokens are neither priced nor unpriced."""
     usage = {
         1: [Row("cost", 70, "w", "m", "on_demand", "k", "i"), Row("output", 9, "w", "m", "on_demand", "k")],
         2: [Row("output", 9, "w", "x")],
@@ -110,7 +110,7 @@ def test_a_day_with_reported_cost_is_not_priced_again() -> None:
 
 
 def test_money_that_came_with_its_use_leaves_the_rest_of_the_day_to_be_priced() -> None:
-    """Of two uses of one model the one with money costs that, the other its tokens at rates; nothing counts twice."""
+    """Rows with an included cost have that cost, other rows their tokens at rates; nothing counts twice."""
     rates = list_rates("anthropic", datetime(2026, 11, 20, tzinfo=UTC))
     paid = (
         Row("output", 9_000_000, "w", "claude-sonnet-4-5", item=COST_INCLUDED),
@@ -150,7 +150,7 @@ def test_a_row_follows_the_units_it_pays_for() -> None:
 
 
 def test_batch_and_one_hour_cache_writes_are_each_paid_by_their_own_row() -> None:
-    """An Anthropic bill tells lifetimes and tiers apart, and so are they allocated; default workspace included."""
+    """Rows of an Anthropic bill are allocated by cache lifetime and tier, in the default workspace too."""
     model = "claude-sonnet-4-5-20250929"
     usage = {
         0: [Row("cache_write_5m", 100, "", model, "standard"), Row("cache_write_1h", 50, "", model, "standard")],
@@ -212,7 +212,7 @@ def test_a_billed_tier_without_usage_is_attributed_to_the_nearest_tier() -> None
 
 
 def test_a_dated_model_is_its_plain_name() -> None:
-    """OpenAI bills `gpt-image-1` for `gpt-image-1-2025-04-23` and the reverse; money keeps the name of the tokens."""
+    """OpenAI bills `gpt-image-1` for `gpt-image-1-2025-04-23` and the reverse; the cost has the usage's model."""
     usage = {
         4: [Row("image_output", 10, "p", "gpt-image-1-2025-04-23")],
         5: [Row("image_output", 10, "p", "gpt-image-2"), Row("image_output", 10, "p", "gpt-image-1.5")],
@@ -235,7 +235,7 @@ def test_an_exact_name_wins_over_a_similar_one() -> None:
 
 
 def test_searches_are_paid_by_a_row_without_a_model() -> None:
-    """Web search money goes to the models and hours that searched, and keeps its item."""
+    """The cost of web searches is allocated to the models and hours that searched, and keeps its item."""
     usage = {
         1: [Row("web_searches", 1, "w", "m", "standard"), Row("output", 10**9, "w", "m", "standard")],
         2: [Row("web_searches", 2, "w", "n", "batch")],
@@ -261,14 +261,14 @@ def test_an_unknown_item_of_a_model_follows_the_value_of_its_tokens() -> None:
 
 
 def test_an_unknown_item_of_a_model_without_a_price_follows_its_tokens() -> None:
-    """Without any rate, tokens are the measure; the money of a token meter has no item."""
+    """Without any rate, costs are divided by tokens; the cost of a token meter has no item."""
     usage = {1: [Row("output", 10, "w", "x")], 2: [Row("cache_read", 30, "w", "x"), Row("web_searches", 30, "w", "x")]}
     hours = value_day(usage, [Row("cache_write", 100, "w", "x", item="x, cache writes")], NO_RATES).hours
     assert hours == {(1, CostLabels("w", "x")): 25, (2, CostLabels("w", "x")): 75}
 
 
 def test_money_for_nothing_known_follows_its_workspace() -> None:
-    """A row that no model explains goes by what the workspace's hours are worth, with its own model and item."""
+    """A row that pays for no usage is spread by the value of the workspace's hours, with its own model and item."""
     usage = {
         1: [Row("output", 10, "w", "m", api_key="k")],
         2: [Row("output", 30, "w", "m")],
@@ -295,7 +295,7 @@ def test_tokens_are_the_measure_of_a_workspace_without_a_price() -> None:
 
 
 def test_a_credit_is_taken_off_like_a_charge() -> None:
-    """A negative row of unknown meaning lowers the hours in proportion to what they are worth."""
+    """A negative row that pays for no usage lowers the hours in proportion to their value."""
     usage = {1: [Row("output", 10, "w", "m")], 2: [Row("output", 30, "w", "m")]}
     hours = value_day(usage, [Row("cost", -40, "w", item="credit"), Row("output", 80, "w", "m")], SOME_RATES).hours
     credit, key = CostLabels("w", item="credit"), CostLabels("w", "m")
@@ -319,8 +319,8 @@ def test_a_bill_without_rows_is_a_bill() -> None:
 def test_the_odd_nano_dollar_does_not_depend_on_the_order_of_reports() -> None:
     """Where shares do not come out even, hours and keys have theirs in their own order."""
     rows = [Row("output", 1, "w", "m", api_key=key) for key in ("a", "b")]
-    told = [{1: rows, 2: rows[:1]}, {2: rows[:1], 1: rows[::-1]}]
-    values = [value_day(usage, [Row("output", 2, "w", "m")], NO_RATES).hours for usage in told]
+    usages = [{1: rows, 2: rows[:1]}, {2: rows[:1], 1: rows[::-1]}]
+    values = [value_day(usage, [Row("output", 2, "w", "m")], NO_RATES).hours for usage in usages]
     assert (
         values[0]
         == values[1]
@@ -342,11 +342,11 @@ def test_an_amount_of_any_size_is_cut_exactly() -> None:
 @given(DAY_USAGE, BILL, RATES)
 def test_the_hours_of_a_billed_day_sum_to_its_bill(usage: Usage, bill: list[Row], rates: RateTable) -> None:
     """In all and for each workspace, to the nano-dollar, credits included."""
-    told = Counter[str]()
+    totals = Counter[str]()
     for (_, key), money in value_day(usage, bill, rates).hours.items():
-        told[key.workspace] += money
-    for workspace in {row.workspace for row in bill} | set(told):
-        assert told[workspace] == _total(row for row in bill if row.workspace == workspace)
+        totals[key.workspace] += money
+    for workspace in {row.workspace for row in bill} | set(totals):
+        assert totals[workspace] == _total(row for row in bill if row.workspace == workspace)
 
 
 @no_deadline
@@ -354,7 +354,7 @@ def test_the_hours_of_a_billed_day_sum_to_its_bill(usage: Usage, bill: list[Row]
 def test_the_order_of_rows_does_not_matter(
     usage: Usage, bill: list[Row], rates: RateTable, chance: random.Random
 ) -> None:
-    """The same day told in another order has the same value, open or billed."""
+    """The same rows in another order have the same value, open or billed."""
     shuffled = {hour: chance.sample(rows, len(rows)) for hour, rows in chance.sample([*usage.items()], len(usage))}
     assert value_day(shuffled, chance.sample(bill, len(bill)), rates) == value_day(usage, bill, rates)
     assert value_day(shuffled, None, rates) == value_day(usage, None, rates)
@@ -372,7 +372,7 @@ def test_a_bill_without_credits_has_no_negative_hour(usage: Usage, bill: list[Ro
 def test_a_bill_that_is_credited_in_full_costs_nothing_in_any_hour(
     usage: Usage, bill: list[Row], rates: RateTable
 ) -> None:
-    """A credit cancels its charge to the nano-dollar where the charge was told."""
+    """A credit cancels its charge to the nano-USD in every hour."""
     credits_ = [replace(row, value=-row.value) for row in bill]
     assert _nonzero(value_day(usage, bill + credits_, rates)) == {}
 
@@ -380,7 +380,7 @@ def test_a_bill_that_is_credited_in_full_costs_nothing_in_any_hour(
 @no_deadline
 @given(DAY_USAGE, BILL, BILL_ROW, RATES)
 def test_a_withdrawn_row_withdraws_its_money(usage: Usage, bill: list[Row], row: Row, rates: RateTable) -> None:
-    """Telling a bill anew without a row lowers the day by that row and leaves other workspaces as they were."""
+    """A bill that loses a row lowers the day by that row and leaves other workspaces unchanged."""
     before, after = value_day(usage, [*bill, row], rates), value_day(usage, bill, rates)
     assert sum(before.hours.values()) - sum(after.hours.values()) == row.value
 
@@ -397,14 +397,14 @@ def test_a_withdrawn_row_withdraws_its_money(usage: Usage, bill: list[Row], row:
 @no_deadline
 @given(DAY_USAGE, BILL, RATES)
 def test_valuing_a_day_twice_changes_nothing(usage: Usage, bill: list[Row], rates: RateTable) -> None:
-    """A value depends on what is told and on nothing before it."""
+    """A valuation depends on its arguments alone."""
     assert value_day(usage, bill, rates) == value_day(usage, bill, rates)
 
 
 @no_deadline
 @given(DAY_USAGE)
 def test_every_token_of_an_open_day_is_priced_or_reported_as_unpriced(usage: Usage) -> None:
-    """At one nano-dollar a token of `m`, money and unpriced tokens are all tokens."""
+    """At one nano-USD per token of `m`, costs and unpriced tokens sum to all tokens."""
     value = value_day(usage, None, RateTable({("m", meter): 1 for meter in TOKEN_METERS}))
     tokens = Counter[str]()
     for rows in usage.values():

@@ -1,4 +1,4 @@
-"""The books: open days at list prices, billed days to the nano-dollar, and every sum the same money."""
+"""The valuer: open days at list prices, billed days to the nano-USD, and consistent sums in every window."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BILLED_DAYS = (TODAY - 2 * DAY, TODAY - DAY)
 
 
 def make_complex_account() -> SimAccount:
-    """Return an OpenAI account whose bill has a discount, units that are no tokens, and money without use."""
+    """Return an OpenAI account whose bill has a discount, units other than tokens, and unattributed costs."""
     small = make_account("openai", "openai")
     more = (
         Stream("proj_web", "gpt-5-2025-08-07", "", "key_web", "web_search_calls", 40, (("web_searches", 1.0),)),
@@ -125,7 +125,7 @@ def test_an_open_day_costs_what_the_price_list_says(tmp_path: Path, provider: st
 
 
 def test_cursor_costs_what_its_events_say(system: System) -> None:
-    """At Cursor every call carries its charge: by group, model and kind the money is the sum of the charges."""
+    """At Cursor every call reports its charge: by group, model and kind the cost is the sum of the charges."""
     for window, start in (("today", TODAY), ("30d", BILLED_DAYS[0]), ("this_hour", NOON.replace(minute=0, second=0))):
         charged: Counter[tuple[str, ...]] = Counter()
         for _, row in system.world.reported_rows("cursor", start, system.clock.now):
@@ -223,7 +223,7 @@ def test_use_that_is_corrected_after_its_bill_moves_no_money(system: System) -> 
 
 
 def test_a_bill_that_comes_while_its_day_is_valued_is_not_lost(tmp_path: Path) -> None:
-    """At the turn of the hour days are valued while accounts are visited: the newest telling wins, whoever is last."""
+    """When the hour changes, days are valued while accounts are polled; the newest bill wins in any order."""
     slow: list[System] = []
 
     def prices(provider: str, day: datetime) -> Rates:

@@ -1,4 +1,4 @@
-"""Whatever was told, in whatever order: a billed day is its newest bill, to the nano-dollar."""
+"""For any updates in any order, a billed day is its newest bill, to the nano-USD."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ValuedAccount:
         self.valuer = Valuer(self.ledger, list_rates)
 
     def apply_updates(self, updates: Iterable[Update | None]) -> dict[datetime, list[Row]]:
-        """Store tellings one by one, None being a valuation in between; return the newest bills."""
+        """Store updates in order, where None is a valuation in between; return the newest bills."""
         bills: dict[datetime, list[Row]] = {}
         for telling in updates:
             if telling is None:
@@ -83,11 +83,13 @@ class ValuedAccount:
 
 
 @settings(max_examples=80, deadline=None)
-@given(told=update_lists)
-def test_a_billed_day_is_its_newest_bill(tmp_path_factory: pytest.TempPathFactory, told: list[Update | None]) -> None:
+@given(updates=update_lists)
+def test_a_billed_day_is_its_newest_bill(
+    tmp_path_factory: pytest.TempPathFactory, updates: list[Update | None]
+) -> None:
     """For any use, bills, order and valuations in between, each billed day's hours sum to its newest bill exactly."""
     account = ValuedAccount(tmp_path_factory.mktemp("ledger"))
-    bills = account.apply_updates(told)
+    bills = account.apply_updates(updates)
     for day, rows in bills.items():
         billed = {
             one.start: one.billed
@@ -106,14 +108,14 @@ def test_a_billed_day_is_its_newest_bill(tmp_path_factory: pytest.TempPathFactor
 
 
 @settings(max_examples=40, deadline=None)
-@given(told=update_lists)
+@given(updates=update_lists)
 def test_storing_and_valuing_again_changes_nothing(
-    tmp_path_factory: pytest.TempPathFactory, told: list[Update | None]
+    tmp_path_factory: pytest.TempPathFactory, updates: list[Update | None]
 ) -> None:
-    """The newest tellings told once more value no day again, and nothing was restated by it."""
+    """Storing the newest buckets again values no day and restates nothing."""
     account = ValuedAccount(tmp_path_factory.mktemp("ledger"))
-    account.apply_updates(told)
-    newest = {(update.report.name, update.slot): update for update in told if update is not None}
+    account.apply_updates(updates)
+    newest = {(update.report.name, update.slot): update for update in updates if update is not None}
     before = {day: account.cost_by_labels(FIRST + day * DAY) for day in range(DAYS)}
     restated = account.ledger.costs.total_restatement(account.ledger_account.id)
 
@@ -131,13 +133,13 @@ def test_storing_and_valuing_again_changes_nothing(
 
 
 @settings(max_examples=40, deadline=None)
-@given(told=update_lists, rows=st.lists(bill_rows, min_size=1, max_size=4))
+@given(updates=update_lists, rows=st.lists(bill_rows, min_size=1, max_size=4))
 def test_a_withdrawn_row_withdraws_its_money(
-    tmp_path_factory: pytest.TempPathFactory, told: list[Update | None], rows: list[Row]
+    tmp_path_factory: pytest.TempPathFactory, updates: list[Update | None], rows: list[Row]
 ) -> None:
-    """A bill that loses a row loses exactly its money, and the loss is counted as restated."""
+    """A bill that loses a row loses exactly its cost, and the loss is counted as restated."""
     account = ValuedAccount(tmp_path_factory.mktemp("ledger"))
-    account.apply_updates([*told, Update(BILL_REPORT, 0, [*rows, Row(COST, 12_345, "a")])])
+    account.apply_updates([*updates, Update(BILL_REPORT, 0, [*rows, Row(COST, 12_345, "a")])])
     before, restated = (
         sum(account.cost_by_labels(FIRST).values()),
         account.ledger.costs.total_restatement(account.ledger_account.id),

@@ -1,4 +1,4 @@
-"""Each scenario is played once per test run, when the first test asks for it."""
+"""Each scenario runs once per test run, when the first test needs it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.scenarios.scenarios import SCENARIOS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let `pytest tests/scenarios --write-estimates` write the table anew instead of comparing it."""
+    """Let `pytest tests/scenarios --write-estimates` write the table instead of comparing it."""
     parser.addoption("--write-estimates", action="store_true", help="write docs/estimates.md anew")
 
 
 @pytest.fixture(scope="session")
 def run_by_name(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ScenarioRun]:
-    """Return what plays a scenario by its name, or remembers it."""
+    """Return a function that runs a scenario by its name, or returns its earlier run."""
     runs: dict[str, ScenarioRun] = {}
 
     def run(name: str) -> ScenarioRun:

@@ -11,19 +11,19 @@ from tests.scenarios.run_scenario import Estimate, ScenarioRun
 
 PATH = ROOT / "docs" / "estimates.md"
 MIN_ERROR = 0.0001
-"""Errors below this are not told apart: 0.01 %."""
+"""Errors below this, 0.01 %, are shown as smaller than it."""
 
-_HEADER = """# How near an estimate is to the bill
+_HEADER = """# Accuracy of estimates
 
-Written by `make estimates`; do not edit. Each row is a simulated account, played day by
-day through the whole exporter over HTTP. A day's cost is read from `ai_cost_daily_usd` when all its use is told and
-its bill is not there yet, and compared with what the provider bills afterwards: |estimate - bill| / bill, the median
-of the days and, in brackets, the worst day. *Claimed* is the largest error that the tests accept of ours on any day.
+Written by `make estimates`; do not edit. Each row is a simulated account, run day by day through the whole exporter
+over HTTP. A day's cost is read from `ai_cost_daily_usd` when all its usage is reported and its bill is not available
+yet, and compared with the amount that the provider bills afterwards: |estimate - bill| / bill, the median of the days
+and, in brackets, the worst day. *Claimed* is the largest error that the tests accept for this exporter on any day.
 *List price* is usage times published prices. *Last bill* takes the newest billed day as the day's cost.
 
-Counted are the days that are estimated after the first bill was there. Where something changes of which no bill
-can tell yet (the day of a price change, the first day of a model without a list price), that one day is not counted
-for any of the three.
+Included are the days that are estimated after the first bill was available. Where something changes that no bill can
+show yet (the day of a price change, the first day of a model without a list price), that day is not included for any
+of the three.
 
 | situation | what happens | claimed | ours | list price | last bill |
 | --- | --- | --- | --- | --- | --- |
@@ -65,7 +65,7 @@ def _render_row(run: ScenarioRun) -> str:
 
 
 def _format_percent(error: float) -> str:
-    """Write two significant digits; what is smaller than can be told apart as such."""
+    """Write two significant digits; an error below MIN_ERROR as smaller than it."""
     if error < MIN_ERROR:
         return f"< {MIN_ERROR * 100:g} %"
     percent = float(f"{error * 100:.2g}")

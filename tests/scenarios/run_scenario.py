@@ -17,12 +17,12 @@ from tests.system import Clock, Samples, System, midnight, start_system
 MIN_BILL_DELAY = 8 * HOUR
 """A day is taken as billed this long after its end at the earliest, however early its bill is there."""
 _BEFORE_MIDNIGHT, _USAGE_COMPLETE, _BILL_AVAILABLE = timedelta(hours=23, minutes=59), DAY + 3.5 * HOUR, DAY + 9.5 * HOUR
-"""When the page is looked at: before midnight; when all use of the day is told; when its bill is usually there."""
+"""Times of observation: before midnight; when all usage of the day is reported; when its bill is usually available."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What the page showed at a moment, money in nano-USD, beside the simulator's bills as they were then."""
+    """Values of /metrics at a time, in nano-USD, beside the simulator's bills at that time."""
 
     time: datetime
     daily: dict[datetime, int]
@@ -34,12 +34,12 @@ class Observation:
     restated_usd: float | None
     """ai_account_restated_usd_total."""
     bills: dict[datetime, int]
-    """Day -> the whole bill, of the days that the exporter has to take as billed at this moment."""
+    """Day -> the whole bill, of the days that have to be billed at this time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What the page showed for a day of which everything was told and nothing was billed."""
+    """The exported cost of a day whose usage is complete and whose bill is not available yet."""
 
     observed_at: datetime
     day: datetime
@@ -50,7 +50,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioRun:
-    """A scenario that was played to its end."""
+    """The results of a scenario."""
 
     scenario: Scenario
     observations: tuple[Observation, ...]
@@ -64,7 +64,7 @@ class ScenarioRun:
         return [self.scenario.day(number) for number in range(self.scenario.days)]
 
     def estimates(self) -> Iterator[Estimate]:
-        """Yield every estimate of a day whose use was told in full, oldest first."""
+        """Yield every estimate of a day with complete usage, oldest first."""
         for look in self.observations:
             newest = look.bills[max(look.bills)] if look.bills else None
             for day in self.days():
@@ -100,7 +100,7 @@ def _observe(system: System, time: datetime) -> Observation:
     page, account = system.samples(), next(iter(system.world.accounts.values()))
     days = (system.world.start_time + number * DAY for number in range((time - system.world.start_time) // DAY))
     due = [day for day in days if day + DAY + max(account.bill_delay, MIN_BILL_DELAY) <= time]
-    told = {day: _bill_total(system.world, day) for day in due}
+    bills = {day: _bill_total(system.world, day) for day in due}
     return Observation(
         time=time,
         daily={
@@ -112,7 +112,7 @@ def _observe(system: System, time: datetime) -> Observation:
         unpriced=sum(page.get("ai_account_unpriced_tokens", {}).values()),
         estimate_error=_single_value(page, "ai_account_estimate_error_ratio"),
         restated_usd=_single_value(page, "ai_account_restated_usd_total"),
-        bills={day: nano for day, nano in told.items() if nano},
+        bills={day: nano for day, nano in bills.items() if nano},
     )
 
 
@@ -134,9 +134,9 @@ def _bill_total(world: World, day: datetime) -> int:
 
 def _list_cost(world: World, day: datetime) -> int:
     assert midnight(day) == day
-    worth = Fraction(0)
+    list_cost = Fraction(0)
     for account in world.accounts.values():
         rates = list_rates(account.provider, day)
         for _, row in world.ground_truth(account.name, day, day + DAY):
-            worth += row.value * (rates.rate(row.model, row.meter, row.tier) or 0)
-    return round(worth)
+            list_cost += row.value * (rates.rate(row.model, row.meter, row.tier) or 0)
+    return round(list_cost)

@@ -37,7 +37,7 @@ class Scenario:
     days: int = 5
     first_day: datetime = MONDAY
     excluded_days: frozenset[int] = frozenset()
-    """Days on which something is new that no bill has told of yet: nothing is claimed of them."""
+    """Days with a change that no bill can show yet: no accuracy is claimed for them."""
     restatements: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     """In the morning after a day: the earlier day whose bill is changed then, and by which factor."""
 
@@ -76,14 +76,14 @@ def _price_scenarios() -> list[Scenario]:
         ),
         Scenario(
             "discount",
-            "17 % less than list, which nobody told us",
+            "17 % less than list, which no configuration states",
             _account("anthropic", *_TWO_CLAUDES, discount=0.17),
             STABLE_MIX_ERROR,
             days=8,
         ),
         Scenario(
             "price change",
-            "all models 20 % dearer from the fifth day on, one of them by another 50 %",
+            "all models 20 % dearer from the fifth day on, a single model by another 50 %",
             _account(
                 "openai",
                 *_TWO_GPTS,
@@ -148,8 +148,8 @@ def _dimension_scenarios() -> list[Scenario]:
             STABLE_MIX_ERROR,
         ),
         Scenario(
-            "long context, told",
-            "requests of more than 200,000 tokens, which Anthropic's usage tells apart",
+            "long context, reported",
+            "requests of more than 200,000 tokens, which Anthropic's usage reports as such",
             _account(
                 "anthropic",
                 _claude_stream("claude-sonnet-4-5-20250929"),
@@ -164,14 +164,14 @@ def _dimension_scenarios() -> list[Scenario]:
             STABLE_MIX_ERROR,
         ),
         Scenario(
-            "long context, untold",
-            "30 % of a model's tokens are billed as long context, which OpenAI's usage does not tell",
+            "long context, unreported",
+            "30 % of a model's tokens are billed as long context, which OpenAI's usage does not report",
             _account("openai", _gpt_stream(_GPT, long_context_share=0.3), _gpt_stream(_MINI), discount=0.1),
             STABLE_MIX_ERROR,
         ),
         Scenario(
-            "long context, moving",
-            "the untold part, some 3 % of the tokens, moves a little from day to day",
+            "long context, changing",
+            "the unreported part, some 3 % of the tokens, changes a little from day to day",
             _account(
                 "openai",
                 _gpt_stream(_GPT, daily_requests=2820.0),
@@ -186,8 +186,8 @@ def _dimension_scenarios() -> list[Scenario]:
             SHIFTING_MIX_ERROR,
         ),
         Scenario(
-            "region, untold",
-            "a fifth of the use is billed with a regional uplift, a share that moves from day to day",
+            "region, unreported",
+            "a fifth of the use is billed with a regional uplift, a share that changes from day to day",
             _account(
                 "anthropic",
                 _claude_stream(_SONNET, daily_requests=2400.0),

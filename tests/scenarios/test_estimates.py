@@ -21,7 +21,7 @@ ROUNDING_TOLERANCE = 1e-6
 
 @every_scenario
 def test_an_estimate_is_within_its_bound_of_the_bill(run_by_name: ScenarioRunner, name: str) -> None:
-    """After the first bill every day whose use is told in full is shown within the scenario's bound of its bill."""
+    """After the first bill every day with complete usage is within the scenario's bound of its bill."""
     run = run_by_name(name)
     claimed = run.counted_estimates()
     assert len({one.day for one in claimed}) >= run.scenario.days - 1 - len(run.scenario.excluded_days)
@@ -39,50 +39,56 @@ def test_before_midnight_the_running_day_is_nearly_its_bill(run_by_name: Scenari
     """At 23:59 the day lacks its late minutes and no more, and is never above its bill by more than the bound."""
     run = run_by_name(name)
     certain = {one.day for one in run.counted_estimates()} - {run.scenario.day(0)}
-    for look in run.observations:
-        day = look.time.replace(hour=0, minute=0)
-        if look.time.hour == 23 and day in certain and look.bills:
-            assert 0.9 * run.bills[day] <= look.daily[day] <= (1 + run.scenario.max_error) * run.bills[day], day
+    for observation in run.observations:
+        day = observation.time.replace(hour=0, minute=0)
+        if observation.time.hour == 23 and day in certain and observation.bills:
+            assert 0.9 * run.bills[day] <= observation.daily[day] <= (1 + run.scenario.max_error) * run.bills[day], day
 
 
 @every_scenario
 def test_a_billed_day_is_the_bill_to_the_nano_dollar(run_by_name: ScenarioRunner, name: str) -> None:
-    """From the first look after its bill on, a day is shown with exactly what the provider bills for it now."""
+    """From the first observation after its bill on, a day is shown with exactly what the provider bills for it now."""
     run = run_by_name(name)
     assert len(run.observations[-1].bills) >= 3
-    for look in run.observations:
-        assert {day: look.daily[day] for day in look.bills} == look.bills, look.time
+    for observation in run.observations:
+        assert {day: observation.daily[day] for day in observation.bills} == observation.bills, observation.time
 
 
 @every_scenario
 def test_the_month_is_its_days_and_its_billed_part_is_its_bills(run_by_name: ScenarioRunner, name: str) -> None:
-    """At every moment the month is the sum of its days, and of it exactly the bills that are there are billed."""
-    for look in run_by_name(name).observations:
-        assert look.month_billed == sum(nano for day, nano in look.bills.items() if _in_month(day, look)), look.time
+    """At every time the month is the sum of its days, and its billed part the sum of the available bills."""
+    for observation in run_by_name(name).observations:
+        assert observation.month_billed == sum(
+            nano for day, nano in observation.bills.items() if _in_month(day, observation)
+        ), observation.time
         # A series of this month for every workspace, model and tier, each a double.
-        assert look.month == pytest.approx(sum(nano for day, nano in look.daily.items() if _in_month(day, look)), abs=9)
+        assert observation.month == pytest.approx(
+            sum(nano for day, nano in observation.daily.items() if _in_month(day, observation)), abs=9
+        )
 
 
 @every_scenario
 def test_no_day_is_lost(run_by_name: ScenarioRunner, name: str) -> None:
-    """Every day since the first is on the page at every moment, across the end of a month too."""
+    """Every day since the first is exported at every time, across the end of a month too."""
     run = run_by_name(name)
-    for look in run.observations:
-        assert [day for day in run.days() if day <= look.time] == [day for day in look.daily if day in run.bills]
+    for observation in run.observations:
+        assert [day for day in run.days() if day <= observation.time] == [
+            day for day in observation.daily if day in run.bills
+        ]
 
 
 @every_scenario
 def test_the_exported_error_is_the_actual_error(run_by_name: ScenarioRunner, name: str) -> None:
     """ai_account_estimate_error_ratio is (estimate - billed) / billed of the newest day that has turned billed."""
     run, seen = run_by_name(name), 0
-    for before, look in pairwise(run.observations):
-        turned = look.bills.keys() - before.bills.keys()
+    for before, observation in pairwise(run.observations):
+        turned = observation.bills.keys() - before.bills.keys()
         if turned:
             day, seen = max(turned), seen + 1
-            made = (before.daily[day] - look.bills[day]) / look.bills[day]
-            assert look.estimate_error == pytest.approx(made, abs=ROUNDING_TOLERANCE), look.time
-        elif look.bills:
-            assert look.estimate_error == before.estimate_error, look.time
+            made = (before.daily[day] - observation.bills[day]) / observation.bills[day]
+            assert observation.estimate_error == pytest.approx(made, abs=ROUNDING_TOLERANCE), observation.time
+        elif observation.bills:
+            assert observation.estimate_error == before.estimate_error, observation.time
     assert seen >= 3
 
 
@@ -102,34 +108,34 @@ def test_without_a_bill_list_prices_are_the_estimate(run_by_name: ScenarioRunner
 def test_one_bill_reveals_an_undisclosed_discount(run_by_name: ScenarioRunner, name: str) -> None:
     """17 % off: the first day was estimated 20.48 % too high, and every day after its bill is not."""
     run = run_by_name(name)
-    told = [look.estimate_error for look in run.observations if look.estimate_error is not None]
-    assert told[0] == pytest.approx(1 / 0.83 - 1, abs=0.0001)
-    assert told[-1] == pytest.approx(0, abs=run.scenario.max_error)
+    ratios = [observation.estimate_error for observation in run.observations if observation.estimate_error is not None]
+    assert ratios[0] == pytest.approx(1 / 0.83 - 1, abs=0.0001)
+    assert ratios[-1] == pytest.approx(0, abs=run.scenario.max_error)
 
 
 def test_late_bills_correct_all_open_days_at_once(run_by_name: ScenarioRunner) -> None:
     """With bills two days late, the first one moves every day that is still open from list price to the bill's."""
     run = run_by_name("late bill")
-    turned = next(number for number, look in enumerate(run.observations) if look.bills)
-    before, look = run.observations[turned - 1], run.observations[turned]
-    still_open = [day for day in run.days() if day + DAY + 3 * HOUR <= before.time and day not in look.bills]
+    turned = next(number for number, observation in enumerate(run.observations) if observation.bills)
+    before, observation = run.observations[turned - 1], run.observations[turned]
+    still_open = [day for day in run.days() if day + DAY + 3 * HOUR <= before.time and day not in observation.bills]
     assert len(still_open) == 1
-    newest = max(day for day in run.days() if day + DAY <= look.time)
+    newest = max(day for day in run.days() if day + DAY <= observation.time)
     for day in still_open:
         assert before.daily[day] == pytest.approx(run.bills[day] / 0.83, rel=STABLE_MIX_ERROR)
     for day in (*still_open, newest):
-        assert look.daily[day] == pytest.approx(run.bills[day], rel=STABLE_MIX_ERROR)
+        assert observation.daily[day] == pytest.approx(run.bills[day], rel=STABLE_MIX_ERROR)
 
 
 def test_a_restatement_is_applied_and_counted(run_by_name: ScenarioRunner) -> None:
     """What a closed, billed day gains or loses afterwards is on its day at once, and its size is added to a counter."""
     run = run_by_name("restated bill")
     expected, earlier = 0, run.observations[0]
-    for look in run.observations:
-        expected += sum(abs(look.bills[day] - nano) for day, nano in earlier.bills.items())
-        assert look.restated_usd is not None
-        assert round(look.restated_usd * NANO) == expected, look.time
-        earlier = look
+    for observation in run.observations:
+        expected += sum(abs(observation.bills[day] - nano) for day, nano in earlier.bills.items())
+        assert observation.restated_usd is not None
+        assert round(observation.restated_usd * NANO) == expected, observation.time
+        earlier = observation
     changes = [abs(factor - 1) * run.bills[run.scenario.day(day)] for day, factor in run.scenario.restatements.values()]
     assert expected == pytest.approx(sum(changes), abs=9)
 
@@ -137,7 +143,7 @@ def test_a_restatement_is_applied_and_counted(run_by_name: ScenarioRunner) -> No
 @pytest.mark.parametrize("name", ["discount", "late bill", "month change", "days off"])
 def test_an_ordinary_bill_is_no_restatement(run_by_name: ScenarioRunner, name: str) -> None:
     """A day that turns from estimated to billed has not been restated: the counter is there and stays at 0."""
-    assert {look.restated_usd for look in run_by_name(name).observations} == {0}
+    assert {observation.restated_usd for observation in run_by_name(name).observations} == {0}
 
 
 @pytest.mark.parametrize(("name", "number"), [("new model", 3), ("unlisted model", 0)])
@@ -147,11 +153,11 @@ def test_a_model_without_a_price_is_no_guess_and_known_after_one_bill(
     """Until its first bill its tokens are shown as unpriced and cost nothing; afterwards every token has a price."""
     run = run_by_name(name)
     start = run.scenario.day(number)
-    for look in run.observations:
-        if look.time < start or any(day >= start for day in look.bills):
-            assert look.unpriced == 0, look.time
+    for observation in run.observations:
+        if observation.time < start or any(day >= start for day in observation.bills):
+            assert observation.unpriced == 0, observation.time
         else:
-            assert look.unpriced > 0, look.time
+            assert observation.unpriced > 0, observation.time
     unpriced = next(one for one in run.estimates() if one.day == start)
     assert unpriced.nano < 0.5 * run.bills[start]
 
@@ -165,12 +171,12 @@ def test_a_price_change_is_followed_after_one_bill(run_by_name: ScenarioRunner) 
 
 
 def test_a_day_without_usage_costs_nothing_and_changes_no_rate(run_by_name: ScenarioRunner) -> None:
-    """A weekend without use is shown with 0, is never billed, and Monday is estimated as Friday's bill taught."""
+    """A weekend without usage costs 0, is never billed, and Monday is estimated at the rates of Friday's bill."""
     run = run_by_name("days off")
     idle = [day for day, nano in run.bills.items() if not nano]
     assert [day.weekday() for day in idle] == [5, 6]
-    for look in run.observations:
-        assert all(look.daily[day] == 0 for day in idle if day <= look.time)
+    for observation in run.observations:
+        assert all(observation.daily[day] == 0 for day in idle if day <= observation.time)
     monday = next(one for one in run.counted_estimates() if one.day == idle[-1] + DAY)
     assert monday.nano == pytest.approx(run.bills[monday.day], rel=STABLE_MIX_ERROR)
 
@@ -179,10 +185,10 @@ def test_a_months_end_loses_nothing(run_by_name: ScenarioRunner) -> None:
     """In November every day of October is shown and billed, and none of it is in November's month."""
     run = run_by_name("month change")
     october = {day: nano for day, nano in run.bills.items() if day.month == 10}
-    look = run.observations[-1]
+    observation = run.observations[-1]
     assert len(october) == 3
-    assert {day: look.daily[day] for day in october} == october
-    first = next(look for look in run.observations if look.time.month == 11)
+    assert {day: observation.daily[day] for day in october} == october
+    first = next(observation for observation in run.observations if observation.time.month == 11)
     assert first.month_billed == 0
     assert first.month == first.daily[datetime.fromisoformat("2026-11-01T00:00Z")]
 
@@ -199,9 +205,11 @@ def test_the_table_is_current(run_by_name: ScenarioRunner, request: pytest.Fixtu
 
     assert list(committed) == list(SCENARIOS)
     for name, (claimed, ways) in fresh.items():
-        told_claim, told = committed[name]
-        assert told_claim == claimed
-        assert told["ours"][1] <= runs[name].scenario.max_error, f"{name}: the table admits more than is claimed"
+        committed_claim, committed_ways = committed[name]
+        assert committed_claim == claimed
+        assert committed_ways["ours"][1] <= runs[name].scenario.max_error, (
+            f"{name}: the table admits more than is claimed"
+        )
         for way in table.METHODS:
             # Two significant digits may round either way, and list prices are looked up where they are kept.
-            assert told[way] == pytest.approx(ways[way], rel=0.06, abs=table.MIN_ERROR), f"{name}, {way}"
+            assert committed_ways[way] == pytest.approx(ways[way], rel=0.06, abs=table.MIN_ERROR), f"{name}, {way}"

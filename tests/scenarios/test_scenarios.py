@@ -77,7 +77,7 @@ def test_weekdays_scale_the_use() -> None:
 
 def test_unreported_long_context_is_on_the_bill_alone() -> None:
     """Part of the tokens stands on lines of its own at long-context prices, and usage has one tier for all of them."""
-    scenario, model = SCENARIOS["long context, untold"], "gpt-5.4-2026-03-05"
+    scenario, model = SCENARIOS["long context, unreported"], "gpt-5.4-2026-03-05"
     bill, use = _bill(scenario, 1), _usage(scenario, 1)
     assert {tier for _, tier, _ in use} == {"standard"}
     output = use[model, "standard", "output"]
@@ -99,7 +99,7 @@ def test_extras_are_money_without_use() -> None:
 
 
 def test_extras_have_the_providers_descriptions() -> None:
-    """Anthropic tells an extra's cost type without model or token type; OpenAI tells it without a quantity."""
+    """Anthropic reports an extra's cost type without model or token type; OpenAI reports it without a quantity."""
     for name, path, params, expected in (
         (
             "session money",
