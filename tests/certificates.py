@@ -1,4 +1,4 @@
-"""Authorities, servers and clients with certificates of their own, made when a test needs them."""
+"""Certificates of authorities, servers and clients, created by the tests that use them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ _DEFAULT_CURVE = ec.SECP256R1()
 
 
 class CertificateAuthority:
-    """One that signs certificates, which are valid for a day."""
+    """An authority whose certificates are valid for a day."""
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
-        """Make one; its own certificate is in `file`."""
+        """Create an authority; its own certificate is in `file`."""
         self._folder = folder
         self._key = ec.generate_private_key(_DEFAULT_CURVE)
         self._name = _common_name(name)
         basics = x509.BasicConstraints(ca=True, path_length=0)
-        own = _certificate_builder(self._name, self._name, self._key.public_key()).add_extension(basics, critical=True)
+        draft = _certificate_builder(self._name, self._name, self._key.public_key())
+        own = draft.add_extension(basics, critical=True)
         self.file = folder / f"{name}.crt"
         self.file.write_bytes(_pem(own.sign(self._key, hashes.SHA256())))
 
     def sign(self, name: str, *sans: x509.GeneralName, curve: ec.EllipticCurve = _DEFAULT_CURVE) -> int:
-        """Write a certificate and its key as NAME.crt and NAME.key, for servers and clients; return its number."""
+        """Write NAME.crt and NAME.key, for servers and clients; return the certificate's serial number."""
         key = ec.generate_private_key(curve)
         names = x509.SubjectAlternativeName(sans or [x509.IPAddress(ip_address("127.0.0.1"))])
         uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
@@ -40,11 +41,11 @@ class CertificateAuthority:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         for ending, content in (("key", secret), ("crt", _pem(signed))):
-            # Whole at once, as a renewal should.
-            fresh = self._folder / f"{name}.{ending}.new"
-            fresh.touch(mode=0o600)
-            fresh.write_bytes(content)
-            fresh.replace(self._folder / f"{name}.{ending}")
+            # Replaced atomically, as by renewal tools.
+            new = self._folder / f"{name}.{ending}.new"
+            new.touch(mode=0o600)
+            new.write_bytes(content)
+            new.replace(self._folder / f"{name}.{ending}")
         return signed.serial_number
 
 

@@ -273,13 +273,14 @@ class PushService:
 
     def _add_account(self, source: _Source, provider: str) -> None:
         number = self._ledger.buckets.register_account(source.config.name, provider)
+        stored_labels = self._ledger.hours.labels(number, [EVENTS_REPORT_NAME])
+        # The account exists from here on: if the ledger fails above, the next event must try again.
+        source.label_sets[provider] = {
+            LabelSet(labels.workspace, labels.model, labels.tier, labels.api_key) for labels in stored_labels
+        }
         source.account_states[provider] = AccountState(
             AccountConfig(build_account(source.config, provider), build_ledger_account(source.config, provider, number))
         )
-        source.label_sets[provider] = {
-            LabelSet(labels.workspace, labels.model, labels.tier, labels.api_key)
-            for labels in self._ledger.hours.labels(number, [EVENTS_REPORT_NAME])
-        }
 
     def _new_rate_limiter(self) -> TokenBucket:
         return TokenBucket(EVENTS_PER_SECOND, EVENTS_BURST, self._monotonic)

@@ -1,4 +1,4 @@
-"""The API for those who push, asked in the ways that its own document allows, and in many that it does not."""
+"""The JSON API against its OpenAPI document: generated requests that the document allows, and others."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from exporter.web.openapi import build_openapi_document
 from tests.command import ExporterProcess, start_exporter
 
 TOKEN = "gateway-token-8d24b0a6"
-MAX_EXAMPLES = 60
-"""Random ones of each operation, beside those that its limits suggest."""
+MAX_EXAMPLES = 30
+"""Random requests of each operation, besides those at the limits of its schema."""
 
 STATUSES = {
     "positive_data_acceptance": ["2xx", "409"],
@@ -42,40 +42,40 @@ def _start_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Export
 
 
 def test_the_served_document_is_the_tested_one(exporter: ExporterProcess) -> None:
-    """The running server's own document is what the cases below are made from."""
+    """The document from which the requests below are generated is the one that the server serves."""
     assert exporter.get("/api/v1/openapi.json").json() == API.raw_schema
 
 
 @API.parametrize()
 @settings(max_examples=MAX_EXAMPLES, deadline=None, derandomize=True)
 def test_with_a_token_every_answer_is_a_documented_one(exporter: ExporterProcess, case: Case[Any]) -> None:
-    """What fits is taken, what does not fit is refused, and no answer is a 5xx, or unknown to the document."""
-    fits = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
+    """Valid requests are accepted, invalid ones rejected, and every response is in the document; none is a 5xx."""
+    valid = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
     body: Any = case.body
-    if fits and isinstance(body, dict):
-        for one in body.get("events", [body]):
-            _make_valid(one)
-    answer = case.call_and_validate(base_url=exporter.url, headers={"Authorization": f"Bearer {TOKEN}"})
-    if fits and answer.status_code == 207:
-        assert {refused["status"] for refused in answer.json()["rejected"]} == {409}
+    if valid and isinstance(body, dict):
+        for event in body.get("events", [body]):
+            _make_valid(event)
+    response = case.call_and_validate(base_url=exporter.url, headers={"Authorization": f"Bearer {TOKEN}"})
+    if valid and response.status_code == 207:
+        assert {rejected["status"] for rejected in response.json()["rejected"]} == {409}
 
 
 def test_a_number_of_any_length_is_rejected(exporter: ExporterProcess) -> None:
-    """More digits than Python reads as a number are 422 like any number that is out of range."""
+    """A number with more digits than Python parses is answered with 422, like any number out of range."""
     assert exporter.get(f"/api/v1/ai/usage/summary?days={'9' * 5000}").status_code == 422
 
 
 @API.include(method="POST").parametrize()
 @settings(max_examples=MAX_EXAMPLES // 4, deadline=None, derandomize=True)
 def test_without_a_token_nothing_is_accepted(exporter: ExporterProcess, case: Case[Any]) -> None:
-    """Whatever is pushed without a source's token, well-formed or not, is 401 as documented."""
+    """Without a token every push is answered with 401, valid or not."""
     case.headers.pop("Authorization", None)
-    answer = case.call_and_validate(base_url=exporter.url, excluded_checks=[positive_data_acceptance])
-    assert answer.status_code == (401 if case.method == "POST" else 405)
+    response = case.call_and_validate(base_url=exporter.url, excluded_checks=[positive_data_acceptance])
+    assert response.status_code == (401 if case.method == "POST" else 405)
 
 
 def _make_valid(body: dict[str, Any]) -> None:
-    """Give an event or a change what a schema cannot ask for: a time of late, printable names, 1 and not 1.0."""
+    """Give an event what a schema cannot require: a recent time, printable names, integers that are not 1.0."""
     body.update({name: datetime.now(UTC).isoformat() for name in body.keys() & {"time", "timestamp"}})
     for name, value in body.items():
         if isinstance(value, str):

@@ -475,6 +475,26 @@ def test_an_internal_error_after_a_push_stops_nothing(tmp_path: Path) -> None:
             assert system.value("ai_requests_today", account="gateway") == 2
 
 
+def test_a_broken_ledger_is_answered_with_503(tmp_path: Path) -> None:
+    """If the ledger cannot be read or written, pushes and the summary get 503, and the process must exit."""
+    with _prepare_system(tmp_path) as system, system.run_exporter():
+        exits = list[None]()
+        system.app.on_fatal = lambda: exits.append(None)
+        for name in ("ledger.db-wal", "ledger.db"):
+            path = tmp_path / "ledger" / name
+            path.write_bytes(b"not a ledger" * (path.stat().st_size // 12))
+        responses = [
+            _post(system, _make_event()),
+            _post(system, [_make_event()], BATCH_PATH),
+            httpx.get(f"{system.url}/api/v1/ai/usage/summary"),
+        ]
+        for response in responses:
+            assert response.status_code == 503, response.request.url
+            assert "nothing of this request was stored" in response.json()["error"]
+        assert len(exits) == len(responses)
+        assert system.app.fatal is not None
+
+
 def test_events_are_counted_by_outcome(system: System) -> None:
     """Each source has a counter for each outcome, from 0: a gateway that is silent or rejected is visible."""
     for outcome in ("accepted", "duplicate", "conflict", "rejected"):
