@@ -132,19 +132,11 @@ def test_a_spike_a_revoked_key_and_an_exceeded_budget_notify_once_each(tmp_path:
         key = system.key_file("labs")
         valid = key.read_text()
         key.write_text("sk-ant-admin01-revoked-yesterday")
-<<<<<<< HEAD
-        it.advance(SIX_MINUTES)
-        spent = it.value("ai_cost_month_usd") or 0
-        budget = Budget(name="everything", owner="finance", period="month", limit_usd=Decimal(round(spent / 2)))
-        it.config = it.config.model_copy(update={"budgets": (budget,)})
-        it.app.apply(it.config)
-=======
         system.advance(SIX_MINUTES)
         spent = system.value("ai_cost_month_usd") or 0
-        budget = Budget("everything", "finance", "month", Decimal(round(spent / 2)), {})
-        system.config = replace(system.config, budgets=(budget,))
+        budget = Budget(name="everything", owner="finance", period="month", limit_usd=Decimal(round(spent / 2)))
+        system.config = system.config.model_copy(update={"budgets": (budget,)})
         system.app.apply(system.config)
->>>>>>> refs/heads/monitoring
         for webhook in webhooks:
             notification = webhook.wait_for("firing", "AIAccountKeyRejected", account="labs")
             assert notification["groupLabels"]["owner"] == "research"
@@ -158,17 +150,10 @@ def test_a_spike_a_revoked_key_and_an_exceeded_budget_notify_once_each(tmp_path:
         for spike_hour in (hour, hour + HOUR):
             system.world.revise("acme", spike_hour, 1 / 40, "proj_web")
         key.write_text(valid)
-<<<<<<< HEAD
-        it.config = it.config.model_copy(
-            update={"budgets": (budget.model_copy(update={"limit_usd": Decimal(round(spent * 9))}),)}
-        )
-        it.app.apply(it.config)
-        it.advance(SIX_MINUTES)
-=======
-        system.config = replace(system.config, budgets=(replace(budget, limit_usd=Decimal(round(spent * 9))),))
+        raised = budget.model_copy(update={"limit_usd": Decimal(round(spent * 9))})
+        system.config = system.config.model_copy(update={"budgets": (raised,)})
         system.app.apply(system.config)
         system.advance(SIX_MINUTES)
->>>>>>> refs/heads/monitoring
         for webhook in webhooks:
             webhook.wait_for("resolved", "AICostSpike", account="acme")
             webhook.wait_for("resolved", "AIAccountKeyRejected", account="labs")
