@@ -48,15 +48,15 @@ from exporter.windows import floor
 logger = logging.getLogger(__name__)
 
 MAX_REMOTE_READ_SAMPLES = 5_000_000
-"""In the answer to one remote read, 18 bytes each: a year of 570 series."""
+"""In the response to a remote read, 18 bytes each: a year of 570 series."""
 
 TOKEN_RELOAD_INTERVAL = 10
-"""Every so many seconds the tokens of sources are read again."""
+"""Seconds between two reads of the sources' bearer tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What the process is given: time, environment, providers, prices, and how long the ledger keeps things."""
+    """What the process depends on: clocks, environment, providers, list prices, retention and limits."""
 
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
@@ -66,7 +66,7 @@ class Dependencies:
     hourly_retention: timedelta = 93 * DAY
     daily_retention: timedelta = 1096 * DAY
     max_remote_read_samples: int = MAX_REMOTE_READ_SAMPLES
-    """How many samples one remote read may be answered with."""
+    """Limit of samples in the response to a remote read."""
 
 
 @dataclass(slots=True)
@@ -77,42 +77,42 @@ class _ReloadStatus:
 
 
 class App:
-    """One running exporter, without its HTTP server."""
+    """A running exporter, without its HTTP server."""
 
     def __init__(self, folder: Path, dependencies: Dependencies) -> None:
         """Open the ledger. Raises LedgerError."""
         self._dependencies = dependencies
-        self._ledger = Ledger(folder)
-        self._valuer = Valuer(self._ledger, dependencies.price_list)
+        self.ledger = Ledger(folder)
+        """Open until `stop`."""
+        self._valuer = Valuer(self.ledger, dependencies.price_list)
         self._metrics_cache = MetricsCache(dependencies.clock, dependencies.monotonic)
-        self.snapshots = SnapshotStore(self._ledger, dependencies.clock, on_change=self._metrics_cache.update)
+        self.snapshots = SnapshotStore(self.ledger, dependencies.clock, on_change=self._metrics_cache.update)
         """The newest snapshot of every account."""
         self._hour: datetime | None = None
         self._poller = Poller(
-            self._ledger, self._valuer, dependencies.clock, dependencies.monotonic, publish=self._publish
+            self.ledger, self._valuer, dependencies.clock, dependencies.monotonic, publish=self._publish
         )
         self._push_service = PushService(
-            self._ledger, self._valuer, dependencies.clock, dependencies.monotonic, publish=self.snapshots.update
+            self.ledger, self._valuer, dependencies.clock, dependencies.monotonic, publish=self.snapshots.update
         )
         self._push_service.on_new_account = self._update_accounts
         self._config: Config | None = None
-        self._remote_read = RemoteReadHandler(
-            self._ledger, self._history_accounts, dependencies.max_remote_read_samples
-        )
+        self._remote_read = RemoteReadHandler(self.ledger, self._history_accounts, dependencies.max_remote_read_samples)
         self._self_metrics = SelfMetrics(self._self_metric_values)
-        self._polled_accounts: dict[str, PolledAccount] = {}
+        self.polled_accounts: Mapping[str, PolledAccount] = {}
+        """The configured accounts by name; replaced as a whole by `apply`."""
         self._reload_status = _ReloadStatus()
         self._jobs = schedule.Scheduler()
         self._stop = threading.Event()
         self._timer = threading.Thread(target=self._run_timer, name="timer", daemon=True)
         self.fatal: LedgerError | None = None
         self.on_fatal: Callable[[], None] = lambda: None
-        """Called when the process has to end because of `fatal`."""
+        """Called when the process must end because of `fatal`."""
         self.web_config_healthy: Callable[[], bool] = lambda: True
-        """Tells whether the web configuration could be used when it was read last."""
+        """Returns whether the newest version of the web configuration is in use."""
 
     def apply(self, config: Config) -> None:
-        """Take over a configuration: who is asked as before goes on undisturbed, who is removed leaves the page.
+        """Apply a configuration: unchanged accounts are polled without interruption, removed accounts leave /metrics.
 
         Raises ConfigError where a source's token cannot be read; then nothing has changed.
         """
@@ -120,12 +120,12 @@ class App:
         changed = self._reconfigure_accounts(config)
         self._push_service.apply(config.sources, tokens)
         self._update_accounts()
-        self._poller.set_accounts(list(self._polled_accounts.values()))
+        self._poller.set_accounts(list(self.polled_accounts.values()))
         for polled_account in changed:
             self._publish(polled_account)
-        for one in self._push_service.account_states:
-            if self.snapshots.get(one.account.identity) is None:
-                self.snapshots.update(one)
+        for account_state in self._push_service.account_states:
+            if self.snapshots.get(account_state.account.identity) is None:
+                self.snapshots.update(account_state)
         self.refresh_metrics()
         self._reload_status.succeeded, self._reload_status.timestamp = True, self._dependencies.clock().timestamp()
 
@@ -134,7 +134,7 @@ class App:
         accounts: dict[str, PolledAccount] = {}
         changed: list[PolledAccount] = []
         for account in config.accounts:
-            polled_account = self._polled_accounts.get(account.name)
+            polled_account = self.polled_accounts.get(account.name)
             if polled_account is None or not account.has_same_connection(polled_account.account):
                 polled_account = PolledAccount(self._account_config(account))
                 changed.append(polled_account)
@@ -143,70 +143,74 @@ class App:
                 changed.append(polled_account)
             polled_account.retry_rejected_key()
             accounts[account.name] = polled_account
-        self._polled_accounts, self._config = accounts, config
+        self.polled_accounts, self._config = accounts, config
         return changed
 
     def _account_config(self, account: Account) -> PolledAccountConfig:
         return build_account_config(
             account,
             self._dependencies.providers,
-            self._ledger.buckets.register_account(account.name, account.provider),
+            self.ledger.buckets.register_account(account.name, account.provider),
             self._dependencies.environ,
             self._dependencies.monotonic,
         )
 
     def _update_accounts(self) -> None:
-        for name, polled_account in self._polled_accounts.items():
+        for name, polled_account in self.polled_accounts.items():
             polled_account.set_crosschecks(self._push_service.crosschecks(name))
         budgets = self._config.budgets if self._config else ()
         removed = self.snapshots.configure(self._exported_accounts(), budgets)
         self._metrics_cache.configure(budgets, removed)
 
-    def _reload_tokens(self) -> None:
-        """Take tokens over that have changed in their files; where one cannot be read, the old ones hold."""
+    def reload_tokens(self) -> None:
+        """Read the sources' bearer tokens again; where one cannot be read, the previous tokens stay valid."""
         if self._config is not None and self._config.sources:
             try:
                 self._push_service.set_tokens(bearer_tokens(self._config, self._dependencies.environ))
             except ConfigError as error:
-                log_event(logger, "warn", "Tokens of sources not read again; the old ones hold", problems=str(error))
+                log_event(
+                    logger, "warn", "Reloading ingest tokens failed; keeping the previous tokens", problems=str(error)
+                )
 
     def _exported_accounts(self) -> list[AccountState]:
-        return [*self._polled_accounts.values(), *self._push_service.account_states]
+        return [*self.polled_accounts.values(), *self._push_service.account_states]
 
     def reload(self, load: Callable[[], Config]) -> str:
-        """Load and apply anew, all or nothing; return every problem, and then the old configuration stays."""
+        """Load and apply the configuration, all or nothing; return the problems for which the previous one stays."""
         with self._reload_status.lock:
             try:
                 self.apply(load())
             except ConfigError as error:
                 self._reload_status.succeeded = False
-                log_event(logger, "error", "Configuration not reloaded; the old one stays", problems=str(error))
+                log_event(
+                    logger, "error", "Reloading the configuration failed; keeping the previous one", problems=str(error)
+                )
                 return str(error)
             except LedgerError as error:
                 self._end_process(error)
                 return str(error)
-            log_event(logger, "info", "Configuration reloaded", accounts=len(self._polled_accounts))
+            log_event(logger, "info", "Configuration reloaded", accounts=len(self.polled_accounts))
             return ""
 
     def run_every(self, interval: timedelta, job: Callable[[], object]) -> None:
-        """Have something done regularly, once it has started."""
+        """Run a job at an interval, once the exporter has started."""
         self._jobs.every(int(interval.total_seconds())).seconds.do(job)
 
     def start(self) -> None:
-        """Begin to poll."""
+        """Start polling."""
         self._timer.start()
 
     def stop(self) -> None:
-        """Cut the requests under way and close the ledger."""
+        """Abort running requests and close the ledger."""
         self._stop.set()
         if self._timer.ident is not None:
             self._timer.join()
         self._poller.close()
         self._push_service.close()
-        self._ledger.close()
+        self.ledger.close()
 
     def handlers(self, reload: Callable[[], str] | None = None) -> Handlers:
-        """Return what the HTTP routes show; `reload` is what POST /-/reload does, None where it is not allowed."""
+        """Return the handlers of the HTTP routes; `reload` handles POST /-/reload, None where it is not allowed."""
         return Handlers(
             page=lambda: self._metrics_cache.page,
             self_metrics=lambda openmetrics: self._self_metrics.render(openmetrics=openmetrics),
@@ -225,7 +229,7 @@ class App:
 
     def _landing_page(self) -> str:
         now = self._dependencies.clock()
-        change_events = self._ledger.change_events.recent(now)
+        change_events = self.ledger.change_events.recent(now)
         return render_landing_page(self.snapshots.all(), self._metrics_cache.evaluated_budgets, change_events, now)
 
     def _hour_changed(self) -> bool:
@@ -235,7 +239,7 @@ class App:
         return changed
 
     def tick(self) -> None:
-        """Do what is due now: visits, the turn of the hour, the page."""
+        """Do what is due: polls, the change of the hour, assembling /metrics."""
         if self._hour_changed():
             self._poller.on_hour_change()
             self._push_service.mark_all_changed()
@@ -257,8 +261,8 @@ class App:
 
     @property
     def up_to_date(self) -> bool:
-        """Whether the newest poll of every report of every account succeeded and is on the page."""
-        snapshots = [self.snapshots.get(state.account.identity) for state in self._polled_accounts.values()]
+        """Whether the newest poll of every report of every account succeeded and is on /metrics."""
+        snapshots = [self.snapshots.get(state.account.identity) for state in self.polled_accounts.values()]
         return (
             self.idle
             and all(snapshot is not None and snapshot.up for snapshot in snapshots)
@@ -266,7 +270,7 @@ class App:
         )
 
     def _publish(self, account_state: AccountState) -> None:
-        if self._polled_accounts.get(account_state.account.name) is account_state:
+        if self.polled_accounts.get(account_state.account.name) is account_state:
             self.snapshots.update(account_state)
 
     def _history_accounts(self) -> list[HistoryAccount]:
@@ -276,24 +280,27 @@ class App:
         return {
             RELOAD_SUCCESSFUL: float(self._reload_status.succeeded and self.web_config_healthy()),
             RELOAD_TIME: self._reload_status.timestamp,
-            LEDGER_BYTES: float(self._ledger.size()),
+            LEDGER_BYTES: float(self.ledger.size()),
             INTERNAL_ERRORS: float(self._poller.internal_errors),
             INGEST_EVENTS: self._push_service.counts,
             CHANGE_TIME: self._change_times(),
         }
 
     def _change_times(self) -> dict[tuple[str, ...], float]:
-        told = self._ledger.change_events.recent(self._dependencies.clock())
-        # Of one thing done twice the newest time.
-        return {(one.title, one.service, one.account, one.link): one.time.timestamp() for one in reversed(told)}
+        newest_first = self.ledger.change_events.recent(self._dependencies.clock())
+        # Of events with equal labels the newest time is exported: later assignments win.
+        return {
+            (event.title, event.service, event.account, event.link): event.time.timestamp()
+            for event in reversed(newest_first)
+        }
 
     def _summarize(self, days: int) -> Mapping[str, Any]:
         now = self._dependencies.clock()
-        return build_summary(self.snapshots.all(), self._ledger.change_events.recent(now), days, now)
+        return build_summary(self.snapshots.all(), self.ledger.change_events.recent(now), days, now)
 
     def _run_timer(self) -> None:
         self._jobs.every(1).seconds.do(self.tick)
-        self._jobs.every(TOKEN_RELOAD_INTERVAL).seconds.do(self._reload_tokens)
+        self._jobs.every(TOKEN_RELOAD_INTERVAL).seconds.do(self.reload_tokens)
         self._jobs.every(1).hours.do(self._apply_retention)
         due: Callable[[], object] = self._jobs.run_all
         while self.fatal is None:
@@ -303,20 +310,20 @@ class App:
                 self._end_process(error)
             except Exception as error:  # noqa: BLE001 - a thread's top: the clock must go on ticking
                 self._poller.internal_errors += 1
-                log_event(logger, "error", "A timed job broke off", error=error)
+                log_event(logger, "error", "A timed job failed with an internal error", error=error)
             due = self._jobs.run_pending
             if self._stop.wait(0.2):
                 break
 
     def _end_process(self, error: LedgerError) -> None:
-        """Have the process end: the disk is wrong. One that is ending already has closed the ledger itself."""
+        """End the process because of a disk error, unless it is ending already and has closed the ledger itself."""
         if self._stop.is_set():
             return
         self.fatal = error
         self.on_fatal()
 
     def _apply_retention(self) -> None:
-        self._ledger.retention.apply(
+        self.ledger.retention.apply(
             self._dependencies.clock(), self._dependencies.hourly_retention, self._dependencies.daily_retention
         )
-        self._ledger.events.delete_old_ids(self._dependencies.clock() - MAX_EVENT_AGE - DAY)
+        self.ledger.events.delete_old_ids(self._dependencies.clock() - MAX_EVENT_AGE - DAY)

@@ -220,12 +220,12 @@ class System:
 
 def polled_account(app: App, name: str) -> PolledAccount:
     """Return the poller's state of an account."""
-    return app._polled_accounts[name]
+    return app.polled_accounts[name]
 
 
 def ledger_of(app: App) -> Ledger:
     """Return the ledger that an application writes to."""
-    return app._ledger
+    return app.ledger
 
 
 def parse_samples(text: str) -> Samples:

@@ -141,7 +141,9 @@ def test_few_modules_lie_directly_under_the_package() -> None:
 def test_every_third_party_import_is_declared() -> None:
     """The distribution of every imported package is among the dependencies of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {_normalize(re.split(r"[^\w.-]", requirement)[0]) for requirement in project["dependencies"]}
+    extras = [requirement for group in project["optional-dependencies"].values() for requirement in group]
+    requirements = [*project["dependencies"], *extras]
+    declared = {_normalize(re.split(r"[^\w.-]", requirement)[0]) for requirement in requirements}
     distributions = packages_distributions()
     for path in MODULES:
         for package in _third_party_imports(path):

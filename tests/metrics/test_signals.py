@@ -53,8 +53,8 @@ def start_system_with_history(
 def cost_by_workspace(system: System, hour: datetime) -> Counter[str]:
     """Return nano-USD of an hour as the ledger has them now, by workspace id."""
     found: Counter[str] = Counter()
-    for member in system.app._polled_accounts.values():
-        for labels, nano in system.app._ledger.costs.total(
+    for member in system.app.polled_accounts.values():
+        for labels, nano in system.app.ledger.costs.total(
             member.ledger_account.id, TimeRange(hour, hour + HOUR)
         ).items():
             found[labels[1]] += nano

@@ -248,7 +248,7 @@ def test_a_removed_account_returns_with_its_history(tmp_path: Path) -> None:
     """Without it in the configuration its series are gone; with it again they are there before anyone is asked."""
     with start_small_system(tmp_path, make_account("openai", "stays"), make_account("anthropic", "goes")) as it:
         it.poll_until_idle()
-        both, stays, before = it.config, it.app._polled_accounts["stays"], it.samples()
+        both, stays, before = it.config, it.app.polled_accounts["stays"], it.samples()
         it.app.apply(both.model_copy(update={"accounts": both.accounts[:1]}))
         it.poll_until_idle()
         ours = [one for name, series in it.samples().items() if name.startswith("ai_") for one in series]
@@ -263,7 +263,7 @@ def test_a_removed_account_returns_with_its_history(tmp_path: Path) -> None:
         it.poll_until_idle()
         assert it.simulator.requests == []
         assert it.value("ai_account_up", account="goes") == 1
-        assert it.app._polled_accounts["stays"] is stays
+        assert it.app.polled_accounts["stays"] is stays
         polls = "ai_account_polls_total"
         assert it.value(polls, account="stays") == sum(
             value for one, value in before[polls].items() if ("account", "stays") in one
@@ -274,12 +274,12 @@ def test_an_account_of_another_owner_goes_on_under_its_new_name(tmp_path: Path) 
     """A renamed owner is shown at once; its account and the others go on, and nothing is asked again."""
     with start_small_system(tmp_path, make_account("openai", "stays"), make_account("anthropic", "changes")) as it:
         it.poll_until_idle()
-        stays, changes = it.app._polled_accounts["stays"], it.app._polled_accounts["changes"]
+        stays, changes = it.app.polled_accounts["stays"], it.app.polled_accounts["changes"]
         it.simulator.requests.clear()
         it.change_account("changes", lambda account: account.model_copy(update={"owner": "research"}))
         it.poll_until_idle()
-        assert it.app._polled_accounts["stays"] is stays
-        assert it.app._polled_accounts["changes"] is changes
+        assert it.app.polled_accounts["stays"] is stays
+        assert it.app.polled_accounts["changes"] is changes
         assert it.value("ai_account_info", account="changes", owner="research") == 1
         assert it.value("ai_account_info", account="changes", owner="platform") is None
         assert it.simulator.requests == []
@@ -289,9 +289,9 @@ def test_an_account_that_only_moved_in_its_file_goes_on(tmp_path: Path) -> None:
     """A line added further up changes where an account stands, and nothing else: its counters go on."""
     with start_small_system(tmp_path, make_account("anthropic")) as it:
         it.poll_until_idle()
-        member, polls = it.app._polled_accounts["solo"], it.value("ai_account_polls_total", account="solo")
+        member, polls = it.app.polled_accounts["solo"], it.value("ai_account_polls_total", account="solo")
         path = it.config.path
         path.write_text("# The accounts of our platform.\n" + path.read_text())
         assert it.app.reload(lambda: load(path, PROVIDERS)) == ""
         assert it.value("ai_account_polls_total", account="solo") == polls
-        assert it.app._polled_accounts["solo"] is member
+        assert it.app.polled_accounts["solo"] is member

@@ -283,11 +283,11 @@ def test_a_changed_token_file_is_used_without_a_reload(system: System) -> None:
     """The new token is valid and the old one is not; an unusable file changes nothing."""
     new = "gateway-token-of-tomorrow"
     _write_token(system.folder, "gateway", new)
-    system.app._reload_tokens()
+    system.app.reload_tokens()
     assert [_post(system, _make_event(), token=token).status_code for token in (TOKEN, new)] == [401, 202]
     for unusable in ("", "short", OTHER_TOKEN):
         _write_token(system.folder, "gateway", unusable)
-        system.app._reload_tokens()
+        system.app.reload_tokens()
         assert _post(system, _make_event(), token=new).status_code == 202
 
 
