@@ -1,4 +1,4 @@
-"""docker-compose.yml: valid, closed to the outside, and its commands run as they stand on real servers."""
+"""docker-compose.yml is valid and published on loopback only, and real servers start with its commands."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ FILE = ROOT / "docker-compose.yml"
 COMPOSE: Mapping[str, Any] = yaml.safe_load(FILE.read_text())
 SERVICES: Mapping[str, Mapping[str, Any]] = COMPOSE["services"]
 OWN_SERVICES = ("ai-spend-exporter", "demo", "notices")
-"""The services that run the image that is built here."""
+"""Services that run the image built from this repository."""
 USER_FILES = ("config.yaml", "secrets/")
-"""What is mounted but not in the repository."""
+"""Mounted paths that the user creates."""
 NOT_SECRET = {"GF_SECURITY_ADMIN_PASSWORD__FILE": "/run/secrets/grafana"}
-"""Settings with the name of a secret, whose value is only the path of one."""
+"""Settings named like a secret whose value is only a path."""
 every_service = pytest.mark.parametrize("name", SERVICES)
 
 
 def volumes(name: str) -> Iterator[tuple[str, str, bool]]:
-    """Yield source, target and whether it is read-only; sources of this folder begin with a dot."""
+    """Yield (source, target, read-only) of each volume; sources in the repository start with a dot."""
     for volume in SERVICES[name].get("volumes", []):
         if isinstance(volume, str):
             source, target, *mode = volume.split(":")
@@ -44,20 +44,20 @@ def volumes(name: str) -> Iterator[tuple[str, str, bool]]:
 
 
 def dockerfile_value(instruction: str) -> Any:
-    """Return what the last such line of the Dockerfile holds."""
+    """Return the argument of the last such instruction in the Dockerfile."""
     found = re.findall(rf"^{instruction} (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[-1]
     return json.loads(found) if found.startswith("[") else found
 
 
 def health_url(name: str) -> str:
-    """Return the address that the service's health check asks."""
+    """Return the URL that the service's health check requests."""
     found = re.search(r"http://[^\s']+", " ".join(SERVICES[name]["healthcheck"]["test"]))
     assert found is not None
     return found[0]
 
 
 def lay_out_container(name: str, folder: Path) -> Path:
-    """Lay out what the service has mounted under a folder that stands for the container's root."""
+    """Copy the service's mounts to a folder that serves as the container's root; return it."""
     root = folder / "root"
     for source, target, _ in volumes(name):
         path = root / target.lstrip("/")
@@ -74,26 +74,27 @@ def lay_out_container(name: str, folder: Path) -> Path:
 
 
 def localize(arguments: list[str], root: Path, port: int) -> list[str]:
-    """Put paths of the container under its root, and what listens everywhere on a free port of loopback."""
+    """Move absolute paths in arguments under the root, and listening addresses to a port on loopback."""
     listening = [re.sub(r"=:\d+$", f"=127.0.0.1:{port}", argument) for argument in arguments]
     return [re.sub(r"=/", f"={root}/", argument) for argument in listening]
 
 
 @contextmanager
 def run_server(command: list[str], url: str, log: Path, env: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Run a command until the block ends; the block begins when the address answers 200."""
+    """Run a command; enter the block when the URL answers 200, and stop the command when the block ends."""
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=env)
 
     def ready() -> bool:
         assert process.poll() is None, log.read_text()
         try:
-            return httpx.get(url).status_code == 200
+            return client.get(url).status_code == 200
         except httpx.TransportError:
             return False
 
     try:
-        wait_until(f"200 at {url}", ready)
+        with httpx.Client() as client:
+            wait_until(f"200 at {url}", ready)
         yield
     finally:
         process.terminate()
@@ -105,11 +106,11 @@ def run_server(command: list[str], url: str, log: Path, env: Mapping[str, str] |
 
 
 def test_follows_the_compose_specification() -> None:
-    """The file is valid by the specification's own schema, which the linter check-jsonschema carries."""
+    """The file is valid by the Compose specification's schema, which check-jsonschema includes."""
     path = resources.files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
     schema = json.loads(path.read_text())
     jsonschema.validators.validator_for(schema)(schema).validate(COMPOSE)
-    broken = {**COMPOSE, "services": {"one": {"image": "x", "restarts": "always"}}}
+    broken = {**COMPOSE, "services": {"app": {"image": "x", "restarts": "always"}}}
     with pytest.raises(jsonschema.ValidationError, match="restarts"):
         jsonschema.validate(broken, schema)
 
@@ -119,7 +120,7 @@ def test_follows_the_compose_specification() -> None:
     ("name", "program"), [("prometheus", "prometheus"), ("alertmanager", "prometheus-alertmanager")]
 )
 def test_servers_start_with_these_commands(name: str, program: str, version: str, tmp_path: Path) -> None:
-    """Prometheus and Alertmanager become ready with the command and the files that the service gives them."""
+    """Prometheus and Alertmanager become ready with the service's command and mounted files."""
     port = free_port()
     url = health_url(name)
     assert url.endswith(":9090/-/ready" if name == "prometheus" else ":9093/-/ready")
@@ -134,7 +135,7 @@ def test_servers_start_with_these_commands(name: str, program: str, version: str
 
 
 def test_the_exporter_starts_as_its_image_does(tmp_path: Path) -> None:
-    """The image's own command becomes healthy with the mounted configuration, a secret, and an empty ledger."""
+    """The image's command becomes healthy with the mounted configuration, a secret, and an empty ledger."""
     port = free_port()
     assert "command" not in SERVICES["ai-spend-exporter"]
     assert dockerfile_value("ENTRYPOINT") == ["ai-spend-exporter"]
@@ -143,7 +144,7 @@ def test_the_exporter_starts_as_its_image_does(tmp_path: Path) -> None:
     key.parent.mkdir(parents=True)
     key.write_text("sk-admin-demo-compose-0000")
     key.chmod(0o600)
-    account = {"name": "one", "provider": "openai", "api_key_file": str(key), "base_url": "http://[::1]:9/v1"}
+    account = {"name": "acme", "provider": "openai", "api_key_file": str(key), "base_url": "http://[::1]:9/v1"}
     config = root / "etc" / "ai-spend-exporter" / "config.yaml"
     config.parent.mkdir(parents=True)
     config.write_text(yaml.safe_dump({"accounts": [account]}))
@@ -154,7 +155,7 @@ def test_the_exporter_starts_as_its_image_does(tmp_path: Path) -> None:
 
 
 def test_the_demo_starts_without_any_key(tmp_path: Path) -> None:
-    """The demo's command becomes healthy where nothing is mounted and no other server is installed."""
+    """The demo's command becomes healthy without mounts and without other servers installed."""
     port = free_port()
     assert not SERVICES["demo"].get("volumes")
     assert not SERVICES["demo"].get("secrets")
@@ -165,20 +166,20 @@ def test_the_demo_starts_without_any_key(tmp_path: Path) -> None:
 
 
 def test_the_demo_replaces_the_real_exporter() -> None:
-    """Only the demo is in a profile, it answers to the exporter's name, and no service drags the real one up."""
+    """Only the demo is in a profile, it has the exporter's network alias, and no service starts the real exporter."""
     assert [name for name, service in SERVICES.items() if "profiles" in service] == ["demo"]
     assert SERVICES["demo"]["networks"]["default"]["aliases"] == ["ai-spend-exporter"]
     assert not [name for name, service in SERVICES.items() if "depends_on" in service]
 
 
-def test_services_listen_where_the_configurations_look_for_them() -> None:
-    """Every host and port in prometheus.yml and in Grafana's data sources is a service and the port it publishes."""
+def test_configurations_use_the_addresses_of_services() -> None:
+    """Hosts and ports in prometheus.yml, alertmanager.yml and Grafana's data sources are services and their ports."""
     texts = [(ROOT / "prometheus" / "prometheus.yml").read_text()]
     texts.append((ROOT / "prometheus" / "alertmanager.yml").read_text())
     texts += [path.read_text() for path in (ROOT / "grafana" / "provisioning" / "datasources").iterdir()]
     lines = [line for text in texts for line in text.splitlines() if not line.lstrip().startswith("#")]
     found = set(re.findall(r"\b([a-z-]+):(\d{4,5})\b", "\n".join(lines)))
-    found = {one for one in found if one[0] in SERVICES}
+    found = {address for address in found if address[0] in SERVICES}
     assert found == {
         ("ai-spend-exporter", "10042"),
         ("prometheus", "9090"),
@@ -190,22 +191,22 @@ def test_services_listen_where_the_configurations_look_for_them() -> None:
 
 
 def _port(name: str) -> str:
-    """Return where a service listens: as it publishes, or as it is told."""
-    told = SERVICES[name].get("ports") or SERVICES[name]["command"]
-    return str(told[-1]).rpartition(":")[2]
+    """Return the port of a service: the published port, or the one in its command."""
+    addresses = SERVICES[name].get("ports") or SERVICES[name]["command"]
+    return str(addresses[-1]).rpartition(":")[2]
 
 
 @every_service
 def test_ports_are_open_on_loopback_only(name: str) -> None:
     """Every published port is bound to 127.0.0.1, and no service shares the network of the host."""
     assert all(str(port).startswith("127.0.0.1:") for port in SERVICES[name].get("ports", ()))
-    assert "ports" in SERVICES[name] or name == "notices"  # only Alertmanager asks it
+    assert "ports" in SERVICES[name] or name == "notices"  # only Alertmanager connects to it
     assert "network_mode" not in SERVICES[name]
 
 
 @every_service
 def test_images_are_pinned_or_built_here(name: str) -> None:
-    """Every image is built from this repository or has a whole version."""
+    """Every image is built from this repository or pinned to a complete version."""
     if name in OWN_SERVICES:
         assert SERVICES[name]["build"] == "."
         assert SERVICES[name]["image"] == "ai-spend-exporter"
@@ -228,7 +229,7 @@ def test_services_run_hardened(name: str) -> None:
 
 @every_service
 def test_services_have_health_checks(name: str) -> None:
-    """Every health check asks the service's own port with a program that its image has."""
+    """Every health check requests the service's own port with a program that its image contains."""
     kind, program, *_ = SERVICES[name]["healthcheck"]["test"]
     # The images of Prometheus and Alertmanager are built on busybox, Grafana's on Alpine.
     assert (kind, program) == ("CMD", "python" if name in OWN_SERVICES else "wget")
@@ -238,7 +239,7 @@ def test_services_have_health_checks(name: str) -> None:
 
 
 def test_secrets_are_files() -> None:
-    """Every secret comes from a file, and no setting of any service holds one."""
+    """Every secret comes from a file, and no environment variable contains a secret."""
     for secret in COMPOSE["secrets"].values():
         assert secret.keys() == {"file"}
         assert secret["file"].startswith("./secrets/")
@@ -250,8 +251,8 @@ def test_secrets_are_files() -> None:
             assert not re.search(r"sk-|crsr_|xox|[0-9a-f]{20}", value), setting
 
 
-def test_the_example_reads_the_secrets_that_are_mounted() -> None:
-    """Every key file of config.example.yaml is a secret of the exporter."""
+def test_the_example_configuration_uses_mounted_secrets() -> None:
+    """Every key file in config.example.yaml is a secret of the exporter's service."""
     named = re.findall(r"/run/secrets/(\w+)", (ROOT / "config.example.yaml").read_text())
     assert named
     assert set(named) <= set(SERVICES["ai-spend-exporter"]["secrets"])
@@ -259,7 +260,7 @@ def test_the_example_reads_the_secrets_that_are_mounted() -> None:
 
 @every_service
 def test_mounted_files_are_in_the_repository(name: str) -> None:
-    """Every mounted path is in git and read-only, or the file's first comment tells the user to make it."""
+    """Every mounted path is read-only, and in git or listed in the file's first comment as created by the user."""
     head = FILE.read_text().partition("\n\nx-")[0]
     mounted = [(source, read_only) for source, _, read_only in volumes(name) if source.startswith(".")]
     mounted += [(COMPOSE["secrets"][secret]["file"], True) for secret in SERVICES[name].get("secrets", [])]
@@ -274,13 +275,13 @@ def test_mounted_files_are_in_the_repository(name: str) -> None:
 
 @every_service
 def test_named_volumes_are_declared(name: str) -> None:
-    """Every volume that is not a path is declared, so that its data outlives the container."""
+    """Every named volume is declared, so that its data outlives the container."""
     named = [source for source, _, _ in volumes(name) if not source.startswith(".")]
     assert set(named) <= COMPOSE["volumes"].keys()
 
 
 def is_in_git(path: str) -> bool:
-    """Tell whether git knows a path or would take it; where there is no git, whether it is there."""
+    """Return whether a path is tracked or could be added; without git, whether it exists."""
     if not (ROOT / ".git").exists():
         return (ROOT / path).exists()
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", path]

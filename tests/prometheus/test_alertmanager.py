@@ -1,4 +1,4 @@
-"""prometheus/alertmanager.yml: accepted by two Alertmanagers, and every alert finds its way."""
+"""prometheus/alertmanager.yml is accepted by two versions of Alertmanager, and routes every alert."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIG: dict[str, Any] = yaml.safe_load(FILE.read_text())
 
 
 def run_amtool(version: str, *arguments: str) -> str:
-    """Run amtool, which has to succeed, and return what it prints."""
+    """Run amtool, which must succeed, and return its output."""
     command = [str(BIN_DIRS[version] / "amtool"), *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -26,10 +26,10 @@ def run_amtool(version: str, *arguments: str) -> str:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_amtool_accepts_it(version: str) -> None:
-    """`amtool check-config` finds nothing wrong, in the examples for Slack, PagerDuty and e-mail neither."""
-    told = run_amtool(version, "check-config", str(FILE))
-    assert "SUCCESS" in told
-    assert f"{len(CONFIG['receivers'])} receivers" in told
+    """`amtool check-config` accepts the file, including the examples for Slack, PagerDuty and e-mail."""
+    output = run_amtool(version, "check-config", str(FILE))
+    assert "SUCCESS" in output
+    assert f"{len(CONFIG['receivers'])} receivers" in output
     kinds = {kind for receiver in CONFIG["receivers"] for kind in receiver if kind != "name"}
     assert kinds == {"webhook_configs", "slack_configs", "pagerduty_configs", "email_configs"}
 
@@ -37,28 +37,28 @@ def test_amtool_accepts_it(version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", ALERTS)
 def test_every_alert_is_received(version: str, name: str) -> None:
-    """As it stands every alert, of a team that is named and of one that is not, goes to the webhook that works."""
+    """By default every alert, of owners with and without a route, is sent to the receiver `notices`."""
     severity = ALERTS[name]["labels"]["severity"]
     for owner in ("platform", "research", "somebody", ""):
         labels = [f"alertname={name}", f"severity={severity}", *([f"owner={owner}"] if owner else [])]
         assert run_amtool(version, "config", "routes", "test", f"--config.file={FILE}", *labels).split() == ["notices"]
 
 
-def test_no_secret_is_written_into_it() -> None:
-    """Receivers read their secrets from files."""
+def test_it_contains_no_secret() -> None:
+    """Receivers read all secrets from files."""
     for receiver in CONFIG["receivers"]:
         for kind, configs in receiver.items():
-            for one in configs if kind != "name" else ():
-                secrets = {key for key in one if key.endswith(("_url", "_key", "password", "token"))}
+            for config in configs if kind != "name" else ():
+                secrets = {key for key in config if key.endswith(("_url", "_key", "password", "token"))}
                 assert not secrets, receiver
 
 
-def test_inhibition_names_alerts_that_there_are() -> None:
-    """What silences and what is silenced exists, and nothing silences itself."""
+def test_inhibition_rules_name_existing_alerts() -> None:
+    """Inhibiting and inhibited alerts exist, and no alert inhibits itself."""
     for rule in CONFIG["inhibit_rules"]:
-        silencing, silenced = (_names(rule[part]) for part in ("source_matchers", "target_matchers"))
-        assert silencing | silenced <= set(ALERTS)
-        assert not silencing & silenced
+        sources, targets = (_names(rule[part]) for part in ("source_matchers", "target_matchers"))
+        assert sources | targets <= set(ALERTS)
+        assert not sources & targets
         assert rule["equal"]
 
 

@@ -1,4 +1,4 @@
-"""Real Prometheus servers read the past from the ledger: right for every series and day, corrected at once."""
+"""Real Prometheus servers read past hours from the ledger: every series and day is correct, and restated at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ import pytest
 
 from exporter.model import DAY, HOUR, NANO, REQUESTS, TOKEN_METERS
 from tests.command import run_command, wait_until
-from tests.servers import VERSIONS, LabelSet, Prometheus, run_promtool, start_prometheus, write_prometheus_config
+from tests.servers import (
+    UNUSED_ADDRESS,
+    VERSIONS,
+    LabelSet,
+    Prometheus,
+    run_promtool,
+    start_prometheus,
+    write_prometheus_config,
+)
 from tests.system import NOON, System, make_account, midnight, start_small_system, start_system
 
 TODAY = midnight(NOON)
@@ -24,7 +32,7 @@ ServerFactory = Callable[[str], Prometheus]
 
 @pytest.fixture(scope="module", name="system")
 def _start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """The demo's accounts with thirty days of past, read; nothing changes any more."""
+    """Run an exporter that has polled thirty days of the demo's accounts; nothing changes afterwards."""
     with start_system(tmp_path_factory.mktemp("history")) as system, system.run_exporter():
         system.poll_until_idle()
         yield system
@@ -32,7 +40,7 @@ def _start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @pytest.fixture(scope="module", name="start_server")
 def _start_servers(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerFactory]:
-    """A Prometheus of each version that reads from the stage, started when it is first asked for."""
+    """Yield a function that returns a Prometheus of a version on the exporter, started at the first call."""
     folder, running = tmp_path_factory.mktemp("servers"), dict[str, Prometheus]()
     config = write_prometheus_config(folder, system.url.removeprefix("http://"))
     with ExitStack() as stack:
@@ -46,10 +54,10 @@ def _start_servers(system: System, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def simulated_usage(system: System, name: str) -> DailyValues:
-    """Return what the simulator tells of tokens or requests: labels -> day -> units."""
+    """Return tokens or requests according to the simulator: labels -> day -> units."""
     totals: dict[LabelSet, Counter[datetime]] = {}
     for account in system.world.accounts.values():
-        for moment, row in system.world.reported_rows(account.name, FIRST_DAY, TODAY):
+        for hour, row in system.world.reported_rows(account.name, FIRST_DAY, TODAY):
             if row.meter not in (TOKEN_METERS if name == "ai_hourly_tokens" else {REQUESTS}):
                 continue
             labels = {
@@ -61,12 +69,12 @@ def simulated_usage(system: System, name: str) -> DailyValues:
                 "type": row.meter if row.meter in TOKEN_METERS else "",
             }
             series = frozenset((key, value) for key, value in labels.items() if value)
-            totals.setdefault(series, Counter())[midnight(moment)] += row.value
+            totals.setdefault(series, Counter())[midnight(hour)] += row.value
     return {series: dict(days) for series, days in totals.items()}
 
 
 def final_bills(system: System) -> DailyValues:
-    """Return what was billed: account and workspace -> day -> nano-USD, of the days whose bill is taken as final."""
+    """Return the bills of closed days: account and workspace -> day -> nano-USD."""
     totals: dict[LabelSet, Counter[datetime]] = {}
     for account in system.world.accounts.values():
         for number in range(30):
@@ -80,9 +88,9 @@ def final_bills(system: System) -> DailyValues:
 
 
 def drop_zeros(days: DailyValues) -> DailyValues:
-    """Leave out days of 0: a series of which nothing is told that day may be absent."""
-    found = {series: {day: value for day, value in values.items() if value} for series, values in days.items()}
-    return {series: values for series, values in found.items() if values}
+    """Remove days with a value of 0, because a series without usage on a day may be absent."""
+    nonzero = {series: {day: value for day, value in values.items() if value} for series, values in days.items()}
+    return {series: values for series, values in nonzero.items() if values}
 
 
 @pytest.mark.parametrize("name", ["ai_hourly_tokens", "ai_hourly_requests"])
@@ -90,23 +98,25 @@ def drop_zeros(days: DailyValues) -> DailyValues:
 def test_daily_sums_of_thirty_days_match_the_ground_truth_for_every_series(
     system: System, start_server: ServerFactory, version: str, name: str
 ) -> None:
-    """Tokens and requests of every series and UTC day are those of the simulator, to the unit."""
-    shown = start_server(version).query_daily(DAILY.format(name), FIRST_DAY, 30)
+    """Tokens and requests of every series and UTC day equal the simulator's exactly."""
+    served = start_server(version).query_daily(DAILY.format(name), FIRST_DAY, 30)
     truth = simulated_usage(system, name)
-    assert drop_zeros(shown) == truth
+    assert drop_zeros(served) == truth
     assert len(truth) > 50
     assert {day for days in truth.values() for day in days} == {FIRST_DAY + number * DAY for number in range(30)}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_daily_cost_is_the_bill(system: System, start_server: ServerFactory, version: str) -> None:
-    """Every billed day's hours sum to the bill, workspace by workspace, as nearly as floats add up."""
-    shown = start_server(version).query_daily(
+    """The hours of every billed day sum to the bill of each workspace, to float precision."""
+    served = start_server(version).query_daily(
         f"sum by (account, workspace) ({DAILY.format('ai_hourly_cost_usd')})", FIRST_DAY, 30
     )
     truth = final_bills(system)
-    billed = {series: {day: usd for day, usd in days.items() if day < TODAY - DAY} for series, days in shown.items()}
-    assert {one: set(days) for one, days in billed.items()} == {one: set(days) for one, days in truth.items()}
+    billed = {series: {day: usd for day, usd in days.items() if day < TODAY - DAY} for series, days in served.items()}
+    assert {series: set(days) for series, days in billed.items()} == {
+        series: set(days) for series, days in truth.items()
+    }
     for series, days in truth.items():
         for day, nano in days.items():
             assert billed[series][day] * NANO == pytest.approx(nano, abs=10), (series, day)
@@ -115,24 +125,24 @@ def test_daily_cost_is_the_bill(system: System, start_server: ServerFactory, ver
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_history_has_the_labels_of_the_page(system: System, start_server: ServerFactory, version: str) -> None:
-    """Every series of the last thirty days of cost is on the page under the same labels, and the other way round."""
-    shown = start_server(version).query(
+    """Served series have the labels of the exported gauges, without those of a scrape target."""
+    served = start_server(version).query(
         "sum without () (count_over_time(ai_hourly_cost_usd[29d12h]))", system.clock.now
     )
-    page = {one for one, value in system.samples()["ai_cost_30d_usd"].items() if value}
-    assert {one for one in shown if ("job", "ai-spend") in one} == set()
-    assert page <= set(shown)
+    page = {series for series, value in system.samples()["ai_cost_30d_usd"].items() if value}
+    assert not any(("job", "ai-spend") in series for series in served)
+    assert page <= set(served)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_day_holds_exactly_its_hours(system: System, start_server: ServerFactory, version: str) -> None:
-    """At midnight [1d] holds 24 samples of a series, whether ranges are closed or left-open, and every hour has one."""
+    """At midnight [1d] contains 24 samples of a series in both versions, whether ranges are closed or left-open."""
     counts = start_server(version).query_daily("count_over_time(ai_hourly_cost_usd[1d] offset -1d)", FIRST_DAY, 30)
     assert {count for days in counts.values() for count in days.values()} == {24}
     steady = 'sum(sum_over_time(ai_hourly_cost_usd{account="acme-openai"}[1h]))'
-    for moment in (TODAY, TODAY + 5 * HOUR):
-        (hour,) = start_server(version).query(steady, moment).values()
-        (instant,) = start_server(version).query('sum(ai_hourly_cost_usd{account="acme-openai"})', moment).values()
+    for time in (TODAY, TODAY + 5 * HOUR):
+        (hour,) = start_server(version).query(steady, time).values()
+        (instant,) = start_server(version).query('sum(ai_hourly_cost_usd{account="acme-openai"})', time).values()
         assert hour == instant > 0
 
 
@@ -140,12 +150,12 @@ def test_a_day_holds_exactly_its_hours(system: System, start_server: ServerFacto
 def test_the_newest_sample_is_the_newest_complete_hour(
     system: System, start_server: ServerFactory, version: str
 ) -> None:
-    """Nothing is told after an account's watermark, and the hour before it is."""
-    told = start_server(version).call_api("query", query="ai_hourly_cost_usd[2d]", time=(NOON + HOUR).timestamp())
+    """The newest served sample of an account is the hour before its watermark."""
+    answer = start_server(version).call_api("query", query="ai_hourly_cost_usd[2d]", time=(NOON + HOUR).timestamp())
     newest: dict[str, float] = {}
-    for one in told["data"]["result"]:
-        account = one["metric"]["account"]
-        newest[account] = max(newest.get(account, 0), one["values"][-1][0])
+    for series in answer["data"]["result"]:
+        account = series["metric"]["account"]
+        newest[account] = max(newest.get(account, 0), series["values"][-1][0])
     assert newest == {
         name: system.window_range("last_hour", name).end.timestamp() - 0.001 for name in system.world.accounts
     }
@@ -167,23 +177,23 @@ def test_the_newest_sample_is_the_newest_complete_hour(
 def test_matchers_reach_the_ledger(
     start_server: ServerFactory, version: str, matchers: str, accounts: set[str]
 ) -> None:
-    """Equal, unequal, alike and unlike select what they do for scraped series."""
+    """All four kinds of label matchers select the same series as for scraped metrics."""
     query = f"count by (account) (count_over_time(ai_hourly_cost_usd{{{matchers}}}[2d]))"
-    assert {dict(one)["account"] for one in start_server(version).query(query, NOON)} == accounts
+    assert {dict(series)["account"] for series in start_server(version).query(query, NOON)} == accounts
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_restated_day_is_right_at_the_next_query(tmp_path: Path, version: str) -> None:
-    """When the provider changes the bill of a day, so does that day in Prometheus, and no other."""
+    """After a provider restates a day, the next query returns the restated day, and no other day changes."""
     daily = f"sum({DAILY.format('ai_hourly_cost_usd')})"
     with start_small_system(tmp_path, make_account("openai"), history="6d") as system:
         system.poll_until_idle()
         config = write_prometheus_config(tmp_path, system.url.removeprefix("http://"))
-        with start_prometheus(version, tmp_path, config) as start_server:
-            (before,) = start_server.query_daily(daily, TODAY - 5 * DAY, 4).values()
+        with start_prometheus(version, tmp_path, config) as server:
+            (before,) = server.query_daily(daily, TODAY - 5 * DAY, 4).values()
             system.world.restate("solo", TODAY - 3 * DAY, 1.5)
             system.advance(DAY)
-            (after,) = start_server.query_daily(daily, TODAY - 5 * DAY, 4).values()
+            (after,) = server.query_daily(daily, TODAY - 5 * DAY, 4).values()
     changed = {day for day in before if round(before[day], 6) != round(after[day], 6)}
     assert changed == {TODAY - 3 * DAY}
     assert after[TODAY - 3 * DAY] == pytest.approx(before[TODAY - 3 * DAY] * 1.5, rel=1e-6)
@@ -191,36 +201,42 @@ def test_a_restated_day_is_right_at_the_next_query(tmp_path: Path, version: str)
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_without_the_exporter_other_queries_work_and_history_is_warned_about(tmp_path: Path, version: str) -> None:
-    """Queries of history succeed with a warning, those of scraped series as ever, and then history is back."""
-    with start_small_system(tmp_path, make_account("openai")) as system:
-        system.poll_until_idle()
-        config = write_prometheus_config(tmp_path, system.url.removeprefix("http://"))
-    with start_prometheus(version, tmp_path, config) as start_server:
-        gone = start_server.call_api("query", query="sum_over_time(ai_hourly_cost_usd[30d])", time=NOON.timestamp())
-        assert gone["data"]["result"] == []
-        assert any("remote" in warning for warning in gone["warnings"])
-        wait_until("a failed scrape", lambda: start_server.call_api("query", query="up")["data"]["result"])
-        scraped = start_server.call_api("query", query='up{job="ai-spend"} or ai_cost_today_usd')
+    """While the exporter is unreachable, queries of history succeed with a warning and other queries without one."""
+    config = write_prometheus_config(tmp_path, UNUSED_ADDRESS)
+    with start_prometheus(version, tmp_path, config) as server:
+        history = server.call_api("query", query="sum_over_time(ai_hourly_cost_usd[30d])", time=NOON.timestamp())
+        assert history["data"]["result"] == []
+        assert any("remote" in warning for warning in history["warnings"])
+        wait_until("a failed scrape", lambda: server.call_api("query", query="up")["data"]["result"])
+        scraped = server.call_api("query", query='up{job="ai-spend"} or ai_cost_today_usd')
         assert not scraped.get("warnings")
-        assert [one["value"][1] for one in scraped["data"]["result"]] == ["0"]
+        assert [series["value"][1] for series in scraped["data"]["result"]] == ["0"]
+
+
+@pytest.fixture(scope="module", name="history_file")
+def _export_history(system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export all complete days with `history`."""
+    file, last = tmp_path_factory.mktemp("export") / "history.om", TODAY - DAY
+    flags = (f"--config.file={system.folder / 'config.yaml'}", f"--storage.path={system.folder / 'ledger'}")
+    exported = run_command(
+        "history", *flags, f"--from={FIRST_DAY:%Y-%m-%d}", f"--to={last:%Y-%m-%d}", f"--output={file}"
+    )
+    assert exported.returncode == 0, exported.stderr
+    return file
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_blocks_made_of_the_file_answer_the_same(
-    system: System, start_server: ServerFactory, tmp_path: Path, version: str
+def test_blocks_from_the_exported_file_answer_the_same(
+    start_server: ServerFactory, history_file: Path, tmp_path: Path, version: str
 ) -> None:
-    """What promtool makes of `history` answers the same sums as the ledger, without the exporter."""
-    file, last = tmp_path / "history.om", TODAY - DAY
-    flags = (f"--config.file={system.folder / 'config.yaml'}", f"--storage.path={system.folder / 'ledger'}")
-    made = run_command("history", *flags, f"--from={FIRST_DAY:%Y-%m-%d}", f"--to={last:%Y-%m-%d}", f"--output={file}")
-    assert made.returncode == 0, made.stderr
-    make = ("tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=36h")
-    blocks = run_promtool(version, *make, str(file), str(tmp_path / "db"))
+    """A database created by promtool from `history`'s file returns the same sums as the ledger."""
+    subcommand = ("tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=36h")
+    blocks = run_promtool(version, *subcommand, str(history_file), str(tmp_path / "db"))
     assert blocks.returncode == 0, blocks.stderr
     config = tmp_path / "alone.yml"
     config.write_text("global: {scrape_interval: 15s}\n")
     with start_prometheus(version, tmp_path, config, data=tmp_path / "db") as alone:
         for name in ("ai_hourly_cost_usd", "ai_hourly_tokens", "ai_hourly_requests"):
-            kept = alone.query_daily(DAILY.format(name), FIRST_DAY, 30)
-            assert kept == start_server(version).query_daily(DAILY.format(name), FIRST_DAY, 30)
-            assert len(kept) > 50
+            imported = alone.query_daily(DAILY.format(name), FIRST_DAY, 30)
+            assert imported == start_server(version).query_daily(DAILY.format(name), FIRST_DAY, 30)
+            assert len(imported) > 50
