@@ -143,7 +143,8 @@ def _start_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     world = demo_world(clock)
     start_incident(world)
     with ExitStack() as stack:
-        system: System = stack.enter_context(start_system(folder, world, clock))
+        # Two weeks for baselines and comparisons with the week before; reading more only takes longer.
+        system: System = stack.enter_context(start_system(folder, world, clock, history="16d"))
         exceeded = Budget(
             name="exceeded", owner="research", period="month", limit_usd=Decimal(1), match=BudgetMatch(owner="research")
         )
