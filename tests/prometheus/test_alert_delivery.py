@@ -150,8 +150,9 @@ def test_a_spike_a_revoked_key_and_an_exceeded_budget_notify_once_each(tmp_path:
         for spike_hour in (hour, hour + HOUR):
             system.world.revise("acme", spike_hour, 1 / 40, "proj_web")
         key.write_text(valid)
-        raised = budget.model_copy(update={"limit_usd": Decimal(round(spent * 9))})
-        system.config = system.config.model_copy(update={"budgets": (raised,)})
+        system.config = system.config.model_copy(
+            update={"budgets": (budget.model_copy(update={"limit_usd": Decimal(round(spent * 9))}),)}
+        )
         system.app.apply(system.config)
         system.advance(SIX_MINUTES)
         for webhook in webhooks:
