@@ -98,8 +98,8 @@ class ChangeEvent:
     link: str = ""
 
 
-MIN_POLL_INTERVAL = timedelta(minutes=1)
-"""No report is polled more often: the providers count their requests per minute."""
+MIN_POLL_INTERVAL = timedelta(seconds=1)
+"""No report is polled more often: a plug-in cannot turn the poller into a request loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Report:
         if self.width not in (HOUR, DAY):
             raise ValueError(f"report {self.name}: the width {self.width} is neither an hour nor a day")
         if self.poll_interval < MIN_POLL_INTERVAL:
-            raise ValueError(f"report {self.name}: the poll interval {self.poll_interval} is shorter than a minute")
+            raise ValueError(f"report {self.name}: the poll interval {self.poll_interval} is shorter than a second")
         if min(self.overlap, self.settle_period, self.lag, self.history) < timedelta(0):
             raise ValueError(f"report {self.name}: a duration is negative")
 

@@ -159,7 +159,7 @@ def describe_error(error: ErrorDetails, model: type[BaseModel], wording: Wording
         ((bound, limit),) = ((name, context[name]) for name in _LIMITS if name in context)
         return f"must be {_LIMITS[bound]} {limit}"
     if kind == "string_pattern_mismatch":
-        return f"{wording.show_value(found)} does not fit {context['pattern']}"
+        return f"{wording.show_value(found)} does not match {context['pattern']}"
     return f"{_expectation(error, wording)}, got {wording.show_value(found)}{_suggest_quotes(error, wording)}"
 
 

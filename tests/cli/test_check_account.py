@@ -264,7 +264,7 @@ def test_a_key_of_the_wrong_kind_is_rejected_without_an_api_call(sandbox: Sandbo
         "Error: acme: the key starts with sk-proj-: project key.\n-> A project key cannot read usage." in result.stderr
     )
     assert "Zq7wX9kT" not in result.stderr
-    assert "acme.key: it is empty; put the key there" in empty.stderr
+    assert "acme.key: it is empty; write the key there" in empty.stderr
     assert len(sandbox.simulator.requests) == requests
 
 

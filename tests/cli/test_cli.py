@@ -385,7 +385,7 @@ def test_every_line_of_the_log_can_be_read_by_a_machine(tmp_path: Path, form: st
             exporter.wait_until_up("crew")
             here.config.write_text(INVALID_CONFIG)
             exporter.send_signal(signal.SIGHUP)
-            exporter.wait_for_log("not reloaded")
+            exporter.wait_for_log("Reloading the configuration failed")
             wait_until("the refusals", lambda: exporter.accounts("ai_account_problem", "1") == {"acme", "labs"})
             assert exporter.stop() == 0
     assert exporter.stdout_lines == []

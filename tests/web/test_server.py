@@ -296,7 +296,7 @@ def test_sighup_applies_valid_changes_and_keeps_the_old_configuration_on_errors(
             wait_until("the failed reload", lambda: exporter.value(RELOAD_METRIC) == "0.0")
             assert exporter.accounts("ai_account_up", "1") == {"acme", "crew"}
             assert float(exporter.value(f"{RELOAD_METRIC.removesuffix('successful')}success_timestamp_seconds")) == at
-            line = next(line for line in exporter.stderr_lines if "not reloaded" in line)
+            line = next(line for line in exporter.stderr_lines if "Reloading the configuration failed" in line)
             assert "level=error" in line
             assert "did you mean openai?" in line
 
@@ -327,7 +327,7 @@ def test_changed_files_are_reloaded_automatically(tmp_path: Path) -> None:
             wait_until("the fixed folder", lambda: exporter.value(RELOAD_METRIC) == "1.0")
             assert exporter.accounts() == {"acme"}
             assert exporter.stop() == 0
-    assert len([line for line in exporter.stderr_lines if "not reloaded" in line]) == 1
+    assert len([line for line in exporter.stderr_lines if "Reloading the configuration failed" in line]) == 1
 
 
 def test_reload_over_http_is_off_unless_allowed(exporter: ExporterProcess) -> None:

@@ -167,7 +167,7 @@ def test_only_clients_with_the_right_certificate_are_accepted(tmp_path: Path, au
 def test_a_renewed_certificate_is_used_for_new_connections(
     tmp_path: Path, authority: CertificateAuthority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Renewed files are used without a restart; a certificate that does not fit its key is not, and is logged once."""
+    """Renewed files are used without a restart; a certificate that does not match its key is rejected and logged."""
     caplog.set_level(logging.INFO)
     clock = ManualClock()
     reloader = make_reloader(tmp_path, clock, tls_server_config=TLS)
