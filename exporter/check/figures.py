@@ -1,4 +1,4 @@
-"""What a ledger knows of an account's days, summed up in the ways that a provider's own pages sum it up."""
+"""Totals of an account's days, grouped as on a provider's own pages."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ class DaySummary:
 
     start: datetime
     total: Totals
-    """Its cost is as billed where it is billed, as estimated otherwise."""
+    """Cost is billed where the day is billed, estimated otherwise."""
     billed: bool
     estimate: int | None
-    """What it was, or is, estimated at without its bill; None where nobody could tell."""
+    """nano-USD estimated without the bill; None where there was no estimate."""
 
     @property
     def difference(self) -> int | None:
-        """By how much the estimate of a billed day was above its bill."""
+        """The estimate of a billed day less its bill."""
         return None if self.estimate is None or not self.billed else self.estimate - self.total.cost
 
     @property
     def error_ratio(self) -> float | None:
-        """The same as a part of the bill."""
+        """The difference relative to the bill."""
         return None if self.difference is None or not self.total.cost else self.difference / self.total.cost
 
 
 @dataclass(frozen=True, slots=True)
 class AccountTotals:
-    """All that is compared."""
+    """Totals of an account over a time range."""
 
     days: tuple[DaySummary, ...]
     """Oldest first, without a gap; today is the last."""
     workspaces: Mapping[str, Totals]
-    """By name, the dearest first, as the next two."""
+    """By name, most expensive first; so are models and tiers."""
     models: Mapping[str, Totals]
     tiers: Mapping[str, Totals]
     tokens: Mapping[str, int]
-    """By type; they add up."""
+    """By disjoint type."""
     units: Mapping[str, int]
-    """Searches, images and the like; of a stock the largest hour."""
+    """Other units such as searches and images; of a gauge meter the largest hour."""
     unpriced: Mapping[str, int]
-    """Model -> tokens of days that are not billed yet for which no price is known."""
+    """Model -> tokens of unbilled days without a known price."""
 
     @property
     def total(self) -> Totals:
-        """The sum of all days, and of each of the groups."""
+        """The sum over all days, which is also the sum over each grouping."""
         return reduce(add, (day.total for day in self.days))
 
     @property
     def billed(self) -> list[DaySummary]:
-        """The days that are billed."""
+        """Billed days."""
         return [day for day in self.days if day.billed]
 
     @property
     def unbilled(self) -> list[DaySummary]:
-        """The days whose bill is to come: today, and those that had any use."""
+        """Days without a bill yet: today, and days with any usage."""
         return [day for day in self.days if not day.billed and (day is self.days[-1] or day.total != Totals())]
 
 

@@ -134,7 +134,7 @@ def _print_episodes(episodes: Sequence[AlertEpisode], time_range: TimeRange, ale
         table.add_column(heading, overflow="fold")
     for episode in episodes:
         ongoing = episode.until is None
-        duration = "to the end" if ongoing else _format_duration((episode.until or episode.since) - episode.since)
+        duration = "to the end" if ongoing else _format_hours((episode.until or episode.since) - episode.since)
         labels = " ".join(f"{name}={value}" for name, value in episode.labels.items() if name not in _OMITTED_LABELS)
         severity = episode.labels.get("severity", "")
         table.add_row(f"{episode.since:%Y-%m-%d %H:%M}", duration, severity, episode.alert, labels)
@@ -156,6 +156,6 @@ def _print_episodes(episodes: Sequence[AlertEpisode], time_range: TimeRange, ale
 _OMITTED_LABELS = ("severity", "job", "instance")
 
 
-def _format_duration(duration: timedelta) -> str:
+def _format_hours(duration: timedelta) -> str:
     hours, minutes = divmod(duration // timedelta(minutes=1), 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

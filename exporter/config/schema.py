@@ -109,7 +109,7 @@ class Price(_Model):
 
 
 class NoOptions(_Model):
-    """The options of a provider that declares none."""
+    """The options of a provider that declares none; any key is an error."""
 
 
 def _validate_options(value: object, info: ValidationInfo) -> BaseModel:

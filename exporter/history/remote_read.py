@@ -191,6 +191,17 @@ class LRUCache:
         self._lock = threading.Lock()
         self._entries: OrderedDict[_DayKey, _Entry] = OrderedDict()
 
+    @property
+    def size_bytes(self) -> int:
+        """The size of all cached days."""
+        with self._lock:
+            return self._size
+
+    def entry_sizes(self) -> dict[_DayKey, int]:
+        """Return the size of each cached day, least recently used first."""
+        with self._lock:
+            return {key: entry.size for key, entry in self._entries.items()}
+
     def get(self, key: _DayKey, version: object) -> EncodedDay | None:
         """Return a day encoded from this version; None where it is not cached."""
         with self._lock:

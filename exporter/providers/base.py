@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
+from exporter.config.schema import NoOptions
 from exporter.model import (
     COST,
     DAY,
@@ -53,12 +52,6 @@ __all__ = [
     "Row",
     "Secret",
 ]
-
-
-class NoOptions(BaseModel):
-    """The options of a provider that has none of its own; an unknown key in the configuration is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Provider(Protocol):

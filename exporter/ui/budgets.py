@@ -8,7 +8,7 @@ from datetime import datetime
 from exporter.analysis.budgets import BudgetStatus
 from exporter.analysis.thresholds import BUDGET_NEARLY_SPENT_RATIO
 from exporter.snapshot.budgets import EvaluatedBudget
-from exporter.ui.format import escape_text, format_duration, format_money, format_percent, format_time
+from exporter.ui.format import escape_text, format_money, format_percent, format_time, humanize_duration
 from exporter.ui.page_data import State
 from exporter.ui.style import render_state
 
@@ -71,9 +71,9 @@ def _outlook(evaluated_budget: EvaluatedBudget, now: datetime) -> Iterator[str]:
     if at is None:
         return
     if at > now:
-        yield f"runs out {format_time(at)} UTC, in {format_duration(at - now)}"
+        yield f"runs out {format_time(at)} UTC, in {humanize_duration(at - now)}"
     elif standing.spent >= standing.limit:
-        yield f"ran out {format_time(at)} UTC, {format_duration(now - at)} ago"
+        yield f"ran out {format_time(at)} UTC, {humanize_duration(now - at)} ago"
     else:
         # Hours that could not be read count with their expected cost.
         yield f"by forecast ran out {format_time(at)} UTC; not all is read"

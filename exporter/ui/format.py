@@ -33,7 +33,7 @@ def format_time(time: datetime) -> str:
     return f"{format_day(time)} {time:%H:%M}"
 
 
-def format_duration(duration: timedelta) -> str:
+def humanize_duration(duration: timedelta) -> str:
     """Return a length of time in one unit: `40 s`, `25 min`, `7 h`, `3 days`."""
     duration = max(duration, timedelta(0))
     if duration < timedelta(minutes=2):

@@ -8,10 +8,10 @@ from exporter.ui.format import (
     escape_text,
     format_count,
     format_day,
-    format_duration,
     format_money,
     format_percent,
     format_time,
+    humanize_duration,
 )
 from exporter.ui.page_data import FIRST_POLL, AccountProblem, AccountRow, PageData, State
 from exporter.ui.style import render_state
@@ -65,7 +65,7 @@ def _render_problem(problem: AccountProblem, page_data: PageData) -> str:
     if problem.last_read is not None:
         since = (
             f"Not read since {format_time(problem.last_read)} UTC "
-            f"({format_duration(page_data.now - problem.last_read)})."
+            f"({humanize_duration(page_data.now - problem.last_read)})."
         )
     return (
         f'<div class="problem"><p><strong class="bad">{escape_text(problem.account)}</strong>{owner}{reports}</p>'
@@ -125,7 +125,9 @@ def _is_only_late(account: AccountRow) -> bool:
 
 def _watermark_text(account: AccountRow, page_data: PageData) -> str:
     until = account.complete_until
-    return "" if until is None else f"complete until {format_time(until)}, {format_duration(page_data.now - until)} ago"
+    return (
+        "" if until is None else f"complete until {format_time(until)}, {humanize_duration(page_data.now - until)} ago"
+    )
 
 
 def render_totals(page_data: PageData) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from exporter.ledger import DayCost
 from exporter.model import DAY, ChangeEvent
-from exporter.ui.format import escape_text, format_duration, format_money, format_percent, format_time
+from exporter.ui.format import escape_text, format_money, format_percent, format_time, humanize_duration
 from exporter.ui.page_data import AccountRow, PageData
 from exporter.ui.style import render_sign, render_state
 
@@ -31,7 +31,7 @@ def render_accounts(page_data: PageData) -> str:
 
 
 def _render_account(account: AccountRow, now: datetime) -> str:
-    synced = "never" if account.last_sync is None else f"{format_duration(now - account.last_sync)} ago"
+    synced = "never" if account.last_sync is None else f"{humanize_duration(now - account.last_sync)} ago"
     until = "not yet" if account.complete_until is None else format_time(account.complete_until)
     mark = render_state("wait", f"{until}, late") if account.late else until
     return (

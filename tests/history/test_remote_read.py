@@ -213,9 +213,9 @@ def test_the_cache_is_bounded(history: LedgerHistory) -> None:
     (times,) = history.read(COST_MATCHER).values()
     assert len(times) == 6 * 24
     kept = history.reader._cache
-    assert 0 < kept._size <= 2000
-    assert kept._size == sum(entry.size for entry in kept._entries.values())
-    assert max(key[2] for key in kept._entries) == DAY1 + 5 * DAY
+    assert 0 < kept.size_bytes <= 2000
+    assert kept.size_bytes == sum(kept.entry_sizes().values())
+    assert max(day for _, _, day in kept.entry_sizes()) == DAY1 + 5 * DAY
 
 
 def test_several_queries_get_as_many_results_in_their_order(history: LedgerHistory) -> None:

@@ -24,7 +24,7 @@ from exporter.snapshot.budgets import EvaluatedBudget
 from exporter.ui import render_page
 from exporter.ui.budgets import budget_state, render_budget_bars
 from exporter.ui.chart import axis_ticks, describe_bar, render_chart
-from exporter.ui.format import format_duration, format_money, format_percent
+from exporter.ui.format import format_money, format_percent, humanize_duration
 from exporter.ui.page_data import AccountProblem, AccountRow, Bar, PageData
 from exporter.windows import floor
 from tests.benchmarks.many_accounts import build_app
@@ -403,7 +403,7 @@ def test_how_amounts_read() -> None:
     ]
     assert format_percent(1, 0) == "0 %"
     spans = (timedelta(seconds=40), timedelta(minutes=25), 7 * HOUR, 50 * HOUR, -HOUR)
-    assert [format_duration(one) for one in spans] == ["40 s", "25 min", "7 h", "2 days", "0 s"]
+    assert [humanize_duration(one) for one in spans] == ["40 s", "25 min", "7 h", "2 days", "0 s"]
 
 
 def test_no_account_at_all() -> None:
