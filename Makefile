@@ -13,7 +13,7 @@ demo: .venv/run ## Run everything on this machine with simulated accounts: no AP
 test: .venv/dev ## Install the programs that the tests need, then lint and test everything.
 	@.ci/tools
 	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest -n auto --maxprocesses=4 --dist=worksteal
+	$(BIN)/pytest -n 4 --dist=worksteal
 
 check: .venv/dev ## Lint, check types, and check that the lock files are current.
 	$(BIN)/ruff check exporter grafana tests
