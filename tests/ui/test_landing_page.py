@@ -411,13 +411,16 @@ def test_no_account_at_all() -> None:
     assert "No account is configured" in ParsedPage(render_page(PageData(NOON, (), ()))).text
 
 
-def test_two_hundred_accounts_take_no_second(tmp_path: Path) -> None:
-    """The page of 200 accounts with thirty days each is written in less than a second."""
+def test_a_page_of_two_hundred_accounts_is_rendered_in_little_time(tmp_path: Path) -> None:
+    """Rendering 200 accounts with thirty days each takes less than twice the CPU time of parsing the page."""
     app = build_app(tmp_path, {f"a{number:03}": 8 for number in range(200)})
     try:
-        began = time.perf_counter()
-        told = ParsedPage(app.handlers().landing_page())
-        assert time.perf_counter() - began < 1
+        started = time.process_time()
+        html = app.handlers().landing_page()
+        rendered = time.process_time()
+        page = ParsedPage(html)
+        parsed = time.process_time()
     finally:
         app.stop()
-    assert "200 accounts" in told.text
+    assert rendered - started < 2 * (parsed - rendered)
+    assert "200 accounts" in page.text
