@@ -21,6 +21,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-golden", action="store_true", help="write the golden files instead of comparing them")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of the demo first: they wait for alerts to fire, and would otherwise hold up the end."""
+    items.sort(key=lambda item: item.path.parent.name != "demo")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _start_children_with_default_signals() -> None:
     """Let child processes receive SIGINT and SIGHUP although this one, started with nohup or `&`, ignores them.
