@@ -94,9 +94,13 @@ def _start_demo(folder: Path, *, stack: bool = True) -> Iterator[Demo]:
     try:
         yield demo
     finally:
-        if process.poll() is None:
+        # Only a demo that is terminated stops its own children; killed, it would leave them running.
+        process.terminate()
+        try:
+            process.wait(TIMEOUT)
+        except subprocess.TimeoutExpired:
             process.kill()
-        process.wait()
+            process.wait()
         reader.join()
         demo.client.close()
         if process.stdout is not None:
