@@ -16,7 +16,7 @@ from functools import cached_property
 from exporter.ledger import Coverage, DayCost, HourlyValues, Ledger
 from exporter.model import DAY, GAUGE_METERS, HOUR, Report, RowLabels
 from exporter.polling.account_state import AccountView, Crosscheck
-from exporter.snapshot.source import LedgerSource
+from exporter.snapshot.source import LedgerSource, sum_hours
 from exporter.windows import DAYS_EXPORTED, TimeRange, floor, slots
 
 
@@ -52,10 +52,7 @@ class PastSource:
 
     def daily_usage(self, day: datetime) -> Mapping[RowLabels, int]:
         """Return units of a UTC day by row labels, up to `now`."""
-        return {
-            labels: max(values) if labels.meter in GAUGE_METERS else sum(values)
-            for labels, values in self.hourly_usage(day).items()
-        }
+        return sum_hours(self.hourly_usage(day))
 
     def cost(self, time_range: TimeRange) -> Mapping[RowLabels, int]:
         """Return nano-USD of one hour by row labels."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from exporter.config.configuration import Account
 from exporter.errors import KeyRejected, ProviderError
-from exporter.model import Report, Secret
+from exporter.model import DAY, Report, Secret
 from exporter.polling.health import HealthSnapshot
 from exporter.polling.schedule import NAMES_REPORT, PollSettings
 from exporter.pricing.valuer import LedgerAccount
@@ -84,6 +84,14 @@ class AccountView:
     """The reports that are polled, names among them; empty for an account of pushed events."""
     health: HealthSnapshot
     crosschecks: tuple[Crosscheck, ...]
+
+    @property
+    def has_hourly_usage(self) -> bool:
+        """Whether all usage is reported by the hour.
+
+        Usage that is known per day is spread over the day's hours: such an hour says nothing against its baseline.
+        """
+        return all(report.width < DAY for report in self.reports if report.kind == "usage")
 
 
 class AccountState:

@@ -30,9 +30,7 @@ def build_account_config(
 ) -> PolledAccountConfig:
     """Return the configuration of an account; `account_number` is its number in the ledger."""
     provider_type = providers[account.provider]
-    prices = tuple(
-        NegotiatedPrice(price.model, price.meter, price.tier, price.usd_per_million) for price in account.prices
-    )
+    prices = tuple(map(NegotiatedPrice.from_config, account.prices))
     # From the name: the same after every restart, so that accounts stay spread.
     digest = blake2b(account.name.encode(), digest_size=4).digest()
     offset = timedelta(seconds=int.from_bytes(digest) % MAX_POLL_OFFSET)

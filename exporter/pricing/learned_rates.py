@@ -14,6 +14,7 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from fractions import Fraction
 
+from exporter.config.configuration import Price
 from exporter.model import NANO
 from exporter.pricing.bill_evidence import BillEvidence
 from exporter.pricing.list_prices import PriceKey, Rates
@@ -36,6 +37,11 @@ class NegotiatedPrice:
     tier: str
     """Empty for every tier."""
     usd_per_million: Decimal
+
+    @classmethod
+    def from_config(cls, price: Price) -> NegotiatedPrice:
+        """Return a price as the configuration has it."""
+        return cls(price.model, price.meter, price.tier, price.usd_per_million)
 
     def matches(self, model: str, meter: str, tier: str) -> bool:
         """Return whether this price applies to the usage."""

@@ -93,8 +93,8 @@ Name = Annotated[str, Field(min_length=1, max_length=128), _PRINTABLE]
 Label = Annotated[str, Field(max_length=128), _PRINTABLE]
 
 
-class PushModel(BaseModel):
-    """A pushed object. Field names are written in camelCase or in snake_case; unknown fields are errors."""
+class ApiModel(BaseModel):
+    """A JSON object of the API: camelCase names, no conversion of values, no unknown fields, documented fields."""
 
     model_config = ConfigDict(
         strict=True,
@@ -104,6 +104,10 @@ class PushModel(BaseModel):
         populate_by_name=True,
         use_attribute_docstrings=True,
     )
+
+
+class PushModel(ApiModel):
+    """A pushed object. Field names are written in camelCase or in snake_case; unknown fields are errors."""
 
 
 class UsageEventBody(PushModel):

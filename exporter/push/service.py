@@ -304,9 +304,7 @@ def build_account(source: Source, provider: str) -> Account:
 
 def build_ledger_account(source: Source, provider: str, number: int) -> LedgerAccount:
     """Return the ledger account for a source's events of one provider; `number` identifies it in the ledger."""
-    prices = tuple(
-        NegotiatedPrice(price.model, price.meter, price.tier, price.usd_per_million) for price in source.prices
-    )
+    prices = tuple(map(NegotiatedPrice.from_config, source.prices))
     # No bill ever arrives for pushed events, so their days stay open and keep their priced or pushed cost.
     return LedgerAccount(number, provider, (EVENTS_REPORT,), prices, days_close=False)
 

@@ -121,14 +121,9 @@ class AccountSnapshot:
         """The UTC days that the snapshot holds, today included."""
         return TimeRange(days_back(self.time, DAYS_EXPORTED - 1), floor(self.time, DAY) + DAY)
 
-    @property
-    def has_hourly_usage(self) -> bool:
-        """Whether all usage is reported by the hour; only then an hour can be compared with its baseline."""
-        return all(known.report.width < DAY for known in self.reports if known.report.kind == "usage")
-
     def is_late(self, now: datetime) -> bool:
         """Whether usage is known only up to a time that is longer ago than the provider's reports usually are."""
-        max_delay = MAX_HOURLY_DELAY if self.has_hourly_usage else MAX_DAILY_DELAY
+        max_delay = MAX_HOURLY_DELAY if self.view.has_hourly_usage else MAX_DAILY_DELAY
         return self.complete_until is not None and now - self.complete_until > max_delay
 
     @property

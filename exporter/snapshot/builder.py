@@ -12,7 +12,7 @@ from exporter.analysis.budgets import BudgetShare, budget_share, matches
 from exporter.config.configuration import Account, Budget
 from exporter.ledger import HourlyValues
 from exporter.ledger.hours import add_hourly_values
-from exporter.model import COST, DAY, GAUGE_METERS, HOUR, NANO, REQUESTS, TOKEN_METERS, RowLabels
+from exporter.model import COST, DAY, HOUR, NANO, REQUESTS, TOKEN_METERS, RowLabels
 from exporter.polling.account_state import AccountView
 from exporter.polling.schedule import complete_until
 from exporter.snapshot.account_snapshot import (
@@ -25,7 +25,7 @@ from exporter.snapshot.account_snapshot import (
     merge_totals,
 )
 from exporter.snapshot.labels import LabelMapper, SpendLabels, to_spend_labels
-from exporter.snapshot.source import SnapshotSource
+from exporter.snapshot.source import SnapshotSource, sum_hours
 from exporter.windows import DAYS_EXPORTED, TimeRange, calendar_windows, days_back, floor, slots
 
 MIN_COST_INCREASE = 1 * NANO
@@ -132,7 +132,7 @@ class SnapshotBuilder:
         exported = _exported_range(now)
         raw_days = self._read_days(source, exported)
         windows = self._window_totals(source, now, watermark)
-        label_mapper = build_label_mapper(windows, source, view.account.max_series)
+        label_mapper = _build_label_mapper(windows, source, view.account.max_series)
         own_budgets = matching_budgets(view.account, budgets)
         grouping = _Grouping(view.ledger_account.id, label_mapper.remapped, label_mapper.names, own_budgets)
         known_since = exported.end if covered is None else covered.start
@@ -151,17 +151,10 @@ class SnapshotBuilder:
             unpriced_tokens=source.unpriced_tokens(exported),
             restated=source.restated(),
             hourly=hourly,
-            signals=_compute_signals(hourly, label_mapper, watermark, now) if _has_hourly_usage(view) else (),
+            signals=_compute_signals(hourly, label_mapper, watermark, now) if view.has_hourly_usage else (),
             budget_shares=_budget_shares(own_budgets, hourly, now, watermark),
             crosscheck_ratios=_crosscheck_ratios(view, source, windows, now, watermark),
         )
-
-    def window_totals(
-        self, source: SnapshotSource, now: datetime, watermark: datetime | None = None
-    ) -> dict[str, RowTotals]:
-        """Return cost and usage of every calendar window; `last_hour` only with a watermark. Raises LedgerError."""
-        self._read_days(source, _exported_range(now))
-        return self._window_totals(source, now, watermark)
 
     def _read_days(self, source: SnapshotSource, exported: TimeRange) -> dict[datetime, _RawDay]:
         """Bring the days' totals up to date; return the days that were read for it."""
@@ -172,8 +165,8 @@ class SnapshotBuilder:
             version, known = source.day_version(day), previous.get(day)
             if known is None or known[0] != version:
                 raw_days[day] = raw = _read_day(source, day, exported)
-                usage = source.daily_usage(day) if raw.usage is None else _sum_hours(raw.usage)
-                known = (version, self._day_totals(_sum_hours(raw.cost), usage))
+                usage = source.daily_usage(day) if raw.usage is None else sum_hours(raw.usage)
+                known = (version, self._day_totals(sum_hours(raw.cost), usage))
             self._totals[day] = known
         return raw_days
 
@@ -255,7 +248,7 @@ def _account_match_labels(account: Account) -> dict[str, str]:
     return {"account": account.name, "provider": account.provider, "owner": account.owner}
 
 
-def build_label_mapper(windows: Mapping[str, RowTotals], source: SnapshotSource, max_series: int) -> LabelMapper:
+def _build_label_mapper(windows: Mapping[str, RowTotals], source: SnapshotSource, max_series: int) -> LabelMapper:
     """Return the labels of every series, from the usage and cost of the recent windows."""
     recent = {labels: value for name in RECENT_WINDOWS for labels, value in windows[name].items()}
     recent_cost = dict.fromkeys(map(to_spend_labels, recent), 0)
@@ -268,10 +261,6 @@ def build_label_mapper(windows: Mapping[str, RowTotals], source: SnapshotSource,
 def _read_day(source: SnapshotSource, day: datetime, exported: TimeRange) -> _RawDay:
     with_usage = exported.end - day <= _USAGE_DAYS * DAY
     return _RawDay(source.hourly_cost(day), source.hourly_usage(day) if with_usage else None)
-
-
-def _sum_hours(hours: HourlyValues) -> dict[RowLabels, int]:
-    return {labels: max(values) if labels.meter in GAUGE_METERS else sum(values) for labels, values in hours.items()}
 
 
 def _group_day(version: int, raw: _RawDay, label_mapper: LabelMapper, matcher: BudgetMatcher) -> _HourlyDay:
@@ -333,11 +322,6 @@ def _compute_signals(
         )
         for workspace in _recent_workspaces(hourly, now)
     )
-
-
-def _has_hourly_usage(view: AccountView) -> bool:
-    # Usage that is known per day is spread over the day's hours: such an hour says nothing against its baseline.
-    return all(report.width < DAY for report in view.reports if report.kind == "usage")
 
 
 def _recent_workspaces(hourly: HourlyTotals, now: datetime) -> list[str]:

@@ -8,10 +8,15 @@ from datetime import datetime
 from typing import Protocol
 
 from exporter.ledger import Coverage, DayCost, HourlyValues, Ledger
-from exporter.model import DAY, TOKEN_METERS, Report, RowLabels
+from exporter.model import DAY, GAUGE_METERS, TOKEN_METERS, Report, RowLabels
 from exporter.polling.account_state import Crosscheck
 from exporter.pricing.valuer import LedgerAccount
 from exporter.windows import TimeRange
+
+
+def sum_hours(hours: HourlyValues) -> dict[RowLabels, int]:
+    """Return the sum of a day's hours by row labels; of a gauge meter the largest hour."""
+    return {labels: max(values) if labels.meter in GAUGE_METERS else sum(values) for labels, values in hours.items()}
 
 
 class SnapshotSource(Protocol):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 from starlette.responses import Response
 
+from exporter.push.models import ApiModel
 from exporter.ui.summary import MAX_TOP_MODELS
 
 EVENT_PATH = "/api/v1/ai/usage/events"
@@ -22,17 +22,8 @@ MAX_PUSH_BODY_BYTES = {EVENT_PATH: 16 << 10, BATCH_PATH: 1 << 20, CHANGES_PATH: 
 DEFAULT_SUMMARY_DAYS = 30
 
 
-class ResponseModel(BaseModel):
+class ResponseModel(ApiModel):
     """A response, or a part of one. Field names are written in camelCase; there are no other fields."""
-
-    model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        frozen=True,
-        alias_generator=to_camel,
-        populate_by_name=True,
-        use_attribute_docstrings=True,
-    )
 
 
 class ErrorResponse(ResponseModel):

@@ -11,14 +11,15 @@ from typing import Any
 
 import cramjam
 
+from exporter.config.configuration import Account
 from exporter.history.hourly import HistoryAccount
 from exporter.history.remote_read import RemoteReadHandler
 from exporter.history.remote_read_protocol import MESSAGES
 from exporter.ledger import Ledger, ValuedDay
 from exporter.model import COST, DAY, HOUR, Bucket, Report, Row
+from exporter.polling.account_state import AccountConfig, AccountState
 from exporter.pricing.valuer import LedgerAccount
-from exporter.snapshot.builder import SnapshotBuilder, build_label_mapper
-from exporter.snapshot.source import LedgerSource
+from exporter.snapshot.offline import build_snapshot
 from exporter.windows import TimeRange
 
 DAY1 = datetime(2026, 3, 1, tzinfo=UTC)
@@ -75,9 +76,18 @@ class LedgerHistory:
     def history_accounts(self) -> list[HistoryAccount]:
         """Return the account with the labels that it has at the end of its second day."""
         ledger_account = LedgerAccount(self.number, "maker", (USAGE_REPORT,))
-        windows = SnapshotBuilder().window_totals(LedgerSource(self.ledger, ledger_account), DAY1 + 2 * DAY)
-        label_mapper = build_label_mapper(windows, LedgerSource(self.ledger, ledger_account), self.max_series)
-        return [HistoryAccount("acme", ledger_account, label_mapper, self.until)]
+        account = Account(
+            name="acme",
+            provider="maker",
+            api_key_env="KEY",
+            poll_interval=timedelta(minutes=5),
+            history=DAY,
+            max_series=self.max_series,
+            timeout=timedelta(minutes=1),
+        )
+        view = AccountState(AccountConfig(account, ledger_account)).view()
+        snapshot = build_snapshot(self.ledger, view, DAY1 + 2 * DAY)
+        return [HistoryAccount("acme", ledger_account, snapshot.label_mapper, self.until)]
 
     def put_usage(self, start: datetime, *rows: Row) -> None:
         """Tell an hour."""
