@@ -4,13 +4,16 @@ Bills write a model with a snapshot date where usage does not, or the other way 
 one that usage does not report; they charge for a whole model instead of a meter. So a row is matched step by step,
 from the exact names to the vaguest, and the first step that finds usage of the same workspace wins. A row never pays
 for usage of another workspace: the workspaces' shares of a bill are exact.
+
+Only a row that states no workspace, such as OpenAI's costs without a project, may be for any of them. Where the usage
+without a workspace does not fit, it pays for usage of workspaces that have no row for that usage.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -38,6 +41,17 @@ class _IndexKey(NamedTuple):
     meter: str
 
 
+_Index = Mapping[_IndexKey, list[DailyUsage]]
+
+
+class _UsageIdentity(NamedTuple):
+    """Usage of a model and meter in a workspace, in all tiers."""
+
+    workspace: str
+    model: str
+    meter: str
+
+
 class _Match(NamedTuple):
     """Usage that a row's model and meter lead to."""
 
@@ -59,17 +73,28 @@ class BillMatcher:
     def __init__(self, daily_usage: Sequence[DailyUsage], bill: Sequence[Row], rates: Rates) -> None:
         self._rates = rates
         self._index = _build_index(daily_usage)
+        self._index_without_rows: _Index = {}
+        """Usage for which no row of its own workspace pays, as if it had no workspace."""
         self._hourly_weights: dict[str, dict[int, int]] = {}
         self._usage_with_stated_tier: set[UsageKey] = set()
-        matched: set[_IndexKey] = set()
-        for row in bill:
+        matched: set[_UsageIdentity] = set()
+        self._note_matches(bill, matched)
+        rows_without_workspace = [row for row in bill if not row.workspace]
+        if rows_without_workspace:
+            without_rows = [usage for usage in daily_usage if usage.workspace and _identity(usage) not in matched]
+            self._index_without_rows = _build_index(without_rows, workspace="")
+            self._note_matches(rows_without_workspace, matched)
+        self._unmatched_tokens = self._find_unmatched_tokens(daily_usage, matched)
+
+    def _note_matches(self, rows: Sequence[Row], matched: set[_UsageIdentity]) -> None:
+        """Add the usage that rows match by name, and note the usage whose tier they state."""
+        for row in rows:
             match = self._match_model_and_meter(row)
-            matched.update(_index_key(usage) for usage in match.usage)
+            matched.update(_identity(usage) for usage in match.usage)
             if row.tier and match.by_meter:
                 self._usage_with_stated_tier.update(
                     usage.key for usage in match.usage if usage.price_key.tier == row.tier
                 )
-        self._unmatched_tokens = self._find_unmatched_tokens(daily_usage, matched)
 
     def match(self, row: Row) -> list[WeightedUsage]:
         """Return the usage that a row of the bill pays for; empty where neither its model nor its meter was used.
@@ -102,20 +127,8 @@ class BillMatcher:
         return self._hourly_weights[workspace]
 
     def _match_model_and_meter(self, row: Row) -> _Match:
-        if not row.model:
-            return _Match(self._index.get(_IndexKey(row.workspace, _ANY, row.meter), []), by_meter=True)
-        spellings = (row.model, _normalize_model(row.model))
-        for model in spellings:
-            usage = self._index.get(_IndexKey(row.workspace, model, row.meter))
-            if usage:
-                return _Match(usage, by_meter=True)
-        for model in spellings:
-            usage = self._index.get(_IndexKey(row.workspace, model, _ANY))
-            if usage:
-                # Searches and the like have rows of their own; a model without tokens is paid for by its other units.
-                tokens = [used for used in usage if used.price_key.meter in TOKEN_METERS]
-                return _Match(tokens or usage, by_meter=False)
-        return _NO_MATCH
+        match = _match_names(self._index, row)
+        return match if match.usage or row.workspace else _match_names(self._index_without_rows, row)
 
     def _match_unknown_model(self, row: Row) -> _Match:
         """Match a row whose model nobody used: bill and usage may have entirely different names for it."""
@@ -127,13 +140,13 @@ class BillMatcher:
         return _Match(of_meter, by_meter=True) if of_meter else _Match(unmatched, by_meter=False)
 
     def _find_unmatched_tokens(
-        self, daily_usage: Sequence[DailyUsage], matched: set[_IndexKey]
+        self, daily_usage: Sequence[DailyUsage], matched: set[_UsageIdentity]
     ) -> dict[str, list[DailyUsage]]:
         """Return workspace -> usage of tokens that no row matches by name, without usage that is known to be free."""
         unmatched: defaultdict[str, list[DailyUsage]] = defaultdict(list)
         for usage in daily_usage:
             is_token = usage.price_key.meter in TOKEN_METERS
-            if is_token and _index_key(usage) not in matched and self._rates.rate(*usage.price_key) != 0:
+            if is_token and _identity(usage) not in matched and self._rates.rate(*usage.price_key) != 0:
                 unmatched[usage.workspace].append(usage)
         return unmatched
 
@@ -163,19 +176,41 @@ class BillMatcher:
         return unit_weights(price_keys, self._rates)
 
 
-def _build_index(daily_usage: Sequence[DailyUsage]) -> dict[_IndexKey, list[DailyUsage]]:
-    """Index usage by everything that a row may say of it: its model as written, in any spelling, or none; its meter."""
+def _match_names(index: _Index, row: Row) -> _Match:
+    """Return the usage of a row's model, or of all models where it names none, in its meter, else in any."""
+    if not row.model:
+        return _Match(index.get(_IndexKey(row.workspace, _ANY, row.meter), []), by_meter=True)
+    spellings = (row.model, _normalize_model(row.model))
+    for model in spellings:
+        usage = index.get(_IndexKey(row.workspace, model, row.meter))
+        if usage:
+            return _Match(usage, by_meter=True)
+    for model in spellings:
+        usage = index.get(_IndexKey(row.workspace, model, _ANY))
+        if usage:
+            # Searches and the like have rows of their own; a model without tokens is paid for by its other units.
+            tokens = [used for used in usage if used.price_key.meter in TOKEN_METERS]
+            return _Match(tokens or usage, by_meter=False)
+    return _NO_MATCH
+
+
+def _build_index(daily_usage: Sequence[DailyUsage], workspace: str | None = None) -> _Index:
+    """Index usage by everything that a row may say of it: its model as written, in any spelling, or none; its meter.
+
+    With `workspace`, all usage is indexed as if it were that workspace's.
+    """
     index: defaultdict[_IndexKey, list[DailyUsage]] = defaultdict(list)
     for usage in daily_usage:
         price_key = usage.price_key
+        of_workspace = usage.workspace if workspace is None else workspace
         for model in (price_key.model, _normalize_model(price_key.model), _ANY):
             for meter in (price_key.meter, _ANY):
-                index[_IndexKey(usage.workspace, model, meter)].append(usage)
+                index[_IndexKey(of_workspace, model, meter)].append(usage)
     return dict(index)
 
 
-def _index_key(usage: DailyUsage) -> _IndexKey:
-    return _IndexKey(usage.workspace, usage.price_key.model, usage.price_key.meter)
+def _identity(usage: DailyUsage) -> _UsageIdentity:
+    return _UsageIdentity(usage.workspace, usage.price_key.model, usage.price_key.meter)
 
 
 _SNAPSHOT_SUFFIX = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8}|latest)$")

@@ -153,9 +153,12 @@ def test_a_bills_rounding_is_seen_in_its_amounts(amounts: list[int], rounding: i
 def test_every_billed_amount_is_priced_usage_or_unattributed_cost(
     usage: Usage, bill: list[Row], rates: RateTable
 ) -> None:
-    """Priced usage and unattributed costs sum to the bill of each workspace, to the nano-USD."""
+    """Priced usage and unattributed costs sum to the bill, of each workspace if rows state it, to the nano-USD."""
     evidence = _bill_evidence(usage, bill, rates)
-    for workspace in {row.workspace for row in bill}:
+    priced = sum(item.nano_usd for item in evidence.priced_usage)
+    unattributed = sum(item.nano_usd for item in evidence.unattributed_costs)
+    assert priced + unattributed == sum(row.value for row in bill)
+    for workspace in {row.workspace for row in bill if all(row.workspace for row in bill)}:
         priced = sum(item.nano_usd for item in evidence.priced_usage if item.workspace == workspace)
         unattributed = sum(item.nano_usd for item in evidence.unattributed_costs if item.workspace == workspace)
         assert priced + unattributed == sum(row.value for row in bill if row.workspace == workspace)

@@ -341,12 +341,48 @@ def test_an_amount_of_any_size_is_cut_exactly() -> None:
 @no_deadline
 @given(DAY_USAGE, BILL, RATES)
 def test_the_hours_of_a_billed_day_sum_to_its_bill(usage: Usage, bill: list[Row], rates: RateTable) -> None:
-    """In all and for each workspace, to the nano-dollar, credits included."""
+    """In all, and for each workspace where every row states one, to the nano-dollar, credits included."""
     totals = Counter[str]()
     for (_, key), money in value_day(usage, bill, rates).hours.items():
         totals[key.workspace] += money
-    for workspace in {row.workspace for row in bill} | set(totals):
-        assert totals[workspace] == _total(row for row in bill if row.workspace == workspace)
+    assert totals.total() == _total(bill)
+    if all(row.workspace for row in bill):
+        for workspace in {row.workspace for row in bill} | set(totals):
+            assert totals[workspace] == _total(row for row in bill if row.workspace == workspace)
+
+
+def test_a_row_without_a_workspace_pays_for_usage_that_has_no_row_of_its_own() -> None:
+    """OpenAI's costs without a project pay for projects without rows, in proportion to their usage."""
+    usage = {
+        1: [Row("output", 30, "w", "m"), Row("output", 10, "v", "m")],
+        2: [Row("output", 99, "x", "m"), Row("output", 20, "v", "m")],
+    }
+    bill = [Row("output", 600, "", "m"), Row("output", 99, "x", "m")]
+    value = value_day(usage, bill, SOME_RATES)
+    assert value.hours == {
+        (1, CostLabels("w", "m")): 300,
+        (1, CostLabels("v", "m")): 100,
+        (2, CostLabels("v", "m")): 200,
+        (2, CostLabels("x", "m")): 99,
+    }
+    assert not value.bill_evidence.unattributed_costs
+
+
+def test_a_row_without_a_workspace_first_pays_for_usage_without_one() -> None:
+    """Anthropic's default workspace has no id: its rows pay for its own usage, whatever others lack."""
+    usage = {1: [Row("output", 30, "", "m"), Row("output", 10, "v", "m")]}
+    value = value_day(usage, [Row("output", 600, "", "m")], SOME_RATES)
+    assert value.hours == {(1, CostLabels("", "m")): 600}
+
+
+def test_a_row_without_a_workspace_that_fits_no_usage_is_unattributed() -> None:
+    """A credit without a project belongs to none."""
+    usage = {1: [Row("output", 30, "w", "m")]}
+    bill = [Row("output", 600, "w", "m"), Row("output", 24, "", "n"), Row("cost", -48, item="credit")]
+    totals = Counter[str]()
+    for (_, key), money in value_day(usage, bill, SOME_RATES).hours.items():
+        totals[key.workspace] += money
+    assert totals == {"w": 600, "": 24 - 48}
 
 
 @no_deadline
@@ -380,7 +416,7 @@ def test_a_bill_that_is_credited_in_full_costs_nothing_in_any_hour(
 @no_deadline
 @given(DAY_USAGE, BILL, BILL_ROW, RATES)
 def test_a_withdrawn_row_withdraws_its_money(usage: Usage, bill: list[Row], row: Row, rates: RateTable) -> None:
-    """A bill that loses a row lowers the day by that row and leaves other workspaces unchanged."""
+    """A bill that loses a row is lower by it; other workspaces are unchanged where every row states a workspace."""
     before, after = value_day(usage, [*bill, row], rates), value_day(usage, bill, rates)
     assert sum(before.hours.values()) - sum(after.hours.values()) == row.value
 
@@ -391,7 +427,8 @@ def test_a_withdrawn_row_withdraws_its_money(usage: Usage, bill: list[Row], row:
             if labels.workspace != row.workspace
         }
 
-    assert elsewhere(before) == elsewhere(after)
+    if all(billed.workspace for billed in (*bill, row)):
+        assert elsewhere(before) == elsewhere(after)
 
 
 @no_deadline
