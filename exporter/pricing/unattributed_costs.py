@@ -1,31 +1,43 @@
-"""Unattributed costs of an open day: storage, sessions and the like, expected from the newest billed days.
+"""Unattributed costs: rows of a bill that pay for no usage, such as storage, sessions, fees and one-time charges.
 
-Each cost, identified by its labels on the bill, is one of two kinds:
+Each cost, identified by its labels on the bill, has a charge frequency in the sense of FOCUS:
 
-- A *fee* is the same every day: it was billed without any usage, or at the same amount on two days whose usage
-  differed. It is spread evenly over the 24 hours, so an open day has the part of the hours that have begun.
-- Any other cost *grows with usage*: it is scaled by today's usage of the workspace beside that of the newest billed day
-  with usage, and spread over the hours of today's usage.
+- *one-time*: fewer than half of the recent billed days have it. It is in the cost of its own day and expected of no
+  other, whatever its sign: neither a setup fee nor a goodwill credit is repeated.
+- *recurring*: most of them have it, and its amount is steadier than its ratio to the usage of its workspace, or it was
+  billed without any usage. It is a fixed fee.
+- *usage-based*: any other.
 
-Both days are weighed at the same rates, so a price change alone changes no expected cost.
+One-time charges and recurring costs are even over the 24 hours of their day; usage-based costs, and one-time credits,
+which would make idle hours negative, follow the hours of the workspace's usage. The same rule holds for an open day, in
+which a cost is expected, and for a billed one, to which it is allocated: a fee lies in the same hours before and after
+its bill.
+
+Usage of different days is weighed at the same rates, so a price change alone changes no expected cost.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import NamedTuple
+from functools import cached_property
+from itertools import pairwise
+from statistics import median
+from typing import Literal, NamedTuple
 
 from exporter.pricing.bill_evidence import BillEvidence, UnattributedCost, UnattributedLabels
 from exporter.pricing.learned_rates import PRICE_TOLERANCE
 from exporter.pricing.list_prices import PriceKey, Rates
 from exporter.pricing.usage import WEIGHTINGS, DailyUsage, apportion
 
-_USAGE_CHANGE_TOLERANCE = 4 * PRICE_TOLERANCE
-"""Usage that differs by more than this ratio shows whether a cost follows it. Well above the price tolerance: a cost
-that follows such a change cannot be mistaken for a constant one."""
+ChargeFrequency = Literal["one_time", "recurring", "usage_based"]
+
+_MIN_BILLED_CREDITS = 2
+"""A single bill does not show whether its credit will be repeated; a charge is more likely than not."""
+_CONFIRMING_DAYS = 3
+"""The median of so many newest days is expected: an amount that differs on one day changes no later day."""
 
 _UnitsByPriceKey = Mapping[PriceKey, int]
 
@@ -33,33 +45,38 @@ _UnitsByPriceKey = Mapping[PriceKey, int]
 class ExpectedCost(NamedTuple):
     """An unattributed cost that an open day is expected to be billed, as far as its hours have begun."""
 
-    billed: UnattributedCost
-    """The cost on the billed day from which it is expected; its labels are those of the expected cost."""
+    labels: UnattributedLabels
+    frequency: ChargeFrequency
     nano_usd_by_hour: dict[int, int]
 
 
-def unattributed_costs(
+def expected_costs(
     evidence: Sequence[BillEvidence], daily_usage: Sequence[DailyUsage], rates: Rates, last_hour: int
 ) -> Iterator[ExpectedCost]:
-    """Yield the unattributed costs of an open day: of each workspace first the fees, then those that grow.
+    """Yield the unattributed costs of an open day, by workspace and labels.
 
     `evidence` is that of the newest billed days, newest first; `daily_usage` the open day's, up to `last_hour`
-    (0..23), the newest hour that has begun. A credit is expected only after it was given on two days in a row.
+    (0..23), the newest hour that has begun.
     """
-    days_by_workspace = [_split_by_workspace(day) for day in evidence]
-    workspaces = {cost.workspace for day in evidence for cost in day.unattributed_costs}
-    for workspace in sorted(workspaces):
-        forecast = _WorkspaceForecast(
-            days=[days.get(workspace, _NO_WORKSPACE_DAY) for days in days_by_workspace],
-            today=[usage for usage in daily_usage if usage.workspace == workspace],
-            rates=rates,
-        )
-        for fee in forecast.fees():
-            yield ExpectedCost(fee, _spread_evenly(fee.nano_usd, last_hour))
-        growth = forecast.usage_growth()
-        if growth is not None:
-            for cost in forecast.costs_that_grow():
-                yield ExpectedCost(cost, _spread_by_usage(cost.nano_usd, growth))
+    usage_by_workspace: defaultdict[str, list[DailyUsage]] = defaultdict(list)
+    for usage in daily_usage:
+        usage_by_workspace[usage.workspace].append(usage)
+    for workspace, history in _workspace_histories(evidence, rates):
+        yield from history.expect(usage_by_workspace[workspace], last_hour)
+
+
+def charge_frequencies(evidence: Sequence[BillEvidence], rates: Rates) -> dict[UnattributedLabels, ChargeFrequency]:
+    """Return the charge frequency of every unattributed cost of the newest billed days, newest first."""
+    frequencies: dict[UnattributedLabels, ChargeFrequency] = {}
+    for _, history in _workspace_histories(evidence, rates):
+        frequencies.update(history.frequencies)
+    return frequencies
+
+
+def spread_evenly(nano_usd: int, last_hour: int) -> dict[int, int]:
+    """Return the shares of hour 0 to `last_hour` in a cost that is even over the 24 hours of a day."""
+    whole_day = apportion(nano_usd, [1] * 24)
+    return dict(enumerate(whole_day[: last_hour + 1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,106 +99,137 @@ def _split_by_workspace(evidence: BillEvidence) -> dict[str, _WorkspaceDay]:
     return dict(days)
 
 
-class _UsageGrowth(NamedTuple):
-    """Today's usage beside that of a billed day, in the same weights."""
-
-    weight_by_hour: Mapping[int, int]
-    """Today's, sorted by hour."""
-    billed_day_weight: int
-    """The whole billed day's; above 0."""
+def _workspace_histories(evidence: Sequence[BillEvidence], rates: Rates) -> Iterator[tuple[str, _WorkspaceHistory]]:
+    """Yield every workspace with unattributed costs, sorted, and its billed days."""
+    days_by_workspace = [_split_by_workspace(day) for day in evidence]
+    for workspace in sorted({cost.workspace for day in evidence for cost in day.unattributed_costs}):
+        days = [days.get(workspace, _NO_WORKSPACE_DAY) for days in days_by_workspace]
+        yield workspace, _WorkspaceHistory(days, rates)
 
 
 class _BilledCost(NamedTuple):
-    """The amount of one cost on a billed day, and the usage of its workspace then."""
+    """The amount of one cost on a billed day, and its workspace's usage then."""
 
-    units: _UnitsByPriceKey
     nano_usd: int
+    has_usage: bool
+    weight: int
+    """Of all usage; 0 also where none of it can be compared with the base day's."""
 
 
-class _WorkspaceForecast:
-    """Expects the unattributed costs of one workspace today from its billed days, newest first."""
+class _WorkspaceHistory:
+    """The billed days of one workspace, newest first."""
 
-    def __init__(self, days: Sequence[_WorkspaceDay], today: Sequence[DailyUsage], rates: Rates) -> None:
+    def __init__(self, days: Sequence[_WorkspaceDay], rates: Rates) -> None:
         self._days = days
-        self._today = today
         self._rates = rates
-        # A weekend without usage is no measure of Monday: costs grow from the newest day that has any.
+        # A weekend without usage is no measure of Monday: usage-based costs are compared with the newest day with any.
         self._base_day = next((day for day in days if day.units), _NO_WORKSPACE_DAY)
-        self._fee_labels: list[UnattributedLabels] = []
-        self._growing_labels: list[UnattributedLabels] = []
-        for labels in sorted({labels for day in days for labels in day.costs}):
-            history = [_BilledCost(day.units, day.costs[labels].nano_usd) for day in days if labels in day.costs]
-            if _is_single_credit(history):
-                continue
-            (self._fee_labels if self._is_fee(history) else self._growing_labels).append(labels)
 
-    def fees(self) -> Iterator[UnattributedCost]:
-        """Yield the fees of the newest billed day; a fee that is no longer billed has ended."""
-        newest = self._days[0].costs
-        return (newest[labels] for labels in self._fee_labels if labels in newest)
+    @cached_property
+    def frequencies(self) -> dict[UnattributedLabels, ChargeFrequency]:
+        """The charge frequency of every cost, by its labels, sorted."""
+        weights = self._weigh(())
+        return {
+            labels: self._frequency(labels, weights)
+            for labels in sorted({labels for day in self._days for labels in day.costs})
+        }
 
-    def costs_that_grow(self) -> Iterator[UnattributedCost]:
-        """Yield the costs of the base day that are no fees."""
-        base = self._base_day.costs
-        return (base[labels] for labels in self._growing_labels if labels in base)
+    def expect(self, today: Sequence[DailyUsage], last_hour: int) -> Iterator[ExpectedCost]:
+        """Yield the costs of an open day with this usage of the workspace."""
+        newest, base = self._days[0], self._base_day
+        weights = self._weigh([usage.price_key for usage in today])
+        weight_by_hour = _hourly_weights(today, weights)
+        for labels, frequency in self.frequencies.items():
+            # A cost that is no longer billed has ended.
+            if frequency == "recurring" and labels in newest.costs:
+                amount = median(cost.nano_usd for cost in self._confirming(labels, weights))
+                yield ExpectedCost(labels, frequency, spread_evenly(round(amount), last_hour))
+            elif frequency == "usage_based" and labels in base.costs and any(weight_by_hour.values()):
+                ratios = [Fraction(cost.nano_usd, cost.weight) for cost in self._confirming(labels, weights)]
+                amount = round(median(ratios) * sum(weight_by_hour.values()))
+                shares = apportion(amount, list(weight_by_hour.values()))
+                yield ExpectedCost(labels, frequency, dict(zip(weight_by_hour, shares, strict=True)))
 
-    def usage_growth(self) -> _UsageGrowth | None:
-        """Return today's usage beside the base day's; None where either of them has none."""
-        if not self._base_day.units or not self._today:
-            return None
-        weights = self._weights(self._base_day.units, (usage.price_key for usage in self._today))
-        weight_by_hour: defaultdict[int, int] = defaultdict(int)
-        for usage in self._today:
-            for hourly in usage.hourly_units:
-                weight_by_hour[hourly.hour] += weights[usage.price_key] * hourly.units
-        return _UsageGrowth(dict(sorted(weight_by_hour.items())), _total_weight(weights, self._base_day.units))
+    def _frequency(self, labels: UnattributedLabels, weights: Mapping[PriceKey, int]) -> ChargeFrequency:
+        history = self._history(labels, weights)
+        newest = history[0]
+        same_sign = [cost for cost in history if (cost.nano_usd < 0) == (newest.nano_usd < 0)]
+        if 2 * len(same_sign) <= self._count_comparable_days(labels):
+            return "one_time"
+        if newest.nano_usd < 0 and len(same_sign) < _MIN_BILLED_CREDITS:
+            return "one_time"
+        if not newest.has_usage or _has_steady_amount(history):
+            return "recurring"
+        return "usage_based"
 
-    def _is_fee(self, history: Sequence[_BilledCost]) -> bool:
-        """Compare the newest amount with the newest older one whose usage differed; without such a day it is no fee."""
-        newest, *older_days = history
-        if not newest.units:
-            return True
-        for older in older_days:
-            weights = self._weights(newest.units, older.units)
-            newest_weight = _total_weight(weights, newest.units)
-            older_weight = _total_weight(weights, older.units)
-            if abs(older_weight - newest_weight) > _USAGE_CHANGE_TOLERANCE * newest_weight:
-                return abs(older.nano_usd - newest.nano_usd) <= PRICE_TOLERANCE * abs(newest.nano_usd)
-        return False
+    def _count_comparable_days(self, labels: UnattributedLabels) -> int:
+        """Return the number of days that show whether a cost is repeated.
 
-    def _weights(self, reference: _UnitsByPriceKey, others: Iterable[PriceKey]) -> dict[PriceKey, int]:
-        """Weigh units by the first weighting that is not 0 for all of the reference's.
+        Days on which a workspace is not used, such as weekends, show nothing of a cost that comes with its usage. They
+        do show it of a workspace that is never used.
+        """
+        if not self._base_day.units:
+            return len(self._days)
+        return sum(1 for day in self._days if day.units or labels in day.costs)
 
-        The reference is the divisor of a ratio. So it decides: where it has only usage without a price, both sides are
+    def _history(self, labels: UnattributedLabels, weights: Mapping[PriceKey, int]) -> list[_BilledCost]:
+        return [
+            _BilledCost(day.costs[labels].nano_usd, bool(day.units), _total_weight(weights, day.units))
+            for day in self._days
+            if labels in day.costs
+        ]
+
+    def _confirming(self, labels: UnattributedLabels, weights: Mapping[PriceKey, int]) -> list[_BilledCost]:
+        """Return the newest days from which a cost is expected: the newest alone, until there are enough to compare."""
+        history = self._history(labels, weights)
+        if self.frequencies[labels] == "usage_based":
+            history = [cost for cost in history if cost.weight]
+        return history[:_CONFIRMING_DAYS] if len(history) >= _CONFIRMING_DAYS else history[:1]
+
+    def _weigh(self, today: Sequence[PriceKey]) -> dict[PriceKey, int]:
+        """Weigh units by the first weighting that is not 0 for all of the base day's.
+
+        The base day is the divisor of a ratio. So it decides: where it has only usage without a price, all days are
         compared by tokens, even if the others have prices.
         """
-        price_keys = sorted({*reference, *others})
+        price_keys = sorted({*today, *(price_key for day in self._days for price_key in day.units)})
         weights: dict[PriceKey, int] = {}
         for weighting in WEIGHTINGS:
             weights = dict(zip(price_keys, weighting(price_keys, self._rates), strict=True))
-            if any(weights[price_key] for price_key in reference):
+            if any(weights[price_key] for price_key in self._base_day.units):
                 break
         return weights
+
+
+def _has_steady_amount(history: Sequence[_BilledCost]) -> bool:
+    """Return whether a cost, newest day first, varies clearly less than its ratio to usage does."""
+    amount_changes = ratio_changes = Fraction(0)
+    pairs = 0
+    for newer, older in pairwise(history):
+        if newer.has_usage != older.has_usage:
+            ratio_changes += 1  # a cost without usage has no ratio to it
+        elif newer.weight and older.weight:
+            ratio_changes += _relative_change(newer.nano_usd * older.weight, older.nano_usd * newer.weight)
+        else:
+            continue
+        amount_changes += _relative_change(newer.nano_usd, older.nano_usd)
+        pairs += 1
+    # Where usage hardly changed, either description fits: then the cost counts as usage-based.
+    return amount_changes + PRICE_TOLERANCE * pairs < ratio_changes
+
+
+def _relative_change(first: int, second: int) -> Fraction:
+    largest = max(abs(first), abs(second))
+    return Fraction(abs(first - second), largest) if largest else Fraction(0)
 
 
 def _total_weight(weights: Mapping[PriceKey, int], units: _UnitsByPriceKey) -> int:
     return sum(weights[price_key] * count for price_key, count in units.items())
 
 
-def _is_single_credit(history: Sequence[_BilledCost]) -> bool:
-    """Return whether a cost, newest day first, is a credit that was given only once."""
-    newest, *older_days = history
-    return newest.nano_usd < 0 and (not older_days or older_days[0].nano_usd >= 0)
-
-
-def _spread_evenly(nano_usd: int, last_hour: int) -> dict[int, int]:
-    whole_day = apportion(nano_usd, [1] * 24)
-    return dict(enumerate(whole_day[: last_hour + 1]))
-
-
-def _spread_by_usage(nano_usd: int, growth: _UsageGrowth) -> dict[int, int]:
-    weights = list(growth.weight_by_hour.values())
-    if not any(weights):
-        return {}
-    today = round(Fraction(nano_usd * sum(weights), growth.billed_day_weight))
-    return dict(zip(growth.weight_by_hour, apportion(today, weights), strict=True))
+def _hourly_weights(daily_usage: Sequence[DailyUsage], weights: Mapping[PriceKey, int]) -> dict[int, int]:
+    weight_by_hour: defaultdict[int, int] = defaultdict(int)
+    for usage in daily_usage:
+        for hourly in usage.hourly_units:
+            weight_by_hour[hourly.hour] += weights[usage.price_key] * hourly.units
+    return dict(sorted(weight_by_hour.items()))

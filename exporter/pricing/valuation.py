@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -19,7 +19,11 @@ from exporter.pricing.bill_evidence import (
 )
 from exporter.pricing.list_prices import PriceKey, Rates
 from exporter.pricing.matching import BillMatcher, WeightedUsage
-from exporter.pricing.unattributed_costs import unattributed_costs
+from exporter.pricing.unattributed_costs import (
+    ChargeFrequency,
+    charge_frequencies,
+    expected_costs,
+)
 from exporter.pricing.usage import DailyUsage, UsageKey, aggregate_usage, apportion, billable_rows
 
 __all__ = ["CostLabels", "DayValuation", "apportion", "value_day"]
@@ -49,6 +53,8 @@ class DayValuation:
     """Model -> tokens of an open day without a rate; never 0."""
     bill_evidence: BillEvidence = NO_EVIDENCE
     """The evidence of a billed day for the days that are not billed yet; empty for an open day."""
+    fixed_costs: Mapping[CostLabels, ChargeFrequency] = field(default_factory=dict)
+    """Labels of the costs that do not follow usage -> `recurring` or `one_time`."""
 
 
 def value_day(
@@ -68,11 +74,12 @@ def value_day(
     bill is allocated to the hours, and nothing else.
 
     `last_hour` is the newest hour that has begun: costs without usage are spread up to it. `evidence` is that of the
-    newest billed days, newest first, from which the unattributed costs of an open day are expected.
+    newest billed days before this one, newest first: it shows which unattributed costs an open day is expected to have,
+    and which of those on a bill are fixed.
     """
     if bill is None:
         return _estimate(usage, rates, last_hour, evidence)
-    return _allocate_bill(usage, bill, rates, last_hour)
+    return _allocate_bill(usage, bill, rates, last_hour, evidence)
 
 
 class _HourlyCosts:
@@ -99,10 +106,11 @@ def _estimate(
     costs = _HourlyCosts()
     _add_reported_costs(usage, costs)
     unpriced_tokens: dict[str, int] = {}
+    fixed_costs: dict[CostLabels, ChargeFrequency] = {}
     if not _all_costs_are_reported(usage):
         unpriced_tokens = _add_priced_usage(usage, rates, evidence, costs)
-        _add_expected_costs(usage, rates, last_hour, evidence, costs)
-    return DayValuation(costs.totals(), billed=False, unpriced_tokens=unpriced_tokens)
+        fixed_costs = _add_expected_costs(usage, rates, last_hour, evidence, costs)
+    return DayValuation(costs.totals(), billed=False, unpriced_tokens=unpriced_tokens, fixed_costs=fixed_costs)
 
 
 def _add_reported_costs(usage: Mapping[int, Sequence[Row]], costs: _HourlyCosts) -> None:
@@ -156,14 +164,19 @@ def _add_expected_costs(
     last_hour: int,
     evidence: Sequence[BillEvidence],
     costs: _HourlyCosts,
-) -> None:
-    """Add the unattributed costs that the newest billed days lead to expect."""
-    if not evidence:
-        return
-    for billed, nano_usd_by_hour in unattributed_costs(evidence, aggregate_usage(usage), rates, last_hour):
-        labels = CostLabels(billed.workspace, billed.model, billed.tier, item=billed.item)
-        for hour, nano_usd in nano_usd_by_hour.items():
-            costs.add(hour, labels, nano_usd)
+) -> dict[CostLabels, ChargeFrequency]:
+    """Add the unattributed costs that the newest billed days lead to expect; return those that do not follow usage."""
+    fixed_costs: dict[CostLabels, ChargeFrequency] = {}
+    if evidence:
+        for expected in expected_costs(evidence, aggregate_usage(usage), rates, last_hour):
+            labels = CostLabels(
+                expected.labels.workspace, expected.labels.model, expected.labels.tier, item=expected.labels.item
+            )
+            if expected.frequency != "usage_based":
+                fixed_costs[labels] = expected.frequency
+            for hour, nano_usd in expected.nano_usd_by_hour.items():
+                costs.add(hour, labels, nano_usd)
+    return fixed_costs
 
 
 def _rounded_cost(rate: Fraction, units: int) -> int:
@@ -188,26 +201,40 @@ def _item(row: Row) -> str:
 
 
 def _allocate_bill(
-    usage: Mapping[int, Sequence[Row]], bill: Sequence[Row], rates: Rates, last_hour: int
+    usage: Mapping[int, Sequence[Row]],
+    bill: Sequence[Row],
+    rates: Rates,
+    last_hour: int,
+    evidence: Sequence[BillEvidence],
 ) -> DayValuation:
     """Allocate every row of the bill to the hours, and collect the evidence of that."""
     daily_usage = aggregate_usage(usage)
     matcher = BillMatcher(daily_usage, bill, rates)
     costs = _HourlyCosts()
-    evidence = _EvidenceCollector(daily_usage)
+    collector = _EvidenceCollector(daily_usage)
+    unattributed_rows = []
     for row in bill:
         paid_usage = matcher.match(row)
         if paid_usage:
-            _allocate_to_usage(row, paid_usage, costs, evidence)
+            _allocate_to_usage(row, paid_usage, costs, collector)
         else:
-            # Where the workspace used nothing, the cost is even over the hours that have begun.
-            hourly_weights = matcher.hourly_weights(row.workspace) or dict.fromkeys(range(last_hour + 1), 1)
-            _spread_unattributed(row, hourly_weights, costs, evidence)
+            collector.add_unattributed(row)
+            unattributed_rows.append(row)
+    bill_evidence = collector.collect(bill) if bill else NO_EVIDENCE
+    fixed_costs: dict[CostLabels, ChargeFrequency] = {}
+    if unattributed_rows:
+        frequencies = charge_frequencies([bill_evidence, *evidence], rates)
+        for row in unattributed_rows:
+            labels = CostLabels(row.workspace, row.model, row.tier, row.api_key, row.item)
+            # A charge that was credited in full has no frequency, and both are spread in the same way.
+            frequency = frequencies.get(UnattributedLabels(row.workspace, row.model, row.tier, row.item), "usage_based")
+            if frequency != "usage_based":
+                fixed_costs[labels] = frequency
+            is_even = frequency == "recurring" or (frequency == "one_time" and row.value > 0)
+            hourly_weights = {} if is_even else matcher.hourly_weights(row.workspace)
+            _spread_unattributed(row.value, labels, hourly_weights, last_hour, costs)
     return DayValuation(
-        costs.totals(),
-        billed=True,
-        unpriced_tokens={},
-        bill_evidence=evidence.collect(bill) if bill else NO_EVIDENCE,
+        costs.totals(), billed=True, unpriced_tokens={}, bill_evidence=bill_evidence, fixed_costs=fixed_costs
     )
 
 
@@ -232,14 +259,12 @@ def _allocate_to_usage(
 
 
 def _spread_unattributed(
-    row: Row, hourly_weights: Mapping[int, int], costs: _HourlyCosts, evidence: _EvidenceCollector
+    nano_usd: int, labels: CostLabels, hourly_weights: Mapping[int, int], last_hour: int, costs: _HourlyCosts
 ) -> None:
-    """Divide a row that pays for no usage over hours, under its own labels."""
-    labels = CostLabels(row.workspace, row.model, row.tier, row.api_key, row.item)
-    shares = apportion(row.value, list(hourly_weights.values()))
-    for hour, nano_usd in zip(hourly_weights, shares, strict=True):
-        costs.add(hour, labels, nano_usd)
-    evidence.add_unattributed(row)
+    """Divide a cost that pays for no usage over hours: evenly over those that have begun where there are no weights."""
+    weights = hourly_weights or dict.fromkeys(range(last_hour + 1), 1)
+    for hour, share in zip(weights, apportion(nano_usd, list(weights.values())), strict=True):
+        costs.add(hour, labels, share)
 
 
 class _EvidenceCollector:

@@ -114,11 +114,73 @@ def test_a_fee_ends_with_the_newest_bill_without_it() -> None:
     assert _estimate_fee(_usage(40), _evidence(40, 0), _evidence(80, 2400), _evidence(40, 2400)) == {}
 
 
-def test_a_credit_is_not_promised_again() -> None:
-    """One credit is a gift, two in a row are a condition."""
+def test_a_credit_is_expected_only_after_several() -> None:
+    """A single credit shows no condition of the contract; two of two do."""
     assert _estimate_fee(_usage(40), _evidence(40, -600)) == {}
     assert _estimate_fee(_usage(40), _evidence(40, -600), _evidence(40, 600)) == {}
     assert _estimate_fee(_usage(20), _evidence(40, -600), _evidence(40, -600)) == {0: -300}
+
+
+@pytest.mark.parametrize("nano", [2400, -2400])
+@pytest.mark.parametrize("billed_days", [{0}, {0, 3}, {0, 3, 5}])
+def test_a_cost_of_fewer_than_half_of_the_days_is_not_expected(nano: int, billed_days: set[int]) -> None:
+    """Neither a setup fee, nor training jobs on a third of the days, nor a goodwill credit is repeated."""
+    evidence = [_evidence(40 + day, nano if day in billed_days else 0) for day in range(7)]
+    assert _estimate_fee(_usage(40), *evidence) == {}
+    unused = [_evidence(0, nano if day in billed_days else 0) for day in range(7)]
+    assert _estimate_fee({}, *unused) == {}
+
+
+def test_an_amount_of_a_single_day_is_not_expected() -> None:
+    """Among three days that have a cost, the median day decides: an exceptional amount changes no later day."""
+    fees = [_evidence(40, 9600), _evidence(80, 2400), _evidence(40, 2400), _evidence(60, 2400)]
+    assert _estimate_fee(_usage(40), *fees) == dict.fromkeys(range(24), 100)
+    in_proportion = [_evidence(40, 9600), _evidence(80, 1200), _evidence(40, 600)]
+    assert _estimate_fee(_usage(20), *in_proportion) == {0: 300}
+
+
+def _allocate_fee(units: Usage, *evidence: BillEvidence, nano: int = 2400) -> tuple[dict[int, int], str | None]:
+    bill = [Row("output", 400, "w", "m"), Row("cost", nano, "w", item="fee")]
+    value = value_day(units, bill, SOME_RATES, evidence=evidence)
+    assert sum(value.hours.values()) == 400 + nano
+    return {hour: nano for (hour, key), nano in value.hours.items() if key == KEY}, value.fixed_costs.get(KEY)
+
+
+def test_a_fee_lies_in_the_same_hours_before_and_after_its_bill() -> None:
+    """A scale tier in a workspace with varying usage is even over the day, expected or billed."""
+    evidence = [_evidence(units, 2400) for units in (40, 80, 50, 70)]
+    usage = _usage(5, 30, 1)
+    even = dict.fromkeys(range(24), 100)
+    assert _estimate_fee(usage, *evidence) == even
+    assert _allocate_fee(usage, *evidence) == (even, "recurring")
+
+
+def test_a_usage_based_cost_lies_in_the_same_hours_before_and_after_its_bill() -> None:
+    """Session runtime follows the hours of the workspace's usage, expected or billed."""
+    evidence = [_evidence(units, 60 * units) for units in (40, 80, 50, 70)]
+    usage = _usage(10, 30)
+    assert _estimate_fee(usage, *evidence) == {0: 600, 1: 1800}
+    assert _allocate_fee(usage, *evidence) == ({0: 600, 1: 1800}, None)
+
+
+def test_a_one_time_charge_is_even_over_its_day() -> None:
+    """A charge that earlier bills do not have is spread over its day and marked, so that no hour looks like a spike."""
+    evidence = [_evidence(units, 0) for units in (40, 80, 50)]
+    assert _allocate_fee(_usage(10, 30), *evidence) == (dict.fromkeys(range(24), 100), "one_time")
+
+
+def test_a_one_time_credit_makes_no_idle_hour_negative() -> None:
+    """A credit that earlier bills do not have follows the usage that it is for."""
+    evidence = [_evidence(units, 0) for units in (40, 80, 50)]
+    assert _allocate_fee(_usage(10, 30), *evidence, nano=-40) == ({0: -10, 1: -30}, "one_time")
+
+
+def test_an_expected_fee_is_marked_as_fixed() -> None:
+    """The fixed costs of an open day are known too: signals and forecasts leave them out of usage."""
+    fees = value_day(_usage(4), None, SOME_RATES, evidence=[_evidence(units, 2400) for units in (40, 80)])
+    assert fees.fixed_costs == {KEY: "recurring"}
+    sessions = value_day(_usage(4), None, SOME_RATES, evidence=[_evidence(units, 60 * units) for units in (40, 80)])
+    assert sessions.fixed_costs == {}
 
 
 def test_a_day_with_reported_cost_has_no_unattributed_cost() -> None:
