@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -16,8 +17,35 @@ from exporter.windows import TimeRange
 
 _DAY_SECONDS = int(DAY.total_seconds())
 _HOUR_SECONDS = int(HOUR.total_seconds())
+_NEVER = utc(0)
+_MIN_RESTATED_RATIO = 200
+"""A bill that was changed by more than one part in so many was restated noticeably."""
 ROLLED_UP = "rolled"
 """The method of a day whose hours were rolled up: it is not valued again."""
+
+
+@dataclass(frozen=True, slots=True)
+class BillState:
+    """The newest version of a day's bill, and when it counts as complete."""
+
+    digest: str = ""
+    """Identifies the version; empty where there is no bill."""
+    changed_at: datetime = _NEVER
+    """When this version was first seen."""
+    complete_at: datetime = _NEVER
+    """From when on the bill counts as complete if it does not change; the epoch until that was judged."""
+
+
+NO_BILL = BillState()
+
+
+class StoredEvidence(NamedTuple):
+    """The evidence of a billed day."""
+
+    text: str
+    """As the pricing encoded it."""
+    is_restated: bool
+    """Whether the bill was changed noticeably after it had counted as complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +62,17 @@ class DayCost:
     """nano-USD by which the bill was changed since: the sum of all changes, up or down."""
     estimate: int | None = None
     """nano-USD of the estimate before the bill; None for a day that was never estimated."""
+    bill_is_incomplete: bool = False
+    """Whether the day is estimated although there is a bill, because that does not yet pay for everything."""
+    fixed_costs: Mapping[RowLabels, str] = field(default_factory=dict)
+    """Labels of the costs that do not follow usage -> `recurring` or `one_time`."""
+
+    @property
+    def estimate_error(self) -> float | None:
+        """(estimated - billed) / billed, by the bill as it is now; None where either is missing."""
+        if self.estimate is None or not self.billed or not self.cost:
+            return None
+        return (self.estimate - self.cost) / self.cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +90,9 @@ class ValuedDay:
     """nano-USD of the estimate before the bill; stored when the day first becomes billed."""
     bill_evidence: str = ""
     """Evidence of rates, encoded by the pricing that reads it later; empty for a day that is not billed."""
+    bill_state: BillState = NO_BILL
+    fixed_costs: Mapping[RowLabels, str] = field(default_factory=dict)
+    """Labels of the costs that do not follow usage -> `recurring` or `one_time`."""
 
 
 class Costs:
@@ -124,14 +166,44 @@ class Costs:
             found = db.execute(
                 "SELECT start, (SELECT COALESCE(SUM(c.value), 0) FROM cost c WHERE"
                 f" c.account = d.account AND c.start >= d.start AND c.start < d.start + {_DAY_SECONDS}),"
-                " billed, first_bill, restatement, estimate"
+                " billed, first_bill, restatement, estimate, bill_complete_at, fixed_costs"
                 " FROM day d WHERE account = ? AND start >= ? AND start < ? ORDER BY start",
                 (account, *_bounds(time_range)),
             ).fetchall()
         return [
-            DayCost(utc(start), cost, bool(billed), first_bill, restatement, estimate)
-            for start, cost, billed, first_bill, restatement, estimate in found
+            DayCost(
+                start=utc(start),
+                cost=cost,
+                billed=bool(billed),
+                first_bill=first_bill,
+                restatement=restatement,
+                estimate=estimate,
+                bill_is_incomplete=not billed and bill_complete_at > 0,
+                fixed_costs=_decode_fixed_costs(fixed_costs),
+            )
+            for start, cost, billed, first_bill, restatement, estimate, bill_complete_at, fixed_costs in found
         ]
+
+    def bill_state(self, account: int, day: datetime) -> BillState:
+        """Return the newest version of a day's bill."""
+        with self._store.read() as db:
+            found = db.execute(
+                "SELECT bill_digest, bill_changed_at, bill_complete_at FROM day WHERE account = ? AND start = ?",
+                (account, int(day.timestamp())),
+            ).fetchone()
+        if found is None:
+            return NO_BILL
+        digest, changed_at, complete_at = found
+        return BillState(digest, utc(changed_at), utc(complete_at))
+
+    def incomplete_days(self, account: int, now: datetime) -> list[datetime]:
+        """Return the days whose bill, if it does not change, will only count as complete after `now`."""
+        with self._store.read() as db:
+            found = db.execute(
+                "SELECT start FROM day WHERE account = ? AND billed = 0 AND bill_complete_at > ? ORDER BY start",
+                (account, int(now.timestamp())),
+            ).fetchall()
+        return [utc(start) for (start,) in found]
 
     def billed_days(self, account: int, since: datetime) -> list[datetime]:
         """Return the billed days from `since` on, oldest first."""
@@ -142,15 +214,15 @@ class Costs:
             ).fetchall()
         return [utc(start) for (start,) in found]
 
-    def bill_evidence(self, account: int, before: datetime, max_days: int) -> list[str]:
+    def bill_evidence(self, account: int, before: datetime, max_days: int) -> list[StoredEvidence]:
         """Return the evidence of the newest billed days before a day, newest first."""
         with self._store.read() as db:
             found = db.execute(
-                "SELECT bill_evidence FROM day WHERE account = ? AND start < ? AND billed = 1 AND bill_evidence <> ''"
-                " ORDER BY start DESC LIMIT ?",
+                f"SELECT bill_evidence, restatement * {_MIN_RESTATED_RATIO} > abs(first_bill) FROM day"
+                " WHERE account = ? AND start < ? AND billed = 1 AND bill_evidence <> '' ORDER BY start DESC LIMIT ?",
                 (account, int(before.timestamp()), max_days),
             ).fetchall()
-        return [evidence for (evidence,) in found]
+        return [StoredEvidence(text, bool(is_restated)) for text, is_restated in found]
 
     def total_restatement(self, account: int) -> int:
         """Return nano-USD by which bills were ever changed, up and down added."""
@@ -247,9 +319,29 @@ def _read_record(db: sqlite3.Connection, account: int, day_start: int) -> _DayRe
 def _write_record(
     db: sqlite3.Connection, account: int, day_start: int, valued_day: ValuedDay, record: _DayRecord
 ) -> None:
+    state = valued_day.bill_state
     db.execute(
-        "INSERT OR REPLACE INTO day"
-        " (account, start, method, bill_evidence, revision, billed, first_bill, restatement, estimate)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (account, day_start, valued_day.method, valued_day.bill_evidence, *record),
+        "INSERT OR REPLACE INTO day (account, start, method, bill_evidence, fixed_costs, bill_digest, bill_changed_at,"
+        " bill_complete_at, revision, billed, first_bill, restatement, estimate)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            account,
+            day_start,
+            valued_day.method,
+            valued_day.bill_evidence,
+            _encode_fixed_costs(valued_day.fixed_costs),
+            state.digest,
+            int(state.changed_at.timestamp()),
+            int(state.complete_at.timestamp()),
+            *record,
+        ),
     )
+
+
+def _encode_fixed_costs(fixed_costs: Mapping[RowLabels, str]) -> str:
+    """Return the costs as a JSON list; empty where there are none, as on most days."""
+    return json.dumps([[*labels, frequency] for labels, frequency in fixed_costs.items()]) if fixed_costs else ""
+
+
+def _decode_fixed_costs(text: str) -> dict[RowLabels, str]:
+    return {RowLabels(*labels): frequency for *labels, frequency in json.loads(text)} if text else {}

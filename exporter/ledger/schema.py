@@ -82,7 +82,19 @@ def _m003_names(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_m001_initial_tables, _m002_pushed_events, _m003_names)
+def _m004_bill_states(db: sqlite3.Connection) -> None:
+    for statement in (
+        # Labels of costs that do not follow usage, and their charge frequency: a JSON list.
+        "ALTER TABLE day ADD COLUMN fixed_costs TEXT NOT NULL DEFAULT ''",
+        # The newest version of the bill, by a digest; when it was first seen; and from when on it counts as complete.
+        "ALTER TABLE day ADD COLUMN bill_digest TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE day ADD COLUMN bill_changed_at INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE day ADD COLUMN bill_complete_at INTEGER NOT NULL DEFAULT 0",
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_m001_initial_tables, _m002_pushed_events, _m003_names, _m004_bill_states)
 
 
 def migrate(db: sqlite3.Connection, path: str) -> None:

@@ -1,27 +1,29 @@
 """Keeps the costs in the ledger current: finds the days to value, values them and stores their hours.
 
-A day is valued again when its buckets have changed, when its bill has become final, when the method has changed (a new
-price list or other negotiated prices), and, while it is open, whenever a bill brings new evidence for its rates.
+A day is valued again when its buckets have changed, when its bill has become final or complete, when the method has
+changed (a new price list or other negotiated prices), and, while it is open, whenever a bill brings new evidence for
+its rates.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
 from importlib.metadata import version
 
-from exporter.ledger import Ledger, ValuedDay
-from exporter.model import COST, DAY, HOUR, Report, Row
+from exporter.ledger import NO_BILL, BillState, Ledger, ValuedDay
+from exporter.model import COST, DAY, HOUR, Report, Row, RowLabels
+from exporter.pricing.bill_completeness import MAX_WAIT, bill_complete_at
 from exporter.pricing.bill_evidence import BillEvidence
 from exporter.pricing.learned_rates import NegotiatedPrice, learned_rates
 from exporter.pricing.list_prices import Rates
 from exporter.pricing.valuation import LAST_HOUR, DayValuation, value_day
 from exporter.windows import DAYS_EXPORTED, TimeRange, days_back, slots
 
-METHOD = f"3 genai-prices {version('genai-prices')}"
+METHOD = f"4 genai-prices {version('genai-prices')}"
 """The method of valuation, stored with each day; a day with another method is valued again."""
 EVIDENCE_DAYS = 7
 """The number of newest billed days whose evidence is used for an open day."""
@@ -67,6 +69,15 @@ class LedgerAccount:
         return f"{METHOD} {digest}"
 
 
+@dataclass(frozen=True, slots=True)
+class _KnownBills:
+    """The evidence of the newest billed days before a day."""
+
+    newest_first: Sequence[BillEvidence] = ()
+    restated_last: Sequence[BillEvidence] = ()
+    """The order in which rates are learned: a single corrected day must not win over others that agree."""
+
+
 class Valuer:
     """Values days: an open day at rates learned from the newest bills, a billed day from its bill."""
 
@@ -90,27 +101,31 @@ class Valuer:
         final_days = sorted(day for day in days if _is_final(ledger_account, day, now))
         # All evidence is read before any day is valued. The error of a day's estimate is that of the estimate that was
         # exported: a bill that arrives together with this day's must not improve it in hindsight.
-        evidence_before = {day: self._read_evidence(ledger_account, day) for day in final_days}
-        billed_days = [day for day in final_days if self._value_day(ledger_account, day, now, evidence_before[day])]
+        bills_before = {day: self._read_bills(ledger_account, day) for day in final_days}
+        billed_days = [day for day in final_days if self._value_day(ledger_account, day, now, bills_before[day])]
 
         remaining = days.difference(final_days)
         if billed_days:
             later_days = self._ledger.costs.days(ledger_account.id, TimeRange(billed_days[0], now))
             remaining |= {day.start for day in later_days if not day.billed}.difference(final_days)
         for day in sorted(remaining):
-            self._value_day(ledger_account, day, now, ())
+            self._value_day(ledger_account, day, now, _KnownBills())
         return bool(days)
 
     def _newly_final_days(self, ledger_account: LedgerAccount, now: datetime) -> Sequence[datetime]:
-        """Return the days whose bill has become final by the passing of time alone."""
+        """Return the days whose bill has become final or complete by the passing of time alone."""
         since = days_back(now, DAYS_EXPORTED)
         reports = [report.name for report in ledger_account.final_reports]
         reported_days = self._ledger.buckets.days(ledger_account.id, reports, since)
-        unbilled_days = reported_days.difference(self._ledger.costs.billed_days(ledger_account.id, since))
+        unbilled_days = reported_days.difference(
+            self._ledger.costs.billed_days(ledger_account.id, since),
+            self._ledger.costs.incomplete_days(ledger_account.id, now),
+        )
         return [day for day in unbilled_days if _is_final(ledger_account, day, now)]
 
     def _has_unattributed_costs(self, ledger_account: LedgerAccount, now: datetime) -> bool:
-        return any(evidence.unattributed_costs for evidence in self._read_evidence(ledger_account, now))
+        known_bills = self._read_bills(ledger_account, now)
+        return any(evidence.unattributed_costs for evidence in known_bills.newest_first)
 
     def _open_days(self, ledger_account: LedgerAccount, now: datetime) -> Iterator[datetime]:
         """Yield the days after the newest billed one that usage reports cover, with usage or without."""
@@ -124,46 +139,75 @@ class Valuer:
         return slots(billed_days[-1] + DAY, covered_until, DAY)
 
     def _value_day(
-        self, ledger_account: LedgerAccount, day: datetime, now: datetime, evidence_before: Sequence[BillEvidence]
+        self, ledger_account: LedgerAccount, day: datetime, now: datetime, bills_before: _KnownBills
     ) -> bool:
-        """Value one day and store it; return whether it has a bill.
+        """Value one day and store it; return whether it counts as billed.
 
-        `evidence_before` is the evidence from before any bill of this run.
+        `bills_before` are those that were known before any bill of this run.
         """
         # Read before the rows: if the day changes in between, `put` notices it by the revision.
         revision = self._ledger.costs.revision(ledger_account.id, day)
-        is_final = _is_final(ledger_account, day, now)
         usage = self._read_usage(ledger_account, day)
-        bill = self._read_bill(ledger_account, day) if is_final else []
+        bill = self._read_bill(ledger_account, day)
+        known_bills = self._read_bills(ledger_account, day)
+        rates = self._learned_rates(ledger_account, day, known_bills)
+        last_hour = min(LAST_HOUR, (now - day) // HOUR)
 
-        evidence = self._read_evidence(ledger_account, day)
-        list_prices = self._price_list(ledger_account.provider, day)
-        rates = learned_rates(evidence, list_prices, ledger_account.negotiated_prices)
-        estimate: int | None = None
-        if bill:
-            valuation = value_day(usage, bill, rates)
-            if now - day < MAX_ESTIMATE_AGE:
-                known_evidence = evidence_before or evidence
-                known_rates = learned_rates(known_evidence, list_prices, ledger_account.negotiated_prices)
-                estimate = sum(value_day(usage, None, known_rates, evidence=known_evidence).hours.values())
-        else:
-            valuation = value_day(usage, None, rates, min(LAST_HOUR, (now - day) // HOUR), evidence)
-
+        valuation: DayValuation | None = None
+        known_state = self._ledger.costs.bill_state(ledger_account.id, day)
+        state = _bill_state(bill, known_state, now)
+        if bill and _is_final(ledger_account, day, now):
+            billed = value_day(usage, bill, rates, evidence=known_bills.newest_first)
+            complete_at = day + DAY
+            if now < complete_at + MAX_WAIT:
+                # A bill that counted as complete and is then lowered was corrected: it does not wait once more.
+                was_complete = day < known_state.complete_at <= now
+                unchanged_since = day if was_complete else state.changed_at
+                complete_at = bill_complete_at(day, usage, billed, known_bills.newest_first, rates, unchanged_since)
+            state = replace(state, complete_at=complete_at)
+            valuation = billed if complete_at <= now else None
+        if valuation is None:
+            valuation = value_day(usage, None, rates, last_hour, known_bills.newest_first)
         valued_day = ValuedDay(
             hours=_rows_by_hour(valuation),
             unpriced_tokens=valuation.unpriced_tokens,
             method=ledger_account.method,
             # A provider with a bill may have none for a final day, e.g. one without usage: that day stays open.
-            billed=bool(bill) if ledger_account.bill_reports else is_final,
-            estimate=estimate,
-            bill_evidence=json.dumps(valuation.bill_evidence.to_plain()) if bill else "",
+            billed=valuation.billed if ledger_account.bill_reports else _is_final(ledger_account, day, now),
+            estimate=self._exported_estimate(ledger_account, day, now, usage, bills_before)
+            if valuation.billed
+            else None,
+            bill_evidence=json.dumps(valuation.bill_evidence.to_plain()) if valuation.billed else "",
+            bill_state=state,
+            fixed_costs={RowLabels(COST, *labels): frequency for labels, frequency in valuation.fixed_costs.items()},
         )
         self._ledger.costs.put(ledger_account.id, day, valued_day, revision, still_open=not ledger_account.days_close)
-        return bool(bill)
+        return valuation.billed
 
-    def _read_evidence(self, ledger_account: LedgerAccount, before: datetime) -> list[BillEvidence]:
-        texts = self._ledger.costs.bill_evidence(ledger_account.id, before, EVIDENCE_DAYS)
-        return [BillEvidence.from_plain(json.loads(text)) for text in texts]
+    def _exported_estimate(
+        self,
+        ledger_account: LedgerAccount,
+        day: datetime,
+        now: datetime,
+        usage: Mapping[int, Sequence[Row]],
+        bills_before: _KnownBills,
+    ) -> int | None:
+        """Return the nano-USD at which a whole day was estimated before its bill; None where it never was."""
+        if now - day >= MAX_ESTIMATE_AGE:
+            return None
+        known_bills = bills_before if bills_before.newest_first else self._read_bills(ledger_account, day)
+        rates = self._learned_rates(ledger_account, day, known_bills)
+        return sum(value_day(usage, None, rates, evidence=known_bills.newest_first).hours.values())
+
+    def _learned_rates(self, ledger_account: LedgerAccount, day: datetime, known_bills: _KnownBills) -> Rates:
+        list_prices = self._price_list(ledger_account.provider, day)
+        return learned_rates(known_bills.restated_last, list_prices, ledger_account.negotiated_prices)
+
+    def _read_bills(self, ledger_account: LedgerAccount, before: datetime) -> _KnownBills:
+        stored = self._ledger.costs.bill_evidence(ledger_account.id, before, EVIDENCE_DAYS)
+        evidence = [BillEvidence.from_plain(json.loads(day.text)) for day in stored]
+        by_restatement = sorted(zip(stored, evidence, strict=True), key=lambda pair: pair[0].is_restated)
+        return _KnownBills(evidence, [day for _, day in by_restatement])
 
     def _read_usage(self, ledger_account: LedgerAccount, day: datetime) -> dict[int, list[Row]]:
         """Return hour 0..23 -> rows of all usage reports."""
@@ -183,6 +227,14 @@ class Valuer:
     ) -> Iterator[tuple[int, list[Row]]]:
         for report in reports:
             yield from self._ledger.buckets.rows(ledger_account.id, report.name, day).items()
+
+
+def _bill_state(bill: Sequence[Row], known: BillState, now: datetime) -> BillState:
+    """Return the newest version of a day's bill; whether it is complete has not been judged."""
+    if not bill:
+        return NO_BILL
+    digest = blake2b(repr(sorted(bill, key=repr)).encode(), digest_size=8).hexdigest()
+    return BillState(digest, known.changed_at if known.digest == digest else now)
 
 
 def _rows_by_hour(valuation: DayValuation) -> dict[int, list[Row]]:
