@@ -27,6 +27,30 @@ MAX_PROFILE_HISTORY = 4 * WEEK
 MAX_LEVEL_CHANGE = 4.0
 """Largest factor by which the last week scales the profile: one odd week does not decide the rest of a month."""
 
+MAX_DAY_RATIO = 2
+"""A day that costs more than so many times the second most expensive one is exceptional."""
+_MIN_COMPARED_DAYS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SpendSeries:
+    """The cost that a budget counts, hour by hour, in nano-USD, the running hour included.
+
+    Of the period and of the four weeks before, as far as known.
+    """
+
+    total: HourlySeries
+    one_time: HourlySeries | None = None
+    """The part that is charged or credited once: it is spent, but no measure of the hours to come."""
+
+    def repeated_at(self, hour: datetime) -> int:
+        """Return the cost of an hour without its one-time part."""
+        return self.total.at(hour) - (self.one_time.at(hour) if self.one_time else 0)
+
+    def repeated(self, time_range: TimeRange) -> int:
+        """Return the cost of a time range without its one-time part."""
+        return self.total.total(time_range) - (self.one_time.total(time_range) if self.one_time else 0)
+
 
 @dataclass(frozen=True, slots=True)
 class BudgetShare:
@@ -36,9 +60,17 @@ class BudgetShare:
     spent: int
     """In this period, the running hour included."""
     window_spend: Mapping[str, int] | None
-    """Burn-rate window -> spend of the last complete hours; None before the first one, and then without a forecast."""
+    """Burn-rate window -> spend of the last complete hours, one-time costs excluded.
+
+    None before the first complete hour, and then without a forecast.
+    """
     hourly_spend: Sequence[int]
     """Each hour of the period: its cost, or the cost expected of it."""
+
+    @property
+    def forecast(self) -> int | None:
+        """Expected spend of the whole period; None before the first complete hour."""
+        return None if self.window_spend is None else sum(self.hourly_spend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +125,16 @@ def current_period(period_type: PeriodType, now: datetime) -> TimeRange:
 
 
 def budget_share(
-    period_type: PeriodType, series: HourlySeries, now: datetime, complete_until: datetime | None
+    period_type: PeriodType, spend: SpendSeries, now: datetime, complete_until: datetime | None
 ) -> BudgetShare:
     """Return an account's share of a budget's spend.
 
-    `series` is the cost that the budget counts, the running hour included: of the period and of the four weeks before,
-    as far as known. `complete_until` is the end of the account's newest complete hour. Later hours count with their
-    known cost or the expected one, whichever is larger. In the first hours of a period the burn rates include hours of
-    the period before: they measure the rate of spend, which does not restart.
+    `complete_until` is the end of the account's newest complete hour. Later hours count with their known cost or the
+    expected one, whichever is larger. In the first hours of a period the burn rates include hours of the period before:
+    they measure the rate of spend, which does not restart.
     """
     period = current_period(period_type, now)
-    spent = series.total(TimeRange(period.start, floor(now, HOUR) + HOUR))
+    spent = spend.total.total(TimeRange(period.start, floor(now, HOUR) + HOUR))
     if complete_until is None:
         return BudgetShare(period, spent, None, ())
     complete_until = floor(min(complete_until, now), HOUR)
@@ -111,10 +142,10 @@ def budget_share(
     # spike just before the data ended does not burn for ever. Its expected spend still counts.
     windows_end = max(complete_until, floor(now, HOUR) - DAY)
     window_spend = {
-        name: series.total(TimeRange(windows_end - width, min(windows_end, complete_until)))
+        name: spend.repeated(TimeRange(windows_end - width, min(windows_end, complete_until)))
         for name, width in BURN_RATE_WINDOWS.items()
     }
-    return BudgetShare(period, spent, window_spend, array("q", _hourly_spend(series, period, now, complete_until)))
+    return BudgetShare(period, spent, window_spend, array("q", _hourly_spend(spend, period, now, complete_until)))
 
 
 def budget_status(limit: int, period_type: PeriodType, shares: Sequence[BudgetShare], now: datetime) -> BudgetStatus:
@@ -146,38 +177,60 @@ def _burn_rates(limit: int, period: TimeRange, shares: Sequence[BudgetShare]) ->
     return burn_rates
 
 
-def _hourly_spend(series: HourlySeries, period: TimeRange, now: datetime, complete_until: datetime) -> Iterator[int]:
+def _hourly_spend(spend: SpendSeries, period: TimeRange, now: datetime, complete_until: datetime) -> Iterator[int]:
     """Yield the cost of each hour of the period: known up to the newest complete hour, at least the expected later."""
-    profile = _weekly_profile(series, complete_until)
+    profile = _weekly_profile(spend, complete_until)
     hour = period.start
     while hour < period.end:
-        known = series.at(hour) if hour <= now else 0
-        yield max(known, profile[_hour_of_week(hour)]) if hour >= complete_until else known
+        known = spend.total.at(hour) if hour <= now else 0
+        if hour >= complete_until:
+            repeated = spend.repeated_at(hour) if hour <= now else 0
+            known += max(0, profile[_hour_of_week(hour)] - repeated)
+        yield known
         hour += HOUR
 
 
-def _weekly_profile(series: HourlySeries, complete_until: datetime) -> list[int]:
+def _weekly_profile(spend: SpendSeries, complete_until: datetime) -> list[int]:
     """Return the expected cost of each hour of the week, Monday 00:00 UTC first.
 
     It is the mean of that hour in the past weeks, scaled to the last week's total: the pattern takes weeks to see,
     while the level of spend changes faster. With little history every hour is expected to cost the last week's mean.
+    One-time costs and the excess of a single exceptional day are left out.
     """
-    since = max(series.known_since, complete_until - MAX_PROFILE_HISTORY)
+    since = max(spend.total.known_since, complete_until - MAX_PROFILE_HISTORY)
+    hours = [complete_until - (number + 1) * HOUR for number in range((complete_until - since) // HOUR)]
+    costs = _limit_exceptional_day([spend.repeated_at(hour) for hour in hours])
+    last_week = sum(costs[:_HOURS_PER_WEEK])
     if complete_until - since < MIN_PROFILE_HISTORY:
-        recent = TimeRange(max(since, complete_until - WEEK), complete_until)
-        known_hours = (recent.end - recent.start) // HOUR
-        return [series.total(recent) // known_hours if known_hours > 0 else 0] * _HOURS_PER_WEEK
+        known_hours = min(len(costs), _HOURS_PER_WEEK)
+        return [last_week // known_hours if known_hours else 0] * _HOURS_PER_WEEK
     sums, counts = [0] * _HOURS_PER_WEEK, [0] * _HOURS_PER_WEEK
-    for number in range((complete_until - since) // HOUR):
-        hour = complete_until - (number + 1) * HOUR
-        sums[_hour_of_week(hour)] += series.at(hour)
+    for hour, cost in zip(hours, costs, strict=True):
+        sums[_hour_of_week(hour)] += cost
         counts[_hour_of_week(hour)] += 1
     means = [total / count for total, count in zip(sums, counts, strict=True)]
     mean_week = sum(means)
-    last_week = series.total(TimeRange(complete_until - WEEK, complete_until))
     level = last_week / mean_week if mean_week else 1.0
     bounded_level = min(max(level, 1 / MAX_LEVEL_CHANGE), MAX_LEVEL_CHANGE)
     return [round(mean * bounded_level) for mean in means]
+
+
+def _limit_exceptional_day(costs: Sequence[int]) -> list[int]:
+    """Lower the most expensive 24 hours to those that follow them in cost, where they cost more than twice as much.
+
+    A single exceptional day is no pattern; a second one that is similar makes it the new level. Days are counted back
+    from the newest hour, and at least three are needed to tell which is exceptional.
+    """
+    limited = list(costs)
+    day_totals = [sum(costs[start : start + 24]) for start in range(0, len(costs) - 23, 24)]
+    if len(day_totals) < _MIN_COMPARED_DAYS:
+        return limited
+    second_largest, largest = sorted(day_totals)[-2:]
+    if largest > MAX_DAY_RATIO * second_largest > 0:
+        first = 24 * day_totals.index(largest)
+        for index in range(first, first + 24):
+            limited[index] = costs[index] * second_largest // largest
+    return limited
 
 
 def _hour_of_week(hour: datetime) -> int:

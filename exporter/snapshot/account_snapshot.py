@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from exporter.analysis.baselines import Baseline, HourlySeries
-from exporter.analysis.budgets import BudgetShare
+from exporter.analysis.budgets import BudgetShare, SpendSeries
 from exporter.analysis.thresholds import MAX_DAILY_DELAY, MAX_HOURLY_DELAY
 from exporter.config.configuration import Account
 from exporter.ledger import Coverage, DayCost
@@ -74,14 +74,22 @@ class WorkspaceSignals:
 class HourlyTotals:
     """Cost and usage by the hour, for the days that baselines and budgets look at."""
 
-    cost: Mapping[str, HourlySeries]
-    """By workspace id, in nano-USD."""
+    usage_cost: Mapping[str, HourlySeries]
+    """By workspace id, in nano-USD: cost that follows usage, also of workspaces that have only fixed costs."""
+    fixed_cost: Mapping[str, HourlySeries]
+    """By workspace id, in nano-USD: recurring fees and one-time charges and credits; workspaces that have any."""
     requests: Mapping[str, HourlySeries]
     """By workspace id; empty where the provider reports none."""
     tokens: Mapping[str, HourlySeries]
     """By workspace id; empty where the provider reports requests."""
-    budgets: Mapping[str, HourlySeries]
+    account: SpendSeries
+    """Of the whole account, in nano-USD."""
+    budgets: Mapping[str, SpendSeries]
     """By budget, in nano-USD: every budget that may count something of the account."""
+
+    def cost_at(self, workspace: str, hour: datetime) -> int:
+        """Return the nano-USD of a workspace's hour."""
+        return sum(series[workspace].at(hour) for series in (self.usage_cost, self.fixed_cost) if workspace in series)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,8 @@ class AccountSnapshot:
     """Of every workspace with recent usage; empty without a watermark."""
     budget_shares: Mapping[str, BudgetShare]
     """Budget -> this account's share of it."""
+    month_forecast: int | None
+    """Expected nano-USD of the whole month; None without a watermark."""
     crosscheck_ratios: Mapping[str, float]
     """Source -> its tokens of the newest complete hour relative to the provider's."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from exporter.analysis.baselines import BASELINE_DAYS, Baseline, HourlySeries, baseline, excess
-from exporter.analysis.budgets import BudgetShare, budget_share, matches
+from exporter.analysis.budgets import SpendSeries, budget_share, matches
 from exporter.config.configuration import Account, Budget
 from exporter.ledger import HourlyValues
 from exporter.ledger.hours import add_hourly_values
@@ -42,6 +42,8 @@ _ZERO_DAY = array("q", [0] * int(DAY / HOUR))
 
 _HourlySums = dict[str, Sequence[int]]
 """Workspace id or budget -> nano-USD, requests or tokens of the hours of a day."""
+_WHOLE_ACCOUNT = ""
+"""Key of the whole account among budgets: no budget has an empty name."""
 
 
 def matching_budgets(account: Account, budgets: Iterable[Budget]) -> tuple[Budget, ...]:
@@ -106,8 +108,10 @@ class _HourlyDay:
     """One UTC day by the hour, grouped."""
 
     version: int
-    cost: _HourlySums
+    usage_cost: _HourlySums
+    fixed_cost: _HourlySums
     budgets: _HourlySums
+    one_time_cost: _HourlySums
     requests: _HourlySums
     tokens: _HourlySums
 
@@ -135,8 +139,12 @@ class SnapshotBuilder:
         label_mapper = _build_label_mapper(windows, source, view.account.max_series)
         own_budgets = matching_budgets(view.account, budgets)
         grouping = _Grouping(view.ledger_account.id, label_mapper.remapped, label_mapper.names, own_budgets)
+        day_costs = source.day_costs(exported)
+        fixed_costs = {day.start: day.fixed_costs for day in day_costs}
         known_since = exported.end if covered is None else covered.start
-        hourly = self._hourly_totals(view.account, source, label_mapper, grouping, raw_days, exported, known_since)
+        hourly = self._hourly_totals(
+            view.account, source, label_mapper, grouping, raw_days, fixed_costs, exported, known_since
+        )
         return AccountSnapshot(
             view=view,
             time=now,
@@ -147,12 +155,16 @@ class SnapshotBuilder:
             label_mapper=label_mapper,
             windows=windows,
             days={day: totals for day, (_, totals) in self._totals.items() if totals.labels},
-            day_costs=tuple(source.day_costs(exported)),
+            day_costs=tuple(day_costs),
             unpriced_tokens=source.unpriced_tokens(exported),
             restated=source.restated(),
             hourly=hourly,
             signals=_compute_signals(hourly, label_mapper, watermark, now) if view.has_hourly_usage else (),
-            budget_shares=_budget_shares(own_budgets, hourly, now, watermark),
+            budget_shares={
+                budget.name: budget_share(budget.period, hourly.budgets[budget.name], now, watermark)
+                for budget in own_budgets
+            },
+            month_forecast=budget_share("month", hourly.account, now, watermark).forecast,
             crosscheck_ratios=_crosscheck_ratios(view, source, windows, now, watermark),
         )
 
@@ -197,6 +209,7 @@ class SnapshotBuilder:
         label_mapper: LabelMapper,
         grouping: _Grouping,
         raw_days: Mapping[datetime, _RawDay],
+        fixed_costs: Mapping[datetime, Mapping[RowLabels, str]],
         exported: TimeRange,
         known_since: datetime,
     ) -> HourlyTotals:
@@ -207,17 +220,28 @@ class SnapshotBuilder:
             known = previous.get(day)
             if known is None or known.version != version:
                 raw = raw_days.get(day) or _read_day(source, day, exported)
-                known = _group_day(version, raw, label_mapper, matcher)
+                known = _group_day(version, raw, fixed_costs.get(day, {}), label_mapper, matcher)
             self._hourly[day] = known
-        start, days = exported.start, [*self._hourly.values()]
-        requests = _join_days(start, known_since, [day.requests for day in days])
-        budgets = _join_days(start, known_since, [day.budgets for day in days])
-        unused = HourlySeries(start, array("q", bytes(8 * len(_ZERO_DAY) * len(days))), known_since)
+        days = [*self._hourly.values()]
+
+        def join(sums: Iterable[_HourlySums]) -> dict[str, HourlySeries]:
+            return _join_days(exported.start, known_since, list(sums))
+
+        unused = HourlySeries(exported.start, array("q", bytes(8 * len(_ZERO_DAY) * len(days))), known_since)
+        usage_cost, fixed_cost = join(day.usage_cost for day in days), join(day.fixed_cost for day in days)
+        requests = join(day.requests for day in days)
+        budgets, one_time_cost = join(day.budgets for day in days), join(day.one_time_cost for day in days)
+
+        def spend(name: str) -> SpendSeries:
+            return SpendSeries(budgets.get(name, unused), one_time_cost.get(name))
+
         return HourlyTotals(
-            cost=_join_days(start, known_since, [day.cost for day in days]),
+            usage_cost=dict.fromkeys(fixed_cost, unused) | usage_cost,
+            fixed_cost=fixed_cost,
             requests=requests,
-            tokens={} if requests else _join_days(start, known_since, [day.tokens for day in days]),
-            budgets={budget.name: budgets.get(budget.name, unused) for budget in grouping.budgets},
+            tokens={} if requests else join(day.tokens for day in days),
+            account=spend(_WHOLE_ACCOUNT),
+            budgets={budget.name: spend(budget.name) for budget in grouping.budgets},
         )
 
 
@@ -263,21 +287,40 @@ def _read_day(source: SnapshotSource, day: datetime, exported: TimeRange) -> _Ra
     return _RawDay(source.hourly_cost(day), source.hourly_usage(day) if with_usage else None)
 
 
-def _group_day(version: int, raw: _RawDay, label_mapper: LabelMapper, matcher: BudgetMatcher) -> _HourlyDay:
-    cost: _HourlySums = {}
+def _group_day(
+    version: int,
+    raw: _RawDay,
+    fixed_costs: Mapping[RowLabels, str],
+    label_mapper: LabelMapper,
+    matcher: BudgetMatcher,
+) -> _HourlyDay:
+    usage_cost: _HourlySums = {}
+    fixed_cost: _HourlySums = {}
     budgets: _HourlySums = {}
+    one_time_cost: _HourlySums = {}
     requests: _HourlySums = {}
     tokens: _HourlySums = {}
     for labels, values in raw.cost.items():
-        _add(cost, label_mapper.remap(labels).workspace, values)
-        for budget in matcher.match(labels):
+        frequency = fixed_costs.get(labels)
+        _add(usage_cost if frequency is None else fixed_cost, label_mapper.remap(labels).workspace, values)
+        for budget in (_WHOLE_ACCOUNT, *matcher.match(labels)):
             _add(budgets, budget, values)
+            if frequency == "one_time":
+                _add(one_time_cost, budget, values)
     for labels, values in (raw.usage or {}).items():
         if labels.meter == REQUESTS:
             _add(requests, label_mapper.remap(labels).workspace, values)
         elif labels.meter in TOKEN_METERS:
             _add(tokens, label_mapper.remap(labels).workspace, values)
-    return _HourlyDay(version, _pack(cost), _pack(budgets), _pack(requests), {} if requests else _pack(tokens))
+    return _HourlyDay(
+        version=version,
+        usage_cost=_pack(usage_cost),
+        fixed_cost=_pack(fixed_cost),
+        budgets=_pack(budgets),
+        one_time_cost=_pack(one_time_cost),
+        requests=_pack(requests),
+        tokens={} if requests else _pack(tokens),
+    )
 
 
 def _add(sums: _HourlySums, name: str, values: Sequence[int]) -> None:
@@ -310,15 +353,25 @@ def _compute_signals(
     ) -> Baseline | None:
         return baseline(values[workspace], hour, min_increase) if workspace in values else None
 
+    def expect_cost(workspace: str, hour: datetime) -> Baseline | None:
+        """Return the baseline of the usage and the fixed costs that the hour has: those are known, not expected."""
+        known = expect(hourly.usage_cost, workspace, hour, MIN_COST_INCREASE)
+        if known is None or workspace not in hourly.fixed_cost:
+            return known
+        fixed = hourly.fixed_cost[workspace].at(hour)
+        return Baseline(known.expected + fixed, known.upper_bound + fixed)
+
     return tuple(
         WorkspaceSignals(
             workspace=label_mapper.workspace_name(workspace),
-            cost=expect(hourly.cost, workspace, last_hour, MIN_COST_INCREASE),
-            this_hour_cost=expect(hourly.cost, workspace, this_hour, MIN_COST_INCREASE),
+            cost=expect_cost(workspace, last_hour),
+            this_hour_cost=expect_cost(workspace, this_hour),
             requests=expect(hourly.requests, workspace, last_hour, MIN_REQUESTS_INCREASE),
             tokens=expect(hourly.tokens, workspace, last_hour, MIN_TOKENS_INCREASE),
-            excess=excess(hourly.cost[workspace], watermark, MIN_COST_INCREASE) if workspace in hourly.cost else None,
-            last_hour_cost=hourly.cost[workspace].at(last_hour) if workspace in hourly.cost else 0,
+            excess=excess(hourly.usage_cost[workspace], watermark, MIN_COST_INCREASE)
+            if workspace in hourly.usage_cost
+            else None,
+            last_hour_cost=hourly.cost_at(workspace, last_hour),
         )
         for workspace in _recent_workspaces(hourly, now)
     )
@@ -330,17 +383,11 @@ def _recent_workspaces(hourly: HourlyTotals, now: datetime) -> list[str]:
     return sorted(
         {
             workspace
-            for values in (hourly.cost, hourly.requests, hourly.tokens)
+            for values in (hourly.usage_cost, hourly.fixed_cost, hourly.requests, hourly.tokens)
             for workspace, series in values.items()
             if any(series.values[max(0, (since - series.since) // HOUR) :])
         }
     )
-
-
-def _budget_shares(
-    budgets: Iterable[Budget], hourly: HourlyTotals, now: datetime, watermark: datetime | None
-) -> dict[str, BudgetShare]:
-    return {budget.name: budget_share(budget.period, hourly.budgets[budget.name], now, watermark) for budget in budgets}
 
 
 def _crosscheck_ratios(

@@ -13,6 +13,7 @@ from exporter.analysis.baselines import HourlySeries
 from exporter.analysis.budgets import (
     BudgetStatus,
     PeriodType,
+    SpendSeries,
     budget_share,
     budget_status,
     current_period,
@@ -37,7 +38,7 @@ def compute_status(
     times: int = 1,
 ) -> BudgetStatus:
     """Return how a budget of `times` equal accounts stands."""
-    return budget_status(limit, kind, [budget_share(kind, hours, now, until)] * times, now)
+    return budget_status(limit, kind, [budget_share(kind, SpendSeries(hours), now, until)] * times, now)
 
 
 def utc_day(year: int, month: int, number: int) -> datetime:
@@ -190,8 +191,8 @@ def test_a_limit_reached_in_the_past_has_its_time() -> None:
 def test_budgets_restart_at_the_start_of_a_month() -> None:
     """In the first minute of a month nothing is spent; pace still looks back; what was of the old month counts not."""
     first = utc_day(2026, 7, 1)
-    old = budget_share("month", make_hourly_series(lambda _: 1000, first), first - MINUTE, first - HOUR)
-    new = budget_share("month", make_hourly_series(lambda _: 1000, first), first + MINUTE, first)
+    old = budget_share("month", SpendSeries(make_hourly_series(lambda _: 1000, first)), first - MINUTE, first - HOUR)
+    new = budget_share("month", SpendSeries(make_hourly_series(lambda _: 1000, first)), first + MINUTE, first)
     assert budget_status(10**6, "month", [old], first - MINUTE).spent == 30 * 24_000
     status = budget_status(744_000, "month", [old, new], first + MINUTE)
     assert status.spent == 0
