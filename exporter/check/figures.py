@@ -27,15 +27,13 @@ class DaySummary:
     estimate: int | None
     """nano-USD estimated without the bill; None where there was no estimate."""
 
+    error_ratio: float | None
+    """(estimated - billed) / billed, as exported; None where the day has no bill or had no estimate."""
+
     @property
     def difference(self) -> int | None:
         """The estimate of a billed day less its bill."""
         return None if self.estimate is None or not self.billed else self.estimate - self.total.cost
-
-    @property
-    def error_ratio(self) -> float | None:
-        """The difference relative to the bill."""
-        return None if self.difference is None or not self.total.cost else self.difference / self.total.cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +92,9 @@ def _summarize_day(snapshot: AccountSnapshot, start: datetime) -> DaySummary:
     groups = aggregate_days([snapshot], TimeRange(start, start + DAY), lambda *_: None)
     total = groups.get(None, Totals())
     known = next((day for day in snapshot.day_costs if day.start == start), None)
-    billed = known is not None and known.billed
-    return DaySummary(start, total, billed, known.estimate if known is not None and billed else total.cost)
+    if known is None or not known.billed:
+        return DaySummary(start, total, billed=False, estimate=total.cost, error_ratio=None)
+    return DaySummary(start, total, billed=True, estimate=known.estimate, error_ratio=known.estimate_error)
 
 
 def _by_label(

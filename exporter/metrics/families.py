@@ -74,6 +74,31 @@ COST_DAILY_ESTIMATE = _gauge(
     "Estimate in USD of a billed day of the last 35 (UTC) from before its bill arrived; absent where the day was never "
     "estimated.",
 )
+COST_MONTH_FORECAST = _gauge(
+    "ai_cost_month_forecast_usd",
+    ACCOUNT_LABELS,
+    "Expected USD of the whole month (UTC): known hours, then the hourly shape of the past four weeks at the last "
+    "week's level; below 14 days of history an even pace. One-time costs are not repeated. Budgets over whole accounts "
+    "have the same forecast.",
+)
+COST_MONTH_ONE_TIME = _gauge(
+    "ai_cost_month_one_time_usd",
+    ACCOUNT_LABELS,
+    "USD of this month (UTC) charged less credited once, a part of ai_cost_month_usd: costs without usage that fewer "
+    "than half of the recent bills have. Left out of forecasts, burn rates and baselines.",
+)
+COST_TODAY_LOW = _gauge(
+    "ai_cost_today_estimate_low_usd",
+    ACCOUNT_LABELS,
+    "The lowest USD that the provider is expected to bill for the usage in ai_cost_today_usd, from the errors of this "
+    "account's last 14 billed estimates; absent before the first.",
+)
+COST_TODAY_HIGH = _gauge(
+    "ai_cost_today_estimate_high_usd",
+    ACCOUNT_LABELS,
+    "The highest USD that the provider is expected to bill for the usage in ai_cost_today_usd, from the errors of this "
+    "account's last 14 billed estimates; absent before the first.",
+)
 COST_MONTH_BILLED = _gauge(
     "ai_cost_month_billed_usd",
     ACCOUNT_LABELS,
@@ -194,7 +219,7 @@ POLL_DURATION = _gauge(
 ESTIMATE_ERROR = _gauge(
     "ai_account_estimate_error_ratio",
     ACCOUNT_LABELS,
-    "How far the newest billed day had been estimated from its first bill: (estimated - billed) / billed. "
+    "How far the newest billed day had been estimated from its bill as it is now: (estimated - billed) / billed. "
     "From the rates known before that bill came.",
 )
 RESTATED_COST = _counter(
@@ -211,7 +236,19 @@ CROSSCHECK = _gauge(
 UNPRICED_TOKENS = _gauge(
     "ai_account_unpriced_tokens",
     (*ACCOUNT_LABELS, "model"),
-    "Tokens since midnight (UTC) for which no price is known: their cost is missing until the day is billed.",
+    "Tokens of all days (UTC) without a bill for which no price is known: their cost is missing until it comes.",
+)
+UNPRICED_COST = _gauge(
+    "ai_account_unpriced_cost_ratio",
+    ACCOUNT_LABELS,
+    "Estimated share of the cost of all days without a bill that is missing because no price is known, 0 to 1: "
+    "ai_account_unpriced_tokens at the mean cost of the other tokens.",
+)
+INCOMPLETE_BILLS = _gauge(
+    "ai_account_incomplete_bills",
+    ACCOUNT_LABELS,
+    "Days (UTC) that stay estimated although there is a bill: it does not pay for everything that earlier bills paid "
+    "for, or is lower than expected and still new. Up to 72 hours after the day.",
 )
 AGGREGATED_SERIES = _gauge(
     "ai_account_aggregated_series",
@@ -237,6 +274,10 @@ SPEND_FAMILIES = (
     COST_DAILY,
     COST_DAILY_ESTIMATE,
     COST_MONTH_BILLED,
+    COST_MONTH_FORECAST,
+    COST_MONTH_ONE_TIME,
+    COST_TODAY_LOW,
+    COST_TODAY_HIGH,
     *SIGNAL_FAMILIES,
     *BUDGET_FAMILIES,
 )
@@ -256,6 +297,8 @@ ACCOUNT_FAMILIES = (
     RESTATED_COST,
     CROSSCHECK,
     UNPRICED_TOKENS,
+    UNPRICED_COST,
+    INCOMPLETE_BILLS,
     AGGREGATED_SERIES,
 )
 """Change with every poll."""

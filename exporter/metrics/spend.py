@@ -14,11 +14,17 @@ from exporter.metrics.families import (
     COST_DAILY,
     COST_DAILY_ESTIMATE,
     COST_MONTH_BILLED,
+    COST_MONTH_FORECAST,
+    COST_MONTH_ONE_TIME,
+    COST_TODAY_HIGH,
+    COST_TODAY_LOW,
     ESTIMATE_ERROR,
+    INCOMPLETE_BILLS,
     REQUESTS,
     RESTATED_COST,
     TOKENS,
     UNITS,
+    UNPRICED_COST,
     UNPRICED_TOKENS,
     Family,
 )
@@ -28,8 +34,9 @@ from exporter.model import DAY, TOKEN_METERS, UNIT_METERS, RowLabels
 from exporter.model import REQUESTS as REQUESTS_METER
 from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.snapshot.builder import RECENT_WINDOWS
+from exporter.snapshot.estimates import one_time_costs, today_range, unpriced_usage
 from exporter.snapshot.labels import LabelMapper, SpendLabels
-from exporter.windows import calendar_windows, floor, slots
+from exporter.windows import calendar_windows, slots
 
 
 class _Series(NamedTuple):
@@ -126,12 +133,31 @@ def _month_billed_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples
     yield text.account, format_usd(billed)
 
 
+def _month_forecast_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    if snapshot.month_forecast is not None:
+        yield text.account, format_usd(snapshot.month_forecast)
+
+
+def _month_one_time_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    month = calendar_windows(snapshot.time, None)["month"]
+    one_time = sum(cost.nano_usd for cost in one_time_costs(snapshot) if cost.day >= month.start)
+    yield text.account, format_usd(one_time)
+
+
+def _today_low_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    estimate_range = today_range(snapshot)
+    if estimate_range is not None:
+        yield text.account, format_usd(estimate_range.low)
+
+
+def _today_high_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    estimate_range = today_range(snapshot)
+    if estimate_range is not None:
+        yield text.account, format_usd(estimate_range.high)
+
+
 def _estimate_error_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
-    errors = [
-        (day.estimate - day.first_bill) / day.first_bill
-        for day in snapshot.day_costs
-        if day.estimate is not None and day.first_bill
-    ]
+    errors = [day.estimate_error for day in snapshot.day_costs if day.estimate_error is not None]
     for error in errors[-1:]:
         yield text.account, f"{error:.6f}"
 
@@ -141,8 +167,17 @@ def _restated_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
 
 
 def _unpriced_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
-    for model, tokens in sorted(snapshot.unpriced_tokens.get(floor(snapshot.time, DAY), {}).items()):
+    for model, tokens in sorted(unpriced_usage(snapshot).tokens.items()):
         yield text.with_account(UNPRICED_TOKENS, model), str(tokens)
+
+
+def _unpriced_cost_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    yield text.account, f"{unpriced_usage(snapshot).cost_ratio:.6f}"
+
+
+def _incomplete_bills_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    if snapshot.ledger_account.bill_reports:
+        yield text.account, str(sum(day.bill_is_incomplete for day in snapshot.day_costs))
 
 
 def _aggregated_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
@@ -157,8 +192,14 @@ SPEND_SAMPLES: SampleFunctions = {
     COST_DAILY: _daily_samples,
     COST_DAILY_ESTIMATE: _daily_estimate_samples,
     COST_MONTH_BILLED: _month_billed_samples,
+    COST_MONTH_FORECAST: _month_forecast_samples,
+    COST_MONTH_ONE_TIME: _month_one_time_samples,
+    COST_TODAY_LOW: _today_low_samples,
+    COST_TODAY_HIGH: _today_high_samples,
     ESTIMATE_ERROR: _estimate_error_samples,
     RESTATED_COST: _restated_samples,
     UNPRICED_TOKENS: _unpriced_samples,
+    UNPRICED_COST: _unpriced_cost_samples,
+    INCOMPLETE_BILLS: _incomplete_bills_samples,
     AGGREGATED_SERIES: _aggregated_samples,
 }

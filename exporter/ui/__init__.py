@@ -18,7 +18,7 @@ from exporter.ui.chart import render_chart
 from exporter.ui.overview import render_health, render_notices, render_problems, render_totals
 from exporter.ui.page_data import PageData, collect_page_data
 from exporter.ui.style import HATCH_PATTERN, STYLE
-from exporter.ui.tables import render_accounts, render_changes, render_models
+from exporter.ui.tables import render_accounts, render_changes, render_models, render_one_time_costs
 
 
 def render_landing_page(
@@ -41,7 +41,7 @@ def render_page(page_data: PageData) -> str:
 {render_health(page_data)}</header><main>
 {render_problems(page_data)}{render_notices(page_data)}{render_totals(page_data)}{render_chart(page_data.bars())}
 {render_budget_bars(page_data.budgets, page_data.now)}
-{render_accounts(page_data)}{render_models(page_data)}{render_changes(page_data)}</main>
+{render_accounts(page_data)}{render_models(page_data)}{render_one_time_costs(page_data)}{render_changes(page_data)}</main>
 <footer><small>Money in USD, days in UTC. ≈ estimated until the provider has billed the day;
 * corrected since it was first billed.</small></footer>
 </body></html>

@@ -82,9 +82,15 @@ def render_notices(page_data: PageData) -> str:
         if _is_only_late(account)
     ]
     unpriced = [
-        f"{escape_text(model)} of {escape_text(account.name)} ({format_count(tokens, 'token')})"
+        f"{_unpriced_models(account)} of {escape_text(account.name)} (about {account.unpriced_cost_ratio * 100:.0f} % "
+        "of its unbilled cost)"
         for account in accounts
-        for model, tokens in sorted(account.unpriced.items(), key=lambda item: -item[1])
+        if account.unpriced
+    ]
+    incomplete = [
+        f"{escape_text(account.name)} ({', '.join(map(format_day, days))})"
+        for account in accounts
+        if (days := [start for start, day in account.days.items() if day is not None and day.bill_is_incomplete])
     ]
     aggregated = [
         f"{escape_text(account.name)} ({account.aggregated_series:,} series)"
@@ -101,7 +107,12 @@ def render_notices(page_data: PageData) -> str:
         ("New key rejected", rejected_keys, "The previous key is still in use."),
         ("First poll under way", first_polls, "Numbers are incomplete."),
         ("Data is late", late, "Newer usage is not included yet."),
-        ("No known price today", unpriced, "Their cost is missing: set a price under <code>prices:</code>."),
+        (
+            "No known price",
+            unpriced,
+            "Their cost is missing until it is billed: set a price under <code>prices:</code>.",
+        ),
+        ("Bill incomplete", incomplete, "These days stay estimated until their bill pays for everything."),
         (
             "Series aggregated into <code>other</code>",
             aggregated,
@@ -117,6 +128,11 @@ def _render_notice(title: str, items: Sequence[str], advice: str) -> str:
         f'<div class="notice"><p><strong class="wait">{title}:</strong> {", ".join(items[:MAX_NOTICE_ITEMS])}{more}. '
         f"{advice}</p></div>\n"
     )
+
+
+def _unpriced_models(account: AccountRow) -> str:
+    by_tokens = sorted(account.unpriced.items(), key=lambda item: -item[1])
+    return ", ".join(f"{escape_text(model)} ({format_count(tokens, 'token')})" for model, tokens in by_tokens)
 
 
 def _is_only_late(account: AccountRow) -> bool:

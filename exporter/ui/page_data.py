@@ -14,6 +14,7 @@ from exporter.model import DAY, ChangeEvent
 from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.snapshot.aggregation import aggregate_days
 from exporter.snapshot.budgets import EvaluatedBudget
+from exporter.snapshot.estimates import OneTimeCost, one_time_costs, unpriced_usage
 from exporter.windows import TimeRange, calendar_windows, floor, slots
 
 FIRST_POLL = "first poll under way"
@@ -55,7 +56,11 @@ class AccountRow:
     models: Mapping[str, int]
     """Model -> cost of the last 30 days."""
     unpriced: Mapping[str, int]
-    """Model -> tokens of today without a price."""
+    """Model -> tokens of all unbilled days without a price."""
+    unpriced_cost_ratio: float
+    """The estimated share of the unbilled days' cost that is missing for it."""
+    one_time_costs: Sequence[OneTimeCost]
+    """Of the last 30 days, newest first."""
     aggregated_series: int
     """How many series are shown as `other`."""
     late: bool
@@ -124,6 +129,7 @@ def collect_page_data(
 
 def _account_row(snapshot: AccountSnapshot, now: datetime) -> AccountRow:
     windows, today = calendar_windows(now, None), floor(now, DAY)
+    unpriced = unpriced_usage(snapshot)
     this_month = [day for day in snapshot.day_costs if day.start >= windows["month"].start]
     cost_by_model = aggregate_days([snapshot], windows["30d"], lambda _, labels: labels.model)
     state, state_text = _state(snapshot, now)
@@ -141,7 +147,9 @@ def _account_row(snapshot: AccountSnapshot, now: datetime) -> AccountRow:
         last_sync=max(polled, default=None),
         days=_days_by_start(snapshot, windows["30d"]),
         models={model: totals.cost for model, totals in cost_by_model.items() if totals.cost},
-        unpriced=snapshot.unpriced_tokens.get(today, {}),
+        unpriced=unpriced.tokens,
+        unpriced_cost_ratio=unpriced.cost_ratio,
+        one_time_costs=[cost for cost in one_time_costs(snapshot) if cost.day >= windows["30d"].start],
         aggregated_series=snapshot.label_mapper.aggregated_series,
         late=snapshot.is_late(now),
         problems=tuple(_account_problems(snapshot)),

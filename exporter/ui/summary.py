@@ -12,6 +12,7 @@ from exporter.metrics.exposition import format_usd
 from exporter.model import HOUR, ChangeEvent
 from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.snapshot.aggregation import Totals, aggregate_days
+from exporter.snapshot.estimates import one_time_costs
 from exporter.snapshot.labels import SpendLabels
 from exporter.windows import DAYS_EXPORTED, TimeRange, days_back, floor
 
@@ -53,6 +54,7 @@ def build_summary(
         "topModels": [_with_shares(model, total) for model in models[:MAX_TOP_MODELS]],
         "byDay": _cost_by_day(snapshots, time_range),
         "signals": [signal for snapshot in snapshots for signal in _spikes(snapshot)],
+        "oneTimeCosts": [cost for snapshot in snapshots for cost in _one_time_costs(snapshot, time_range)],
         "changes": [_change_event(event) for event in change_events],
         "freshness": [_freshness(snapshot) for snapshot in snapshots],
     }
@@ -103,6 +105,19 @@ def _spikes(snapshot: AccountSnapshot) -> Iterator[dict[str, Any]]:
             }
 
 
+def _one_time_costs(snapshot: AccountSnapshot, time_range: TimeRange) -> Iterator[dict[str, Any]]:
+    for cost in one_time_costs(snapshot):
+        if time_range.start <= cost.day < time_range.end:
+            yield {
+                "provider": snapshot.account.provider,
+                "account": snapshot.account.name,
+                "workspace": cost.workspace,
+                "item": cost.item,
+                "date": f"{cost.day:%Y-%m-%d}",
+                "costUsd": _usd(cost.nano_usd),
+            }
+
+
 def _change_event(event: ChangeEvent) -> dict[str, Any]:
     return {
         "title": event.title,
@@ -119,6 +134,7 @@ def _freshness(snapshot: AccountSnapshot) -> dict[str, Any]:
         "account": snapshot.account.name,
         "up": snapshot.up,
         "completeUntil": _format_time(snapshot.complete_until) if snapshot.complete_until else None,
+        "incompleteBills": [f"{day.start:%Y-%m-%d}" for day in snapshot.day_costs if day.bill_is_incomplete],
         "problems": sorted({error.reason for error in snapshot.health.current_problems}),
     }
 

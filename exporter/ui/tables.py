@@ -6,6 +6,7 @@ from datetime import datetime
 
 from exporter.ledger import DayCost
 from exporter.model import DAY, ChangeEvent
+from exporter.snapshot.estimates import OneTimeCost
 from exporter.ui.format import escape_text, format_money, format_percent, format_time, humanize_duration
 from exporter.ui.page_data import AccountRow, PageData
 from exporter.ui.style import render_sign, render_state
@@ -14,6 +15,7 @@ DAYS_DISPLAYED = 7
 """Days that are listed for each account."""
 MAX_MODELS = 10
 MAX_CHANGES = 10
+MAX_ONE_TIME_COSTS = 10
 
 
 def render_accounts(page_data: PageData) -> str:
@@ -68,7 +70,8 @@ def _render_day(start: datetime, day: DayCost | None, *, has_data: bool, running
             f"{'' if has_data else 'not read'}</td></tr>"
         )
     if not day.billed:
-        return f'{head}<td class="n">≈ {format_money(day.cost)}</td><td>estimated{so_far}</td></tr>'
+        incomplete = ", bill incomplete" * day.bill_is_incomplete
+        return f'{head}<td class="n">≈ {format_money(day.cost)}</td><td>estimated{incomplete}{so_far}</td></tr>'
     first = f", corrected, first {format_money(day.first_bill)}" if day.restatement else ""
     cost = format_money(day.cost) + "*" * bool(day.restatement)
     return f'{head}<td class="n">{cost}</td><td>billed{first}{so_far}</td></tr>'
@@ -96,6 +99,31 @@ def _render_model(name: str, nano_usd: int, total: int) -> str:
         f'<tr><th scope="row">{escape_text(name)}</th><td class="n">{format_money(nano_usd)}</td><td class="n share">'
         f'<svg aria-hidden="true"><rect width="{width:.2f}%" height="100%"/></svg>'
         f"<span>{format_percent(nano_usd, total)}</span></td></tr>\n"
+    )
+
+
+def render_one_time_costs(page_data: PageData) -> str:
+    """Return the charges and credits of the last 30 days that are not expected again, newest first."""
+    found = [(account, cost) for account in page_data.accounts for cost in account.one_time_costs]
+    if not found:
+        return ""
+    found.sort(key=lambda item: item[1].day, reverse=True)
+    rows = "".join(_render_one_time_cost(account, cost) for account, cost in found[:MAX_ONE_TIME_COSTS])
+    rest = sum(cost.nano_usd for _, cost in found[MAX_ONE_TIME_COSTS:])
+    more = len(found) - MAX_ONE_TIME_COSTS
+    small = f"<small>{more:,} more: {format_money(rest)}</small>\n" if more > 0 else ""
+    return (
+        "<h2>One-time costs, 30 days</h2>\n<table><thead><tr><th>Day (UTC)</th><th>Account</th><th>Workspace</th>"
+        f'<th>Item</th><th class="n">Cost</th></tr></thead>\n'
+        f"<tbody>{rows}</tbody></table>\n{small}"
+    )
+
+
+def _render_one_time_cost(account: AccountRow, cost: OneTimeCost) -> str:
+    return (
+        f'<tr><th scope="row">{cost.day:%a %m-%d}</th><td>{escape_text(account.name)}</td>'
+        f"<td>{escape_text(cost.workspace)}</td><td>{escape_text(cost.item)}</td>"
+        f'<td class="n">{format_money(cost.nano_usd)}</td></tr>\n'
     )
 
 

@@ -134,6 +134,19 @@ class ChangeEventResponse(ResponseModel):
     link: str
 
 
+class OneTimeCostResponse(ResponseModel):
+    """A charge or credit that no other day is expected to have."""
+
+    provider: str
+    account: str
+    workspace: str
+    item: str
+    """As on the bill."""
+    date: str
+    """UTC day."""
+    cost_usd: float
+
+
 class FreshnessResponse(ResponseModel):
     """How current the data of an account is."""
 
@@ -143,6 +156,8 @@ class FreshnessResponse(ResponseModel):
     """Whether the newest poll of each of its reports succeeded."""
     complete_until: str | None
     """Until when its usage is complete, RFC 3339 in UTC; null: nothing is known yet."""
+    incomplete_bills: list[str]
+    """UTC days that stay estimated because their bill does not pay for everything yet."""
     problems: list[str]
     """Reasons for which its polls fail."""
 
@@ -163,6 +178,7 @@ class SummaryResponse(ResponseModel):
     top_models: Annotated[list[TopModel], Field(max_length=MAX_TOP_MODELS)]
     by_day: list[DayTotals]
     signals: list[SignalResponse]
+    one_time_costs: list[OneTimeCostResponse]
     changes: list[ChangeEventResponse]
     freshness: list[FreshnessResponse]
 

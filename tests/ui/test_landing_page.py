@@ -239,9 +239,13 @@ def test_tokens_without_a_price_are_a_notice(tmp_path: Path) -> None:
         system.run_exporter(),
     ):
         system.poll_until_idle()
-        told, tokens = fetch_page(system), system.value("ai_account_unpriced_tokens", model="gpt-99-secret")
-    assert f"No known price today: gpt-99-secret of solo ({tokens:,.0f} tokens)." in told.text
-    assert "set a price under prices:" in told.text
+        page, tokens = fetch_page(system), system.value("ai_account_unpriced_tokens", model="gpt-99-secret")
+        share = system.value("ai_account_unpriced_cost_ratio")
+    assert share is not None
+    assert 0 < share < 1
+    notice = f"No known price: gpt-99-secret ({tokens:,.0f} tokens) of solo (about {share:.0%} of its unbilled cost)."
+    assert notice.replace("%", " %") in page.text
+    assert "set a price under prices:" in page.text
 
 
 def test_aggregated_series_are_a_notice(tmp_path: Path) -> None:
@@ -311,6 +315,8 @@ def make_page_account(
         days={midnight(NOON): None},
         models={},
         unpriced=unpriced or {},
+        unpriced_cost_ratio=0.25 if unpriced else 0.0,
+        one_time_costs=(),
         aggregated_series=0,
         late=False,
         problems=troubles,

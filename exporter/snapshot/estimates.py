@@ -1,0 +1,89 @@
+"""The uncertainty of an account's unbilled days: the range of today's bill, usage without a price, one-time costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from exporter.analysis.estimates import EstimateRange, estimate_range
+from exporter.model import COST, DAY, TOKEN_METERS
+from exporter.snapshot.account_snapshot import AccountSnapshot
+from exporter.windows import floor
+
+
+@dataclass(frozen=True, slots=True)
+class UnpricedUsage:
+    """Tokens of all unbilled days for which no price is known."""
+
+    tokens: Mapping[str, int]
+    """Model -> tokens."""
+    cost_ratio: float
+    """The estimated share of the unbilled days' cost that is missing, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class OneTimeCost:
+    """A charge or a credit of one day that no other day is expected to have."""
+
+    day: datetime
+    workspace: str
+    """Its exported name."""
+    item: str
+    """As on the bill."""
+    nano_usd: int
+
+
+def today_range(snapshot: AccountSnapshot) -> EstimateRange | None:
+    """Return the range in which the bill for today's known usage is expected; None before a bill was compared."""
+    today = floor(snapshot.time, DAY)
+    cost = sum(day.cost for day in snapshot.day_costs if day.start == today)
+    errors = [day.estimate_error for day in snapshot.day_costs]
+    return estimate_range(cost, [error for error in errors if error is not None])
+
+
+def unpriced_usage(snapshot: AccountSnapshot) -> UnpricedUsage:
+    """Return the usage of unbilled days whose cost is missing.
+
+    The missing cost is estimated at the mean cost of the unbilled days' other tokens: a model without a price may be
+    cheaper or dearer, but a share of half of the tokens should not go unnoticed.
+    """
+    billed = {day.start for day in snapshot.day_costs if day.billed}
+    unpriced: Counter[str] = Counter()
+    for day, tokens in snapshot.unpriced_tokens.items():
+        if day not in billed:
+            unpriced.update(tokens)
+    if not unpriced:
+        return UnpricedUsage({}, 0.0)
+    cost = all_tokens = 0
+    for day, totals in snapshot.days.items():
+        if day not in billed:
+            for labels, value in totals.items():
+                cost += value if labels.meter == COST else 0
+                all_tokens += value if labels.meter in TOKEN_METERS else 0
+    priced_tokens = all_tokens - unpriced.total()
+    if priced_tokens <= 0 or cost <= 0:
+        return UnpricedUsage(unpriced, 1.0)
+    missing = unpriced.total() * cost / priced_tokens
+    return UnpricedUsage(unpriced, missing / (cost + missing))
+
+
+def one_time_costs(snapshot: AccountSnapshot) -> list[OneTimeCost]:
+    """Return the one-time charges and credits of the exported days, newest first."""
+    found = []
+    for day in reversed(snapshot.day_costs):
+        if not day.fixed_costs or day.start not in snapshot.days:
+            continue
+        nano_usd = dict(snapshot.days[day.start].items())
+        found += [
+            OneTimeCost(
+                day=day.start,
+                workspace=snapshot.label_mapper.workspace_name(labels.workspace),
+                item=labels.item or labels.model,
+                nano_usd=nano_usd[labels],
+            )
+            for labels, frequency in sorted(day.fixed_costs.items())
+            if frequency == "one_time" and nano_usd.get(labels)
+        ]
+    return found
