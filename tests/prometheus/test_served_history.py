@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from exporter.metrics.families import HOURLY_SAMPLE_LEAD
 from exporter.model import DAY, HOUR, NANO, REQUESTS, TOKEN_METERS
 from tests.command import run_command, wait_until
 from tests.servers import (
@@ -157,7 +158,8 @@ def test_the_newest_sample_is_the_newest_complete_hour(
         account = series["metric"]["account"]
         newest[account] = max(newest.get(account, 0), series["values"][-1][0])
     assert newest == {
-        name: system.window_range("last_hour", name).end.timestamp() - 0.001 for name in system.world.accounts
+        name: (system.window_range("last_hour", name).end - HOURLY_SAMPLE_LEAD).timestamp()
+        for name in system.world.accounts
     }
 
 
