@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
@@ -31,6 +32,15 @@ class PromtoolSeries:
     def has_values(self) -> bool:
         """Whether there is any value at all."""
         return bool(self._tokens) or self._last is not None
+
+    @property
+    def first_step(self) -> int | None:
+        """The first step with a value; None without any."""
+        if not self.has_values:
+            return None
+        # Only the first token can be absence before the first value: equal values in a row are a single token.
+        absent = re.fullmatch(r"_x(\d+)", self._tokens[0]) if self._tokens else None
+        return int(absent[1]) if absent else 0
 
     def add_constant(self, count: int, value: str | None) -> None:
         """Append `count` steps of one value; None where the series is absent."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from exporter.backtest.promtool import AlertEpisode, ReplayError, find_alert_episodes
 from exporter.backtest.promtool_series import STEP
 from exporter.backtest.rule_files import find_prometheus_folder
-from exporter.backtest.sampling import families_in_rules, sample_series
+from exporter.backtest.rule_inputs import Judgement, RuleInputs, judge_silent_alerts
+from exporter.backtest.rules import Rules, load_rules
+from exporter.backtest.sampling import SAMPLED_FAMILIES, STEPS_PER_HOUR, families_in_rules, sample_series
 from exporter.cli.command import config_option, exit_on_error, main, now, storage_option
 from exporter.cli.offline import (
     known_day_range,
@@ -64,14 +66,15 @@ def replay(
     """Show which alerts the rules would have fired on your own past, when and for how long.
 
     The metrics that would have been scraped are computed from the ledger, and promtool runs the rules over them. Works
-    beside a running exporter. The ledger does not record polls, so alerts about the exporter's health do not fire.
+    beside a running exporter. Alerts whose inputs the ledger does not record, such as those about the exporter's
+    health, or for which the time range is too short, are listed as not judged, with the reason.
     """
     place = place or find_prometheus_folder() / "rules"
-    rules = sorted(place.glob("*.yml")) if place.is_dir() else [place]
+    files = sorted(place.glob("*.yml")) if place.is_dir() else [place]
     with exit_on_error():
         providers = load_providers()
         config = settings.load(path, providers)
-        names = _load_alert_names(rules, place)
+        rules = _load_alert_rules(files, place)
         program = promtool or Path(shutil.which("promtool") or "promtool")
         with open_ledger(folder) as ledger:
             snapshots = load_polled_snapshots(ledger, config, providers, now())
@@ -86,34 +89,37 @@ def replay(
                     f"{start:%Y-%m-%d} is not before {end:%Y-%m-%d %H:%M} UTC", param_hint="--from"
                 )
             span = TimeRange(start, end)
-            episodes = _run_rules(ledger, config, snapshots, rules, span, program)
-    _print_episodes(episodes, span, names)
+            result = _run_rules(ledger, config, snapshots, rules, files, span, program)
+    _print_episodes(result.episodes, span)
+    _print_silent_alerts(result.silent_alerts, span)
 
 
-def _load_alert_names(rules: Sequence[Path], rules_path: Path) -> list[str]:
-    """Return the names of all alerts. Raises ReplayError where there is none."""
-    names = []
-    for file in rules:
-        try:
-            groups = yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
-            names += [rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule]
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError) as error:
-            raise ReplayError(f"{file} is not a rule file: {str(error) or type(error).__name__}.") from error
-    if not names:
+def _load_alert_rules(files: Sequence[Path], rules_path: Path) -> Rules:
+    """Return the rules of files. Raises ReplayError where there is no alert among them."""
+    rules = load_rules(files)
+    if not rules.alerts:
         raise ReplayError(
             f"There is no alert in {rules_path}. Point --rules at a file of rules, or at a folder of *.yml."
         )
-    return names
+    return rules
+
+
+@dataclass(frozen=True, slots=True)
+class _ReplayResult:
+    episodes: Sequence[AlertEpisode]
+    silent_alerts: Mapping[str, Judgement]
+    """Alerts that did not fire, by name."""
 
 
 def _run_rules(
     ledger: Ledger,
     config: Config,
     snapshots: Sequence[AccountSnapshot],
-    rules: Sequence[Path],
+    rules: Rules,
+    files: Sequence[Path],
     time_range: TimeRange,
     promtool: Path,
-) -> list[AlertEpisode]:
+) -> _ReplayResult:
     accounts = load_past_accounts(ledger, snapshots, time_range)
     included = {account.source.view.account.name for account in accounts}
     for name in sorted({snapshot.account.name for snapshot in snapshots} - included):
@@ -121,14 +127,17 @@ def _run_rules(
         click.echo(f"warning: {name} is left out: its usage is not complete up to {until}", err=True)
     screen, days = Console(stderr=True), f"{time_range.start:%Y-%m-%d} to {time_range.end:%Y-%m-%d %H:%M}"
     with screen.status(f"Writing {days} as gauges ...") as status:
-        families = families_in_rules("".join(file.read_text(encoding="utf-8") for file in rules))
+        families = families_in_rules("".join(file.read_text(encoding="utf-8") for file in files))
         series = list(sample_series(accounts, config.budgets, families, time_range))
-        status.update(f"Running {len(rules)} files of rules over {len(series)} series ...")
-        step_count = (time_range.end - time_range.start) // STEP
-        return find_alert_episodes(promtool, rules, series, time_range.start, step_count)
+        status.update(f"Running {len(files)} files of rules over {len(series)} series ...")
+        duration = time_range.end - time_range.start
+        episodes = find_alert_episodes(promtool, files, series, time_range.start, duration // STEP)
+    inputs = RuleInputs(rules, series, [family.name for family in SAMPLED_FAMILIES])
+    fired = {episode.alert for episode in episodes}
+    return _ReplayResult(episodes, judge_silent_alerts(rules, inputs, fired, duration))
 
 
-def _print_episodes(episodes: Sequence[AlertEpisode], time_range: TimeRange, alert_names: Sequence[str]) -> None:
+def _print_episodes(episodes: Sequence[AlertEpisode], time_range: TimeRange) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("Since (UTC)", "For", "Severity", "Alert", "Of"):
         table.add_column(heading, overflow="fold")
@@ -138,7 +147,7 @@ def _print_episodes(episodes: Sequence[AlertEpisode], time_range: TimeRange, ale
         labels = " ".join(f"{name}={value}" for name, value in episode.labels.items() if name not in _OMITTED_LABELS)
         severity = episode.labels.get("severity", "")
         table.add_row(f"{episode.since:%Y-%m-%d %H:%M}", duration, severity, episode.alert, labels)
-    screen = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, emoji=False)
+    screen = _create_console()
     if episodes:
         screen.print(table)
         screen.print()
@@ -149,8 +158,29 @@ def _print_episodes(episodes: Sequence[AlertEpisode], time_range: TimeRange, ale
     )
     for name, times in count.most_common():
         screen.print(f"  {name} {times}")
-    if silent := sorted(set(alert_names) - set(count)):
-        screen.print(f"Silent: {', '.join(silent)}.", soft_wrap=not sys.stdout.isatty())
+
+
+def _print_silent_alerts(judgements: Mapping[str, Judgement], time_range: TimeRange) -> None:
+    """Print which alerts would not have fired, and which cannot be judged, with the reason."""
+    screen, soft_wrap = _create_console(), not sys.stdout.isatty()
+    silent = []
+    for name, judgement in judgements.items():
+        if not judgement.reason:
+            since = time_range.start + judgement.first_step * STEP
+            # Series begin within the first hour of a replay, with their first watermark or their first usage.
+            is_late = judgement.first_step > STEPS_PER_HOUR
+            silent.append(f"{name} (judged from {since:%Y-%m-%d %H:%M})" if is_late else name)
+    if silent:
+        screen.print(f"Silent: {', '.join(silent)}.", soft_wrap=soft_wrap)
+    not_judged = {name: judgement.reason for name, judgement in judgements.items() if judgement.reason}
+    if not_judged:
+        screen.print("Not judged:")
+    for name, reason in not_judged.items():
+        screen.print(f"  {name}: {reason}", soft_wrap=soft_wrap)
+
+
+def _create_console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, emoji=False)
 
 
 _OMITTED_LABELS = ("severity", "job", "instance")

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from exporter.ledger import Ledger
 from exporter.ledger.hours import add_hourly_values
-from exporter.metrics.families import ACCOUNT_LABELS, HOURLY_COST, HOURLY_REQUESTS, HOURLY_TOKENS, SPEND_LABELS, Family
+from exporter.metrics.families import (
+    ACCOUNT_LABELS,
+    HOURLY_COST,
+    HOURLY_REQUESTS,
+    HOURLY_SAMPLE_LEAD,
+    HOURLY_TOKENS,
+    SPEND_LABELS,
+    Family,
+)
 from exporter.model import DAY, HOUR, REQUESTS, TOKEN_METERS
 from exporter.pricing.valuer import LedgerAccount
 from exporter.snapshot.account_snapshot import AccountSnapshot
@@ -27,7 +35,10 @@ class HistorySeriesKey(NamedTuple):
 DayValues = Mapping[HistorySeriesKey, Sequence[int]]
 """nano-USD, tokens or requests of the 24 hours of a UTC day; a single value where only the day's sum is kept."""
 
-HOUR_MS = int(HOUR.total_seconds()) * 1000
+MILLISECOND = timedelta(milliseconds=1)
+HOUR_MS = HOUR // MILLISECOND
+SAMPLE_LEAD_MS = HOURLY_SAMPLE_LEAD // MILLISECOND
+"""Milliseconds from the sample of an hour to the end of that hour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +102,9 @@ def series_labels(history_account: HistoryAccount, series_key: HistorySeriesKey)
 
 
 def sample_timestamps(day: datetime) -> list[int]:
-    """Return the timestamps of the 24 samples of a UTC day, in milliseconds: the last millisecond of each hour.
+    """Return the timestamps of the 24 samples of a UTC day, in milliseconds.
 
-    At the full hour a sample would belong to two days, on a Prometheus that includes both ends of a range.
+    Each is HOURLY_SAMPLE_LEAD before the end of its hour.
     """
     start = int(day.timestamp()) * 1000
-    return [start + (hour + 1) * HOUR_MS - 1 for hour in range(int(DAY / HOUR))]
+    return [start + (hour + 1) * HOUR_MS - SAMPLE_LEAD_MS for hour in range(int(DAY / HOUR))]

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 
 from exporter.history.hourly import (
+    SAMPLE_LEAD_MS,
     HistoryAccount,
     HistorySeriesKey,
     account_labels,
@@ -42,7 +43,8 @@ def _render_account(
     series: dict[HistorySeriesKey, list[tuple[list[str], array[int]]]] = {}
     shared, until = account_labels(history_account), int(history_account.complete_until.timestamp()) * 1000
     for day in ledger.hours.days(history_account.ledger_account.id, time_range):
-        times = [stamp for stamp in sample_timestamps(day) if stamp < until]
+        # Compared by the hour's end: the sample of an incomplete hour may lie before the end of what is known.
+        times = [stamp for stamp in sample_timestamps(day) if stamp + SAMPLE_LEAD_MS <= until]
         texts = [f"{stamp // 1000}.{stamp % 1000:03d}" for stamp in times]
         for series_key, values in read_day(ledger, family, history_account, day).items():
             # Where only the day's sum is kept, it is the sample of the day's last hour.

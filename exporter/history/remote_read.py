@@ -13,6 +13,7 @@ from datetime import datetime
 from exporter.errors import QueryRejected
 from exporter.history.hourly import (
     HOUR_MS,
+    SAMPLE_LEAD_MS,
     DayValues,
     HistoryAccount,
     HistorySeriesKey,
@@ -120,9 +121,11 @@ class RemoteReadHandler:
     def _find_account_series(
         self, query: Query, family: Family, history_account: HistoryAccount, shared_labels: Mapping[str, str]
     ) -> Iterator[tuple[_LabelPairs, list[bytes]]]:
-        # Hours since the epoch: the samples in the query's range that are complete are those of [first, last).
-        first = max(0, -(-(query.start + 1) // HOUR_MS) - 1)
-        last = min((query.end + 1) // HOUR_MS, int(history_account.complete_until.timestamp()) * 1000 // HOUR_MS)
+        # Hours since the epoch: the complete hours whose samples are in the query's range are those of [first, last).
+        # Both ends of a query are included, and a sample is SAMPLE_LEAD_MS before its hour's end.
+        first = max(0, -(-(query.start + SAMPLE_LEAD_MS) // HOUR_MS) - 1)
+        complete_hours = int(history_account.complete_until.timestamp()) * 1000 // HOUR_MS
+        last = min((query.end + SAMPLE_LEAD_MS) // HOUR_MS, complete_hours)
         if first >= last:
             return
         wanted: dict[HistorySeriesKey, list[bytes] | None] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 SPEND_LABELS = ("provider", "account", "workspace", "model", "tier")
@@ -256,7 +257,14 @@ AGGREGATED_SERIES = _gauge(
     "Combinations of workspace, model and tier above max_series, shown together under other.",
 )
 
-_HOURLY_HELP = "of each hour (UTC), at the hour's last millisecond, as known now; up to the newest complete hour."
+HOURLY_SAMPLE_LEAD = timedelta(seconds=1)
+"""Time from the sample of an hour to the end of that hour.
+
+At the full hour, a sample would belong to two days on a Prometheus whose ranges include both ends. Dashboards shift the
+ends of a range by less than a second: Grafana rounds $__range to seconds, and its "Yesterday" ends at 23:59:59.999. A
+sample a whole second before the hour is in the range of its own hour in both cases. Change _HOURLY_HELP with it.
+"""
+_HOURLY_HELP = "of each hour (UTC), one second before the hour's end, as known now; up to the newest complete hour."
 HOURLY_COST = _gauge(
     "ai_hourly_cost_usd", SPEND_LABELS, f"USD {_HOURLY_HELP} Billed where billed, estimated otherwise."
 )

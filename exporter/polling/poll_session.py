@@ -37,7 +37,7 @@ class PollSession:
     removed: bool = False
     """The account is not configured any more: its last poll closes the provider. Guarded by the poller's lock."""
     key: Secret | None = None
-    """The key of `provider`, or the one that was rejected."""
+    """The key of `provider`, or the key that was rejected."""
     pending_key: Secret | None = None
     """A key that was to replace the working one and was rejected: it is not tried again."""
     report_states: dict[str, ReportState] = field(default_factory=dict)

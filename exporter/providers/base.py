@@ -88,7 +88,7 @@ class Provider(Protocol):
 
 
 class ProviderType(Protocol):
-    """A provider class, as it stands in the table of providers or behind an entry point.
+    """A provider class, from the table of providers or from an entry point.
 
     Two attributes are optional: `console: ClassVar[Console]` is the provider's own page with the same figures, and
     `options_model: ClassVar[type[BaseModel]]` validates the account's `options` in the configuration (NoOptions where

@@ -286,9 +286,9 @@ def paginate_by_offset(
 ) -> Iterator[Json]:
     """Yield page after page of a list: `fetch_page` takes the number of items before the page.
 
-    The list `items_field` of a page holds its items, at most `limit`. The last page is the one that reaches the
-    number in `total_field`, or without that field the first page with fewer than `limit` items. Raises Malformed
-    where items are missing, a page repeats, or after more than `max_pages` pages.
+    The list `items_field` of a page holds its items, at most `limit`. The last page reaches the number in
+    `total_field`, or without that field is the first page with fewer than `limit` items. Raises Malformed where items
+    are missing, a page repeats, or after more than `max_pages` pages.
     """
     offset = 0
     previous: object = None

@@ -112,7 +112,27 @@ def test_replay_reports_what_would_have_fired_when_and_for_how_long(folder: Path
     assert {"budget=tiny", "owner=finance"} <= set(exceeded)
     assert not [row for row in rows if "AICostSpike" in row]
     silent = next(line for line in run.stdout.splitlines() if line.startswith("Silent: "))
-    assert {"AICostSpike", "AIUnexpectedSpend", "AISpendStopped", "AIExporterDown"} <= set(re.findall(r"\w+", silent))
+    assert {"AICostSpike", "AIUnexpectedSpend", "AISpendStopped", "AINewModel"} <= set(re.findall(r"\w+", silent))
+    reasons = not_judged(run.stdout)
+    assert not reasons.keys() & set(re.findall(r"\w+", silent))
+    on_time = "the ledger does not record when data arrived: all of it counts as on time"
+    assert {name: reason for name, reason in reasons.items() if not name.startswith("AIBudget")} == {
+        "AIAccountDataLate": on_time,
+        "AIAccountKeyRejected": "the ledger does not record the past of ai_account_problem",
+        "AIAccountStale": "the ledger does not record the past of ai_account_last_success_timestamp_seconds, "
+        "ai_account_up, process_start_time_seconds",
+        "AIConfigReloadFailed": "the ledger does not record the past of ai_exporter_config_last_reload_successful",
+        "AICostRestated": "the ledger does not record the past of ai_account_restated_usd_total",
+        "AIExporterDown": "the ledger does not record the past of up",
+        "AIProviderRateLimited": "the ledger does not record the past of ai_account_poll_failures_total",
+        "AIUsageCrosscheckMismatch": "no values of ai_account_crosscheck_ratio in these days",
+    }
+
+
+def not_judged(stdout: str) -> dict[str, str]:
+    """Return alert -> reason of the alerts that a replay lists as not judged."""
+    lines = stdout.rpartition("Not judged:\n")[2].splitlines()
+    return dict(line.strip().split(": ", 1) for line in lines)
 
 
 def test_replay_matches_what_happened(tmp_path: Path) -> None:
@@ -271,7 +291,42 @@ def test_the_rules_that_come_along_are_the_usual_ones(folder: Path) -> None:
     given = [flag for flag in replay_flags(folder) if not flag.startswith("--rules")]
     run = run_command("replay", *given, f"--from={day:%Y-%m-%d}", f"--to={day:%Y-%m-%d}", cwd="/")
     assert run.returncode == 0
-    assert "AIRunawaySpend" in run.stdout.rpartition("Silent: ")[2]
+    assert "AIRunawaySpend" in next(line for line in run.stdout.splitlines() if line.startswith("Silent: "))
+
+
+def test_data_that_does_not_reach_far_enough_is_reported(folder: Path, tmp_path: Path) -> None:
+    """Baselines need days before them: their alerts are judged from their first value, or not at all."""
+    rules = tmp_path / "rules.yml"
+    expressions = {
+        "Baseline": "ai_cost_last_hour_upper_bound_usd < 0",
+        "Spend": "ai_cost_today_usd < 0",
+        "MonthBefore": "ai_cost_today_usd < ai_cost_today_usd offset 30d",
+        "Down": "up == 0",
+    }
+    alerts = [{"alert": name, "expr": expression} for name, expression in expressions.items()]
+    rules.write_text(yaml.safe_dump({"groups": [{"name": "a", "rules": alerts}]}))
+    first = midnight(datetime.now(UTC)) - 20 * DAY
+
+    def run_days(days: int) -> str:
+        last = first + (days - 1) * DAY
+        flags = replay_flags(folder, rules=rules)
+        run = run_command("replay", *flags, f"--from={first:%Y-%m-%d}", f"--to={last:%Y-%m-%d}")
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    output = run_days(1)
+    assert "\nSilent: Spend.\n" in output
+    reasons = not_judged(output)
+    assert reasons.pop("MonthBefore").startswith("needs 30d of values; these days have ")
+    assert reasons == {
+        "Baseline": "no values of ai_cost_last_hour_upper_bound_usd in these days",
+        "Down": "the ledger does not record the past of up",
+    }
+    output = run_days(8)
+    since = re.search(r"^Silent: Baseline \(judged from (.*)\), Spend\.$", output, re.MULTILINE)
+    assert since
+    assert first + 2 * DAY < datetime.fromisoformat(f"{since[1]}Z") < first + 7 * DAY
+    assert not_judged(output).keys() == {"Down", "MonthBefore"}
 
 
 def test_an_invalid_time_range_is_misuse(folder: Path) -> None:

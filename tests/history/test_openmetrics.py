@@ -77,7 +77,7 @@ def test_only_complete_days_are_written(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as past:
         fill_two_days(past)
         assert {time for told in parse_openmetrics(write_history(past, days=1)).values() for time in told} == {
-            int((DAY1 + (hour + 1) * HOUR).timestamp()) * 1000 - 1 for hour in range(24)
+            int((DAY1 + (hour + 1) * HOUR).timestamp()) * 1000 - 1000 for hour in range(24)
         }
         past.until = DAY1 + 2 * HOUR
         assert {len(told) for told in parse_openmetrics(write_history(past)).values()} == {2}
@@ -89,7 +89,7 @@ def test_a_rolled_day_is_one_sample(tmp_path: Path) -> None:
         fill_two_days(past)
         past.ledger.retention.apply(DAY1 + 40 * DAY, 39 * DAY, 1000 * DAY)
         told = parse_openmetrics(write_history(past, days=1))
-    assert {time for times in told.values() for time in times} == {int((DAY1 + DAY).timestamp()) * 1000 - 1}
+    assert {time for times in told.values() for time in times} == {int((DAY1 + DAY).timestamp()) * 1000 - 1000}
 
 
 def test_progress_counts_every_account_and_family(tmp_path: Path) -> None:

@@ -48,11 +48,11 @@ def history(tmp_path: Path) -> Iterator[LedgerHistory]:
 
 def sample_time(hour: int, day: datetime = DAY1) -> int:
     """Return when the sample of an hour stands."""
-    return to_milliseconds(day + (hour + 1) * HOUR) - 1
+    return to_milliseconds(day + (hour + 1) * HOUR) - 1000
 
 
 def test_a_series_has_every_hour_of_a_day_on_which_it_was_active(history: LedgerHistory) -> None:
-    """The samples stand one millisecond before their hour's end, idle hours of the day as 0; other days are absent."""
+    """A sample is one second before its hour's end; idle hours of the day are 0; other days are absent."""
     history.put_cost(DAY1, {3: [cost_row(2_500_000_001)], 5: [cost_row(NANO), cost_row(NANO // 4, model="n")]})
     history.put_cost(DAY1 + DAY, {0: [cost_row(7, model="n")]})
     found = history.read(COST_MATCHER)
@@ -129,7 +129,11 @@ def test_the_metric_is_a_label_like_any_other(history: LedgerHistory, matcher: M
     assert history.label_values(matcher, label="__name__") == names
 
 
-@given(first=st.integers(-30, 60), last=st.integers(-30, 60), early=st.integers(-2, 2), late=st.integers(-2, 2))
+OFFSETS = st.one_of(st.integers(-2, 2), st.integers(998, 1002))
+"""Milliseconds from a sample's time: near the sample, and near the end of its hour."""
+
+
+@given(first=st.integers(-30, 60), last=st.integers(-30, 60), early=OFFSETS, late=OFFSETS)
 def test_a_query_gets_the_samples_of_its_time_and_no_others(
     tmp_path_factory: pytest.TempPathFactory, first: int, last: int, early: int, late: int
 ) -> None:

@@ -65,7 +65,7 @@ class MeteredOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     organization: str = Field(default="me", min_length=1)
-    """The id of the organization; `me` is the one that the key belongs to."""
+    """The id of the organization; `me` means the organization of the key."""
 
 
 class Metered:

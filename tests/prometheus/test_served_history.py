@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from exporter.metrics.families import HOURLY_SAMPLE_LEAD
 from exporter.model import DAY, HOUR, NANO, REQUESTS, TOKEN_METERS
-from tests.command import run_command, wait_until
+from tests.command import run_command, start_exporter, start_sandbox, wait_until
 from tests.servers import (
     UNUSED_ADDRESS,
     VERSIONS,
@@ -157,7 +158,8 @@ def test_the_newest_sample_is_the_newest_complete_hour(
         account = series["metric"]["account"]
         newest[account] = max(newest.get(account, 0), series["values"][-1][0])
     assert newest == {
-        name: system.window_range("last_hour", name).end.timestamp() - 0.001 for name in system.world.accounts
+        name: (system.window_range("last_hour", name).end - HOURLY_SAMPLE_LEAD).timestamp()
+        for name in system.world.accounts
     }
 
 
@@ -211,6 +213,27 @@ def test_without_the_exporter_other_queries_work_and_history_is_warned_about(tmp
         scraped = server.call_api("query", query='up{job="ai-spend"} or ai_cost_today_usd')
         assert not scraped.get("warnings")
         assert [series["value"][1] for series in scraped["data"]["result"]] == ["0"]
+
+
+def test_beyond_the_sample_limit_prometheus_returns_a_warning_and_no_data(tmp_path: Path) -> None:
+    """A read of more samples than the limit is a success without data in Prometheus; its warning has the reason."""
+    limit = "--storage.remote.read-sample-limit=20"
+    with (
+        start_sandbox(tmp_path, make_account("openai", "acme")) as sandbox,
+        start_exporter(*sandbox.flags, limit) as exporter,
+    ):
+        exporter.wait_until_up("acme")
+        config = write_prometheus_config(tmp_path, exporter.url.removeprefix("http://"))
+        for version in VERSIONS:
+            with start_prometheus(version, tmp_path, config) as server:
+                rejected = server.call_api("query", query="sum_over_time(ai_hourly_cost_usd[2d])")
+                assert rejected["data"]["result"] == []
+                (warning,) = rejected["warnings"]
+                assert "more than 20 samples" in warning
+                assert "--storage.remote.read-sample-limit" in warning
+                answered = server.call_api("query", query="sum_over_time(ai_hourly_cost_usd[6h])")
+                assert answered["data"]["result"]
+                assert not answered.get("warnings")
 
 
 @pytest.fixture(scope="module", name="history_file")
