@@ -9,6 +9,15 @@ from fnmatch import fnmatchcase
 from math import prod
 from typing import Literal, NamedTuple
 
+from exporter.simulator.billing_terms import (
+    BillOutage,
+    BillStage,
+    FreeTokens,
+    LineDelay,
+    VolumeDiscount,
+    identity_rank,
+)
+
 Mix = tuple[tuple[str, float], ...]
 """The average usage of one request: (meter, units)."""
 
@@ -64,7 +73,7 @@ class PriceChange:
 
 @dataclass(frozen=True, slots=True)
 class ExtraCharge:
-    """A line on every day's bill for which there is no usage."""
+    """A line on the bill for which there is no usage: on every day, unless `dates` or `day_share` is given."""
 
     workspace: str
     label: str
@@ -75,6 +84,21 @@ class ExtraCharge:
     """Share of the cost of the workspace's usage on that day."""
     cost_type: str = ""
     """Anthropic's cost type: `code_execution` or `session_usage`."""
+    dates: frozenset[date] = frozenset()
+    """The only UTC days with this charge, such as the day of a one-off purchase; empty for every day."""
+    day_share: float = 1.0
+    """The share of the UTC days with this charge, chosen by its label and the date, such as days with training jobs."""
+
+    @property
+    def is_daily(self) -> bool:
+        """Whether every day has this charge."""
+        return not self.dates and self.day_share >= 1.0
+
+    def occurs_on(self, day: date) -> bool:
+        """Return whether the bill of a UTC day has this charge."""
+        if self.dates and day not in self.dates:
+            return False
+        return self.day_share >= 1.0 or identity_rank(self.label, day.isoformat()) < self.day_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +184,23 @@ class SimAccount:
     amount_format: Literal["number", "string"] = "number"
     """The JSON type of OpenAI's `amount.value` for this account."""
     bill_delay: timedelta = timedelta(hours=6)
-    """Time from the end of a day to its bill."""
+    """Time from the end of a day to its bill, where it has no stages."""
+    bill_stages: tuple[BillStage, ...] = ()
+    """The stages in which a bill is issued, oldest first; empty where it is issued at once."""
+    line_delays: tuple[LineDelay, ...] = ()
+    """Lines that are issued later than the stages say; the first glob that matches applies."""
+    bill_outages: tuple[BillOutage, ...] = ()
+    """Time ranges in which the provider answers without bills."""
+    unassigned_line_share: float = 0.0
+    """The share of the bill's lines without a workspace (OpenAI: `project_id` null), chosen by their identity."""
+    minimum_charge_usd: float = 0.0
+    """The smallest bill of a day with usage; the difference to the usage is a line without a workspace."""
+    free_tokens: tuple[FreeTokens, ...] = ()
+    """Free daily tokens; like the other terms of bills, ignored for Cursor."""
+    volume_discounts: tuple[VolumeDiscount, ...] = ()
+    """Prices that decrease with the volume of the month."""
+    prompt_usage: bool = False
+    """True: usage is reported as soon as it has happened, instead of minutes and hours later."""
     token_details: bool = True
     """False for OpenAI's older completions results, which have no detail fields."""
     has_billing_groups: bool = True

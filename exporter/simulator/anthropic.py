@@ -181,9 +181,7 @@ def _costs(context: _CallContext) -> ApiResponse:
 
 def _cost_results(context: _CallContext, group_by: Sequence[str], day: int) -> Iterator[dict[str, object]]:
     name = context.account.name
-    if not context.world.is_billed(name, utc(day)):
-        return
-    charges = [(charge, {"nano": charge.nano}) for charge in context.world.charges(name, utc(day))]
+    charges = [(charge, {"nano": charge.nano}) for charge in context.world.issued_charges(name, utc(day))]
     for labels, sums in sum_by_labels(charges, group_by, _COST_LABELS):
         nano = sums["nano"]
         amount = f"{nano // _NANO_PER_CENT}.{nano % _NANO_PER_CENT:07d}"

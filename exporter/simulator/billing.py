@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime, timedelta
+from fnmatch import fnmatchcase
 
-from exporter.model import COST, NANO, TOKEN_METERS, Row
+from exporter.model import COST, DAY, NANO, TOKEN_METERS, Row
 from exporter.simulator.accounts import REPORT_LABELS, SimAccount, Stream
+from exporter.simulator.billing_terms import BillStage, identity_rank
 from exporter.simulator.rates import nano_per_unit
+
+MINIMUM_CHARGE_LABEL = "Minimum charge"
+"""The line that has the difference between a day's usage and the account's minimum charge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +49,114 @@ class Charge:
 
 
 def compute_charges(
-    account: SimAccount, day: date, usage: Iterable[tuple[Stream, Mapping[str, int]]], factor: float
+    account: SimAccount,
+    day: date,
+    usage: Sequence[tuple[Stream, Mapping[str, int]]],
+    factor: float,
+    month_tokens: Mapping[str, int] | None = None,
 ) -> list[Charge]:
     """Return the bill of a day's final usage; each line is rounded to whole nano-USD, in order of its first usage.
 
     The account is at OpenAI or Anthropic: Cursor charges per event. `factor` is the provider's later correction of
-    the bill; it multiplies the cost, not the units.
+    the bill; it multiplies the cost, not the units. `month_tokens` is model -> tokens of the month before this day,
+    which only volume discounts depend on.
     """
     build_line = _LINE_BUILDERS[account.provider]
+    day_tokens = sum_tokens(usage)
+    billed_shares = {model: _billed_share(account, model, day_tokens) for model in day_tokens}
+    volume_factors = {
+        model: _volume_factor(account, model, (month_tokens or {}).get(model, 0), tokens)
+        for model, tokens in day_tokens.items()
+    }
     units: dict[BillLine, int] = {}
     costs: dict[BillLine, float] = {}
     for stream, meter, count in _split_usage(usage):
         price = nano_per_unit(stream.model, meter, stream.tier, stream.context_window, stream.region)
         line = build_line(stream, meter) if price else None
         if line is not None:
-            units[line] = units.get(line, 0) + count
-            costs[line] = costs.get(line, 0.0) + count * price * account.price_factor(stream.model, day)
+            billed = count
+            if meter in TOKEN_METERS:
+                billed = round(count * billed_shares[stream.model])
+                price *= volume_factors[stream.model]
+            units[line] = units.get(line, 0) + billed
+            costs[line] = costs.get(line, 0.0) + billed * price * account.price_factor(stream.model, day)
     cost_factor = (1.0 - account.discount) * factor
     charges = [Charge(line, units[line], round(nano * cost_factor)) for line, nano in costs.items()]
-    return charges + _extra_charges(account, charges, factor)
+    charges += _extra_charges(account, day, charges, factor)
+    charges += _minimum_charge(account, charges, factor)
+    return _remove_workspaces(charges, account.unassigned_line_share)
+
+
+def sum_tokens(usage: Iterable[tuple[Stream, Mapping[str, int]]]) -> dict[str, int]:
+    """Return model -> tokens of all streams."""
+    tokens: dict[str, int] = {}
+    for stream, units in usage:
+        counted = sum(count for meter, count in units.items() if meter in TOKEN_METERS)
+        tokens[stream.model] = tokens.get(stream.model, 0) + counted
+    return tokens
+
+
+def _billed_share(account: SimAccount, model: str, day_tokens: Mapping[str, int]) -> float:
+    """Return the share of a model's tokens that remains after the free ones of the day."""
+    for free in account.free_tokens:
+        if fnmatchcase(model, free.model):
+            used = sum(tokens for name, tokens in day_tokens.items() if fnmatchcase(name, free.model))
+            return max(0.0, 1.0 - free.tokens_per_day / used) if used else 1.0
+    return 1.0
+
+
+def _volume_factor(account: SimAccount, model: str, tokens_before: int, tokens: int) -> float:
+    """Return the mean price factor of a day's tokens, of which those beyond the monthly volume are discounted."""
+    for discount in account.volume_discounts:
+        if tokens and fnmatchcase(model, discount.model):
+            full_price = min(tokens, max(0, discount.tokens_per_month - tokens_before))
+            return (full_price + (tokens - full_price) * discount.factor) / tokens
+    return 1.0
+
+
+def issued_charges(account: SimAccount, day: datetime, charges: Sequence[Charge], now: datetime) -> tuple[Charge, ...]:
+    """Return the part of the final bill of the UTC day `day` that the provider answers at the time `now`."""
+    if any(outage.since <= now < outage.until for outage in account.bill_outages):
+        return ()
+    age = now - (day + DAY)
+    stages = account.bill_stages or (BillStage(account.bill_delay),)
+    stage = max((stage for stage in stages if stage.delay <= age), key=lambda stage: stage.delay, default=None)
+    if stage is None:
+        return ()
+    issued_lines = _choose_lines(charges, stage.line_share)
+    return tuple(
+        _scale(charge, stage.amount_share)
+        for charge in charges
+        if charge.line in issued_lines and _line_delay(account, charge.line) <= age
+    )
+
+
+def _choose_lines(charges: Iterable[Charge], share: float) -> set[BillLine]:
+    """Return a share of the lines; which lines depends on their identity alone, unless lines come or go."""
+    lines = sorted(
+        (charge.line for charge in charges), key=lambda line: identity_rank(line.workspace, line.label, line.api_key)
+    )
+    return set(lines[: round(share * len(lines))])
+
+
+def _line_delay(account: SimAccount, line: BillLine) -> timedelta:
+    delays = (late.delay for late in account.line_delays if fnmatchcase(line.label, late.label))
+    return next(delays, timedelta(0))
+
+
+def _scale(charge: Charge, share: float) -> Charge:
+    if share == 1.0:
+        return charge
+    return replace(charge, units=round(charge.units * share), nano=round(charge.nano * share))
+
+
+def _remove_workspaces(charges: Sequence[Charge], share: float) -> list[Charge]:
+    """Return the charges, a share of the lines without their workspace."""
+    unassigned = _choose_lines(charges, share)
+    return [
+        replace(charge, line=replace(charge.line, workspace="")) if charge.line in unassigned else charge
+        for charge in charges
+    ]
 
 
 def _split_usage(usage: Iterable[tuple[Stream, Mapping[str, int]]]) -> Iterator[tuple[Stream, str, int]]:
@@ -76,18 +170,26 @@ def _split_usage(usage: Iterable[tuple[Stream, Mapping[str, int]]]) -> Iterator[
                 yield stream, meter, count - long_context
 
 
-def _extra_charges(account: SimAccount, charges: Iterable[Charge], factor: float) -> list[Charge]:
+def _extra_charges(account: SimAccount, day: date, charges: Iterable[Charge], factor: float) -> list[Charge]:
     cost_by_workspace: dict[str, int] = {}
     for charge in charges:
         workspace = charge.line.workspace
         cost_by_workspace[workspace] = cost_by_workspace.get(workspace, 0) + charge.nano
     extra_charges: list[Charge] = []
     for extra in account.extra_charges:
+        if not extra.occurs_on(day):
+            continue
         fixed = extra.usd_per_day * NANO * factor
         nano = round(fixed + extra.usage_cost_share * cost_by_workspace.get(extra.workspace, 0))
         if nano:
             extra_charges.append(Charge(BillLine(extra.workspace, extra.label, cost_type=extra.cost_type), 0, nano))
     return extra_charges
+
+
+def _minimum_charge(account: SimAccount, charges: Sequence[Charge], factor: float) -> list[Charge]:
+    """Return the charge that raises the bill of a day with usage to the account's minimum; empty if it is above it."""
+    missing = round(account.minimum_charge_usd * NANO * factor) - sum(charge.nano for charge in charges)
+    return [Charge(BillLine("", MINIMUM_CHARGE_LABEL), 0, missing)] if charges and missing > 0 else []
 
 
 def _openai_line(stream: Stream, meter: str) -> BillLine:

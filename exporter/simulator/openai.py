@@ -182,11 +182,9 @@ def _costs(context: _CallContext) -> ApiResponse:
 
 def _cost_results(context: _CallContext, group_by: tuple[str, ...], day: int) -> Iterator[dict[str, object]]:
     account, call = context.account, context.call
-    if not context.world.is_billed(account.name, utc(day)):
-        return
     charges = [
         (charge, {"nano": charge.nano, "units": charge.units})
-        for charge in context.world.charges(account.name, utc(day))
+        for charge in context.world.issued_charges(account.name, utc(day))
         if charge.line.workspace in call.query.get("project_ids", (charge.line.workspace,))
         and charge.line.api_key in call.query.get("api_key_ids", (charge.line.api_key,))
     ]

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from exporter.model import COST, DAY, GAUGE_METERS, HOUR, Row, utc
 from exporter.simulator.accounts import ExtraCharge, Member, PriceChange, SimAccount, Stream, StreamLabels
-from exporter.simulator.billing import Charge, compute_charges
+from exporter.simulator.billing import Charge, compute_charges, issued_charges, sum_tokens
 from exporter.simulator.demo_accounts import demo_accounts
 from exporter.simulator.events import CursorEvent, hour_events
 from exporter.simulator.usage_model import (
@@ -34,6 +34,7 @@ class _Cache:
         self.reported_usage: dict[tuple[str, str, int, int], UsageByStream] = {}
         self.events: dict[tuple[str, int], tuple[CursorEvent, ...]] = {}
         self.charges: dict[tuple[str, datetime], tuple[Charge, ...]] = {}
+        self.day_tokens: dict[tuple[str, datetime], dict[str, int]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,10 @@ class _View:
     now: float
     reported_only: bool
 
-    def share(self, salt: int, hour: int) -> float:
-        return reported_share(salt, hour, self.now, self.now) if self.reported_only else elapsed_share(hour, self.now)
+    def share(self, account: SimAccount, salt: int, hour: int) -> float:
+        if self.reported_only:
+            return _reported_share(account, salt, hour, self.now, self.now)
+        return elapsed_share(hour, self.now)
 
     def includes(self, event: CursorEvent) -> bool:
         return (event.visible_from_ms if self.reported_only else event.time_ms) <= self.now * 1000
@@ -119,24 +122,56 @@ class World:
         self._cache = _Cache()
 
     def is_billed(self, account: str, day: datetime) -> bool:
-        """Return whether the day's bill has been issued."""
-        return self.clock() >= day + DAY + self.accounts[account].bill_delay
+        """Return whether the whole bill of a UTC day has been issued."""
+        return self.clock() >= day + DAY and self.issued_charges(account, day) == self.charges(account, day)
+
+    def issued_charges(self, account: str, day: datetime) -> tuple[Charge, ...]:
+        """Return the lines of the bill of a UTC day that the provider answers at the current time."""
+        if self.clock() < day + DAY:
+            return ()
+        return issued_charges(self.accounts[account], day, self.charges(account, day), self.clock())
 
     def charges(self, account: str, day: datetime) -> tuple[Charge, ...]:
         """Return the lines of the final bill of a UTC day, even before it is issued."""
         cache, key = self._cache.charges, (account, day)
         if key not in cache:
-            start = _epoch(day)
-            usage = [
-                (stream, self._final_usage(account, position, hour))
-                for position, stream in enumerate(self.accounts[account].streams)
-                for hour in range(start, start + 24 * HOUR_SECONDS, HOUR_SECONDS)
-            ]
-            is_simulated = day + DAY > self.start_time
             factor = self._bill_factors.get(key, 1.0)
-            charges = compute_charges(self.accounts[account], day.date(), usage, factor) if is_simulated else ()
+            is_simulated = day + DAY > self.start_time
+            charges = (
+                compute_charges(
+                    self.accounts[account],
+                    day.date(),
+                    self._day_usage(account, day),
+                    factor,
+                    self._month_tokens(account, day),
+                )
+                if is_simulated
+                else ()
+            )
             cache[key] = tuple(charges)
         return cache[key]
+
+    def _day_usage(self, account: str, day: datetime) -> list[tuple[Stream, Mapping[str, int]]]:
+        start = _epoch(day)
+        return [
+            (stream, self._final_usage(account, position, hour))
+            for position, stream in enumerate(self.accounts[account].streams)
+            for hour in range(start, start + 24 * HOUR_SECONDS, HOUR_SECONDS)
+        ]
+
+    def _month_tokens(self, account: str, day: datetime) -> dict[str, int]:
+        """Return model -> tokens of the UTC month before a day; {} where no price depends on them."""
+        tokens: dict[str, int] = {}
+        if not self.accounts[account].volume_discounts:
+            return tokens
+        cache = self._cache.day_tokens
+        for number in range(1, day.day):
+            earlier = day.replace(day=number)
+            if (account, earlier) not in cache:
+                cache[account, earlier] = sum_tokens(self._day_usage(account, earlier))
+            for model, count in cache[account, earlier].items():
+                tokens[model] = tokens.get(model, 0) + count
+        return tokens
 
     def usage(self, account: str, report: str, start: int, end: int) -> UsageByStream:
         """Return the usage in [start, end), epoch seconds, that one report contains at the current time."""
@@ -174,7 +209,7 @@ class World:
 
     def _visible_usage(self, account: str, hour: int, view: _View) -> Iterator[tuple[StreamLabels, Mapping[str, int]]]:
         for position, stream in enumerate(self.accounts[account].streams):
-            share = view.share(self._salts[account][position], hour)
+            share = view.share(self.accounts[account], self._salts[account][position], hour)
             yield stream.labels(), _slice_usage(self._final_usage(account, position, hour), 0.0, share)
 
     def _reported_usage(self, account: str, position: int, start: int, end: int, now: float) -> dict[str, int]:
@@ -186,8 +221,8 @@ class World:
                 continue
             is_whole_hour = start <= hour and end >= hour + HOUR_SECONDS
             if not is_whole_hour or now < hour + HOUR_SECONDS + SETTLE_SECONDS:
-                before = reported_share(salt, hour, start, now)
-                usage = _slice_usage(usage, before, reported_share(salt, hour, end, now))
+                before = _reported_share(self.accounts[account], salt, hour, start, now)
+                usage = _slice_usage(usage, before, _reported_share(self.accounts[account], salt, hour, end, now))
             for meter, count in usage.items():
                 so_far = units.get(meter, 0)
                 units[meter] = max(so_far, count) if meter in GAUGE_METERS else so_far + count
@@ -236,6 +271,13 @@ def start_incident(world: World) -> None:
     current_hour = world.clock().replace(minute=0, second=0, microsecond=0)
     for number in range(-2, 4):
         world.revise("acme-openai", current_hour + number * HOUR, 8.0, "proj_siteSearch")
+
+
+def _reported_share(account: SimAccount, salt: int, hour: int, until: float, now: float) -> float:
+    """Return the part of the hour's usage up to `until` that the account's provider reports at `now`."""
+    if account.prompt_usage:
+        return elapsed_share(hour, min(until, now))
+    return reported_share(salt, hour, until, now)
 
 
 def _sum_rows(usage: Iterable[tuple[StreamLabels, Mapping[str, int]]]) -> Iterator[Row]:

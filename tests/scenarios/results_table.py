@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from statistics import median
 
 from tests.paths import ROOT
@@ -12,6 +13,8 @@ from tests.scenarios.run_scenario import Estimate, ScenarioRun
 PATH = ROOT / "docs" / "estimates.md"
 MIN_ERROR = 0.0001
 """Errors below this, 0.01 %, are shown as smaller than it."""
+IRREGULAR_HEADING = "## Irregular bills\n"
+"""The heading of the document's second section, which `irregular_table` writes; `parse_document` ignores it."""
 
 _HEADER = """# Accuracy of estimates
 
@@ -53,23 +56,45 @@ def parse_document(text: str) -> Mapping[str, tuple[str, Mapping[str, tuple[floa
     """Return situation -> (what is claimed, way -> (median, worst)) of a document; errors as parts of the bill."""
     return {
         name: (claimed, {way: _parse_pair(cell) for way, cell in zip(METHODS, cells, strict=True)})
-        for name, _, claimed, *cells in _ROW.findall(text)
+        for name, _, claimed, *cells in _ROW.findall(text.partition(IRREGULAR_HEADING)[0])
     }
+
+
+def read_section(path: Path, heading: str) -> str:
+    """Return the text below a heading up to the end of the document; empty where it has no such heading."""
+    return path.read_text().partition(heading)[2]
+
+
+def write_section(path: Path, heading: str, text: str) -> None:
+    """Replace a heading and everything below it."""
+    first_section = path.read_text().partition(heading)[0].rstrip("\n")
+    path.write_text(f"{first_section}\n\n{heading}{text}")
+
+
+def write_first_section(path: Path, text: str) -> None:
+    """Replace everything above IRREGULAR_HEADING."""
+    second_section = read_section(path, IRREGULAR_HEADING)
+    path.write_text(f"{text}\n{IRREGULAR_HEADING}{second_section}" if second_section else text)
 
 
 def _render_row(run: ScenarioRun) -> str:
     found, scenario = errors(run), run.scenario
-    cells = [f"{_format_percent(median(found[way]))} ({_format_percent(max(found[way]))})" for way in METHODS]
+    cells = [f"{format_percent(median(found[way]))} ({format_percent(max(found[way]))})" for way in METHODS]
     max_error = f"{scenario.max_error:.1%}".replace("%", " %")
     return f"| {' | '.join([scenario.name, scenario.description, max_error, *cells])} |\n"
 
 
-def _format_percent(error: float) -> str:
+def format_percent(error: float) -> str:
     """Write two significant digits; an error below MIN_ERROR as smaller than it."""
     if error < MIN_ERROR:
         return f"< {MIN_ERROR * 100:g} %"
     percent = float(f"{error * 100:.2g}")
     return f"{percent:.0f} %" if percent >= 10 else f"{percent:g} %"
+
+
+def parse_percent(text: str) -> float:
+    """Return the error that `format_percent` wrote, as part of the true value."""
+    return float(text.removeprefix("< ").removesuffix(" %")) / 100
 
 
 def _parse_pair(cell: str) -> tuple[float, float]:
