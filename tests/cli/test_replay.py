@@ -93,6 +93,11 @@ def replay_flags(folder: Path, version: str = "debian", rules: Path = RULES) -> 
     ]
 
 
+def yesterday() -> datetime:
+    """Return the start of the UTC day before today."""
+    return midnight(datetime.now(UTC)) - DAY
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_replay_reports_what_would_have_fired_when_and_for_how_long(folder: Path, version: str) -> None:
     """The spike of three days ago pages within its hour and not again; a budget is exceeded; the rest is silent."""
@@ -251,7 +256,7 @@ NOT_ON_THE_PAGE = {
 )
 def test_errors_are_clear(folder: Path, change: dict[str, str], complaint: str) -> None:
     """An error results in status 1 and a message with advice, without a traceback."""
-    given = dict(flag.split("=", 1) for flag in replay_flags(folder)) | change
+    given = dict(flag.split("=", 1) for flag in replay_flags(folder)) | {"--from": f"{yesterday():%Y-%m-%d}"} | change
     run = run_command("replay", *(f"{name}={value}" for name, value in given.items()), cwd=ROOT)
     assert run.returncode == 1
     assert complaint in run.stderr
@@ -261,11 +266,24 @@ def test_errors_are_clear(folder: Path, change: dict[str, str], complaint: str) 
 
 def test_the_rules_that_come_along_are_the_usual_ones(folder: Path) -> None:
     """Without --rules, the rules that are shipped are used, from any working directory."""
-    day = midnight(datetime.now(UTC)) - DAY
+    day = yesterday()
     given = [flag for flag in replay_flags(folder) if not flag.startswith("--rules")]
     run = run_command("replay", *given, f"--from={day:%Y-%m-%d}", f"--to={day:%Y-%m-%d}", cwd="/")
     assert run.returncode == 0
     assert "AIRunawaySpend" in run.stdout.rpartition("Silent: ")[2]
+
+
+def test_seven_days_and_today_are_replayed_by_default(folder: Path, tmp_path: Path) -> None:
+    """Without --from and --to, the range is seven days and the complete hours of today."""
+    rules = tmp_path / "rules.yml"
+    rules.write_text("groups: [{name: a, rules: [{alert: A, expr: ai_exporter_build_info}]}]")
+    run = run_command("replay", *replay_flags(folder, rules=rules))
+    assert run.returncode == 0, run.stderr
+    found = re.search(r"in [\d.]+ days, ([\d-]+) to ([\d-]+ [\d:]+) UTC:", run.stdout)
+    assert found, run.stdout
+    first, end = datetime.fromisoformat(f"{found[1]}T00:00Z"), datetime.fromisoformat(f"{found[2]}Z")
+    assert (midnight(end) - first).days == 7
+    assert midnight(datetime.now(UTC)) - DAY <= end <= datetime.now(UTC)
 
 
 def test_an_invalid_time_range_is_misuse(folder: Path) -> None:
@@ -279,7 +297,7 @@ def test_a_rule_that_promtool_rejects_is_reported_with_its_message(folder: Path,
     """If promtool rejects the rules, its message is printed."""
     rules = tmp_path / "rules.yml"
     rules.write_text("groups: [{name: a, rules: [{alert: A, expr: 'sum('}]}]")
-    run = run_command("replay", *replay_flags(folder, rules=rules))
+    run = run_command("replay", *replay_flags(folder, rules=rules), f"--from={yesterday():%Y-%m-%d}")
     assert run.returncode == 1
     assert "rejects the rules" in run.stderr
     assert "parse error" in run.stderr
