@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test bench check lock golden estimates dashboards image clean
+.PHONY: help demo test bench check lint lock golden estimates dashboards image clean
 
 help: ## List these targets.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -12,13 +12,15 @@ demo: .venv/run ## Run everything on this machine with simulated accounts: no AP
 
 test: .venv/dev ## Install the programs that the tests need, then lint and test everything.
 	@.ci/tools
-	@$(MAKE) --no-print-directory check
-	$(BIN)/pytest -n 4 --dist=worksteal
+	@$(MAKE) --no-print-directory lint
+	@.ci/test
 
-check: .venv/dev ## Lint, check types, and check that the lock files are current.
+check: lint ## Lint, check types, and check that the lock files are current.
+	$(BIN)/mypy
+
+lint: .venv/dev
 	$(BIN)/ruff check exporter grafana tests
 	$(BIN)/ruff format --check exporter grafana tests
-	$(BIN)/mypy
 	@.ci/generated
 
 bench: .venv/dev ## Run the benchmarks.

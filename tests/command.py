@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import socket
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,8 @@ from tests.system import midnight
 
 COMMAND = (sys.executable, "-m", "exporter")
 ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
+MIN_PORT = 10_000
+"""The lowest port of `free_port`; well-known services have lower ports."""
 ANY_PORT_FLAG = "--web.listen-address=127.0.0.1:0"
 TIMEOUT = 120.0
 """Seconds after which a test gives up: far more than a busy machine needs, so that no result depends on its speed."""
@@ -79,9 +82,16 @@ def _can_fork(env: Mapping[str, str]) -> bool:
 
 
 def free_port() -> int:
-    """Return a port of loopback on which nothing listens now."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+    """Return a port of loopback on which nothing listens now, and that the kernel assigns to no other socket.
+
+    A test may start servers on it one after the other; a port of the range that the kernel assigns from could go to a
+    server or a connection of another test meanwhile.
+    """
+    first_assigned = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(MIN_PORT, first_assigned) if first_assigned > MIN_PORT else 0
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)) as listening:
+            return int(listening.getsockname()[1])
 
 
 def wait_until(description: str, condition: Callable[[], object], timeout: float = TIMEOUT) -> None:

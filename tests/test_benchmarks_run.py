@@ -1,4 +1,4 @@
-"""The parts of the benchmarks that do not depend on the machine, held by every run of the tests."""
+"""The parts of the benchmarks that do not depend on the machine, asserted by every run of the tests."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.benchmarks.calls import start_call_counter
 
 
 def test_polling_makes_no_more_calls_than_the_limits_require(tmp_path: Path) -> None:
-    """A first poll of thirty days and an hour of steady polling make exactly the fewest calls, report by report."""
-    with start_call_counter(tmp_path) as it:
-        for asked, fewest in (it.run_first_poll(), it.run_steady_polling(HOUR)):
-            assert asked == fewest
+    """A first poll of thirty days and an hour of steady polling make exactly the minimum of calls, report by report."""
+    with start_call_counter(tmp_path) as counter:
+        for made, minimum in (counter.run_first_poll(), counter.run_steady_polling(HOUR)):
+            assert made == minimum
 
 
 def test_the_ledger_benchmark_compares_equal_results(tmp_path: Path) -> None:

@@ -35,51 +35,50 @@ MAX_SECONDS, MIN_SPEEDUP = 0.3, 4
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerHistory]:
     """A ledger in which a thousand series cost something in every hour of thirty days."""
-    with open_ledger(tmp_path_factory.mktemp("past"), max_series=SERIES, max_samples=SAMPLES) as it:
-        it.until = DAY1 + DAYS * DAY
+    with open_ledger(tmp_path_factory.mktemp("past"), max_series=SERIES, max_samples=SAMPLES) as history:
+        history.until = DAY1 + DAYS * DAY
         for number in range(DAYS):
-            it.put_cost(DAY1 + number * DAY, {hour: list(_rows(number, hour)) for hour in range(24)})
-        tellers = it.history_accounts()
-        it.reader._history_accounts = lambda: tellers
-        yield it
+            history.put_cost(DAY1 + number * DAY, {hour: list(_rows(number, hour)) for hour in range(24)})
+        accounts = history.history_accounts()
+        history.reader._history_accounts = lambda: accounts
+        yield history
 
 
 def _rows(number: int, hour: int) -> Iterator[Row]:
-    for one in range(SERIES):
-        yield cost_row(
-            1 + (one * 7919 + number * 104_729 + hour * 1299) % 10**10, f"model-{one % 20}", f"team-{one // 20}"
-        )
+    for series in range(SERIES):
+        nano = 1 + (series * 7919 + number * 104_729 + hour * 1299) % 10**10
+        yield cost_row(nano, f"model-{series % 20}", f"team-{series // 20}")
 
 
 def encode_per_sample(history: LedgerHistory) -> bytes:
-    """Answer as one would write it down: every sample a message, all of it anew for every request."""
-    (teller,) = history.reader._history_accounts()
-    answer = MESSAGES["ReadResponse"]()
-    result = answer.results.add()
+    """Encode a response in the simplest way: every sample a message, and nothing kept between requests."""
+    (account,) = history.reader._history_accounts()
+    response = MESSAGES["ReadResponse"]()
+    result = response.results.add()
     series = {}
     for day in history.ledger.hours.days(history.number, TimeRange(DAY1, history.until)):
         times = sample_timestamps(day)
-        for shown, values in read_day(history.ledger, HOURLY_COST, teller, day).items():
-            if shown not in series:
-                series[shown] = result.timeseries.add()
-                labels = {"__name__": HOURLY_COST.name, **account_labels(teller), **series_labels(teller, shown)}
+        for key, values in read_day(history.ledger, HOURLY_COST, account, day).items():
+            if key not in series:
+                series[key] = result.timeseries.add()
+                labels = {"__name__": HOURLY_COST.name, **account_labels(account), **series_labels(account, key)}
                 for name, value in sorted(labels.items()):
-                    series[shown].labels.add(name=name, value=value)
-            add = series[shown].samples.add
-            for at, nano in zip(times, values, strict=True):
-                add(value=nano / NANO, timestamp=at)
-    return bytes(cramjam.snappy.compress_raw(answer.SerializeToString()))
+                    series[key].labels.add(name=name, value=value)
+            add = series[key].samples.add
+            for timestamp, nano in zip(times, values, strict=True):
+                add(value=nano / NANO, timestamp=timestamp)
+    return bytes(cramjam.snappy.compress_raw(response.SerializeToString()))
 
 
 def measure_seconds(action: Callable[[], object]) -> float:
-    """Return the seconds that something takes."""
+    """Return the duration of an action in seconds."""
     began = time.perf_counter()
     action()
     return time.perf_counter() - began
 
 
 def test_thirty_days_of_a_thousand_series_are_read_in_a_fraction_of_a_second(history: LedgerHistory) -> None:
-    """At most 0.3 s and a quarter of the plain encoder's time in the same run; both tell the same samples."""
+    """At most 0.3 s and a quarter of the plain encoder's time in the same run; both return the same samples."""
     first = measure_seconds(lambda: history.reader.handle(REQUEST))
     ours, theirs, changed = [], [], []
     for run in range(RUNS):
@@ -93,7 +92,7 @@ def test_thirty_days_of_a_thousand_series_are_read_in_a_fraction_of_a_second(his
     print(f"  sample by sample            {median(theirs) * 1000:8.1f} ms")
     for name, took in (
         ("every day encoded for it", first),
-        ("one day changed", median(changed)),
+        ("a changed day", median(changed)),
         ("no change", median(ours)),
     ):
         print(f"  here, {name:<24}{took * 1000:6.1f} ms  {median(theirs) / took:6.1f} times as fast")
@@ -104,14 +103,14 @@ def test_thirty_days_of_a_thousand_series_are_read_in_a_fraction_of_a_second(his
 
 
 def test_the_memory_of_an_answer_is_bounded(history: LedgerHistory) -> None:
-    """An answer takes no more than twice its samples beside what is kept, and what is kept has a limit."""
+    """A response takes at most twice the size of its samples beside the cache, and the cache is bounded."""
     history.reader.handle(REQUEST)
     tracemalloc.start()
     history.reader.handle(REQUEST)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    kept = history.reader._cache
-    sizes = [f"{size / 2**20:.0f} MiB" for size in (SAMPLES * SAMPLE_BYTES, peak, kept._size)]
+    cache = history.reader._cache
+    sizes = [f"{size / 2**20:.0f} MiB" for size in (SAMPLES * SAMPLE_BYTES, peak, cache.size_bytes)]
     print("\n  samples {}, to answer {} of Python's memory, days kept encoded {}".format(*sizes))
     assert peak <= 2 * SAMPLES * SAMPLE_BYTES
-    assert kept._size <= kept._max_bytes
+    assert cache.size_bytes <= cache._max_bytes

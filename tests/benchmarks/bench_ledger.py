@@ -27,7 +27,7 @@ CostRow = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """CPU or wall-clock seconds of one operation in both ways, medians."""
+    """CPU or wall-clock seconds of an operation in both ways, medians."""
 
     operation: str
     plain: float
@@ -140,7 +140,7 @@ class LedgerTables:
             )
 
     def read_totals_json(self) -> dict[int, int]:
-        """Return the same from one JSON text."""
+        """Return the same from a single JSON text."""
         with self.store.read() as db:
             (text,) = db.execute(
                 "SELECT json_group_array(json_array(series, total)) FROM (SELECT series, SUM(value) AS total FROM cost"

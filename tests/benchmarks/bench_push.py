@@ -41,7 +41,7 @@ DAYS, MODELS, WORKSPACES, LATE_SHARE = 34, 20, 10, 0.02
 
 @dataclass
 class MeasuredServer:
-    """One server: how long its batches took, from when each was due until it was acknowledged, and its CPU time."""
+    """A server, the duration of each batch from its due time to its acknowledgement, and the CPU time."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
@@ -51,12 +51,14 @@ class MeasuredServer:
     def push(self, port: int, pid: int) -> None:
         """Let clients in a process of their own push to it."""
         before, command = read_cpu_seconds(pid), [sys.executable, "-m", __name__, "clients", str(port)]
-        told = json.loads(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout)
-        self.seconds, self.duration, self.cpu_seconds = told["seconds"], told["took"], read_cpu_seconds(pid) - before
+        output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+        self.cpu_seconds = read_cpu_seconds(pid) - before
+        report = json.loads(output)
+        self.seconds, self.duration = report["seconds"], report["took"]
 
     @property
     def events(self) -> int:
-        """How many were acknowledged."""
+        """The number of acknowledged events."""
         return len(self.seconds) * SIZE
 
     @property
@@ -80,8 +82,8 @@ def test_five_thousand_durable_events_a_second_while_being_scraped(tmp_path: Pat
         with scrape_continuously(it) as at_rest:
             time.sleep(5)
         it.stop(signal.SIGKILL)
-    with run_process(__name__, "plain", str(tmp_path / "plain.db")) as told:
-        plain.push(int(told["port"]), int(told["pid"]))
+    with run_process(__name__, "plain", str(tmp_path / "plain.db")) as info:
+        plain.push(int(info["port"]), int(info["pid"]))
     print(f"\n  {RATE:,} events/s wanted, in batches of {SIZE} from {CLIENTS} clients, for {SECONDS} s")
     print(ours.format_row(), plain.format_row(), sep="\n")
     print(f"  CPU time an event: {ours.cpu_seconds / plain.cpu_seconds:.1f} times the plain server's")
@@ -94,7 +96,7 @@ def test_five_thousand_durable_events_a_second_while_being_scraped(tmp_path: Pat
 
 @contextmanager
 def start_configured_exporter(folder: Path) -> Iterator[ExporterProcess]:
-    """Run an exporter with one source."""
+    """Run an exporter with a single source."""
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(TOKEN)
     (folder / "config.yaml").write_text("ingest: {sources: [{name: gateway, token_file: token}]}\n")
@@ -123,7 +125,7 @@ def scrape_continuously(exporter: ExporterProcess) -> Iterator[list[float]]:
 
 
 def describe_durations(seconds: list[float]) -> str:
-    """Return how long scrapes took, in words."""
+    """Return the median and the maximum of durations as text."""
     return f"median {median(seconds) * 1000:.1f} ms, slowest {max(seconds) * 1000:.1f} ms"
 
 
@@ -149,8 +151,8 @@ def run_clients(port: int) -> Mapping[str, Any]:
     """Push at the wanted rate; return the seconds of each batch, and of all of them together."""
     began = time.monotonic() + 0.2
     with ThreadPoolExecutor(CLIENTS) as pool:
-        told = pool.map(lambda number: list(_push_batches(port, number, began)), range(CLIENTS))
-        seconds = [one for of_one in told for one in of_one]
+        by_client = pool.map(lambda number: list(_push_batches(port, number, began)), range(CLIENTS))
+        seconds = [duration for durations in by_client for duration in durations]
     return {"seconds": seconds, "took": time.monotonic() - began}
 
 
@@ -158,14 +160,14 @@ def _push_batches(port: int, number: int, began: float) -> Iterator[float]:
     connection, chance = http.client.HTTPConnection("127.0.0.1", port), random.Random(number)
     head = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
     for batch in range(BATCHES):
-        body = json.dumps({"events": [_make_event(f"{number}-{batch}-{one}", chance) for one in range(SIZE)]})
-        # A batch that had to wait for the one before it is late, and counts as slow.
+        body = json.dumps({"events": [_make_event(f"{number}-{batch}-{index}", chance) for index in range(SIZE)]})
+        # A batch that had to wait for the previous batch is late, and counts as slow.
         due = began + (batch * CLIENTS + number) * SIZE / RATE
         time.sleep(max(0.0, due - time.monotonic()))
         connection.request("POST", PATH, body, head)
         answer = connection.getresponse()
-        told = answer.read()
-        assert answer.status == 202, told
+        body_text = answer.read()
+        assert answer.status == 202, body_text
         yield time.monotonic() - due
     connection.close()
 
@@ -185,7 +187,7 @@ def _make_event(name: str, rng: random.Random) -> Mapping[str, object]:
 
 
 def run_reference_server(path: str) -> None:
-    """Serve what one would write down: a row per event, a transaction per batch, and nothing is looked at."""
+    """Serve the simplest implementation: a row per event, a transaction per batch, no validation."""
     db, lock = sqlite3.connect(path, isolation_level=None, check_same_thread=False), threading.Lock()
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")
@@ -195,17 +197,17 @@ def run_reference_server(path: str) -> None:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            told = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with lock, db:
                 db.execute("BEGIN")
-                rows = [tuple(event.values()) for event in told["events"]]
+                rows = [tuple(event.values()) for event in body["events"]]
                 db.executemany("INSERT OR IGNORE INTO event VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
             self.send_response(202)
             self.send_header("content-length", "0")
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -26,7 +26,7 @@ Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
 @dataclass
 class MeasuredServer:
-    """One server, and how long each of its scrapes took, by encoding."""
+    """A server and the duration of each of its scrapes, by encoding."""
 
     name: str
     info: ProcessInfo
@@ -48,7 +48,7 @@ class MeasuredServer:
         return body
 
     def ratio(self, other: MeasuredServer, encoding: str) -> float:
-        """Return how many times faster this side is than the other one."""
+        """Return how many times faster this side is than the other side."""
         return median(other.seconds[encoding]) / median(self.seconds[encoding])
 
     def format_row(self, encoding: str) -> str:
@@ -58,13 +58,13 @@ class MeasuredServer:
 
 
 def test_a_scrape_is_a_hundred_times_faster_than_prometheus_clients(tmp_path: Path) -> None:
-    """Both sides tell the same 100,000 samples; ours hands over what was rendered when the data changed."""
+    """Both sides serve the same 100,000 samples; ours serves a page that was rendered when the data changed."""
     page = tmp_path / "page.txt"
-    with run_process("tests.benchmarks.exporter_process", str(tmp_path)) as told:
-        ours = MeasuredServer("ours", told)
+    with run_process("tests.benchmarks.exporter_process", str(tmp_path)) as info:
+        ours = MeasuredServer("ours", info)
         page.write_bytes(ours.scrape("identity"))
-        with run_process("tests.benchmarks.prometheus_client_process", str(page)) as told_too:
-            theirs = MeasuredServer("prometheus_client", told_too)
+        with run_process("tests.benchmarks.prometheus_client_process", str(page)) as client_info:
+            theirs = MeasuredServer("prometheus_client", client_info)
             samples = _parse_samples(ours.scrape("identity"))
             assert len(samples) >= SERIES
             assert _parse_samples(gzip.decompress(ours.scrape("gzip"))) == samples
@@ -80,13 +80,13 @@ def test_a_scrape_is_a_hundred_times_faster_than_prometheus_clients(tmp_path: Pa
         )
     for side in (ours, theirs):
         print(f"  resident  {side.name:<19}{side.info['resident'] / 2**20:10.0f} MiB")
-    print(f"  Board.refresh after a change of one account {ours.info['refresh'] * 1000:7.1f} ms")
+    print(f"  MetricsCache.refresh after a change of one account {ours.info['refresh'] * 1000:7.1f} ms")
     for encoding in ENCODINGS:
         assert ours.ratio(theirs, encoding) >= MIN_SPEEDUP, encoding
 
 
 def test_an_account_is_rendered_in_a_fraction_of_a_second(tmp_path: Path) -> None:
-    """An account of a thousand combinations and thirty days is rendered anew in less than a second."""
+    """An account of a thousand combinations and thirty days is rendered in less than a second."""
     sizes = {"small": 100, "large": 1000}
     app = build_app(tmp_path, sizes)
     took = {name: median(render_account(app, name) for _ in range(7)) for name in sizes}
@@ -94,12 +94,12 @@ def test_an_account_is_rendered_in_a_fraction_of_a_second(tmp_path: Path) -> Non
     print()
     for name, size in sizes.items():
         lines = f"{size:>5} combinations ({size * SERIES_PER_LABEL_SET:,} lines)"
-        print(f"  Board.hang of one account with {lines:<32}{took[name] * 1000:7.1f} ms")
+        print(f"  MetricsCache.update of an account with {lines:<32}{took[name] * 1000:7.1f} ms")
     assert took["large"] < 1
 
 
 def _parse_samples(body: bytes) -> Samples:
-    """Return what a page tells: name and labels -> value, without what each process tells of itself."""
+    """Return the samples of a page: name and labels -> value, without metrics about the process."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(body.decode())

@@ -1,4 +1,4 @@
-"""Provider calls, counted at the simulator over real HTTP, beside the fewest that the limits allow."""
+"""Provider calls, counted at the simulator over real HTTP, beside the minimum that the limits allow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.system import Clock, System, start_system
 
 
 class CallCounter:
-    """An exporter at work on one account of each provider; every stretch of time gives (asked, the fewest)."""
+    """An exporter with an account of each provider; every duration gives the calls made, and the minimum."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -35,24 +35,24 @@ class CallCounter:
         return self._take_counts()
 
     def run_steady_polling(self, duration: timedelta) -> tuple[CallCounts, CallCounts]:
-        """Let time pass in steps of the main poll; the events' hourly turn is wherever in the hour it is taken."""
-        turns = 0
+        """Let time pass in steps of the main poll; events are read once an hour, at any time of the hour."""
+        event_reads = 0
         for _ in range(duration // MAIN_INTERVAL):
             before = self._system.count_calls("cursor", EVENTS_ENDPOINT)
             self._system.advance(MAIN_INTERVAL)
             if self._system.count_calls("cursor", EVENTS_ENDPOINT) > before:
-                turns += 1
+                event_reads += 1
                 self._minimum.add_hourly_events()
-        assert turns == duration // HOUR, f"Cursor's events were read {turns} times in {duration}"
+        assert event_reads == duration // HOUR, f"Cursor's events were read {event_reads} times in {duration}"
         self._minimum.add_steady_polling(duration)
         return self._take_counts()
 
     def _take_counts(self) -> tuple[CallCounts, CallCounts]:
         assert {served.status for served in self._system.simulator.requests} == {200}
-        asked = Counter((served.account, served.path.rpartition("/")[2]) for served in self._system.simulator.requests)
+        made = Counter((served.account, served.path.rpartition("/")[2]) for served in self._system.simulator.requests)
         self._system.simulator.requests.clear()
-        fewest, self._minimum.calls = self._minimum.calls, Counter()
-        return asked, +fewest
+        minimum, self._minimum.calls = self._minimum.calls, Counter()
+        return made, +minimum
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def start_call_counter(folder: Path) -> Iterator[CallCounter]:
     """Run a small exporter from its first second."""
     clock = Clock()
     with (
-        start_system(folder, World(make_accounts(), clock), clock, history=f"{HISTORY.days}d") as it,
-        it.run_exporter(),
+        start_system(folder, World(make_accounts(), clock), clock, history=f"{HISTORY.days}d") as system,
+        system.run_exporter(),
     ):
-        yield CallCounter(it)
+        yield CallCounter(system)

@@ -1,6 +1,6 @@
-"""What the providers' documented limits allow at least: calls of a first poll and of a time of steady polling.
+"""The minimum of calls that the providers' documented limits allow, for a first poll and for steady polling.
 
-Everything here follows from the limits and from how often asking makes sense; nothing is taken from the exporter.
+Everything here follows from the limits and from how often data can change; nothing is taken from the exporter.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CallCounts = Counter[tuple[str, str]]
 
 
 def make_accounts() -> tuple[SimAccount, ...]:
-    """Return one account of each provider, with more names and events than one page holds."""
+    """Return an account of each provider, with more names and events than a page holds."""
     office = tuple(
         Stream("", model, "included", report="usage_events", daily_requests=200) for model in ("composer-2", "default")
     )
@@ -83,7 +83,7 @@ def make_accounts() -> tuple[SimAccount, ...]:
 
 @dataclass
 class MinimumCalls:
-    """The fewest calls, counted along with a world and its clock."""
+    """The minimum of calls, counted along with a world and its clock."""
 
     world: World
     calls: CallCounts = field(default_factory=Counter)
@@ -91,7 +91,7 @@ class MinimumCalls:
     _last_settle_read: datetime = field(init=False)
 
     def add_first_poll(self) -> None:
-        """Thirty whole days and the running one: hours, bills, events, names."""
+        """Count thirty complete days and the current day: hours, bills, events, names."""
         now = self.world.clock()
         since = floor(now, DAY) - HISTORY
         for provider, main in MAIN_REPORT.items():
@@ -104,7 +104,7 @@ class MinimumCalls:
         self._add_events(since, now)
 
     def add_steady_polling(self, duration: timedelta) -> None:
-        """Count a time in which the usual few hours are read again: one page of hours at each poll; and the names."""
+        """Count polls that read the newest few hours again, a page at each poll, and the names."""
         for provider, main in MAIN_REPORT.items():
             self.calls[provider, main] += duration // MAIN_INTERVAL
             for kind in (*HOURLY_REPORTS[provider], BILL_REPORT[provider]):
@@ -113,7 +113,7 @@ class MinimumCalls:
             self._add_names()
 
     def add_hourly_events(self) -> None:
-        """Count the hourly reading of Cursor's events at the clock's time, once a day a deep one."""
+        """Count a read of Cursor's events at the clock's time; once a day it covers the settle period."""
         now = self.world.clock()
         since = floor(self._last_read - EVENTS_OVERLAP, HOUR)
         if now - self._last_settle_read >= DAY:
@@ -122,14 +122,14 @@ class MinimumCalls:
         self._add_events(since, now)
 
     def _add_names(self) -> None:
-        for provider, most in NAMES_PER_PAGE.items():
+        for provider, page_size in NAMES_PER_PAGE.items():
             self.calls[provider, NAMES_ENDPOINT[provider]] += _count_pages(
-                len(self.world.accounts[provider].workspaces), most
+                len(self.world.accounts[provider].workspaces), page_size
             )
         self.calls["cursor", NAMES_ENDPOINT["cursor"]] += 1
 
     def _add_events(self, since: datetime, until: datetime) -> None:
-        """Ranges as long as allowed, oldest first: how the events lie is not known before they were asked for."""
+        """Count time ranges of the maximum length, oldest first: nothing is known of events before they are read."""
         while since < until:
             end = min(since + MAX_RANGE, until)
             self.calls["cursor", EVENTS_ENDPOINT] += _count_pages(self._count_events(since, end), EVENTS_PER_PAGE)

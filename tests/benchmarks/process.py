@@ -13,24 +13,24 @@ from pathlib import Path
 from tests.paths import ROOT
 
 ProcessInfo = Mapping[str, float]
-"""What a process told when it was ready; `port` among it."""
+"""Facts that a process reports when it is ready, among them its `port`."""
 
 
 @contextmanager
 def run_process(module: str, *arguments: str) -> Iterator[ProcessInfo]:
-    """Run one side until the block ends; it is ready when it has told its facts."""
+    """Run a side until the block ends; yield the facts that it reports when it is ready."""
     command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as running:
         assert running.stdout is not None
-        told = running.stdout.readline()
-        assert told, f"{module} did not start"
-        facts: ProcessInfo = json.loads(told)
-        yield facts
+        line = running.stdout.readline()
+        assert line, f"{module} did not start"
+        info: ProcessInfo = json.loads(line)
+        yield info
         # Leaving the block closes its standard input, which ends it, and waits.
 
 
 def report_and_wait(info: ProcessInfo) -> None:
-    """Say that this side is ready, and return when the benchmark is over."""
+    """Report that this side is ready, and return when the benchmark is over."""
     sys.stdout.write(f"{json.dumps(info)}\n")
     sys.stdout.flush()
     sys.stdin.read()

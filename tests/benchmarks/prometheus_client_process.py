@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.prometheus_client_process PAGE`: prometheus_client with one page's series."""
+"""`python -m tests.benchmarks.prometheus_client_process PAGE`: prometheus_client with a page's series."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.benchmarks.process import report_and_wait, resident_memory
 
 PROCESS_PREFIXES = ("process_", "python_")
-"""What prometheus_client tells about its process: on both sides by the same collectors, with values of their own."""
+"""Metrics of prometheus_client about the process: the same collectors on both sides, with different values."""
 
 
 def main() -> None:
@@ -35,12 +35,12 @@ def main() -> None:
 
 
 def _register(registry: CollectorRegistry, family: Metric) -> None:
-    """Hold a family's samples; a counter too as a gauge, which is no slower and tells nothing beside its value."""
+    """Hold a family's samples; a counter too as a gauge, which is no slower and has no sample beside its value."""
     first = family.samples[0]
     held = Gauge(first.name, family.documentation, tuple(first.labels), registry=registry)
     for sample in family.samples:
-        one = held.labels(**sample.labels) if sample.labels else held
-        one.set(sample.value)
+        child = held.labels(**sample.labels) if sample.labels else held
+        child.set(sample.value)
 
 
 if __name__ == "__main__":

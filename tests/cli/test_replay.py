@@ -96,6 +96,11 @@ def replay_flags(folder: Path, version: str = "debian", rules: Path = RULES) -> 
     ]
 
 
+def yesterday() -> datetime:
+    """Return the start of the UTC day before today."""
+    return midnight(datetime.now(UTC)) - DAY
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_replay_reports_what_would_have_fired_when_and_for_how_long(folder: Path, version: str) -> None:
     """The spike of three days ago pages within its hour and not again; a budget is exceeded; the rest is silent."""
@@ -277,7 +282,7 @@ NOT_ON_THE_PAGE = {
 )
 def test_errors_are_clear(folder: Path, change: dict[str, str], complaint: str) -> None:
     """An error results in status 1 and a message with advice, without a traceback."""
-    given = dict(flag.split("=", 1) for flag in replay_flags(folder)) | change
+    given = dict(flag.split("=", 1) for flag in replay_flags(folder)) | {"--from": f"{yesterday():%Y-%m-%d}"} | change
     run = run_command("replay", *(f"{name}={value}" for name, value in given.items()), cwd=ROOT)
     assert run.returncode == 1
     assert complaint in run.stderr
@@ -287,7 +292,7 @@ def test_errors_are_clear(folder: Path, change: dict[str, str], complaint: str) 
 
 def test_the_rules_that_come_along_are_the_usual_ones(folder: Path) -> None:
     """Without --rules, the rules that are shipped are used, from any working directory."""
-    day = midnight(datetime.now(UTC)) - DAY
+    day = yesterday()
     given = [flag for flag in replay_flags(folder) if not flag.startswith("--rules")]
     run = run_command("replay", *given, f"--from={day:%Y-%m-%d}", f"--to={day:%Y-%m-%d}", cwd="/")
     assert run.returncode == 0
@@ -329,6 +334,19 @@ def test_data_that_does_not_reach_far_enough_is_reported(folder: Path, tmp_path:
     assert not_judged(output).keys() == {"Down", "MonthBefore"}
 
 
+def test_seven_days_and_today_are_replayed_by_default(folder: Path, tmp_path: Path) -> None:
+    """Without --from and --to, the range is seven days and the complete hours of today."""
+    rules = tmp_path / "rules.yml"
+    rules.write_text("groups: [{name: a, rules: [{alert: A, expr: ai_exporter_build_info}]}]")
+    run = run_command("replay", *replay_flags(folder, rules=rules))
+    assert run.returncode == 0, run.stderr
+    found = re.search(r"in [\d.]+ days, ([\d-]+) to ([\d-]+ [\d:]+) UTC:", run.stdout)
+    assert found, run.stdout
+    first, end = datetime.fromisoformat(f"{found[1]}T00:00Z"), datetime.fromisoformat(f"{found[2]}Z")
+    assert (midnight(end) - first).days == 7
+    assert midnight(datetime.now(UTC)) - DAY <= end <= datetime.now(UTC)
+
+
 def test_an_invalid_time_range_is_misuse(folder: Path) -> None:
     """Days in the future cannot be replayed: status 2."""
     run = run_command("replay", *replay_flags(folder), "--from=2999-01-01")
@@ -340,7 +358,7 @@ def test_a_rule_that_promtool_rejects_is_reported_with_its_message(folder: Path,
     """If promtool rejects the rules, its message is printed."""
     rules = tmp_path / "rules.yml"
     rules.write_text("groups: [{name: a, rules: [{alert: A, expr: 'sum('}]}]")
-    run = run_command("replay", *replay_flags(folder, rules=rules))
+    run = run_command("replay", *replay_flags(folder, rules=rules), f"--from={yesterday():%Y-%m-%d}")
     assert run.returncode == 1
     assert "rejects the rules" in run.stderr
     assert "parse error" in run.stderr

@@ -13,16 +13,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
+from exporter.model import DAY
 from tests.command import ENVIRONMENT, ExporterProcess, Sandbox, start_exporter, start_sandbox
 from tests.docs.documents import DOCUMENTS, Command, read_commands, relative_path
 from tests.paths import ROOT
 from tests.servers import BIN_DIRS
-from tests.system import make_account
+from tests.system import make_account, midnight
 
 NOT_RUN = {
     "pip install .": "test_package installs the wheel",
@@ -31,6 +33,8 @@ NOT_RUN = {
     "apt-get install": "it changes the machine",
 }
 """Beginnings of commands that download something or need a daemon, and the reason why they are not run."""
+
+RULE_TESTS = "promtool test rules "
 
 TIMEOUT = 120
 """Seconds for one command."""
@@ -61,11 +65,17 @@ class Reader:
             text = f"make --dry-run -C {ROOT} {' '.join(words[1:])}"
         elif words[0].endswith("pytest"):
             text += " --collect-only -p no:cacheprovider"
+        elif text.startswith(RULE_TESTS):
+            # test_rules runs every file of the folder with two versions of promtool.
+            text = f"ls {text.removeprefix(RULE_TESTS)}"
         elif words[:2] == ["ai-spend-exporter", "run"] and "--help" not in words:
             self._start_exporter(words[2:])
             return
         elif words[:2] in (["ai-spend-exporter", "history"], ["ai-spend-exporter", "replay"]):
             self._start_exporter([])  # which fills the ledger
+            if words[1] == "replay":
+                # A day takes promtool seconds; test_replay has the default range.
+                text += f" --from={midnight(datetime.now(UTC)) - DAY:%Y-%m-%d}"
         output = self._run_in_shell(text)
         if words[0] != "make":
             _check_output(command.output, output)

@@ -1,4 +1,4 @@
-"""A ledger with a past made by hand, and remote reads of it as Prometheus would send them."""
+"""A ledger with hand-written history, and remote reads of it in Prometheus's format."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def to_milliseconds(timestamp: datetime) -> int:
 
 
 def encode_read_request(*matchers: Matcher, since: int = 0, until: int = 2**62, types: Sequence[int] = (1, 0)) -> bytes:
-    """Return the body of a request with one query."""
-    asked = MESSAGES["ReadRequest"](accepted_response_types=types)
-    query = asked.queries.add(start_timestamp_ms=since, end_timestamp_ms=until)
+    """Return the body of a request with a single query."""
+    request = MESSAGES["ReadRequest"](accepted_response_types=types)
+    query = request.queries.add(start_timestamp_ms=since, end_timestamp_ms=until)
     for kind, name, value in matchers:
         query.matchers.add(type=kind, name=name, value=value)
-    return bytes(cramjam.snappy.compress_raw(asked.SerializeToString()))
+    return bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
 
 
 def decode_read_response(body: bytes) -> list[dict[frozenset[tuple[str, str]], dict[int, float]]]:
-    """Read an answer: per query, labels -> time in ms -> value."""
-    answer: Any = MESSAGES["ReadResponse"]()
-    answer.ParseFromString(bytes(cramjam.snappy.decompress_raw(body)))
+    """Decode a response: per query, labels -> time in ms -> value."""
+    response: Any = MESSAGES["ReadResponse"]()
+    response.ParseFromString(bytes(cramjam.snappy.decompress_raw(body)))
     return [
         {
             frozenset((label.name, label.value) for label in series.labels): {
@@ -53,13 +53,13 @@ def decode_read_response(body: bytes) -> list[dict[frozenset[tuple[str, str]], d
             }
             for series in result.timeseries
         }
-        for result in answer.results
+        for result in response.results
     ]
 
 
 @dataclass
 class LedgerHistory:
-    """One account's ledger, told up to the end of its second day."""
+    """The ledger of an account whose usage is complete up to the end of its second day."""
 
     ledger: Ledger
     max_series: int = 100
@@ -90,29 +90,31 @@ class LedgerHistory:
         return [HistoryAccount("acme", ledger_account, snapshot.label_mapper, self.until)]
 
     def put_usage(self, start: datetime, *rows: Row) -> None:
-        """Tell an hour."""
-        span = TimeRange(start, start + HOUR)
-        self.ledger.buckets.put(self.number, "use", span, [Bucket("use", span.start, span.end, rows)])
+        """Store the usage of an hour."""
+        time_range = TimeRange(start, start + HOUR)
+        bucket = Bucket("use", time_range.start, time_range.end, rows)
+        self.ledger.buckets.put(self.number, "use", time_range, [bucket])
 
     def put_cost(self, day: datetime, hours: dict[int, Sequence[Row]]) -> None:
-        """Value a day."""
-        told = self.ledger.costs.revision(self.number, day)
-        self.ledger.costs.put(self.number, day, ValuedDay(hours, {}, "by hand", billed=False), told)
+        """Store the cost of a day by hour."""
+        revision = self.ledger.costs.revision(self.number, day)
+        self.ledger.costs.put(self.number, day, ValuedDay(hours, {}, "by hand", billed=False), revision)
 
     def read(
         self, *matchers: Matcher, since: int = 0, until: int = 2**62
     ) -> dict[frozenset[tuple[str, str]], dict[int, float]]:
-        """Answer one query."""
-        (found,) = decode_read_response(self.reader.handle(encode_read_request(*matchers, since=since, until=until)))
-        return found
+        """Return the result of a query: labels -> time in ms -> value."""
+        request = encode_read_request(*matchers, since=since, until=until)
+        (result,) = decode_read_response(self.reader.handle(request))
+        return result
 
     def label_values(self, *matchers: Matcher, label: str = "model") -> set[str]:
-        """Return the values of a label of the series that are found."""
-        return {dict(one).get(label, "") for one in self.read(*matchers)}
+        """Return the values of a label of the series that match."""
+        return {dict(labels).get(label, "") for labels in self.read(*matchers)}
 
 
 def cost_row(value: int, model: str = "m", workspace: str = "w", tier: str = "", item: str = "") -> Row:
-    """Return a row of money, in nano-USD."""
+    """Return a row of cost, in nano-USD."""
     return Row(COST, value, workspace, model, tier, "", item)
 
 

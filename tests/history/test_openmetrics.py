@@ -1,4 +1,4 @@
-"""History as a file: what the format wants, and the same numbers as over remote read."""
+"""History as a file: valid OpenMetrics with the same samples as remote read."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ ParsedSamples = dict[frozenset[tuple[str, str]], dict[int, float]]
 
 
 def write_history(history: LedgerHistory, days: int = 2) -> str:
-    """Write the first days of a past."""
+    """Return the file of the first days."""
     return "".join(
         render_history(history.ledger, history.history_accounts(), TimeRange(DAY1, DAY1 + days * DAY), lambda: None)
     )
 
 
 def parse_openmetrics(text: str) -> ParsedSamples:
-    """Read a file as OpenMetrics: labels with the name -> time in ms -> value."""
-    found: ParsedSamples = {}
+    """Parse a file as OpenMetrics: labels with the name -> time in ms -> value."""
+    parsed: ParsedSamples = {}
     for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
         for sample in family.samples:
             labels = frozenset({"__name__": sample.name, **sample.labels}.items())
-            stamp = sample.timestamp
-            assert stamp is not None
-            time = round(float(str(stamp)) * 1000)
-            assert time not in found.setdefault(labels, {})
-            found[labels][time] = sample.value
-    return found
+            assert sample.timestamp is not None
+            time = round(float(str(sample.timestamp)) * 1000)
+            assert time not in parsed.setdefault(labels, {})
+            parsed[labels][time] = sample.value
+    return parsed
 
 
 def fill_two_days(history: LedgerHistory) -> None:
-    """Tell two days of several series, one of them with a name that has to be escaped."""
+    """Store two days of several series, of which a name has to be escaped."""
     history.put_usage(
         DAY1 + HOUR, Row("output", 5, "w", 'm"\\\n'), Row("cache_read", 6, "w", "n"), Row(REQUESTS, 2, "w", "n")
     )
@@ -59,28 +58,30 @@ def test_the_file_matches_remote_read(tmp_path: Path) -> None:
 
 
 def test_samples_of_a_series_are_adjacent_and_ordered_by_time(tmp_path: Path) -> None:
-    """Neither families nor series are interleaved, their times grow, and the file ends with its mark."""
+    """Neither families nor series are interleaved, their times increase, and the file ends with `# EOF`."""
     with open_ledger(tmp_path) as past:
         fill_two_days(past)
         lines = write_history(past).splitlines()
     assert lines[-1] == "# EOF"
     samples = [tuple(line.rsplit(" ", 2)) for line in lines if not line.startswith("#")]
-    series = [one for one, _ in groupby(samples, key=lambda sample: sample[0])]
+    series = [name for name, _ in groupby(samples, key=lambda sample: sample[0])]
     assert len(series) == len(set(series)) == 6
-    families = [one for one, _ in groupby(series, key=lambda one: one.partition("{")[0])]
+    families = [family for family, _ in groupby(series, key=lambda name: name.partition("{")[0])]
     assert families == [family.name for family in HISTORY_FAMILIES]
-    assert all(one[0] != after[0] or float(one[2]) < float(after[2]) for one, after in pairwise(samples))
+    for sample, following in pairwise(samples):
+        assert sample[0] != following[0] or float(sample[2]) < float(following[2])
 
 
 def test_only_complete_days_are_written(tmp_path: Path) -> None:
-    """Days outside the span are not written, nor hours after the newest complete one."""
+    """Days outside the time range are not written, nor hours after the newest complete hour."""
     with open_ledger(tmp_path) as past:
         fill_two_days(past)
-        assert {time for told in parse_openmetrics(write_history(past, days=1)).values() for time in told} == {
+        first_day = parse_openmetrics(write_history(past, days=1))
+        assert {time for samples in first_day.values() for time in samples} == {
             int((DAY1 + (hour + 1) * HOUR).timestamp()) * 1000 - 1000 for hour in range(24)
         }
         past.until = DAY1 + 2 * HOUR
-        assert {len(told) for told in parse_openmetrics(write_history(past)).values()} == {2}
+        assert {len(samples) for samples in parse_openmetrics(write_history(past)).values()} == {2}
 
 
 def test_a_rolled_day_is_one_sample(tmp_path: Path) -> None:
@@ -88,12 +89,12 @@ def test_a_rolled_day_is_one_sample(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as past:
         fill_two_days(past)
         past.ledger.retention.apply(DAY1 + 40 * DAY, 39 * DAY, 1000 * DAY)
-        told = parse_openmetrics(write_history(past, days=1))
-    assert {time for times in told.values() for time in times} == {int((DAY1 + DAY).timestamp()) * 1000 - 1000}
+        parsed = parse_openmetrics(write_history(past, days=1))
+    assert {time for samples in parsed.values() for time in samples} == {int((DAY1 + DAY).timestamp()) * 1000 - 1000}
 
 
 def test_progress_counts_every_account_and_family(tmp_path: Path) -> None:
-    """Whoever waits is told of every account and family that is done."""
+    """The progress callback is called once for every account and family."""
     steps: list[int] = []
     with open_ledger(tmp_path) as past:
         fill_two_days(past)

@@ -1,4 +1,4 @@
-"""Remote read: which samples are told, to whom, and what is refused."""
+"""Remote read: the samples that a query returns, and the requests that are rejected."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ REQUESTS_MATCHER = (EQUAL, "__name__", "ai_hourly_requests")
 
 @pytest.fixture
 def history(tmp_path: Path) -> Iterator[LedgerHistory]:
-    """An empty past."""
-    with open_ledger(tmp_path) as it:
-        yield it
+    """An empty ledger."""
+    with open_ledger(tmp_path) as history:
+        yield history
 
 
 def sample_time(hour: int, day: datetime = DAY1) -> int:
-    """Return when the sample of an hour stands."""
+    """Return the timestamp of an hour's sample, in milliseconds."""
     return to_milliseconds(day + (hour + 1) * HOUR) - 1000
 
 
 def test_a_series_has_every_hour_of_a_day_on_which_it_was_active(history: LedgerHistory) -> None:
-    """A sample is one second before its hour's end; idle hours of the day are 0; other days are absent."""
+    """Samples are dated one second before their hour's end; idle hours of the day are 0, other days absent."""
     history.put_cost(DAY1, {3: [cost_row(2_500_000_001)], 5: [cost_row(NANO), cost_row(NANO // 4, model="n")]})
     history.put_cost(DAY1 + DAY, {0: [cost_row(7, model="n")]})
     found = history.read(COST_MATCHER)
@@ -66,16 +66,17 @@ def test_a_series_has_every_hour_of_a_day_on_which_it_was_active(history: Ledger
 
 
 def test_tokens_requests_and_cost_have_their_own_labels(history: LedgerHistory) -> None:
-    """Tokens have their type; requests have none; other units are not told; money is told under its item."""
+    """Tokens have their type; requests have none; other units are not exported; cost has its item as model."""
     rows = (Row("output", 5, "w", "m"), Row("cache_read", 7, "w", "m"), Row(REQUESTS, 2, "w", "m"), Row("images", 9))
     history.put_usage(DAY1 + 2 * HOUR, *rows)
     history.put_cost(DAY1, {0: [cost_row(1, model="", item="web search")]})
 
     tokens = history.read(TOKENS_MATCHER, since=sample_time(2), until=sample_time(2))
-    assert {dict(one)["type"]: set(told.values()) for one, told in tokens.items()} == {"output": {5}, "cache_read": {7}}
-    (counted,) = history.read(REQUESTS_MATCHER).items()
-    assert sum(counted[1].values()) == 2
-    assert "type" not in dict(counted[0])
+    by_type = {dict(labels)["type"]: set(samples.values()) for labels, samples in tokens.items()}
+    assert by_type == {"output": {5}, "cache_read": {7}}
+    ((labels, samples),) = history.read(REQUESTS_MATCHER).items()
+    assert sum(samples.values()) == 2
+    assert "type" not in dict(labels)
     assert history.label_values(COST_MATCHER) == {"web search"}
 
 
@@ -106,7 +107,7 @@ def test_tokens_requests_and_cost_have_their_own_labels(history: LedgerHistory) 
     ],
 )
 def test_matchers_select_as_in_prometheus(history: LedgerHistory, matchers: list[Matcher], models: set[str]) -> None:
-    """The four kinds of matcher work on every label as in Prometheus; a label that is not there is empty."""
+    """The four kinds of matcher work on every label as in Prometheus; a missing label is empty."""
     rows = [cost_row(1, "m-1"), cost_row(1, "m-2", tier="batch"), cost_row(1, "n.x", workspace="é"), cost_row(1, "")]
     history.put_cost(DAY1, {1: rows})
     assert history.label_values(*matchers) == models
@@ -137,7 +138,7 @@ OFFSETS = st.one_of(st.integers(-2, 2), st.integers(998, 1002))
 def test_a_query_gets_the_samples_of_its_time_and_no_others(
     tmp_path_factory: pytest.TempPathFactory, first: int, last: int, early: int, late: int
 ) -> None:
-    """Whatever the two ends of a query, both are included, to the millisecond."""
+    """Both ends of a query's time range are included, to the millisecond."""
     with open_ledger(tmp_path_factory.mktemp("past")) as history:
         for day in (DAY1, DAY1 + DAY):
             history.put_cost(day, {hour: [cost_row(NANO)] for hour in range(24)})
@@ -147,7 +148,7 @@ def test_a_query_gets_the_samples_of_its_time_and_no_others(
 
 
 def test_nothing_is_returned_beyond_the_newest_complete_hour(history: LedgerHistory) -> None:
-    """An hour that the provider may not have told in full is not told, though it has cost already."""
+    """An hour that the provider may not have reported completely is not returned, even if it has cost."""
     history.put_cost(DAY1, {hour: [cost_row(NANO)] for hour in range(24)})
     history.until = DAY1 + 7 * HOUR
     assert [max(times) for times in history.read(COST_MATCHER).values()] == [sample_time(6)]
@@ -156,7 +157,7 @@ def test_nothing_is_returned_beyond_the_newest_complete_hour(history: LedgerHist
 
 
 def test_a_day_of_which_only_the_sum_is_kept_has_one_sample_at_its_end(history: LedgerHistory) -> None:
-    """Old hours are rolled into days: a day's sum stays what it is, and no hour is told that is not known."""
+    """Old hours are rolled into days: the sum of a day does not change, and no sample stands for an unknown hour."""
     history.put_usage(DAY1 + 2 * HOUR, Row("output", 5, "w", "m"))
     history.put_usage(DAY1 + 9 * HOUR, Row("output", 6, "w", "m"))
     history.put_cost(DAY1, {2: [cost_row(NANO)], 9: [cost_row(NANO)]})
@@ -172,19 +173,19 @@ def test_a_day_of_which_only_the_sum_is_kept_has_one_sample_at_its_end(history: 
 
 
 def test_series_aggregated_on_metrics_are_aggregated_in_history(tmp_path: Path) -> None:
-    """Above max_series the small ones are told together, hour by hour."""
+    """Above max_series the smallest series are aggregated, hour by hour."""
     with open_ledger(tmp_path, max_series=2) as history:
         rows = [cost_row(10**9 * size, f"m{size}") for size in (40, 30, 2, 1)]
         history.put_cost(DAY1, {0: rows, 1: rows[2:]})
-        told = {
-            dict(one)["model"]: (times[sample_time(0)], times[sample_time(1)])
-            for one, times in history.read(COST_MATCHER).items()
+        by_model = {
+            dict(labels)["model"]: (times[sample_time(0)], times[sample_time(1)])
+            for labels, times in history.read(COST_MATCHER).items()
         }
-    assert told == {"m40": (40, 0), "m30": (30, 0), "other": (3, 3)}
+    assert by_model == {"m40": (40, 0), "m30": (30, 0), "other": (3, 3)}
 
 
 def test_only_a_day_that_changed_is_encoded_again(history: LedgerHistory) -> None:
-    """A change is told at the next query, and the days that did not change are not made anew."""
+    """A change is returned by the next query, and days that did not change are not encoded again."""
     history.put_cost(DAY1, {0: [cost_row(NANO)]})
     history.put_cost(DAY1 + DAY, {0: [cost_row(NANO)]})
     history.read(COST_MATCHER)
@@ -201,7 +202,7 @@ def test_only_a_day_that_changed_is_encoded_again(history: LedgerHistory) -> Non
 
 
 def test_late_tokens_are_returned_by_the_next_query(history: LedgerHistory) -> None:
-    """A bucket that is told anew changes the hour that it belongs to."""
+    """A bucket that is reported again changes the hour that it belongs to."""
     history.put_usage(DAY1, Row("output", 5, "w", "m"))
     assert [times[sample_time(0)] for times in history.read(TOKENS_MATCHER).values()] == [5]
     history.put_usage(DAY1, Row("output", 6, "w", "m"))
@@ -209,7 +210,7 @@ def test_late_tokens_are_returned_by_the_next_query(history: LedgerHistory) -> N
 
 
 def test_the_cache_is_bounded(history: LedgerHistory) -> None:
-    """The days asked for last are kept, up to a number of bytes."""
+    """The days queried most recently are kept, up to a number of bytes."""
     history.reader._cache._max_bytes = 2000
     for number in range(6):
         history.put_cost(DAY1 + number * DAY, {0: [cost_row(NANO)]})
@@ -223,13 +224,14 @@ def test_the_cache_is_bounded(history: LedgerHistory) -> None:
 
 
 def test_several_queries_get_as_many_results_in_their_order(history: LedgerHistory) -> None:
-    """A request may hold several queries; one that finds nothing has an empty result."""
+    """A request may hold several queries; a query that matches nothing has an empty result."""
     history.put_cost(DAY1, {0: [cost_row(NANO)]})
-    asked = MESSAGES["ReadRequest"]()
+    request = MESSAGES["ReadRequest"]()
     for name in ("ai_nothing", "ai_hourly_cost_usd"):
-        asked.queries.add(end_timestamp_ms=2**62).matchers.add(name="__name__", value=name)
-    found = decode_read_response(history.reader.handle(bytes(cramjam.snappy.compress_raw(asked.SerializeToString()))))
-    assert [len(one) for one in found] == [0, 1]
+        request.queries.add(end_timestamp_ms=2**62).matchers.add(name="__name__", value=name)
+    body = bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
+    results = decode_read_response(history.reader.handle(body))
+    assert [len(result) for result in results] == [0, 1]
     assert decode_read_response(history.reader.handle(b"\0")) == []
 
 
@@ -251,13 +253,13 @@ DECOMPRESSION_BOMB = encode_varint(2**31) + bytes(40)
     ],
 )
 def test_a_malformed_request_is_rejected_with_the_reason(history: LedgerHistory, body: bytes, reason: str) -> None:
-    """Whatever is wrong with a request, it says what."""
+    """The message names the reason for which a request is rejected."""
     with pytest.raises(QueryRejected, match=reason):
         history.reader.handle(body)
 
 
 def test_a_response_that_would_be_too_large_is_rejected(tmp_path: Path) -> None:
-    """More samples than the limit are refused, over one account or several queries, with what to do about it."""
+    """A query of more samples than the limit is rejected, and the message names the flag that raises it."""
     with open_ledger(tmp_path, max_samples=48) as history:
         for day in (DAY1, DAY1 + DAY):
             history.put_cost(day, {0: [cost_row(NANO)]})
@@ -269,14 +271,13 @@ def test_a_response_that_would_be_too_large_is_rejected(tmp_path: Path) -> None:
 
 
 @given(st.dictionaries(st.text(max_size=3), st.lists(st.integers(-(10**17), 10**17), min_size=24, max_size=24)))
-def test_a_day_is_encoded_as_protobuf_would(told: dict[str, list[int]]) -> None:
-    """The samples written at a stroke are, message by message, those of the protobuf library."""
-    for shown, samples in encode_day(
-        DAY1, {HistorySeriesKey(SpendLabels("", one, "", ""), ""): values for one, values in told.items()}, NANO
-    ).items():
+def test_a_day_is_encoded_as_protobuf_would(by_model: dict[str, list[int]]) -> None:
+    """The samples of a day, encoded at once, are message by message those of the protobuf library."""
+    day = {HistorySeriesKey(SpendLabels("", model, "", ""), ""): values for model, values in by_model.items()}
+    for key, samples in encode_day(DAY1, day, NANO).items():
         series = MESSAGES["TimeSeries"].FromString(samples)
-        values = told[shown[0][1]]
+        values = by_model[key[0][1]]
         assert len(samples) == 24 * SAMPLE_BYTES
-        assert [one.timestamp for one in series.samples] == [sample_time(hour) for hour in range(24)]
-        packed = [struct.pack("<d", one.value) for one in series.samples]
+        assert [sample.timestamp for sample in series.samples] == [sample_time(hour) for hour in range(24)]
+        packed = [struct.pack("<d", sample.value) for sample in series.samples]
         assert packed == [struct.pack("<d", value / NANO) for value in values]

@@ -26,6 +26,8 @@ from tests.system import NOON, System, make_account, midnight, start_small_syste
 
 TODAY = midnight(NOON)
 FIRST_DAY = TODAY - 30 * DAY
+EXPORT_DAYS = 10
+EXPORT_START = TODAY - EXPORT_DAYS * DAY
 DAILY = "sum_over_time({}[1d] offset -1d)"
 DailyValues = dict[LabelSet, dict[datetime, float]]
 ServerFactory = Callable[[str], Prometheus]
@@ -238,11 +240,11 @@ def test_beyond_the_sample_limit_prometheus_returns_a_warning_and_no_data(tmp_pa
 
 @pytest.fixture(scope="module", name="history_file")
 def _export_history(system: System, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export all complete days with `history`."""
+    """Export ten days with `history`: fourteen blocks, for each of which promtool reads the file."""
     file, last = tmp_path_factory.mktemp("export") / "history.om", TODAY - DAY
     flags = (f"--config.file={system.folder / 'config.yaml'}", f"--storage.path={system.folder / 'ledger'}")
     exported = run_command(
-        "history", *flags, f"--from={FIRST_DAY:%Y-%m-%d}", f"--to={last:%Y-%m-%d}", f"--output={file}"
+        "history", *flags, f"--from={EXPORT_START:%Y-%m-%d}", f"--to={last:%Y-%m-%d}", f"--output={file}"
     )
     assert exported.returncode == 0, exported.stderr
     return file
@@ -260,6 +262,6 @@ def test_blocks_from_the_exported_file_answer_the_same(
     config.write_text("global: {scrape_interval: 15s}\n")
     with start_prometheus(version, tmp_path, config, data=tmp_path / "db") as alone:
         for name in ("ai_hourly_cost_usd", "ai_hourly_tokens", "ai_hourly_requests"):
-            imported = alone.query_daily(DAILY.format(name), FIRST_DAY, 30)
-            assert imported == start_server(version).query_daily(DAILY.format(name), FIRST_DAY, 30)
+            imported = alone.query_daily(DAILY.format(name), EXPORT_START, EXPORT_DAYS)
+            assert imported == start_server(version).query_daily(DAILY.format(name), EXPORT_START, EXPORT_DAYS)
             assert len(imported) > 50
