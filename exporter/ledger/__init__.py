@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exporter.ledger.buckets import Buckets, Coverage
 from exporter.ledger.change_events import ChangeEvents
-from exporter.ledger.costs import NO_BILL, BillState, Costs, DayCost, StoredEvidence, ValuedDay
+from exporter.ledger.costs import NO_BILL, BillState, Costs, DayCost, FixedCost, StoredEvidence, ValuedDay
 from exporter.ledger.day_versions import DayVersions
 from exporter.ledger.events import Events
 from exporter.ledger.hours import HourlyValues, Hours
@@ -15,7 +15,17 @@ from exporter.ledger.retention import Retention
 from exporter.ledger.series import SeriesIndex
 from exporter.ledger.store import Store
 
-__all__ = ["NO_BILL", "BillState", "Coverage", "DayCost", "HourlyValues", "Ledger", "StoredEvidence", "ValuedDay"]
+__all__ = [
+    "NO_BILL",
+    "BillState",
+    "Coverage",
+    "DayCost",
+    "FixedCost",
+    "HourlyValues",
+    "Ledger",
+    "StoredEvidence",
+    "ValuedDay",
+]
 
 
 class Ledger:

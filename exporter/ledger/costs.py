@@ -34,9 +34,19 @@ class BillState:
     """When this version was first seen."""
     complete_at: datetime = _NEVER
     """From when on the bill counts as complete if it does not change; the epoch until that was judged."""
+    is_withdrawn: bool = False
+    """Whether the bill had counted as complete and then had no rows; until `complete_at` it counts nevertheless."""
 
 
 NO_BILL = BillState()
+
+
+class FixedCost(NamedTuple):
+    """A cost of a day that does not follow usage."""
+
+    frequency: str
+    """`recurring` or `one_time`."""
+    nano_usd: int
 
 
 class StoredEvidence(NamedTuple):
@@ -64,15 +74,30 @@ class DayCost:
     """nano-USD of the estimate before the bill; None for a day that was never estimated."""
     bill_is_incomplete: bool = False
     """Whether the day is estimated although there is a bill, because that does not yet pay for everything."""
-    fixed_costs: Mapping[RowLabels, str] = field(default_factory=dict)
-    """Labels of the costs that do not follow usage -> `recurring` or `one_time`."""
+    fixed_costs: Mapping[RowLabels, FixedCost] = field(default_factory=dict)
+
+    @property
+    def one_time_cost(self) -> int:
+        """nano-USD of the one-time charges less credits."""
+        return sum(fixed.nano_usd for fixed in self.fixed_costs.values() if fixed.frequency == "one_time")
 
     @property
     def estimate_error(self) -> float | None:
-        """(estimated - billed) / billed, by the bill as it is now; None where either is missing."""
-        if self.estimate is None or not self.billed or not self.cost:
+        """(estimated - billed) / billed, by the bill as it is now; None where either is missing.
+
+        One-time costs are left out: no estimate can contain them, and they say nothing about the rates.
+        """
+        return self._error(self.cost - self.one_time_cost)
+
+    @property
+    def bill_error(self) -> float | None:
+        """(estimated - billed) / billed with one-time costs: how far the estimate was from the whole bill."""
+        return self._error(self.cost)
+
+    def _error(self, billed: int) -> float | None:
+        if self.estimate is None or not self.billed or not billed:
             return None
-        return (self.estimate - self.cost) / self.cost
+        return (self.estimate - billed) / billed
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +116,7 @@ class ValuedDay:
     bill_evidence: str = ""
     """Evidence of rates, encoded by the pricing that reads it later; empty for a day that is not billed."""
     bill_state: BillState = NO_BILL
-    fixed_costs: Mapping[RowLabels, str] = field(default_factory=dict)
-    """Labels of the costs that do not follow usage -> `recurring` or `one_time`."""
+    fixed_costs: Mapping[RowLabels, FixedCost] = field(default_factory=dict)
 
 
 class Costs:
@@ -188,13 +212,45 @@ class Costs:
         """Return the newest version of a day's bill."""
         with self._store.read() as db:
             found = db.execute(
-                "SELECT bill_digest, bill_changed_at, bill_complete_at FROM day WHERE account = ? AND start = ?",
+                "SELECT bill_digest, bill_changed_at, bill_complete_at, bill_is_withdrawn FROM day"
+                " WHERE account = ? AND start = ?",
                 (account, int(day.timestamp())),
             ).fetchone()
         if found is None:
             return NO_BILL
-        digest, changed_at, complete_at = found
-        return BillState(digest, utc(changed_at), utc(complete_at))
+        digest, changed_at, complete_at, is_withdrawn = found
+        return BillState(digest, utc(changed_at), utc(complete_at), bool(is_withdrawn))
+
+    def keep_bill(self, account: int, day: datetime, method: str, state: BillState, revision: int) -> None:
+        """Keep the cost of a billed day, although its bill has been withdrawn for the present.
+
+        `revision` is that of the rows that were read; if the day has changed since, it stays unvalued.
+        """
+        with self._store.write() as db:
+            db.execute(
+                "UPDATE day SET method = ?, bill_digest = ?, bill_changed_at = ?, bill_complete_at = ?,"
+                " bill_is_withdrawn = ? WHERE account = ? AND start = ? AND revision = ?",
+                (
+                    method,
+                    state.digest,
+                    int(state.changed_at.timestamp()),
+                    int(state.complete_at.timestamp()),
+                    int(state.is_withdrawn),
+                    account,
+                    int(day.timestamp()),
+                    revision,
+                ),
+            )
+
+    def withdrawn_days(self, account: int, now: datetime) -> list[datetime]:
+        """Return the billed days whose bill was withdrawn, and from `now` or earlier on does not count any more."""
+        with self._store.read() as db:
+            found = db.execute(
+                "SELECT start FROM day WHERE account = ? AND billed = 1 AND bill_is_withdrawn = 1"
+                " AND bill_complete_at <= ? ORDER BY start",
+                (account, int(now.timestamp())),
+            ).fetchall()
+        return [utc(start) for (start,) in found]
 
     def incomplete_days(self, account: int, now: datetime) -> list[datetime]:
         """Return the days whose bill, if it does not change, will only count as complete after `now`."""
@@ -322,8 +378,8 @@ def _write_record(
     state = valued_day.bill_state
     db.execute(
         "INSERT OR REPLACE INTO day (account, start, method, bill_evidence, fixed_costs, bill_digest, bill_changed_at,"
-        " bill_complete_at, revision, billed, first_bill, restatement, estimate)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " bill_complete_at, bill_is_withdrawn, revision, billed, first_bill, restatement, estimate)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             account,
             day_start,
@@ -333,15 +389,18 @@ def _write_record(
             state.digest,
             int(state.changed_at.timestamp()),
             int(state.complete_at.timestamp()),
+            int(state.is_withdrawn),
             *record,
         ),
     )
 
 
-def _encode_fixed_costs(fixed_costs: Mapping[RowLabels, str]) -> str:
+def _encode_fixed_costs(fixed_costs: Mapping[RowLabels, FixedCost]) -> str:
     """Return the costs as a JSON list; empty where there are none, as on most days."""
-    return json.dumps([[*labels, frequency] for labels, frequency in fixed_costs.items()]) if fixed_costs else ""
+    return json.dumps([[*labels, *fixed] for labels, fixed in fixed_costs.items()]) if fixed_costs else ""
 
 
-def _decode_fixed_costs(text: str) -> dict[RowLabels, str]:
-    return {RowLabels(*labels): frequency for *labels, frequency in json.loads(text)} if text else {}
+def _decode_fixed_costs(text: str) -> dict[RowLabels, FixedCost]:
+    if not text:
+        return {}
+    return {RowLabels(*labels): FixedCost(frequency, nano_usd) for *labels, frequency, nano_usd in json.loads(text)}

@@ -84,12 +84,14 @@ def _m003_names(db: sqlite3.Connection) -> None:
 
 def _m004_bill_states(db: sqlite3.Connection) -> None:
     for statement in (
-        # Labels of costs that do not follow usage, and their charge frequency: a JSON list.
+        # Costs that do not follow usage, with their labels and charge frequency: a JSON list.
         "ALTER TABLE day ADD COLUMN fixed_costs TEXT NOT NULL DEFAULT ''",
         # The newest version of the bill, by a digest; when it was first seen; and from when on it counts as complete.
         "ALTER TABLE day ADD COLUMN bill_digest TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE day ADD COLUMN bill_changed_at INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE day ADD COLUMN bill_complete_at INTEGER NOT NULL DEFAULT 0",
+        # Whether that bill had counted as complete and then had no rows.
+        "ALTER TABLE day ADD COLUMN bill_is_withdrawn INTEGER NOT NULL DEFAULT 0",
     ):
         db.execute(statement)
 

@@ -221,7 +221,7 @@ ESTIMATE_ERROR = _gauge(
     "ai_account_estimate_error_ratio",
     ACCOUNT_LABELS,
     "How far the newest billed day had been estimated from its bill as it is now: (estimated - billed) / billed. "
-    "From the rates known before that bill came.",
+    "From the rates known before that bill came, without one-time costs.",
 )
 RESTATED_COST = _counter(
     "ai_account_restated_usd_total",

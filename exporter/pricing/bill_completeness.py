@@ -14,8 +14,8 @@ from exporter.model import DAY, Row
 from exporter.pricing.bill_evidence import BillEvidence, PricedUsage
 from exporter.pricing.list_prices import PriceKey, Rates
 from exporter.pricing.unattributed_costs import expected_costs
-from exporter.pricing.usage import aggregate_usage
-from exporter.pricing.valuation import LAST_HOUR, DayValuation, value_day
+from exporter.pricing.usage import LAST_HOUR, aggregate_usage
+from exporter.pricing.valuation import DayValuation, value_day
 
 MAX_WAIT = timedelta(hours=72)
 """A bill counts as complete so long after its day, whatever it lacks: usage may have become free."""

@@ -8,7 +8,7 @@ another price ends the pool: it is from before a price change.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -17,6 +17,7 @@ from fractions import Fraction
 from exporter.config.configuration import Price
 from exporter.model import NANO
 from exporter.pricing.bill_evidence import BillEvidence
+from exporter.pricing.free_allowances import FreeAllowance, learn_allowances
 from exporter.pricing.list_prices import PriceKey, Rates
 
 PRICE_TOLERANCE = Fraction(5, 1000)
@@ -62,7 +63,8 @@ def learned_rates(
     rate; the learned rate of the same model and meter in another tier, times the ratio of the list prices; the list
     price times the discount of the model, else of the account. None without a list price.
     """
-    return _AccountRates([_billed_day(day) for day in evidence], list_prices, negotiated_prices)
+    allowances = learn_allowances(evidence)
+    return _AccountRates([_billed_day(day) for day in evidence], allowances, list_prices, negotiated_prices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +127,19 @@ class _AccountRates:
     """`Rates` of one account. Rates are looked up once per row of usage, so each is computed once."""
 
     def __init__(
-        self, days: Sequence[_BilledDay], list_prices: Rates, negotiated_prices: Sequence[NegotiatedPrice]
+        self,
+        days: Sequence[_BilledDay],
+        allowances: Mapping[str, FreeAllowance],
+        list_prices: Rates,
+        negotiated_prices: Sequence[NegotiatedPrice],
     ) -> None:
         self._days = days
         self._list_prices = list_prices
         self._negotiated_prices = negotiated_prices
+        # Where a part of each day is free, amount / units is no price.
         self._learned_rates = _learn_rates(days)
+        for allowance in allowances.values():
+            self._learned_rates.update(allowance.rates)
         self._learned_tiers: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         for price_key in self._learned_rates:
             self._learned_tiers[price_key.model, price_key.meter].append(price_key.tier)

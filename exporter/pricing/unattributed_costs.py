@@ -30,7 +30,7 @@ from typing import Literal, NamedTuple
 from exporter.pricing.bill_evidence import BillEvidence, UnattributedCost, UnattributedLabels
 from exporter.pricing.learned_rates import PRICE_TOLERANCE
 from exporter.pricing.list_prices import PriceKey, Rates
-from exporter.pricing.usage import WEIGHTINGS, DailyUsage, apportion
+from exporter.pricing.usage import LAST_HOUR, WEIGHTINGS, DailyUsage, apportion
 
 ChargeFrequency = Literal["one_time", "recurring", "usage_based"]
 
@@ -38,6 +38,10 @@ _MIN_BILLED_CREDITS = 2
 """A single bill does not show whether its credit will be repeated; a charge is more likely than not."""
 _CONFIRMING_DAYS = 3
 """The median of so many newest days is expected: an amount that differs on one day changes no later day."""
+
+_MIN_RAISED_BILLS = 2
+_MINIMUM_TOLERANCE = Fraction(1, 1000)
+"""Bills that differ by no more than this ratio have the same total."""
 
 _UnitsByPriceKey = Mapping[PriceKey, int]
 
@@ -51,18 +55,32 @@ class ExpectedCost(NamedTuple):
 
 
 def expected_costs(
-    evidence: Sequence[BillEvidence], daily_usage: Sequence[DailyUsage], rates: Rates, last_hour: int
+    evidence: Sequence[BillEvidence],
+    daily_usage: Sequence[DailyUsage],
+    rates: Rates,
+    last_hour: int,
+    usage_cost: int = 0,
 ) -> Iterator[ExpectedCost]:
-    """Yield the unattributed costs of an open day, by workspace and labels.
+    """Yield the unattributed costs of an open day, by workspace and labels, at last what a minimum charge adds.
 
     `evidence` is that of the newest billed days, newest first; `daily_usage` the open day's, up to `last_hour`
-    (0..23), the newest hour that has begun.
+    (0..23), the newest hour that has begun, and `usage_cost` its nano-USD. Without any there is no minimum charge.
     """
+    minimum = find_minimum_charge(evidence)
     usage_by_workspace: defaultdict[str, list[DailyUsage]] = defaultdict(list)
     for usage in daily_usage:
         usage_by_workspace[usage.workspace].append(usage)
+    total = usage_cost
     for workspace, history in _workspace_histories(evidence, rates):
-        yield from history.expect(usage_by_workspace[workspace], last_hour)
+        for expected in history.expect(usage_by_workspace[workspace], last_hour):
+            if minimum is None or expected.labels != minimum.labels:
+                total += sum(expected.nano_usd_by_hour.values())
+                yield expected
+    if minimum is not None and usage_cost:
+        # While the day is open, its final cost and thus the difference are not known: then it is as usual.
+        difference = max(0, minimum.nano_usd - total) if last_hour == LAST_HOUR else minimum.usual_difference
+        if difference:
+            yield ExpectedCost(minimum.labels, "recurring", spread_evenly(difference, last_hour))
 
 
 def charge_frequencies(evidence: Sequence[BillEvidence], rates: Rates) -> dict[UnattributedLabels, ChargeFrequency]:
@@ -70,7 +88,46 @@ def charge_frequencies(evidence: Sequence[BillEvidence], rates: Rates) -> dict[U
     frequencies: dict[UnattributedLabels, ChargeFrequency] = {}
     for _, history in _workspace_histories(evidence, rates):
         frequencies.update(history.frequencies)
+    minimum = find_minimum_charge(evidence)
+    if minimum is not None:
+        frequencies[minimum.labels] = "recurring"
     return frequencies
+
+
+class MinimumCharge(NamedTuple):
+    """An amount that the bill of a day with any cost has at least, and the row that makes up for the difference."""
+
+    labels: UnattributedLabels
+    nano_usd: int
+    """The least amount of a whole bill."""
+    usual_difference: int
+    """The median nano-USD of the row on the newest days; 0 counts for days without it."""
+
+
+def find_minimum_charge(evidence: Sequence[BillEvidence]) -> MinimumCharge | None:
+    """Return the minimum charge that the newest billed days show, newest first; None where they show none.
+
+    It is a row without usage that brings the bills of several days, which would differ, to the same total, while bills
+    without that row are higher.
+    """
+    totals = [
+        sum(priced.nano_usd for priced in day.priced_usage) + sum(cost.nano_usd for cost in day.unattributed_costs)
+        for day in evidence
+    ]
+    for labels in sorted({cost.labels for day in evidence for cost in day.unattributed_costs if cost.nano_usd > 0}):
+        differences = [
+            sum(cost.nano_usd for cost in day.unattributed_costs if cost.labels == labels) for day in evidence
+        ]
+        raised = [total for total, difference in zip(totals, differences, strict=True) if difference]
+        others = [total for total, difference in zip(totals, differences, strict=True) if not difference]
+        if len(raised) < _MIN_RAISED_BILLS:
+            continue
+        minimum, tolerance = max(raised), _MINIMUM_TOLERANCE * max(raised)
+        present = [difference for difference in differences if difference]
+        is_equal = max(raised) - min(raised) <= tolerance
+        if is_equal and max(present) - min(present) > 10 * tolerance and all(total >= minimum for total in others):
+            return MinimumCharge(labels, minimum, round(median(differences[:_CONFIRMING_DAYS])))
+    return None
 
 
 def spread_evenly(nano_usd: int, last_hour: int) -> dict[int, int]:

@@ -16,6 +16,10 @@ Weighting = Callable[[Sequence[PriceKey], Rates], list[int]]
 """Price keys and rates -> the weight of one unit of each key: whole numbers, so that shares of a cost stay exact."""
 
 
+LAST_HOUR = 23
+"""Of a UTC day."""
+
+
 class UsageKey(NamedTuple):
     """The usage that a row of a bill can pay for: a price key in a workspace."""
 

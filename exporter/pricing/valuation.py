@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import lcm
 from typing import NamedTuple
 
 from exporter.model import COST, COST_INCLUDED, TOKEN_METERS, UNIT_METERS, Row
@@ -17,6 +18,7 @@ from exporter.pricing.bill_evidence import (
     UnattributedLabels,
     infer_rounding,
 )
+from exporter.pricing.free_allowances import BillableShares, billable_shares, learn_allowances
 from exporter.pricing.list_prices import PriceKey, Rates
 from exporter.pricing.matching import BillMatcher, WeightedUsage
 from exporter.pricing.unattributed_costs import (
@@ -24,11 +26,9 @@ from exporter.pricing.unattributed_costs import (
     charge_frequencies,
     expected_costs,
 )
-from exporter.pricing.usage import DailyUsage, UsageKey, aggregate_usage, apportion, billable_rows
+from exporter.pricing.usage import LAST_HOUR, DailyUsage, UsageKey, aggregate_usage, apportion, billable_rows
 
 __all__ = ["CostLabels", "DayValuation", "apportion", "value_day"]
-
-LAST_HOUR = 23
 
 
 class CostLabels(NamedTuple):
@@ -132,6 +132,7 @@ def _add_priced_usage(
     """Add units x rate of every row that was reported without its cost; return model -> tokens without a rate."""
     unpriced_tokens: defaultdict[str, int] = defaultdict(int)
     item_by_meter = _newest_item_by_meter(evidence)
+    shares = billable_shares(usage, learn_allowances(evidence))
     # A day has few price keys and many rows: each rate is looked up once.
     rate_by_key: dict[PriceKey, Fraction | None] = {}
     for hour, row in billable_rows(usage):
@@ -145,7 +146,8 @@ def _add_priced_usage(
             # Usage without a model, such as storage, gets the name that it will have on the bill.
             item = _item(row) if row.model else item_by_meter.get(row.meter) or _item(row)
             labels = CostLabels(row.workspace, row.model, row.tier, row.api_key, item)
-            costs.add(hour, labels, _rounded_cost(rate, row.value))
+            share = shares.get((hour, row.model)) if row.meter in TOKEN_METERS else None
+            costs.add(hour, labels, _rounded_cost(rate if share is None else rate * share, row.value))
         elif row.meter in TOKEN_METERS and row.value:
             unpriced_tokens[row.model] += row.value
     return dict(unpriced_tokens)
@@ -168,7 +170,8 @@ def _add_expected_costs(
     """Add the unattributed costs that the newest billed days lead to expect; return those that do not follow usage."""
     fixed_costs: dict[CostLabels, ChargeFrequency] = {}
     if evidence:
-        for expected in expected_costs(evidence, aggregate_usage(usage), rates, last_hour):
+        usage_cost = sum(costs.totals().values())
+        for expected in expected_costs(evidence, aggregate_usage(usage), rates, last_hour, usage_cost):
             labels = CostLabels(
                 expected.labels.workspace, expected.labels.model, expected.labels.tier, item=expected.labels.item
             )
@@ -212,11 +215,12 @@ def _allocate_bill(
     matcher = BillMatcher(daily_usage, bill, rates)
     costs = _HourlyCosts()
     collector = _EvidenceCollector(daily_usage)
+    shares = billable_shares(usage, learn_allowances(evidence))
     unattributed_rows = []
     for row in bill:
         paid_usage = matcher.match(row)
         if paid_usage:
-            _allocate_to_usage(row, paid_usage, costs, collector)
+            _allocate_to_usage(row, paid_usage, shares, costs, collector)
         else:
             collector.add_unattributed(row)
             unattributed_rows.append(row)
@@ -239,7 +243,11 @@ def _allocate_bill(
 
 
 def _allocate_to_usage(
-    row: Row, paid_usage: Sequence[WeightedUsage], costs: _HourlyCosts, evidence: _EvidenceCollector
+    row: Row,
+    paid_usage: Sequence[WeightedUsage],
+    shares: BillableShares,
+    costs: _HourlyCosts,
+    evidence: _EvidenceCollector,
 ) -> None:
     """Divide a row over the hours and API keys of the usage that it pays for, by units and their weight.
 
@@ -248,7 +256,7 @@ def _allocate_to_usage(
     """
     item = _item(row)
     targets = [(weighted.usage, hourly) for weighted in paid_usage for hourly in weighted.usage.hourly_units]
-    weights = [hourly.units * weighted.unit_weight for weighted in paid_usage for hourly in weighted.usage.hourly_units]
+    weights = _hourly_weights(paid_usage, shares)
     for (usage, hourly), nano_usd in zip(targets, apportion(row.value, weights), strict=True):
         price_key = usage.price_key
         labels = CostLabels(usage.workspace, price_key.model, price_key.tier, hourly.api_key, item)
@@ -256,6 +264,26 @@ def _allocate_to_usage(
         evidence.add_paid(usage.key, nano_usd)
     for weighted in paid_usage:
         evidence.add_item(weighted.usage.price_key, item)
+
+
+def _hourly_weights(paid_usage: Sequence[WeightedUsage], shares: BillableShares) -> list[int]:
+    """Return the weight of each hour and API key of usage: its units that are not free, times the weight of a unit."""
+    weights = [hourly.units * weighted.unit_weight for weighted in paid_usage for hourly in weighted.usage.hourly_units]
+    if not shares:
+        return weights
+    billable = [
+        shares.get((hourly.hour, weighted.usage.price_key.model), Fraction(1))
+        if weighted.usage.price_key.meter in TOKEN_METERS
+        else Fraction(1)
+        for weighted in paid_usage
+        for hourly in weighted.usage.hourly_units
+    ]
+    scale = lcm(*(share.denominator for share in billable))
+    scaled = [
+        weight * scale * share.numerator // share.denominator for weight, share in zip(weights, billable, strict=True)
+    ]
+    # A row that pays although all units should be free is divided as if none were.
+    return scaled if any(scaled) else weights
 
 
 def _spread_unattributed(

@@ -14,13 +14,14 @@ from datetime import datetime
 from hashlib import blake2b
 from importlib.metadata import version
 
-from exporter.ledger import NO_BILL, BillState, Ledger, ValuedDay
+from exporter.ledger import NO_BILL, BillState, FixedCost, Ledger, ValuedDay
 from exporter.model import COST, DAY, HOUR, Report, Row, RowLabels
 from exporter.pricing.bill_completeness import MAX_WAIT, bill_complete_at
 from exporter.pricing.bill_evidence import BillEvidence
 from exporter.pricing.learned_rates import NegotiatedPrice, learned_rates
 from exporter.pricing.list_prices import Rates
-from exporter.pricing.valuation import LAST_HOUR, DayValuation, value_day
+from exporter.pricing.usage import LAST_HOUR
+from exporter.pricing.valuation import DayValuation, value_day
 from exporter.windows import DAYS_EXPORTED, TimeRange, days_back, slots
 
 METHOD = f"4 genai-prices {version('genai-prices')}"
@@ -94,6 +95,7 @@ class Valuer:
         days = {
             *self._ledger.costs.unvalued_days(ledger_account.id, ledger_account.method),
             *self._newly_final_days(ledger_account, now),
+            *self._ledger.costs.withdrawn_days(ledger_account.id, now),
         }
         if hour_changed and self._has_unattributed_costs(ledger_account, now):
             days.update(self._open_days(ledger_account, now))
@@ -155,13 +157,18 @@ class Valuer:
 
         valuation: DayValuation | None = None
         known_state = self._ledger.costs.bill_state(ledger_account.id, day)
-        state = _bill_state(bill, known_state, now)
+        state = _bill_state(bill, known_state, day, now)
+        if state.is_withdrawn:
+            self._ledger.costs.keep_bill(ledger_account.id, day, ledger_account.method, state, revision)
+            return True
         if bill and _is_final(ledger_account, day, now):
             billed = value_day(usage, bill, rates, evidence=known_bills.newest_first)
             complete_at = day + DAY
             if now < complete_at + MAX_WAIT:
                 # A bill that counted as complete and is then lowered was corrected: it does not wait once more.
-                was_complete = day < known_state.complete_at <= now
+                was_complete = day < known_state.complete_at <= now or (
+                    known_state.is_withdrawn and known_state.digest == state.digest
+                )
                 unchanged_since = day if was_complete else state.changed_at
                 complete_at = bill_complete_at(day, usage, billed, known_bills.newest_first, rates, unchanged_since)
             state = replace(state, complete_at=complete_at)
@@ -179,7 +186,7 @@ class Valuer:
             else None,
             bill_evidence=json.dumps(valuation.bill_evidence.to_plain()) if valuation.billed else "",
             bill_state=state,
-            fixed_costs={RowLabels(COST, *labels): frequency for labels, frequency in valuation.fixed_costs.items()},
+            fixed_costs=_sum_fixed_costs(valuation),
         )
         self._ledger.costs.put(ledger_account.id, day, valued_day, revision, still_open=not ledger_account.days_close)
         return valuation.billed
@@ -229,12 +236,33 @@ class Valuer:
             yield from self._ledger.buckets.rows(ledger_account.id, report.name, day).items()
 
 
-def _bill_state(bill: Sequence[Row], known: BillState, now: datetime) -> BillState:
-    """Return the newest version of a day's bill; whether it is complete has not been judged."""
+def _bill_state(bill: Sequence[Row], known: BillState, day: datetime, now: datetime) -> BillState:
+    """Return the newest version of a day's bill; whether it is complete has not been judged.
+
+    A bill that counted and then has no rows at all is more likely withheld than waived: it is kept until 72 hours
+    later, when its absence counts as complete.
+    """
     if not bill:
+        if known.is_withdrawn:
+            return known if known.complete_at > now else NO_BILL
+        if known.digest and day < known.complete_at <= now:
+            return BillState(known.digest, now, now + MAX_WAIT, is_withdrawn=True)
         return NO_BILL
     digest = blake2b(repr(sorted(bill, key=repr)).encode(), digest_size=8).hexdigest()
     return BillState(digest, known.changed_at if known.digest == digest else now)
+
+
+def _sum_fixed_costs(valuation: DayValuation) -> dict[RowLabels, FixedCost]:
+    if not valuation.fixed_costs:
+        return {}
+    nano_usd = dict.fromkeys(valuation.fixed_costs, 0)
+    for (_, labels), cost in valuation.hours.items():
+        if labels in nano_usd:
+            nano_usd[labels] += cost
+    return {
+        RowLabels(COST, *labels): FixedCost(frequency, nano_usd[labels])
+        for labels, frequency in valuation.fixed_costs.items()
+    }
 
 
 def _rows_by_hour(valuation: DayValuation) -> dict[int, list[Row]]:

@@ -10,7 +10,7 @@ from datetime import datetime
 from exporter.analysis.baselines import BASELINE_DAYS, Baseline, HourlySeries, baseline, excess
 from exporter.analysis.budgets import SpendSeries, budget_share, matches
 from exporter.config.configuration import Account, Budget
-from exporter.ledger import HourlyValues
+from exporter.ledger import FixedCost, HourlyValues
 from exporter.ledger.hours import add_hourly_values
 from exporter.model import COST, DAY, HOUR, NANO, REQUESTS, TOKEN_METERS, RowLabels
 from exporter.polling.account_state import AccountView
@@ -209,7 +209,7 @@ class SnapshotBuilder:
         label_mapper: LabelMapper,
         grouping: _Grouping,
         raw_days: Mapping[datetime, _RawDay],
-        fixed_costs: Mapping[datetime, Mapping[RowLabels, str]],
+        fixed_costs: Mapping[datetime, Mapping[RowLabels, FixedCost]],
         exported: TimeRange,
         known_since: datetime,
     ) -> HourlyTotals:
@@ -290,7 +290,7 @@ def _read_day(source: SnapshotSource, day: datetime, exported: TimeRange) -> _Ra
 def _group_day(
     version: int,
     raw: _RawDay,
-    fixed_costs: Mapping[RowLabels, str],
+    fixed_costs: Mapping[RowLabels, FixedCost],
     label_mapper: LabelMapper,
     matcher: BudgetMatcher,
 ) -> _HourlyDay:
@@ -301,11 +301,11 @@ def _group_day(
     requests: _HourlySums = {}
     tokens: _HourlySums = {}
     for labels, values in raw.cost.items():
-        frequency = fixed_costs.get(labels)
-        _add(usage_cost if frequency is None else fixed_cost, label_mapper.remap(labels).workspace, values)
+        fixed = fixed_costs.get(labels)
+        _add(usage_cost if fixed is None else fixed_cost, label_mapper.remap(labels).workspace, values)
         for budget in (_WHOLE_ACCOUNT, *matcher.match(labels)):
             _add(budgets, budget, values)
-            if frequency == "one_time":
+            if fixed is not None and fixed.frequency == "one_time":
                 _add(one_time_cost, budget, values)
     for labels, values in (raw.usage or {}).items():
         if labels.meter == REQUESTS:

@@ -39,7 +39,7 @@ def today_range(snapshot: AccountSnapshot) -> EstimateRange | None:
     """Return the range in which the bill for today's known usage is expected; None before a bill was compared."""
     today = floor(snapshot.time, DAY)
     cost = sum(day.cost for day in snapshot.day_costs if day.start == today)
-    errors = [day.estimate_error for day in snapshot.day_costs]
+    errors = [day.bill_error for day in snapshot.day_costs]
     return estimate_range(cost, [error for error in errors if error is not None])
 
 
@@ -71,19 +71,14 @@ def unpriced_usage(snapshot: AccountSnapshot) -> UnpricedUsage:
 
 def one_time_costs(snapshot: AccountSnapshot) -> list[OneTimeCost]:
     """Return the one-time charges and credits of the exported days, newest first."""
-    found = []
-    for day in reversed(snapshot.day_costs):
-        if not day.fixed_costs or day.start not in snapshot.days:
-            continue
-        nano_usd = dict(snapshot.days[day.start].items())
-        found += [
-            OneTimeCost(
-                day=day.start,
-                workspace=snapshot.label_mapper.workspace_name(labels.workspace),
-                item=labels.item or labels.model,
-                nano_usd=nano_usd[labels],
-            )
-            for labels, frequency in sorted(day.fixed_costs.items())
-            if frequency == "one_time" and nano_usd.get(labels)
-        ]
-    return found
+    return [
+        OneTimeCost(
+            day=day.start,
+            workspace=snapshot.label_mapper.workspace_name(labels.workspace),
+            item=labels.item or labels.model,
+            nano_usd=fixed.nano_usd,
+        )
+        for day in reversed(snapshot.day_costs)
+        for labels, fixed in sorted(day.fixed_costs.items())
+        if fixed.frequency == "one_time" and fixed.nano_usd
+    ]

@@ -193,3 +193,51 @@ def test_a_billed_day_is_its_bill_whatever_was_expected() -> None:
     """Expectations end with the bill."""
     value = value_day(_usage(40), [Row("output", 9, "w", "m")], SOME_RATES, evidence=[_evidence(40, 600)])
     assert value.hours == {(0, CostLabels("w", "m")): 9}
+
+
+MINIMUM = CostLabels(item="minimum")
+
+
+def _minimum_evidence(usage_cost: int, minimum: int = 1000) -> BillEvidence:
+    """Return the evidence of a day whose bill was raised to a minimum where its usage cost less."""
+    difference = max(0, minimum - usage_cost)
+    return BillEvidence(
+        (PricedUsage("w", "m", "output", "", usage_cost // 10, usage_cost),),
+        (UnattributedCost("", "", "", "minimum", difference),) if difference else (),
+    )
+
+
+def _estimate_minimum(usage_cost: int, *evidence: BillEvidence, last_hour: int = 23) -> int:
+    rates = RateTable({("m", "output"): 10})
+    value = value_day(_usage(usage_cost // 10), None, rates, last_hour, evidence=evidence)
+    return sum(nano for (_, key), nano in value.hours.items() if key == MINIMUM)
+
+
+def test_a_minimum_charge_raises_a_whole_day_to_the_minimum() -> None:
+    """Two bills with the same total show it, although most days are above it; a higher day has no difference."""
+    evidence = [_minimum_evidence(cost) for cost in (1500, 700, 1100, 1300, 400, 1200)]
+    assert _estimate_minimum(650, *evidence) == 350
+    assert _estimate_minimum(1650, *evidence) == 0
+    assert _estimate_minimum(0, *evidence) == 0
+
+
+def test_a_minimum_charge_is_as_usual_while_the_day_is_open() -> None:
+    """The final difference is not known before the day ends: the median of three days is expected, hour by hour."""
+    evidence = [_minimum_evidence(cost) for cost in (760, 700, 400)]
+    assert _estimate_minimum(100, *evidence, last_hour=11) == 150
+
+
+@pytest.mark.parametrize("costs", [(700, 1100, 1300), (700, 400, 900, 1300)])
+def test_no_minimum_charge_without_clear_evidence(costs: tuple[int, ...]) -> None:
+    """One raised bill shows no minimum, nor do bills that are lower without that row."""
+    evidence = [_minimum_evidence(cost, minimum=1000 if cost != 900 else 0) for cost in costs]
+    assert _estimate_minimum(650, *evidence) != 350
+
+
+def test_a_minimum_charge_is_even_and_fixed_on_its_bill() -> None:
+    """The difference lies in all hours of the day, so that it never looks like a spike."""
+    evidence = [_minimum_evidence(cost) for cost in (700, 400, 1200)]
+    bill = [Row("output", 520, "w", "m"), Row("cost", 480, item="minimum")]
+    value = value_day(_usage(52), bill, SOME_RATES, evidence=evidence)
+    assert {hour: nano for (hour, key), nano in value.hours.items() if key == MINIMUM} == dict.fromkeys(range(24), 20)
+    assert value.fixed_costs == {MINIMUM: "recurring"}

@@ -37,6 +37,8 @@ OBSERVATION_TIMES = tuple(timedelta(hours=hour, minutes=59) for hour in (1, 9, 1
 """Times of a UTC day. A minute before the next hour: it matters little how the running hour is counted."""
 ACCEPTANCE_PERIOD = 12 * HOUR
 """So long after a whole bill was issued, the exporter may still wait for changes to it before it accepts it."""
+MAX_POLL_PAUSE = 6 * HOUR
+"""A real exporter polls every hour: where observations are further apart, it also polls halfway between them."""
 SETTLING_TIME = 5 * DAY
 """Time from the last observation to the final costs: the latest line is issued, and every bill was accepted."""
 MAX_HOUR_ERROR_RATIO = 0.05
@@ -125,6 +127,8 @@ def run_irregular(scenario: IrregularScenario, folder: Path) -> IrregularRun:
             system.poll_until_idle()
             for time in _observation_times():
                 _restate(scenario, world, clock.now, time)
+                if time - clock.now > MAX_POLL_PAUSE:
+                    system.advance((time - clock.now) / 2)
                 system.advance(time - clock.now)
                 observations.append(_observe(system, scenario, issued))
             for _ in range(SETTLING_TIME // DAY):

@@ -33,6 +33,8 @@ class Observation:
     """ai_account_estimate_error_ratio."""
     restated_usd: float | None
     """ai_account_restated_usd_total."""
+    range_ratios: tuple[float, float] | None
+    """Lowest and highest expected bill of today, relative to ai_cost_today_usd; None before a bill was compared."""
     bills: dict[datetime, int]
     """Day -> the whole bill, of the days that have to be billed at this time."""
 
@@ -112,6 +114,7 @@ def _observe(system: System, time: datetime) -> Observation:
         unpriced=sum(page.get("ai_account_unpriced_tokens", {}).values()),
         estimate_error=_single_value(page, "ai_account_estimate_error_ratio"),
         restated_usd=_single_value(page, "ai_account_restated_usd_total"),
+        range_ratios=today_range_ratios(page),
         bills={day: nano for day, nano in bills.items() if nano},
     )
 
@@ -126,6 +129,14 @@ def _single_value(page: Samples, name: str) -> float | None:
     values = list(page.get(name, {}).values())
     assert len(values) <= 1
     return values[0] if values else None
+
+
+def today_range_ratios(page: Samples) -> tuple[float, float] | None:
+    """Return the range in which the bill of today's usage is expected, relative to today's cost."""
+    today = sum(page.get("ai_cost_today_usd", {}).values())
+    low = _single_value(page, "ai_cost_today_estimate_low_usd")
+    high = _single_value(page, "ai_cost_today_estimate_high_usd")
+    return None if low is None or high is None or not today else (low / today, high / today)
 
 
 def _bill_total(world: World, day: datetime) -> int:

@@ -35,6 +35,21 @@ def test_an_estimate_is_within_its_bound_of_the_bill(run_by_name: ScenarioRunner
 
 
 @every_scenario
+def test_the_range_of_today_holds_the_later_bill(run_by_name: ScenarioRunner, name: str) -> None:
+    """The range exported before midnight, applied to the day's complete estimate, holds its bill."""
+    run = run_by_name(name)
+    bills, estimates = run.bills, {estimate.day: estimate.nano for estimate in run.counted_estimates()}
+    outside = []
+    for observation in run.observations:
+        day = observation.time.replace(hour=0, minute=0)
+        if observation.time.hour == 23 and observation.range_ratios is not None and day in estimates:
+            low, high = observation.range_ratios
+            if not low * estimates[day] <= bills[day] <= high * estimates[day]:
+                outside.append((day, low, high, bills[day] / estimates[day]))
+    assert not outside
+
+
+@every_scenario
 def test_before_midnight_the_running_day_is_nearly_its_bill(run_by_name: ScenarioRunner, name: str) -> None:
     """At 23:59 the day lacks its late minutes and no more, and is never above its bill by more than the bound."""
     run = run_by_name(name)

@@ -6,9 +6,12 @@ from dataclasses import asdict
 
 import pytest
 
+from exporter.model import HOUR, NANO
 from tests.scenarios import irregular_table as table
-from tests.scenarios.irregular_bills import SCENARIOS
+from tests.scenarios.irregular_bills import OBSERVED_DAYS, SCENARIOS
 from tests.scenarios.run_irregular import IrregularRun, run_irregular
+from tests.scenarios.run_scenario import today_range_ratios
+from tests.scenarios.scenarios import SCENARIOS as REGULAR_SCENARIOS
 
 
 @pytest.fixture(scope="module", params=SCENARIOS)
@@ -27,6 +30,32 @@ def test_errors_are_within_their_bounds(run: IrregularRun) -> None:
 def test_settled_days_equal_their_bills(run: IrregularRun) -> None:
     """Days after their whole bill was issued, each day is billed and costs its bill to the nano-dollar."""
     assert run.final_days == {day: (nano, True) for day, nano in run.final_bills.items()}
+
+
+def test_the_range_of_today_holds_the_later_bill(run: IrregularRun) -> None:
+    """The range exported before midnight, applied to the day's estimate, holds its bill if that is predictable."""
+    by_time = {observation.time: observation for observation in run.observations}
+    outside = set()
+    for time, observation in by_time.items():
+        following = by_time.get(time + 2 * HOUR)
+        ratios = today_range_ratios(observation.samples)
+        if time.hour != 23 or following is None:
+            continue
+        assert ratios is not None
+        day = time.replace(hour=0, minute=0)
+        costs = {dict(labels)["date"]: usd for labels, usd in following.samples["ai_cost_daily_usd"].items()}
+        estimate, bill = costs[f"{day:%Y-%m-%d}"], run.final_bills[day] / NANO
+        if not ratios[0] * estimate <= bill <= ratios[1] * estimate:
+            outside.add(day)
+    assert outside == run.scenario.unpredictable_days
+
+
+def test_few_days_are_unpredictable() -> None:
+    """In at least 95 % of all scenario days the range has to hold the later bill."""
+    days = sum(scenario.days for scenario in REGULAR_SCENARIOS.values()) + OBSERVED_DAYS * len(SCENARIOS)
+    unpredictable = sum(len(scenario.excluded_days) for scenario in REGULAR_SCENARIOS.values())
+    unpredictable += sum(len(scenario.unpredictable_days) for scenario in SCENARIOS.values())
+    assert unpredictable <= 0.05 * days
 
 
 def test_tokens_of_all_unbilled_days_without_a_price_are_exported(run: IrregularRun) -> None:
