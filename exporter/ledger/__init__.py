@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.ledger.buckets import Buckets, Coverage
+from exporter.ledger.buckets import Buckets, Coverage, DaysRead
 from exporter.ledger.change_events import ChangeEvents
 from exporter.ledger.costs import Costs, DayCost, ValuedDay
 from exporter.ledger.day_versions import DayVersions
@@ -15,7 +15,7 @@ from exporter.ledger.retention import Retention
 from exporter.ledger.series import SeriesIndex
 from exporter.ledger.store import Store
 
-__all__ = ["Coverage", "DayCost", "HourlyValues", "Ledger", "ValuedDay"]
+__all__ = ["Coverage", "DayCost", "DaysRead", "HourlyValues", "Ledger", "ValuedDay"]
 
 
 class Ledger:
