@@ -54,7 +54,7 @@ def build_summary(
         "byDay": _cost_by_day(snapshots, time_range),
         "signals": [signal for snapshot in snapshots for signal in _spikes(snapshot)],
         "changes": [_change_event(event) for event in change_events],
-        "freshness": [_freshness(snapshot) for snapshot in snapshots],
+        "freshness": [_freshness(snapshot, time_range) for snapshot in snapshots],
     }
 
 
@@ -113,13 +113,22 @@ def _change_event(event: ChangeEvent) -> dict[str, Any]:
     }
 
 
-def _freshness(snapshot: AccountSnapshot) -> dict[str, Any]:
+def _freshness(snapshot: AccountSnapshot, time_range: TimeRange) -> dict[str, Any]:
     return {
         "provider": snapshot.account.provider,
         "account": snapshot.account.name,
         "up": snapshot.up,
         "completeUntil": _format_time(snapshot.complete_until) if snapshot.complete_until else None,
         "problems": sorted({error.reason for error in snapshot.health.current_problems}),
+        "days": [
+            {
+                "date": f"{day:%Y-%m-%d}",
+                "usageReadAt": _format_time(reads.usage) if reads.usage else None,
+                "billReadAt": _format_time(reads.bill) if reads.bill else None,
+            }
+            for day, reads in snapshot.day_reads.items()
+            if time_range.start <= day < time_range.end
+        ],
     }
 
 

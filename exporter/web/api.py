@@ -137,6 +137,17 @@ class ChangeEventResponse(ResponseModel):
     link: str
 
 
+class DayReadsResponse(ResponseModel):
+    """When a UTC day was last read from the provider, from its beginning to its end."""
+
+    date: str
+    """YYYY-MM-DD."""
+    usage_read_at: str | None
+    """When all usage was read last, RFC 3339 in UTC; null: not known."""
+    bill_read_at: str | None
+    """When the bill was read last, RFC 3339 in UTC; null: not known, or bills are part of the usage."""
+
+
 class FreshnessResponse(ResponseModel):
     """How current the data of an account is."""
 
@@ -148,6 +159,8 @@ class FreshnessResponse(ResponseModel):
     """Until when its usage is complete, RFC 3339 in UTC; null: nothing is known yet."""
     problems: list[str]
     """Reasons for which its polls fail."""
+    days: list[DayReadsResponse]
+    """The requested days that were read, oldest first; empty for pushed usage."""
 
 
 class SummaryResponse(ResponseModel):
