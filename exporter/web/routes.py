@@ -130,7 +130,7 @@ def _action_routes(handlers: Handlers) -> list[Route]:
     return [
         Route(REMOTE_READ_PATH, read, methods=["POST"]),
         Route("/-/reload", reload, methods=["POST", "PUT"]),
-        Route(REREAD_PATH, reread, methods=["POST", "PUT"]),
+        Route(REREAD_PATH, reread, methods=["POST"]),
     ]
 
 

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter import __version__
 from exporter.errors import RereadRejected
 from exporter.ledger import Coverage
 from exporter.model import DAY, HOUR, NANO, Report
@@ -20,6 +23,8 @@ from exporter.polling.reread import PendingReread, RereadRequest, merge_ranges, 
 from exporter.polling.schedule import WEEK
 from exporter.simulator.accounts import SimAccount
 from exporter.simulator.world import World
+from exporter.web.api import REREAD_PATH
+from exporter.web.openapi import build_openapi_document
 from exporter.windows import TimeRange
 from tests.system import NOON, Clock, System, make_account, midnight, start_small_system, start_system
 from tests.web_server import serve
@@ -354,12 +359,19 @@ def test_the_answer_says_what_is_read(system: System, address: str) -> None:
         "accounts": [{"provider": "cursor", "account": "crew", "reports": [report]}],
         "messages": [],
     }
+    jsonschema.validate(answer.json(), _response_schema())
     assert system.polled_account("crew").reread_requested
     assert not system.polled_account("acme").reread_requested
     system.poll_until_idle()
     every = httpx.post(address, params={"from": first, "to": last}).json()
     assert [account["account"] for account in every["accounts"]] == ["acme", "crew"]
     system.poll_until_idle()
+
+
+def _response_schema() -> Mapping[str, Any]:
+    document = build_openapi_document(__version__)
+    content = document["paths"][REREAD_PATH]["post"]["responses"]["202"]["content"]
+    return {**content["application/json"]["schema"], "components": document["components"]}
 
 
 @pytest.mark.parametrize(
