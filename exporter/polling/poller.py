@@ -440,10 +440,12 @@ class Poller:
                 session.backoff_until = until
                 return False
             return True
-        self._log_reread(session, "debug", "Days read again", report, part, changed_days=len(changed))
+        pending.changed_days |= changed
+        changed_days = len(pending.changed_days)
         finished = pending.advance(part, coverage)
         if finished is not None:
-            self._log_reread(session, "info", "Reading days again finished", report, finished)
+            fields = {"changed_days": changed_days}
+            self._log_reread(session, "info", "Reading days again finished", report, finished, **fields)
         if not pending.time_ranges:
             del session.rereads[report.name]
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from exporter.errors import RereadRejected
@@ -172,6 +172,8 @@ class PendingReread:
     """Disjoint, oldest first; the first begins where it was read up to."""
     first_start: datetime | None = None
     """Where the first time range began; None before its first part was read."""
+    changed_days: set[datetime] = field(default_factory=set)
+    """Days of the first time range that have changed since they were read before."""
     failures: int = 0
     """Since the last part that was read."""
     not_before: datetime | None = None
@@ -217,7 +219,7 @@ class PendingReread:
         return PartialRefresh(self.first_start or part.start, part.start)
 
     def _finish_first(self) -> None:
-        self.time_ranges, self.first_start = self.time_ranges[1:], None
+        self.time_ranges, self.first_start, self.changed_days = self.time_ranges[1:], None, set()
 
 
 def format_days(time_range: TimeRange) -> str:

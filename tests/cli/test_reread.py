@@ -57,8 +57,8 @@ def test_the_days_that_will_be_read_are_printed(exporter: ExporterProcess) -> No
         f"  {first} to {last}: usage_events",
     ]
     exporter.wait_for_log("Reading days again finished", times=3)
-    (requested,) = (line for line in exporter.stderr_lines if "Reading days again requested" in line)
-    assert f'days="{first} to {last}" accounts=2' in requested
+    requested = f'msg="Reading days again requested" days="{first} to {last}" accounts=2'
+    assert any(requested in line for line in exporter.stderr_lines)
 
 
 def test_a_single_account_is_selected(exporter: ExporterProcess) -> None:

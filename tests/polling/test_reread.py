@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 from exporter import __version__
 from exporter.errors import RereadRejected
 from exporter.ledger import Coverage
-from exporter.model import DAY, HOUR, NANO, Report
+from exporter.model import DAY, HOUR, NANO, Bucket, Report
 from exporter.polling.reread import PendingReread, RereadRequest, merge_ranges, parse_request
 from exporter.polling.schedule import WEEK
+from exporter.providers import PROVIDERS
+from exporter.providers.anthropic import Anthropic
 from exporter.simulator.accounts import SimAccount
 from exporter.simulator.world import World
 from exporter.web.api import REREAD_PATH
@@ -230,6 +233,50 @@ def test_a_weekly_read_that_was_missed_is_made_up_after_a_restart(tmp_path: Path
         with system.run_exporter():
             system.poll_until_idle()
             assert day_cost(system, restated) == bill_of(system, restated)
+
+
+class BrokenForOldBills(Anthropic):
+    """A provider with a bug that old bills meet."""
+
+    def fetch(self, report: Report, since: datetime, until: datetime) -> Iterator[Bucket]:
+        """Raise an unexpected error for bills of old days alone."""
+        if report.kind == "bill" and until < TODAY - 40 * DAY:
+            raise ZeroDivisionError
+        return super().fetch(report, since, until)
+
+
+def test_an_internal_error_of_old_days_stops_polls_only_once(tmp_path: Path) -> None:
+    """After an unexpected error the waiting days are dropped, and a quarter of an hour later polls go on."""
+    clock = Clock()
+    world = World([make_account("anthropic")], clock, start_time=TODAY - 52 * DAY)
+    with start_system(tmp_path, world, clock, history="50d") as system:
+        system.providers = {**PROVIDERS, "anthropic": BrokenForOldBills}
+        with system.run_exporter():
+            system.poll_until_idle()
+            assert system.value("ai_account_up") == 1
+            system.app.reread(RereadRequest(TODAY - 45 * DAY, TODAY - 45 * DAY))
+            system.poll_until_idle()
+            assert system.value("ai_exporter_internal_errors_total") == 1
+            system.advance(16 * MINUTE)
+            assert system.value("ai_account_up") == 1
+            assert system.value("ai_exporter_internal_errors_total") == 1
+            assert system.exported_totals("ai_tokens_today") == system.expected_totals("today")[0]
+
+
+def test_the_log_says_how_many_days_changed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each report has a line when its days have been read, with the number of days that were corrected."""
+    caplog.set_level(logging.INFO)
+    with start_long_system(tmp_path, make_account("anthropic")) as system:
+        for day in (44, 42):
+            system.world.restate("solo", TODAY - day * DAY, 1.5)
+        system.app.reread(RereadRequest(TODAY - 45 * DAY, TODAY - 30 * DAY))
+        system.poll_until_idle()
+    finished = [record.__dict__["fields"] for record in caplog.records if "again finished" in record.message]
+    days = f"{TODAY - 45 * DAY:%Y-%m-%d} to {TODAY - 30 * DAY:%Y-%m-%d}"
+    assert [(fields["report"], fields["days"], fields["changed_days"]) for fields in finished] == [
+        ("messages", days, 0),
+        ("costs", days, 2),
+    ]
 
 
 def test_the_same_request_twice_is_read_once(tmp_path: Path) -> None:
