@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from exporter.config.messages import format_value
 from exporter.errors import RereadRejected
 from exporter.ledger import Coverage
 from exporter.model import DAY, HOUR, Report
@@ -72,7 +73,7 @@ def parse_request(parameters: Iterable[tuple[str, str]]) -> RereadRequest:
     for name, value in parameters:
         # An unknown name may be a misspelt `account`: without that, all accounts would be read.
         if name not in PARAMETERS:
-            raise RereadRejected(400, f"unknown parameter {name!r:.60}; known: {', '.join(PARAMETERS)}")
+            raise RereadRejected(400, f"unknown parameter {format_value(name)}; known: {', '.join(PARAMETERS)}")
         if name in values:
             raise RereadRejected(400, f"{name} is given twice")
         if not value:
@@ -90,7 +91,7 @@ def _parse_day(name: str, text: str | None) -> datetime:
             return datetime.fromisoformat(text).replace(tzinfo=UTC)
     except ValueError:
         pass
-    raise RereadRejected(400, f"{name}={text!r:.40} is not a day such as 2026-01-31")
+    raise RereadRejected(400, f"{name}: {format_value(text)} is not a day such as 2026-01-31")
 
 
 def check_days(request: RereadRequest, hourly_retention: timedelta, now: datetime) -> None:

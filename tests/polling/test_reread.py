@@ -106,13 +106,13 @@ def test_days_that_polls_have_not_reached_wait() -> None:
         ({}, "from is missing: give a UTC day such as from=2026-01-31"),
         ({"from": "2026-11-01"}, "to is missing"),
         ({"from": "2026-11-01", "to": ""}, "to is empty"),
-        ({"from": "1.11.2026", "to": "2026-11-02"}, "from='1.11.2026' is not a day such as 2026-01-31"),
-        ({"from": "2026-02-30", "to": "2026-11-02"}, "from='2026-02-30' is not a day"),
-        ({"from": "20261101", "to": "2026-11-02"}, "from='20261101' is not a day"),
+        ({"from": "1.11.2026", "to": "2026-11-02"}, 'from: "1.11.2026" is not a day such as 2026-01-31'),
+        ({"from": "2026-02-30", "to": "2026-11-02"}, 'from: "2026-02-30" is not a day'),
+        ({"from": "20261101", "to": "2026-11-02"}, 'from: "20261101" is not a day'),
         ({"from": "2026-11-01T00:00Z", "to": "2026-11-02"}, "is not a day"),
         (
             {"from": "2026-11-01", "to": "2026-11-02", "acount": "x"},
-            "unknown parameter 'acount'; known: from, to, account",
+            'unknown parameter "acount"; known: from, to, account',
         ),
     ],
 )
