@@ -57,8 +57,8 @@ MIN_REQUESTS_TO_SPLIT = 20
 """A time range that took this many requests before it met a rate limit is halved for the next attempt."""
 MAX_REREAD_PARTS = 8
 """Parts of past days that are read again before the account is valued and published in between."""
-MAX_REREAD_FAILURES = 6
-"""Failures in a row after which days are not read again any more, about a quarter of an hour after the first."""
+MAX_REREAD_FAILURES = 24
+"""Failures in a row after which days are not read again any more, about five hours after the first."""
 INTERNAL_ERROR_PROBLEM = "internal error"
 """Stands in place of a report's name for a poll that ended with an unexpected exception."""
 
@@ -269,10 +269,13 @@ class Poller:
         problem = Malformed("the poll failed with an internal error of this exporter; see its log")
         session.account.record_failure(INTERNAL_ERROR_PROBLEM, problem)
         session.backoff_until = self._clock() + MAX_BACKOFF
-        # If these days are the cause, they must not stop the account's polls for good.
+        # If days that were to be read again are the cause, they must not stop the account's polls for good.
+        dropped = ", ".join(session.rereads) or None
         session.rereads.clear()
         name = session.config.account.name
-        log_event(logger, "error", "Poll failed with an internal error", account=name, error=error)
+        log_event(
+            logger, "error", "Poll failed with an internal error", account=name, dropped_rereads=dropped, error=error
+        )
 
     def _connect(self, session: PollSession) -> bool:
         """Read the key, which may have changed, and connect where needed; return whether reports can be polled."""
@@ -459,8 +462,10 @@ class Poller:
         if not self._closing.is_set():  # while closing, the failure is our own doing
             session.account.record_reread_failure(error)
             message = "Reading days again failed"
-            # A rate limit is waited for as long as the provider says: it is no reason to give up.
-            if pending.failures >= MAX_REREAD_FAILURES and not isinstance(error, RateLimited):
+            # A rate limit is waited for as long as the provider says, and an outage of the network until it has ended:
+            # neither says anything about these days.
+            about_days = isinstance(error, Malformed) or (isinstance(error, Unavailable) and error.reached)
+            if pending.failures >= MAX_REREAD_FAILURES and about_days:
                 message = "Reading days again failed for the last time; request it again once the cause is repaired"
                 session.rereads.pop(report.name, None)
             self._log_reread(session, "warn", message, report, pending.time_ranges[0], reason=error.reason, error=error)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import jsonschema
@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import __version__
-from exporter.errors import RereadRejected
+from exporter.errors import Malformed, ProviderError, RereadRejected, Unavailable
 from exporter.ledger import Coverage
 from exporter.model import DAY, HOUR, NANO, Bucket, Report
+from exporter.polling.poller import MAX_REREAD_FAILURES
 from exporter.polling.reread import PendingReread, RereadRequest, merge_ranges, parse_request
 from exporter.polling.schedule import WEEK
 from exporter.providers import PROVIDERS
@@ -322,25 +323,59 @@ def test_a_request_waits_for_a_rate_limit(tmp_path: Path) -> None:
         assert day_cost(system, restated) == bill_of(system, restated)
 
 
-@pytest.mark.parametrize("fault", ["server_error", "malformed"])
+class FailingForOldBills(Anthropic):
+    """A provider that fails for old bills."""
+
+    error: ClassVar[ProviderError | None]
+
+    def fetch(self, report: Report, since: datetime, until: datetime) -> Iterator[Bucket]:
+        """Fail for bills of old days alone."""
+        if self.error is not None and report.kind == "bill" and until < TODAY - 40 * DAY:
+            raise self.error
+        return super().fetch(report, since, until)
+
+
+@pytest.mark.parametrize("error", [Unavailable("answered 500", reached=True), Malformed("no JSON")])
 def test_days_that_cannot_be_read_stop_no_poll_and_are_given_up(
-    tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, error: ProviderError, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Failures to read old bills are counted and logged; polls go on, and after six failures nothing is requested."""
-    with start_long_system(tmp_path, make_account("anthropic"), poll_interval="6h") as system:
-        system.simulator.add_fault("solo", fault, path="cost_report")
-        system.app.reread(RereadRequest(TODAY - 45 * DAY, TODAY - 45 * DAY))
-        system.poll_until_idle()
-        assert system.value("ai_account_up") == 1
-        for _ in range(12):
-            system.advance(4 * MINUTE)
-        assert "failed for the last time" in caplog.text
-        assert system.count_calls("solo", "cost_report") >= 7
-        system.simulator.clear_faults()
-        system.simulator.requests.clear()
-        system.advance(10 * MINUTE)
-        assert system.count_calls("solo", "cost_report") == 0
-        assert system.value("ai_account_poll_failures_total", account="solo") == 6
+    """Failures to read old bills are counted and logged; polls go on, and after enough failures they are given up."""
+    FailingForOldBills.error = error
+    clock = Clock()
+    world = World([make_account("anthropic")], clock, start_time=TODAY - 52 * DAY)
+    with start_system(tmp_path, world, clock, history="50d", poll_interval="20m") as system:
+        system.providers = {**PROVIDERS, "anthropic": FailingForOldBills}
+        with system.run_exporter():
+            system.poll_until_idle()
+            system.app.reread(RereadRequest(TODAY - 45 * DAY, TODAY - 45 * DAY))
+            for _ in range(MAX_REREAD_FAILURES + 3):
+                system.advance(20 * MINUTE)
+                assert system.value("ai_account_up") == 1
+            assert system.value("ai_account_poll_failures_total", account="solo") == MAX_REREAD_FAILURES
+            assert system.exported_totals("ai_tokens_today") == system.expected_totals("today")[0]
+    failures = [record.message for record in caplog.records if "Reading days again failed" in record.message]
+    assert len(failures) == MAX_REREAD_FAILURES
+    assert "for the last time" in failures[-1]
+
+
+def test_days_wait_for_the_network(tmp_path: Path) -> None:
+    """A connection that cannot be made, however often, is no reason to give up: it says nothing about the days."""
+    FailingForOldBills.error = Unavailable("connection refused", reached=False)
+    clock = Clock()
+    world = World([make_account("anthropic")], clock, start_time=TODAY - 52 * DAY)
+    with start_system(tmp_path, world, clock, history="50d", poll_interval="20m") as system:
+        system.providers = {**PROVIDERS, "anthropic": FailingForOldBills}
+        with system.run_exporter():
+            system.poll_until_idle()
+            restated = TODAY - 45 * DAY
+            world.restate("solo", restated, 1.5)
+            system.app.reread(RereadRequest(restated, restated))
+            for _ in range(MAX_REREAD_FAILURES + 3):
+                system.advance(20 * MINUTE)
+            assert day_cost(system, restated) != bill_of(system, restated)
+            FailingForOldBills.error = None
+            system.advance(20 * MINUTE)
+            assert day_cost(system, restated) == bill_of(system, restated)
 
 
 def test_many_requested_accounts_leave_threads_for_polls(tmp_path: Path) -> None:
