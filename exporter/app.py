@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,8 @@ import schedule
 
 from exporter.config.configuration import Account, Config
 from exporter.config.keys import read_bearer_tokens as bearer_tokens
-from exporter.errors import ConfigError, LedgerError
+from exporter.config.messages import format_value, suggest
+from exporter.errors import ConfigError, LedgerError, RereadRejected
 from exporter.history.hourly import HistoryAccount, history_accounts
 from exporter.history.remote_read import RemoteReadHandler
 from exporter.ledger import Ledger
@@ -34,6 +35,7 @@ from exporter.model import DAY, HOUR
 from exporter.polling.account_state import AccountState, PolledAccount, PolledAccountConfig
 from exporter.polling.connection import build_account_config
 from exporter.polling.poller import Poller
+from exporter.polling.reread import RereadPlan, RereadRequest, check_days, format_days, plan_account
 from exporter.pricing.list_prices import list_rates
 from exporter.pricing.valuer import PriceList, Valuer
 from exporter.providers import ProviderType
@@ -49,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 MAX_REMOTE_READ_SAMPLES = 5_000_000
 """In the response to a remote read, 18 bytes each: a year of 570 series."""
+
+MAX_REASONS = 5
+"""Reasons in the answer to a request that is rejected, of which there may be some for each account."""
 
 TOKEN_RELOAD_INTERVAL = 10
 """Seconds between two reads of the sources' bearer tokens."""
@@ -153,6 +158,7 @@ class App:
             self.ledger.buckets.register_account(account.name, account.provider),
             self._dependencies.environ,
             self._dependencies.monotonic,
+            self._dependencies.hourly_retention,
         )
 
     def _update_accounts(self) -> None:
@@ -192,6 +198,59 @@ class App:
             log_event(logger, "info", "Configuration reloaded", accounts=len(self.polled_accounts))
             return ""
 
+    def reread(self, request: RereadRequest) -> RereadPlan:
+        """Have the poller read past days of polled accounts again, and return what it will read.
+
+        Raises RereadRejected where nothing can be read, and LedgerError.
+        """
+        now = self._dependencies.clock()
+        check_days(request, self._dependencies.hourly_retention, now)
+        accounts = self._accounts_to_reread(request)
+        plans = []
+        messages: list[str] = []
+        for account in accounts:
+            number, reports = account.ledger_account.id, account.reports
+            coverages = {report.name: self.ledger.buckets.coverage(number, report.name) for report in reports}
+            identity = account.account.identity
+            plan, account_messages = plan_account(*identity, reports, coverages, request, now)
+            messages += account_messages
+            if account.key_rejected:
+                messages.append(f"{identity[0]}: its key is rejected; the days are read again once the key works")
+            if plan.reports:
+                plans.append(plan)
+                account.request_reread(plan.reports)
+        if not plans:
+            reasons = "; ".join(messages[:MAX_REASONS]) + ("; …" if len(messages) > MAX_REASONS else "")
+            raise RereadRejected(400, f"nothing can be read again: {reasons}")
+        days = format_days(request.time_range)
+        fields = {"days": days, "account": request.account, "provider": request.provider, "accounts": len(plans)}
+        log_event(logger, "info", "Reading days again requested", **fields)
+        return RereadPlan(request, tuple(plans), tuple(messages))
+
+    def _accounts_to_reread(self, request: RereadRequest) -> list[PolledAccount]:
+        accounts = self.polled_accounts
+        providers = {polled.account.provider for polled in accounts.values()}
+        if request.provider is not None and request.provider not in providers:
+            reason = f"no polled account has the provider {format_value(request.provider)}"
+            raise RereadRejected(404, _with_hint(reason, request.provider, providers))
+        if request.account is not None and request.account not in accounts:
+            reason = f"there is no polled account {format_value(request.account)}"
+            pushed = {state.account.name for state in self._push_service.account_states}
+            if request.account in pushed:
+                reason = f"{format_value(request.account)} is a source: its usage is pushed, not polled"
+            raise RereadRejected(404, _with_hint(reason, request.account, accounts))
+        selected = [
+            polled
+            for name, polled in accounts.items()
+            if request.account in (None, name) and request.provider in (None, polled.account.provider)
+        ]
+        if not selected:
+            reason = "there is no polled account"
+            if request.account is not None:
+                reason = f"the provider of {request.account} is {accounts[request.account].account.provider}"
+            raise RereadRejected(404, reason)
+        return selected
+
     def run_every(self, interval: timedelta, job: Callable[[], object]) -> None:
         """Run a job at an interval, once the exporter has started."""
         self._jobs.every(int(interval.total_seconds())).seconds.do(job)
@@ -210,7 +269,10 @@ class App:
         self.ledger.close()
 
     def handlers(self, reload: Callable[[], str] | None = None) -> Handlers:
-        """Return the handlers of the HTTP routes; `reload` handles POST /-/reload, None where it is not allowed."""
+        """Return the handlers of the HTTP routes; `reload` handles POST /-/reload.
+
+        Where `reload` is None, neither it nor POST /-/reread is allowed.
+        """
         return Handlers(
             page=lambda: self._metrics_cache.page,
             self_metrics=lambda openmetrics: self._self_metrics.render(openmetrics=openmetrics),
@@ -221,6 +283,7 @@ class App:
             summarize=self._summarize,
             on_ledger_error=self._end_process,
             reload=reload,
+            reread=None if reload is None else self.reread,
         )
 
     def refresh_metrics(self) -> None:
@@ -327,3 +390,8 @@ class App:
             self._dependencies.clock(), self._dependencies.hourly_retention, self._dependencies.daily_retention
         )
         self.ledger.events.delete_old_ids(self._dependencies.clock() - MAX_EVENT_AGE - DAY)
+
+
+def _with_hint(reason: str, name: str, known: Collection[str]) -> str:
+    hint = suggest(name, known)
+    return f"{reason}; {hint}" if hint else reason

@@ -9,6 +9,7 @@ ExporterError
 │  ├─ Unsupported                 the plan or host has no such report: noted once where the report is optional
 │  └─ Malformed(field)            a response of an unknown format: keep the old buckets, report a problem
 ├─ PushError(status, reason)      a push request is rejected as a whole
+├─ RereadRejected(status, reason) a request to read days again is rejected as a whole
 ├─ QueryRejected                  a remote read that is not understood, or would return too much
 └─ LedgerError                    the disk or the file is damaged or full: ends the process
 """
@@ -94,6 +95,14 @@ class Malformed(ProviderError):
 
 class PushError(ExporterError):
     """A push request of which nothing is accepted; `status` is that of the HTTP response."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        self.status = status
+        super().__init__(reason)
+
+
+class RereadRejected(ExporterError):
+    """A request to read days again that cannot be carried out; `status` is that of the HTTP response."""
 
     def __init__(self, status: int, reason: str) -> None:
         self.status = status

@@ -60,6 +60,7 @@ ACME_KEY = "ACME_KEY"
 ALICE = ("alice", PASSWORD)
 TOKEN_HEADER = {"authorization": f"Bearer {TOKEN}"}
 WRONG_TOKEN_HEADER = {"authorization": f"Bearer {MASTER_KEY}"}
+TODAY = time.strftime("%Y-%m-%d", time.gmtime())
 EVENT = {"provider": "bedrock", "model": "our-own", "timestamp": int(time.time()), "promptTokens": 9}
 READ_REQUEST = encode_read_request((REGEX, "__name__", "ai_hourly_.+"))
 
@@ -74,6 +75,11 @@ ROUTES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("GET", "/-/healthy", {}),
     ("GET", "/-/ready", {}),
     ("POST", "/-/reload", {}),
+    ("POST", "/-/reread", {"params": {"from": TODAY, "to": TODAY}}),
+    ("POST", "/-/reread", {"params": {"from": TODAY, "to": TODAY, "account": REVOKED_KEY}}),
+    ("POST", "/-/reread", {"params": {"from": TODAY, "to": TODAY, "provider": UNPREFIXED_KEY}}),
+    ("POST", "/-/reread", {"params": {"from": TOKEN, "to": TODAY}}),
+    ("POST", "/-/reread", {"params": {"from": TODAY, "to": TODAY, TOKEN: PASSWORD}}),
     ("POST", "/api/v1/read", {"content": READ_REQUEST}),
     ("POST", "/api/v1/read", {"content": TOKEN}),
     ("GET", "/api/v1/openapi.json", {}),

@@ -111,6 +111,7 @@ MODULES = {
     "history": "exporter.cli.history",
     "notices": "exporter.cli.alert_webhook",
     "replay": "exporter.cli.replay",
+    "reread": "exporter.cli.reread",
     "run": "exporter.cli.run",
 }
 """Command -> the module that defines it."""

@@ -75,7 +75,7 @@ MIN_HOURLY_RETENTION = (DAYS_EXPORTED + 1) * DAY
     type=click.Path(path_type=Path),
     help="TLS and basic authentication, in exporter-toolkit's format.  [default: plain HTTP without authentication]",
 )
-@click.option("--web.enable-lifecycle", "lifecycle", is_flag=True, help="Allow POST /-/reload.")
+@click.option("--web.enable-lifecycle", "lifecycle", is_flag=True, help="Allow POST /-/reload and /-/reread.")
 @click.option(
     "--shard",
     callback=flag_types.parse_shard,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.ledger.buckets import Buckets, Coverage
+from exporter.ledger.buckets import Buckets, Coverage, DaysRead
 from exporter.ledger.change_events import ChangeEvents
 from exporter.ledger.costs import NO_BILL, BillState, Costs, DayCost, FixedCost, StoredEvidence, ValuedDay
 from exporter.ledger.day_versions import DayVersions
@@ -20,6 +20,7 @@ __all__ = [
     "BillState",
     "Coverage",
     "DayCost",
+    "DaysRead",
     "FixedCost",
     "HourlyValues",
     "Ledger",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -40,6 +40,15 @@ class Coverage:
     """Also the time of the newest poll that reached the present."""
     last_refresh: datetime
     """The time of the newest poll that read everything that the provider may still revise."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaysRead:
+    """The UTC days that a read of a report completed, and its time."""
+
+    days: Collection[datetime]
+    """Their starts. A day is complete when all of its buckets were read, or all until now."""
+    time: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +87,13 @@ class Buckets:
         buckets: Iterable[Bucket],
         *,
         completes_refresh: bool = False,
+        days_read: DaysRead | None = None,
     ) -> frozenset[datetime]:
         """Replace whole buckets and extend the coverage, in one transaction; return the UTC days that changed.
 
-        `completes_refresh` states that the time range includes everything that the provider may still revise. Changed
-        days are marked as not valued. An unchanged bucket writes nothing. Raises LedgerError; then nothing is stored.
+        `completes_refresh` states that the time range includes everything that the provider may still revise. The days
+        of `days_read` get its time as that of their newest read. Changed days are marked as not valued. An unchanged
+        bucket writes nothing. Raises LedgerError; then nothing is stored.
         """
         totals_by_start = {_timestamp(bucket.start): _sum_by_labels(bucket.rows) for bucket in buckets}
         label_sets = {labels for totals in totals_by_start.values() for labels in totals}
@@ -97,6 +108,8 @@ class Buckets:
             _replace(db, account, report, {start: points_by_start[start] for start in changed}, digests)
             days = _mark_unvalued(db, account, changed)
             coverage = _extend_coverage(db, account, report, time_range, completes_refresh=completes_refresh)
+            if days_read is not None:
+                _record_days_read(db, account, report, days_read)
         self.publish(BucketUpdate(account, report, days, coverage))
         return frozenset(map(utc, days))
 
@@ -192,6 +205,19 @@ class Buckets:
             ).fetchall()
         return frozenset(utc(start) for (start,) in found)
 
+    def last_reads(self, account: int, reports: Sequence[str], time_range: TimeRange) -> dict[datetime, datetime]:
+        """Return the start of each UTC day within a time range -> when all of these reports were last read.
+
+        That is the oldest of the reports' newest reads. Reports and days without a known read are left out.
+        """
+        with self._store.read() as db:
+            found = db.execute(
+                f"SELECT day, MIN(time) FROM day_read WHERE account = ? AND report IN ({placeholders(reports)})"
+                " AND day >= ? AND day < ? GROUP BY day ORDER BY day",
+                (account, *reports, _timestamp(time_range.start), _timestamp(time_range.end)),
+            ).fetchall()
+        return {utc(day): utc(time) for day, time in found}
+
 
 def _timestamp(time: datetime) -> int:
     return int(time.timestamp())
@@ -278,6 +304,13 @@ def _mark_unvalued(db: sqlite3.Connection, account: int, starts: Iterable[int]) 
         [(account, day) for day in sorted(days)],
     )
     return days
+
+
+def _record_days_read(db: sqlite3.Connection, account: int, report: str, days_read: DaysRead) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO day_read (account, report, day, time) VALUES (?, ?, ?, ?)",
+        [(account, report, _timestamp(day), days_read.time.timestamp()) for day in sorted(days_read.days)],
+    )
 
 
 def _read_coverage(db: sqlite3.Connection, account: int, report: str) -> Coverage | None:

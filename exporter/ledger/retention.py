@@ -56,6 +56,8 @@ class Retention:
                 _roll_up_cost(db, cost_day)
             self._day_versions.increment(cost_day.account, [cost_day.start])
         with self._store.write() as db:
+            # A day that was rolled up is not read again.
+            db.execute("DELETE FROM day_read WHERE day < ?", (cutoff,))
             _delete_before(db, int(floor(now - keep_days, DAY).timestamp()))
         return len(report_days)
 

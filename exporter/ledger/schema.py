@@ -96,7 +96,23 @@ def _m004_bill_states(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_m001_initial_tables, _m002_pushed_events, _m003_names, _m004_bill_states)
+def _m005_day_reads(db: sqlite3.Connection) -> None:
+    # When each UTC day of a report was last read from its beginning to its end. Days that were read by an earlier
+    # version have no row.
+    db.execute(
+        """CREATE TABLE day_read (
+            account INTEGER NOT NULL, report TEXT NOT NULL, day INTEGER NOT NULL, time REAL NOT NULL,
+            PRIMARY KEY (account, report, day)) WITHOUT ROWID"""
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    _m001_initial_tables,
+    _m002_pushed_events,
+    _m003_names,
+    _m004_bill_states,
+    _m005_day_reads,
+)
 
 
 def migrate(db: sqlite3.Connection, path: str) -> None:

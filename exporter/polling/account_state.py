@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from exporter.config.configuration import Account
 from exporter.errors import KeyRejected, ProviderError
 from exporter.model import DAY, Report, Secret
 from exporter.polling.health import HealthSnapshot
+from exporter.polling.reread import ReportDays, merge_ranges
 from exporter.polling.schedule import NAMES_REPORT, PollSettings
 from exporter.pricing.valuer import LedgerAccount
 from exporter.providers.base import Provider
+from exporter.windows import TimeRange
 
 KEY_PROBLEM = "key"
 """Stands in place of a report's name for a problem of the account's key."""
@@ -70,6 +72,8 @@ class PollRequests:
     configuration_changed: bool
     hour_changed: bool
     retry_rejected_key: bool
+    rereads: Mapping[str, tuple[TimeRange, ...]]
+    """Report -> the time ranges to read again, disjoint and oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,7 @@ class PolledAccount(AccountState):
         self._configuration_changed = False
         self._hour_changed = False
         self._retry_rejected_key = False
+        self._rereads: dict[str, tuple[TimeRange, ...]] = {}
 
     def _polled_reports(self) -> tuple[Report, ...]:
         return (NAMES_REPORT, *self._supported_reports())
@@ -228,6 +233,19 @@ class PolledAccount(AccountState):
         with self._lock:
             self._hour_changed = True
 
+    def request_reread(self, reports: Iterable[ReportDays]) -> None:
+        """Request that days are read again; days that are requested twice before they are read are read once."""
+        with self._lock:
+            for days in reports:
+                waiting = self._rereads.get(days.report.name, ())
+                self._rereads[days.report.name] = merge_ranges([*waiting, days.time_range])
+
+    @property
+    def reread_requested(self) -> bool:
+        """Whether a request to read days again is waiting to be taken."""
+        with self._lock:
+            return bool(self._rereads)
+
     @property
     def poll_requested(self) -> bool:
         """Whether a request is waiting that the poller must act on before the next poll is due."""
@@ -243,7 +261,9 @@ class PolledAccount(AccountState):
                 configuration_changed=self._configuration_changed,
                 hour_changed=self._hour_changed,
                 retry_rejected_key=self._retry_rejected_key,
+                rereads=self._rereads,
             )
+            self._rereads = {}
             self._configuration_changed = self._hour_changed = self._retry_rejected_key = False
             return requests
 
@@ -269,6 +289,11 @@ class PolledAccount(AccountState):
         with self._lock:
             self._failures[error.reason] += 1
             self._problems[report] = error
+
+    def record_reread_failure(self, error: ProviderError) -> None:
+        """Count a failure to read days again. It is no problem of the account, whose polls go on."""
+        with self._lock:
+            self._failures[error.reason] += 1
 
     def record_success(self, report: str) -> bool:
         """Remove a report's problem; return whether there was one."""

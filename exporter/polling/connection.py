@@ -10,7 +10,7 @@ from exporter.config.configuration import Account
 from exporter.config.keys import diagnose
 from exporter.model import Secret
 from exporter.polling.account_state import PolledAccountConfig, RequestObserver
-from exporter.polling.schedule import PollSettings
+from exporter.polling.schedule import UNLIMITED, WEEK, PollSettings
 from exporter.pricing.learned_rates import NegotiatedPrice
 from exporter.pricing.valuer import LedgerAccount
 from exporter.providers import ProviderType, create_provider, known_key_kinds
@@ -27,13 +27,23 @@ def build_account_config(
     account_number: int,
     environ: Mapping[str, str],
     monotonic: Callable[[], float],
+    hourly_retention: timedelta = UNLIMITED,
 ) -> PolledAccountConfig:
-    """Return the configuration of an account; `account_number` is its number in the ledger."""
+    """Return the configuration of an account; `account_number` is its number in the ledger.
+
+    `hourly_retention` is how long the ledger keeps hours.
+    """
     provider_type = providers[account.provider]
     prices = tuple(map(NegotiatedPrice.from_config, account.prices))
     # From the name: the same after every restart, so that accounts stay spread.
-    digest = blake2b(account.name.encode(), digest_size=4).digest()
-    offset = timedelta(seconds=int.from_bytes(digest) % MAX_POLL_OFFSET)
+    digest = int.from_bytes(blake2b(account.name.encode(), digest_size=4).digest())
+    poll_settings = PollSettings(
+        poll_interval=account.poll_interval,
+        history=account.history,
+        offset=timedelta(seconds=digest % MAX_POLL_OFFSET),
+        reread_offset=timedelta(seconds=digest % int(WEEK.total_seconds())),
+        hourly_retention=hourly_retention,
+    )
 
     def connect(key: Secret, observe: RequestObserver) -> Provider:
         rejection = diagnose(key, known_key_kinds(account.provider, providers))
@@ -52,7 +62,7 @@ def build_account_config(
     return PolledAccountConfig(
         account=account,
         ledger_account=LedgerAccount(account_number, account.provider, provider_type.reports, prices),
-        poll_settings=PollSettings(account.poll_interval, account.history, offset),
+        poll_settings=poll_settings,
         read_key=lambda: account.api_key.read(environ),
         connect=connect,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from exporter.model import Secret
 from exporter.polling.account_state import PolledAccount, PolledAccountConfig, PollRequests
+from exporter.polling.reread import PendingReread
 from exporter.polling.schedule import PartialRefresh
 from exporter.providers.base import Provider
+from exporter.windows import TimeRange
 
 
 @dataclass(slots=True)
@@ -25,7 +28,7 @@ class ReportState:
 
 @dataclass(slots=True, eq=False)
 class PollSession:
-    """One account. Only the thread that polls the account uses it, except for the three fields that say otherwise."""
+    """One account. Only the thread that polls the account uses it, except for the four fields that say otherwise."""
 
     account: PolledAccount
     config: PolledAccountConfig
@@ -34,6 +37,8 @@ class PollSession:
     """Assigned under the poller's lock only, because `Poller.close` closes it from another thread."""
     due_at: datetime | None = None
     """When the next poll is due, for the timer thread; None is at once. Guarded by the poller's lock."""
+    reread_at: datetime | None = None
+    """When to read waiting days again, for the timer thread; None where none wait. Guarded by the poller's lock."""
     removed: bool = False
     """The account is not configured any more: its last poll closes the provider. Guarded by the poller's lock."""
     key: Secret | None = None
@@ -45,6 +50,10 @@ class PollSession:
     """Set by failures of the whole account: a rate limit, a network that is down, a rejected key."""
     next_poll_at: datetime | None = None
     """When the next report is due; None before the first poll."""
+    rereads: dict[str, PendingReread] = field(default_factory=dict)
+    """By report. Kept when the key changes: it was requested of the account."""
+    weekly_reread_times: dict[str, datetime] = field(default_factory=dict)
+    """By report: the weekly time of which the days to read again are known, in `rereads` or read since."""
     request_count: int = 0
     """HTTP requests of this account so far."""
 
@@ -59,16 +68,30 @@ class PollSession:
         self.config = requests.config
         if requests.configuration_changed:
             self.next_poll_at = None
+        for report, time_ranges in requests.rereads.items():
+            self.add_reread(report, time_ranges)
         if requests.retry_rejected_key:
             self.pending_key = None
             if self.account.key_rejected:
                 # Without a known key the next poll connects as if it were the first.
                 self.key = self.backoff_until = self.next_poll_at = None
 
+    def add_reread(self, report: str, time_ranges: Iterable[TimeRange]) -> None:
+        """Add time ranges of a report that are to be read again."""
+        pending = self.rereads.setdefault(report, PendingReread())
+        pending.add(time_ranges)
+        # A new request is tried at once, also where an earlier one has failed.
+        pending.failures, pending.not_before = 0, None
+
     def observe_request(self, code: str) -> None:
         """Count an HTTP request."""
         self.request_count += 1
         self.account.record_request(code)
+
+    def earliest_reread(self, now: datetime) -> datetime | None:
+        """Return when waiting days may be read again; None where none wait."""
+        times = [pending.not_before or now for pending in self.rereads.values()]
+        return max(min(times), self.backoff_until or now) if times else None
 
     def earliest_poll(self) -> datetime | None:
         """Return when the account may be polled again; None is at once."""

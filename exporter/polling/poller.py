@@ -23,13 +23,25 @@ from exporter.errors import (
     Unavailable,
     Unsupported,
 )
-from exporter.ledger import Coverage, Ledger
+from exporter.ledger import Coverage, DaysRead, Ledger
 from exporter.logs import log_event
 from exporter.model import DAY, HOUR, Report, Secret
 from exporter.polling.account_state import KEY_PROBLEM, PolledAccount
 from exporter.polling.daily_usage import spread_daily_usage
 from exporter.polling.poll_session import PollSession
-from exporter.polling.schedule import NAMES_REPORT, completes_refresh, next_due, next_partial, next_time_range
+from exporter.polling.reread import PendingReread, format_days
+from exporter.polling.schedule import (
+    NAMES_REPORT,
+    PartialRefresh,
+    completed_days,
+    completes_refresh,
+    next_due,
+    next_partial,
+    next_time_range,
+    next_weekly_range,
+    reread_time,
+    weekly_window,
+)
 from exporter.pricing.valuer import Valuer
 from exporter.providers.base import Provider
 from exporter.windows import TimeRange
@@ -43,6 +55,10 @@ MAX_BACKOFF = timedelta(minutes=15)
 UNSUPPORTED_RETRY_INTERVAL = timedelta(days=1)
 MIN_REQUESTS_TO_SPLIT = 20
 """A time range that took this many requests before it met a rate limit is halved for the next attempt."""
+MAX_REREAD_PARTS = 8
+"""Parts of past days that are read again before the account is valued and published in between."""
+MAX_REREAD_FAILURES = 24
+"""Failures in a row after which days are not read again any more, about five hours after the first."""
 INTERNAL_ERROR_PROBLEM = "internal error"
 """Stands in place of a report's name for a poll that ended with an unexpected exception."""
 
@@ -51,6 +67,8 @@ class _ActivePoll(NamedTuple):
     session: PollSession
     was_failing: bool
     """Whether the account had a problem when the poll began."""
+    rereads: bool
+    """Whether the poll also reads past days again, after everything that is due."""
 
 
 class Poller:
@@ -77,6 +95,7 @@ class Poller:
         self._jitter = jitter
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="poll")
         self._max_failing = max(1, workers // 2)
+        self._max_rereading = max(1, workers // 2)
         # Guards _sessions, _active, and the fields `provider`, `due_at` and `removed` of sessions. An account's lock
         # may be taken under it, never the other way round.
         self._condition = threading.Condition()
@@ -107,25 +126,31 @@ class Poller:
         """Start a poll of every account that is due. Returns at once.
 
         Accounts that failed last time may hold half of the threads at most: providers that hang never delay those
-        that answer.
+        that answer. So may accounts of which past days are read again: a request for all accounts delays no poll.
         """
         now = self._clock()
         for session in self._sessions:
-            poll = _ActivePoll(session, session.account.failing)
+            was_failing = session.account.failing
             requested = session.account.poll_requested
+            reread_requested = session.account.reread_requested
             name = session.account.account.name
             with self._condition:
                 if self._closing.is_set():
                     return
-                due = requested or session.due_at is None or session.due_at <= now
-                blocked = name in self._active or (poll.was_failing and not self._may_poll_failing())
+                reread_due = reread_requested or (session.reread_at is not None and session.reread_at <= now)
+                rereads = reread_due and self._may_reread()
+                due = requested or session.due_at is None or session.due_at <= now or rereads
+                blocked = name in self._active or (was_failing and not self._may_poll_failing())
                 if session.removed or not due or blocked:
                     continue
-                self._active[name] = poll
-            self._pool.submit(self._poll_account, session)
+                self._active[name] = _ActivePoll(session, was_failing, rereads)
+            self._pool.submit(self._poll_account, session, rereads=rereads)
 
     def _may_poll_failing(self) -> bool:
         return sum(poll.was_failing for poll in self._active.values()) < self._max_failing
+
+    def _may_reread(self) -> bool:
+        return sum(poll.rereads for poll in self._active.values()) < self._max_rereading
 
     def on_hour_change(self) -> None:
         """Have every account valued and published at the next tick, also those of which nothing is due."""
@@ -199,14 +224,17 @@ class Poller:
             times.append(max(due, session.report_state(report.name).not_before or now))
         return min(times)
 
-    def _poll_account(self, session: PollSession) -> None:
+    def _poll_account(self, session: PollSession, *, rereads: bool) -> None:
         account = session.account
         try:
             requests = account.take_requests()
             session.accept_requests(requests)
-            earliest = session.earliest_poll()
-            if (earliest is None or earliest <= self._clock()) and self._connect(session):
-                self._poll_reports(session)
+            if self._may_request(session, rereads=rereads) and self._connect(session):
+                may_go_on = self._poll_reports(session)
+                if may_go_on:
+                    self._schedule_weekly_rereads(session)
+                if may_go_on and rereads:
+                    self._reread(session)
             self._valuer.value_days(session.config.ledger_account, self._clock(), hour_changed=requests.hour_changed)
             session.next_poll_at = self._next_poll_at(session, self._clock())
             account.record_success(INTERNAL_ERROR_PROBLEM)
@@ -220,10 +248,20 @@ class Poller:
             with self._condition:
                 del self._active[session.config.account.name]
                 session.due_at = session.earliest_poll()
+                session.reread_at = session.earliest_reread(self._clock())
                 removed = session.removed
                 self._condition.notify_all()
             if removed:
                 self._attach(session, None)
+
+    def _may_request(self, session: PollSession, *, rereads: bool) -> bool:
+        """Return whether anything may be requested of the provider now."""
+        now = self._clock()
+        times = [session.earliest_poll()]
+        if rereads:
+            times.append(session.earliest_reread(now))
+        # No time for a poll is at once, and no time for a reread is never.
+        return times[0] is None or any(time is not None and time <= now for time in times)
 
     def _record_internal_error(self, session: PollSession, error: Exception) -> None:
         with self._condition:
@@ -231,8 +269,13 @@ class Poller:
         problem = Malformed("the poll failed with an internal error of this exporter; see its log")
         session.account.record_failure(INTERNAL_ERROR_PROBLEM, problem)
         session.backoff_until = self._clock() + MAX_BACKOFF
+        # If days that were to be read again are the cause, they must not stop the account's polls for good.
+        dropped = ", ".join(session.rereads) or None
+        session.rereads.clear()
         name = session.config.account.name
-        log_event(logger, "error", "Poll failed with an internal error", account=name, error=error)
+        log_event(
+            logger, "error", "Poll failed with an internal error", account=name, dropped_rereads=dropped, error=error
+        )
 
     def _connect(self, session: PollSession) -> bool:
         """Read the key, which may have changed, and connect where needed; return whether reports can be polled."""
@@ -316,7 +359,8 @@ class Poller:
         """Have the key read again after a poll interval: it may have been replaced."""
         session.backoff_until = self._clock() + session.config.poll_settings.poll_interval
 
-    def _poll_reports(self, session: PollSession) -> None:
+    def _poll_reports(self, session: PollSession) -> bool:
+        """Poll every report that is due; return whether the account may be requested further."""
         for report in session.config.scheduled_reports:
             while not self._closing.is_set():
                 now = self._clock()
@@ -324,7 +368,114 @@ class Poller:
                 if time_range is None:
                     break
                 if not self._poll_time_range(session, report, time_range, now):
-                    return
+                    return False
+        return not self._closing.is_set()
+
+    def _schedule_weekly_rereads(self, session: PollSession) -> None:
+        """Once a week, have older bills read again: providers correct them after the settle period too."""
+        config = session.config
+        now = self._clock()
+        due_since = reread_time(config.poll_settings, now)
+        for report in config.ledger_account.final_reports:
+            coverage = self._coverage(session, report)
+            if coverage is None or session.weekly_reread_times.get(report.name) == due_since:
+                continue
+            session.weekly_reread_times[report.name] = due_since
+            window = weekly_window(report, coverage, config.poll_settings, now)
+            last_reads = self._ledger.buckets.last_reads(config.ledger_account.id, [report.name], window)
+            time_range = next_weekly_range(report, coverage, config.poll_settings, last_reads, now)
+            if time_range is not None:
+                session.add_reread(report.name, [time_range])
+
+    def _reread(self, session: PollSession) -> None:
+        """Read waiting days again, part by part, until polls are due again or a few parts were read."""
+        reports = {report.name: report for report in session.config.ledger_account.reports}
+        for _ in range(MAX_REREAD_PARTS):
+            now = self._clock()
+            due = [name for name, pending in session.rereads.items() if (pending.not_before or now) <= now]
+            if not due or self._closing.is_set() or self._next_poll_at(session, now) <= now:
+                return
+            name = due[0]
+            report, pending = reports.get(name), session.rereads[name]
+            coverage = None if report is None else self._coverage(session, report)
+            if report is None or coverage is None:
+                del session.rereads[name]
+                continue
+            part = pending.next_part(report, coverage, session.report_state(name).max_range)
+            if part is None:
+                if pending.time_ranges:
+                    # After an outage the coverage ends before these days: polls have to reach them first.
+                    pending.not_before = now + session.config.poll_settings.poll_interval
+                else:
+                    del session.rereads[name]
+            elif not self._reread_part(session, report, pending, part, coverage, now):
+                return
+
+    def _reread_part(
+        self,
+        session: PollSession,
+        report: Report,
+        pending: PendingReread,
+        part: TimeRange,
+        coverage: Coverage,
+        now: datetime,
+    ) -> bool:
+        """Read one part of past days again; return whether the account may be requested further."""
+        requests_before = session.request_count
+        session.account.record_poll(report.name)
+        try:
+            changed = self._fetch_buckets(session, report, part, now, pending.as_refresh(part), coverage)
+        except RateLimited as error:
+            self._reduce_max_range(session, report, part, session.request_count - requests_before)
+            session.backoff_until = self._record_reread_failure(session, report, pending, error)
+            return False
+        except (KeyRejected, Unsupported) as error:
+            if isinstance(error, Unsupported) or error.reason == "missing_scope":
+                # The next poll of the report handles it: it may concern these days only.
+                del session.rereads[report.name]
+                self._log_reread(session, "warn", "Reading days again failed", report, part, error=error)
+                session.account.record_reread_failure(error)
+                return True
+            return self._handle_rejection(session, report, error)
+        except (Unavailable, Malformed) as error:
+            until = self._record_reread_failure(session, report, pending, error)
+            if isinstance(error, Unavailable) and not error.reached:
+                session.backoff_until = until
+                return False
+            return True
+        pending.changed_days |= changed
+        changed_days = len(pending.changed_days)
+        finished = pending.advance(part, coverage)
+        if finished is not None:
+            fields = {"changed_days": changed_days}
+            self._log_reread(session, "info", "Reading days again finished", report, finished, **fields)
+        if not pending.time_ranges:
+            del session.rereads[report.name]
+        return True
+
+    def _record_reread_failure(
+        self, session: PollSession, report: Report, pending: PendingReread, error: ProviderError
+    ) -> datetime:
+        """Record and log that days could not be read again, and return when to try again. Failures are not endless."""
+        pending.failures += 1
+        pending.not_before = self._clock() + self._backoff(pending.failures, error)
+        if not self._closing.is_set():  # while closing, the failure is our own doing
+            session.account.record_reread_failure(error)
+            message = "Reading days again failed"
+            # A rate limit is waited for as long as the provider says, and an outage of the network until it has ended:
+            # neither says anything about these days.
+            about_days = isinstance(error, Malformed) or (isinstance(error, Unavailable) and error.reached)
+            if pending.failures >= MAX_REREAD_FAILURES and about_days:
+                message = "Reading days again failed for the last time; request it again once the cause is repaired"
+                session.rereads.pop(report.name, None)
+            self._log_reread(session, "warn", message, report, pending.time_ranges[0], reason=error.reason, error=error)
+        return pending.not_before
+
+    def _log_reread(
+        self, session: PollSession, level: str, message: str, report: Report, time_range: TimeRange, **fields: object
+    ) -> None:
+        account = session.config.account.name
+        log_event(logger, level, message, account=account, report=report.name, days=format_days(time_range), **fields)
 
     def _poll_time_range(self, session: PollSession, report: Report, time_range: TimeRange, now: datetime) -> bool:
         """Poll one time range of a report; return whether the account's other reports may be polled after it."""
@@ -363,15 +514,38 @@ class Poller:
             self._ledger.names.put(account_number, session.provider.names())
             self._ledger.buckets.put(account_number, report.name, time_range, ())
         else:
-            fetched = list(session.provider.fetch(report, time_range.start, time_range.end))
-            buckets = spread_daily_usage(report, fetched, now)
             complete = completes_refresh(report, config.poll_settings, time_range, now, state.partial_refresh)
-            self._ledger.buckets.put(account_number, report.name, time_range, buckets, completes_refresh=complete)
+            self._fetch_buckets(
+                session, report, time_range, now, state.partial_refresh, coverage, completes_refresh=complete
+            )
         state.partial_refresh = next_partial(time_range, coverage, now, state.partial_refresh)
         state.failures = 0
         state.not_before = None
         if session.account.record_success(report.name):
             log_event(logger, "info", "Poll succeeded again", account=config.account.name, report=report.name)
+
+    def _fetch_buckets(
+        self,
+        session: PollSession,
+        report: Report,
+        time_range: TimeRange,
+        now: datetime,
+        partial_refresh: PartialRefresh | None,
+        coverage: Coverage | None,
+        *,
+        completes_refresh: bool = False,
+    ) -> frozenset[datetime]:
+        """Read a time range of a report and store it; return the UTC days that changed. Raises ProviderError."""
+        assert session.provider is not None  # noqa: S101 - _connect came first
+        fetched = list(session.provider.fetch(report, time_range.start, time_range.end))
+        return self._ledger.buckets.put(
+            session.config.ledger_account.id,
+            report.name,
+            time_range,
+            spread_daily_usage(report, fetched, now),
+            completes_refresh=completes_refresh,
+            days_read=DaysRead(completed_days(time_range, coverage, now, partial_refresh), now),
+        )
 
     def _handle_rejection(self, session: PollSession, report: Report, error: KeyRejected | Unsupported) -> bool:
         """Handle a report that the provider rejects; return whether the others may be polled after it."""

@@ -16,6 +16,7 @@ from exporter.model import DAY, GAUGE_METERS, Report, RowLabels
 from exporter.polling.account_state import AccountView
 from exporter.polling.health import HealthSnapshot
 from exporter.pricing.valuer import LedgerAccount
+from exporter.snapshot.day_reads import DayReads
 from exporter.snapshot.labels import LabelMapper
 from exporter.windows import DAYS_EXPORTED, TimeRange, days_back, floor
 
@@ -112,6 +113,8 @@ class AccountSnapshot:
     """Start of each of the last 35 UTC days with any cost or usage -> its totals."""
     day_costs: tuple[DayCost, ...]
     """The valued days of the last 35, oldest first: billed or estimated, estimate and restatement."""
+    day_reads: Mapping[datetime, DayReads]
+    """Start of each of the last 35 UTC days that was read -> when it was read last; empty for pushed events."""
     unpriced_tokens: Mapping[datetime, Mapping[str, int]]
     """Start of a UTC day -> model -> tokens without a known price; days that have any."""
     restated: int

@@ -24,6 +24,7 @@ from exporter.snapshot.account_snapshot import (
     WorkspaceSignals,
     merge_totals,
 )
+from exporter.snapshot.day_reads import find_day_reads
 from exporter.snapshot.labels import LabelMapper, SpendLabels, to_spend_labels
 from exporter.snapshot.source import SnapshotSource, sum_hours
 from exporter.windows import DAYS_EXPORTED, TimeRange, calendar_windows, days_back, floor, slots
@@ -156,6 +157,7 @@ class SnapshotBuilder:
             windows=windows,
             days={day: totals for day, (_, totals) in self._totals.items() if totals.labels},
             day_costs=tuple(day_costs),
+            day_reads=find_day_reads(view, source, exported),
             unpriced_tokens=source.unpriced_tokens(exported),
             restated=source.restated(),
             hourly=hourly,

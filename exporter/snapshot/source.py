@@ -26,6 +26,10 @@ class SnapshotSource(Protocol):
         """Return how far a report has been read; None before the first successful poll."""
         ...
 
+    def last_reads(self, reports: Sequence[str], time_range: TimeRange) -> Mapping[datetime, datetime]:
+        """Return the start of a UTC day -> when all of these reports were last read; days without a read are absent."""
+        ...
+
     def day_version(self, day: datetime) -> int:
         """Return a number that changes whenever the cost or usage of a UTC day does."""
         ...
@@ -85,6 +89,10 @@ class LedgerSource:
     def coverage(self, report: Report) -> Coverage | None:
         """Return how far a report has been read."""
         return self.ledger.buckets.coverage(self.ledger_account.id, report.name)
+
+    def last_reads(self, reports: Sequence[str], time_range: TimeRange) -> Mapping[datetime, datetime]:
+        """Return the start of a UTC day -> when all of these reports were last read."""
+        return self.ledger.buckets.last_reads(self.ledger_account.id, reports, time_range)
 
     def day_version(self, day: datetime) -> int:
         """Return the version of a UTC day."""

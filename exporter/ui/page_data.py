@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -14,6 +14,7 @@ from exporter.model import DAY, ChangeEvent
 from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.snapshot.aggregation import aggregate_days
 from exporter.snapshot.budgets import EvaluatedBudget
+from exporter.snapshot.day_reads import DayReads
 from exporter.snapshot.estimates import OneTimeCost, one_time_costs, unpriced_usage
 from exporter.windows import TimeRange, calendar_windows, floor, slots
 
@@ -65,6 +66,10 @@ class AccountRow:
     """How many series are shown as `other`."""
     late: bool
     problems: tuple[AccountProblem, ...] = ()
+    day_reads: Mapping[datetime, DayReads] = field(default_factory=dict)
+    """Start of a UTC day -> when it was read last."""
+    has_bills: bool = False
+    """Whether the provider bills in reports of their own."""
     pending_key_message: str = ""
     """Why a changed key is not used, and the action needed; empty where there is none."""
 
@@ -153,6 +158,8 @@ def _account_row(snapshot: AccountSnapshot, now: datetime) -> AccountRow:
         aggregated_series=snapshot.label_mapper.aggregated_series,
         late=snapshot.is_late(now),
         problems=tuple(_account_problems(snapshot)),
+        day_reads=snapshot.day_reads,
+        has_bills=any(known.report.kind == "bill" for known in snapshot.reports),
         pending_key_message=_pending_key_message(snapshot.health.pending_key_error),
     )
 

@@ -56,7 +56,7 @@ def build_summary(
         "signals": [signal for snapshot in snapshots for signal in _spikes(snapshot)],
         "oneTimeCosts": [cost for snapshot in snapshots for cost in _one_time_costs(snapshot, time_range)],
         "changes": [_change_event(event) for event in change_events],
-        "freshness": [_freshness(snapshot) for snapshot in snapshots],
+        "freshness": [_freshness(snapshot, time_range) for snapshot in snapshots],
     }
 
 
@@ -128,7 +128,7 @@ def _change_event(event: ChangeEvent) -> dict[str, Any]:
     }
 
 
-def _freshness(snapshot: AccountSnapshot) -> dict[str, Any]:
+def _freshness(snapshot: AccountSnapshot, time_range: TimeRange) -> dict[str, Any]:
     return {
         "provider": snapshot.account.provider,
         "account": snapshot.account.name,
@@ -136,6 +136,15 @@ def _freshness(snapshot: AccountSnapshot) -> dict[str, Any]:
         "completeUntil": _format_time(snapshot.complete_until) if snapshot.complete_until else None,
         "incompleteBills": [f"{day.start:%Y-%m-%d}" for day in snapshot.day_costs if day.bill_is_incomplete],
         "problems": sorted({error.reason for error in snapshot.health.current_problems}),
+        "days": [
+            {
+                "date": f"{day:%Y-%m-%d}",
+                "usageReadAt": _format_time(reads.usage) if reads.usage else None,
+                "billReadAt": _format_time(reads.bill) if reads.bill else None,
+            }
+            for day, reads in snapshot.day_reads.items()
+            if time_range.start <= day < time_range.end
+        ],
     }
 
 

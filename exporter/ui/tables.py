@@ -49,32 +49,54 @@ def _render_last_days(account: AccountRow, page_data: PageData) -> str:
     shown = page_data.days[-DAYS_DISPLAYED:]
     known = [account.days.get(start) for start in shown]
     rows = "".join(
-        _render_day(start, day, has_data=start in account.days, running=start + DAY > page_data.now)
+        _render_day(start, day, account, page_data.now)
         for start, day in zip(reversed(shown), reversed(known), strict=True)
     )
     total = sum(day.cost for day in known if day is not None)
     shared = sum(other.name == account.name for other in page_data.accounts) > 1
     name = f"{account.name} ({account.provider})" if shared else account.name
     return (
-        f'<details><summary>{escape_text(name)} · {format_money(total)}</summary><table class="narrow"><tbody>'
-        f"{rows}</tbody></table></details>\n"
+        f"<details><summary>{escape_text(name)} · {format_money(total)}</summary>"
+        f'<div class="wide" tabindex="0" role="region" aria-label="Days of {escape_text(name)}"><table class="narrow">'
+        f"{_days_head(account)}<tbody>{rows}</tbody></table></div></details>\n"
     )
 
 
-def _render_day(start: datetime, day: DayCost | None, *, has_data: bool, running: bool) -> str:
-    head = f'<tr><th scope="row">{start:%a %m-%d}</th>'
+def _days_head(account: AccountRow) -> str:
+    columns = '<th>Day</th><th class="n">Cost</th><th>State</th>'
+    if account.day_reads:
+        columns += "<th>Usage read</th>" + "<th>Bill read</th>" * account.has_bills
+    return f"<thead><tr>{columns}</tr></thead>"
+
+
+def _render_day(start: datetime, day: DayCost | None, account: AccountRow, now: datetime) -> str:
+    cost, state = _describe_day(day, has_data=start in account.days, running=start + DAY > now)
+    return (
+        f'<tr><th scope="row">{start:%a %m-%d}</th><td class="n">{cost}</td><td>{state}</td>'
+        f"{_render_reads(start, account)}</tr>"
+    )
+
+
+def _describe_day(day: DayCost | None, *, has_data: bool, running: bool) -> tuple[str, str]:
+    """Return the cost of a day and how it is known."""
     so_far = ", still running" * running
     if day is None:
-        return (
-            f'{head}<td class="n">{format_money(0) if has_data else "?"}</td><td>'
-            f"{'' if has_data else 'not read'}</td></tr>"
-        )
+        return (format_money(0), "") if has_data else ("?", "not read")
     if not day.billed:
         incomplete = ", bill incomplete" * day.bill_is_incomplete
-        return f'{head}<td class="n">≈ {format_money(day.cost)}</td><td>estimated{incomplete}{so_far}</td></tr>'
+        return f"≈ {format_money(day.cost)}", f"estimated{incomplete}{so_far}"
     first = f", corrected, first {format_money(day.first_bill)}" if day.restatement else ""
-    cost = format_money(day.cost) + "*" * bool(day.restatement)
-    return f'{head}<td class="n">{cost}</td><td>billed{first}{so_far}</td></tr>'
+    return format_money(day.cost) + "*" * bool(day.restatement), f"billed{first}{so_far}"
+
+
+def _render_reads(start: datetime, account: AccountRow) -> str:
+    """Return when the day was read last, as cells; none for an account that is not polled."""
+    if not account.day_reads:
+        return ""
+    reads = account.day_reads.get(start)
+    usage, bill = (None, None) if reads is None else (reads.usage, reads.bill)
+    times = [usage, bill] if account.has_bills else [usage]
+    return "".join(f'<td class="muted">{"-" if time is None else format_time(time)}</td>' for time in times)
 
 
 def render_models(page_data: PageData) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from starlette.responses import Response
 
+from exporter.model import DAY
+from exporter.polling.reread import RereadPlan
 from exporter.push.models import ApiModel
 from exporter.ui.summary import MAX_TOP_MODELS
 
@@ -15,6 +17,7 @@ BATCH_PATH = "/api/v1/ai/usage/events/batch"
 CHANGES_PATH = "/api/v1/ai/changes"
 SUMMARY_PATH = "/api/v1/ai/usage/summary"
 OPENAPI_PATH = "/api/v1/openapi.json"
+REREAD_PATH = "/-/reread"
 
 MAX_PUSH_BODY_BYTES = {EVENT_PATH: 16 << 10, BATCH_PATH: 1 << 20, CHANGES_PATH: 16 << 10}
 """Limit of the request body by path, of the paths that accept pushes."""
@@ -147,6 +150,17 @@ class OneTimeCostResponse(ResponseModel):
     cost_usd: float
 
 
+class DayReadsResponse(ResponseModel):
+    """When a UTC day was last read from the provider, from its beginning to its end."""
+
+    date: str
+    """YYYY-MM-DD."""
+    usage_read_at: str | None
+    """When all usage was read last, RFC 3339 in UTC; null: not known."""
+    bill_read_at: str | None
+    """When the bill was read last, RFC 3339 in UTC; null: not known, or bills are part of the usage."""
+
+
 class FreshnessResponse(ResponseModel):
     """How current the data of an account is."""
 
@@ -160,6 +174,8 @@ class FreshnessResponse(ResponseModel):
     """UTC days that stay estimated because their bill does not pay for everything yet."""
     problems: list[str]
     """Reasons for which its polls fail."""
+    days: list[DayReadsResponse]
+    """The requested days that were read, oldest first; empty for pushed usage."""
 
 
 class SummaryResponse(ResponseModel):
@@ -181,6 +197,67 @@ class SummaryResponse(ResponseModel):
     one_time_costs: list[OneTimeCostResponse]
     changes: list[ChangeEventResponse]
     freshness: list[FreshnessResponse]
+
+
+class RereadReport(ResponseModel):
+    """The days of a report that will be read again."""
+
+    report: str
+    kind: Literal["usage", "bill"]
+    start: Annotated[str, Field(alias="from")]
+    """The first UTC day, YYYY-MM-DD."""
+    to: str
+    """The last UTC day, YYYY-MM-DD."""
+
+
+class RereadAccount(ResponseModel):
+    """The reports of an account that will be read again."""
+
+    provider: str
+    account: str
+    reports: list[RereadReport]
+
+
+class RereadResponse(ResponseModel):
+    """What will be read again."""
+
+    start: Annotated[str, Field(alias="from")]
+    """The first UTC day that was requested, YYYY-MM-DD."""
+    to: str
+    """The last UTC day that was requested, YYYY-MM-DD."""
+    accounts: list[RereadAccount]
+    messages: list[str]
+    """Requested days that will not be read, and why; accounts that have to wait."""
+
+    @classmethod
+    def from_plan(cls, plan: RereadPlan) -> RereadResponse:
+        """Return the response for a plan."""
+        accounts = [
+            RereadAccount(
+                provider=account.provider,
+                account=account.account,
+                reports=[
+                    RereadReport.model_validate(
+                        {
+                            "report": days.report.name,
+                            "kind": days.report.kind,
+                            "from": f"{days.time_range.start:%Y-%m-%d}",
+                            "to": f"{days.time_range.end - DAY:%Y-%m-%d}",
+                        }
+                    )
+                    for days in account.reports
+                ],
+            )
+            for account in plan.accounts
+        ]
+        return cls.model_validate(
+            {
+                "from": f"{plan.request.first_day:%Y-%m-%d}",
+                "to": f"{plan.request.last_day:%Y-%m-%d}",
+                "accounts": accounts,
+                "messages": list(plan.messages),
+            }
+        )
 
 
 def json_response(body: ResponseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:

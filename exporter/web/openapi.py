@@ -16,9 +16,11 @@ from exporter.web.api import (
     DEFAULT_SUMMARY_DAYS,
     EVENT_PATH,
     OPENAPI_PATH,
+    REREAD_PATH,
     SUMMARY_PATH,
     BatchResponse,
     ErrorResponse,
+    RereadResponse,
     StatusResponse,
     SummaryResponse,
 )
@@ -27,7 +29,13 @@ from exporter.windows import DAYS_EXPORTED
 JSON = Mapping[str, Any]
 
 _REQUEST_MODELS: tuple[type[BaseModel], ...] = (UsageEventBody, UsageBatchBody, ChangeEventBody)
-_RESPONSE_MODELS: tuple[type[BaseModel], ...] = (StatusResponse, BatchResponse, SummaryResponse, ErrorResponse)
+_RESPONSE_MODELS: tuple[type[BaseModel], ...] = (
+    StatusResponse,
+    BatchResponse,
+    SummaryResponse,
+    RereadResponse,
+    ErrorResponse,
+)
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -59,6 +67,33 @@ _DAYS = {
     "name": "days",
     "in": "query",
     "schema": {"type": "integer", "minimum": 1, "maximum": DAYS_EXPORTED, "default": DEFAULT_SUMMARY_DAYS},
+}
+
+
+def _day_parameter(name: str, description: str) -> dict[str, Any]:
+    schema = {"type": "string", "format": "date"}
+    return {"name": name, "in": "query", "required": True, "description": description, "schema": schema}
+
+
+def _name_parameter(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "string", "minLength": 1}}
+
+
+_REREAD = {
+    "summary": "Read past days of polled accounts from their providers again.",
+    "parameters": [
+        _day_parameter("from", "The first UTC day."),
+        _day_parameter("to", "The last UTC day."),
+        _name_parameter("account", "Only this account; all without it."),
+        _name_parameter("provider", "Only the accounts of this provider."),
+    ],
+    "responses": {
+        "202": _response("The poller will read these days as soon as rate limits allow.", RereadResponse),
+        "400": _response("The days are no days, or none of them can be read.", ErrorResponse),
+        "403": _response("The exporter runs without --web.enable-lifecycle.", ErrorResponse),
+        "404": _response("There is no such polled account.", ErrorResponse),
+    }
+    | _LEDGER_UNAVAILABLE,
 }
 
 
@@ -125,6 +160,7 @@ def build_openapi_document(version: str) -> JSON:
                 | _LEDGER_UNAVAILABLE,
                 parameters=[_DAYS],
             ),
+            REREAD_PATH: {"post": _REREAD},
             OPENAPI_PATH: _get("This document.", {"200": {"description": "OpenAPI 3.1."}}),
         },
         "components": {

@@ -14,11 +14,12 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from exporter.errors import LedgerError, QueryRejected
+from exporter.errors import LedgerError, QueryRejected, RereadRejected
 from exporter.history.remote_read_protocol import MAX_REQUEST_BYTES
 from exporter.metrics.exposition import OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE, Page
+from exporter.polling.reread import RereadPlan, RereadRequest, parse_request
 from exporter.push.service import PushService
-from exporter.web.api import MAX_PUSH_BODY_BYTES
+from exporter.web.api import MAX_PUSH_BODY_BYTES, REREAD_PATH, ErrorResponse, RereadResponse, json_response
 from exporter.web.middleware import AccessMiddleware, AccessPolicy, BodyLimit
 from exporter.web.push_routes import build_push_routes
 
@@ -45,6 +46,8 @@ class Handlers:
     """Body of a remote read -> body of its response; raises QueryRejected."""
     reload: Callable[[], str] | None = None
     """Load and apply the configuration; return every problem, empty if there is none. None: not allowed over HTTP."""
+    reread: Callable[[RereadRequest], RereadPlan] | None = None
+    """Have past days read again; raises RereadRejected and LedgerError. None: not allowed over HTTP."""
     push: PushService | None = None
     """None: the JSON API is not served."""
     summarize: Callable[[int], Mapping[str, Any]] = lambda _: {}
@@ -111,7 +114,24 @@ def _action_routes(handlers: Handlers) -> list[Route]:
         problems = await run_in_threadpool(handlers.reload)
         return PlainTextResponse(f"{problems or 'Configuration reloaded.'}\n", status_code=500 if problems else 200)
 
-    return [Route(REMOTE_READ_PATH, read, methods=["POST"]), Route("/-/reload", reload, methods=["POST", "PUT"])]
+    async def reread(request: Request) -> Response:
+        if handlers.reread is None:
+            return json_response(ErrorResponse(error="start with --web.enable-lifecycle to allow this"), 403)
+        try:
+            parsed = parse_request(request.query_params.multi_items())
+            plan = await run_in_threadpool(handlers.reread, parsed)
+        except RereadRejected as error:
+            return json_response(ErrorResponse(error=str(error)), error.status)
+        except LedgerError as error:
+            handlers.on_ledger_error(error)
+            return json_response(ErrorResponse(error="the ledger cannot be read"), 503)
+        return json_response(RereadResponse.from_plan(plan), 202)
+
+    return [
+        Route(REMOTE_READ_PATH, read, methods=["POST"]),
+        Route("/-/reload", reload, methods=["POST", "PUT"]),
+        Route(REREAD_PATH, reread, methods=["POST"]),
+    ]
 
 
 class SegmentedResponse(Response):

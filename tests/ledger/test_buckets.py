@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exporter.ledger import Ledger
+from exporter.ledger import DaysRead, Ledger
 from exporter.model import DAY, HOUR, Bucket, Row, RowLabels
 from exporter.windows import TimeRange
 
@@ -184,3 +184,30 @@ def test_labels_that_come_after_a_read_are_known_at_the_next(ledger: Ledger) -> 
         0: [Row("output", 5, model="m")],
         1: [Row("output", 7, model="n")],
     }
+
+
+def test_the_newest_read_of_each_day_is_known(ledger: Ledger) -> None:
+    """A day has the time of its newest read; of several reports it is the oldest of theirs."""
+    number = ledger.buckets.register_account("a", "p")
+    first, second = DAY1 + 3 * DAY, DAY1 + 4 * DAY
+    two_days = TimeRange(DAY1, DAY1 + 2 * DAY)
+    assert ledger.buckets.last_reads(number, ["use"], ALL_TIME) == {}
+
+    ledger.buckets.put(number, "use", two_days, (), days_read=DaysRead([DAY1, DAY1 + DAY], first))
+    ledger.buckets.put(number, "use", hour_range(0, 24), (), days_read=DaysRead([DAY1], second))
+    assert ledger.buckets.last_reads(number, ["use"], ALL_TIME) == {DAY1: second, DAY1 + DAY: first}
+
+    ledger.buckets.put(number, "other", hour_range(0, 24), (), days_read=DaysRead([DAY1], first))
+    assert ledger.buckets.last_reads(number, ["use", "other"], hour_range(0, 24)) == {DAY1: first}
+    assert ledger.buckets.last_reads(number, ["use"], hour_range(0, 24)) == {DAY1: second}
+
+
+def test_a_failed_put_records_no_read(ledger: Ledger) -> None:
+    """A read whose buckets cannot be stored is not recorded either."""
+    number = ledger.buckets.register_account("a", "p")
+    too_large = Row("output", 2**63)
+    with pytest.raises(OverflowError):
+        ledger.buckets.put(
+            number, "use", hour_range(0, 1), [make_bucket(0, too_large)], days_read=DaysRead([DAY1], DAY1)
+        )
+    assert ledger.buckets.last_reads(number, ["use"], ALL_TIME) == {}

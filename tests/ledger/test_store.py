@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import LedgerError
-from exporter.ledger import Ledger, ValuedDay
+from exporter.ledger import DaysRead, Ledger, ValuedDay
+from exporter.ledger.schema import MIGRATIONS
 from exporter.model import COST, DAY, HOUR, Bucket, Row
 from exporter.windows import TimeRange
 
@@ -209,4 +210,38 @@ def test_a_billed_day_keeps_its_first_bill_and_estimate(tmp_path: Path) -> None:
     (day,) = ledger.costs.days(number, TimeRange(START, START + DAY))
     assert (day.cost, day.billed, day.first_bill, day.restatement, day.estimate) == (80, True, 100, 40, 92)
     assert ledger.costs.total_restatement(number) == 40
+    ledger.close()
+
+
+def test_reads_of_rolled_up_days_are_deleted(tmp_path: Path) -> None:
+    """When hours are rolled up, the times at which their days were read are deleted."""
+    ledger = Ledger(tmp_path)
+    number = ledger.buckets.register_account("a", "p")
+    days = [START + n * DAY for n in range(3)]
+    time_range = TimeRange(START, START + 3 * DAY)
+    ledger.buckets.put(number, "use", time_range, (), days_read=DaysRead(days, START + 5 * DAY))
+
+    ledger.retention.apply(START + 100 * DAY, timedelta(days=98), timedelta(days=1000))
+
+    assert list(ledger.buckets.last_reads(number, ["use"], time_range)) == [days[2]]
+    ledger.close()
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+def test_a_ledger_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path, version: int) -> None:
+    """A file of any earlier version is migrated when it is opened, and records reads of days from then on."""
+    with sqlite3.connect(tmp_path / "ledger.db", isolation_level=None) as db:
+        for migration in MIGRATIONS[:version]:
+            migration(db)
+        db.execute("INSERT INTO account (name, provider) VALUES ('a', 'p')")
+        db.execute(f"PRAGMA user_version = {version}")
+    db.close()
+
+    ledger = Ledger(tmp_path)
+    number = ledger.buckets.find_account("a", "p")
+    assert number is not None
+    day = TimeRange(START, START + DAY)
+    assert ledger.buckets.last_reads(number, ["use"], day) == {}
+    ledger.buckets.put(number, "use", day, (), days_read=DaysRead([START], START + DAY))
+    assert ledger.buckets.last_reads(number, ["use"], day) == {START: START + DAY}
     ledger.close()

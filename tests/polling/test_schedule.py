@@ -5,18 +5,28 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import pytest
+
+from exporter.config.configuration import Account
 from exporter.ledger import Coverage
 from exporter.model import DAY, HOUR, Report
+from exporter.polling.connection import build_account_config
 from exporter.polling.schedule import (
+    WEEK,
+    PartialRefresh,
     PollSettings,
     complete_until,
+    completed_days,
     completes_refresh,
     due_at,
     next_due,
     next_partial,
     next_time_range,
+    next_weekly_range,
+    reread_time,
 )
-from exporter.windows import TimeRange
+from exporter.providers.openai import OpenAI
+from exporter.windows import TimeRange, floor, slots
 
 MINUTE = timedelta(minutes=1)
 NOW = datetime(2026, 11, 20, 14, 23, 5, tzinfo=UTC)
@@ -146,3 +156,95 @@ def test_nothing_is_called_complete_early() -> None:
     assert complete_until(MAIN_REPORT, make_coverage(TODAY + 14 * HOUR + 9 * MINUTE)) == TODAY + 13 * HOUR
     assert complete_until(MAIN_REPORT, make_coverage(TODAY + 14 * HOUR + 10 * MINUTE)) == TODAY + 14 * HOUR
     assert complete_until(MAIN_REPORT, None) is None
+
+
+def test_a_day_is_read_when_all_of_it_was_requested() -> None:
+    """A poll of the last hours reads the running day only; a refresh reads all of its days."""
+    coverage = make_coverage(NOW - 5 * MINUTE)
+    last_hours = TimeRange(TODAY - 2 * HOUR, NOW)
+    assert completed_days(last_hours, coverage, NOW) == [TODAY]
+    assert completed_days(TimeRange(TODAY + 8 * HOUR, NOW), coverage, NOW) == [TODAY]
+    assert completed_days(TimeRange(TODAY - 2 * DAY, NOW), coverage, NOW) == [TODAY - 2 * DAY, TODAY - DAY, TODAY]
+    assert completed_days(TimeRange(TODAY - 2 * DAY, TODAY - DAY), coverage, NOW) == [TODAY - 2 * DAY]
+    assert completed_days(TimeRange(TODAY - 2 * DAY, TODAY - 12 * HOUR), coverage, NOW) == [TODAY - 2 * DAY]
+
+
+def test_a_day_that_is_read_in_parts_is_read_with_its_last_part() -> None:
+    """Parts of a refresh count together, and so do the two parts of a day at which the history was extended."""
+    coverage = make_coverage(NOW - 5 * MINUTE, since=TODAY - 3 * DAY + 14 * HOUR)
+    morning, evening = (TimeRange(TODAY - DAY + hours * HOUR, TODAY - DAY + (hours + 12) * HOUR) for hours in (0, 12))
+    assert completed_days(morning, coverage, NOW) == []
+    assert completed_days(evening, coverage, NOW) == []
+    assert completed_days(evening, coverage, NOW, PartialRefresh(morning.start, morning.end)) == [TODAY - DAY]
+
+    extended = TimeRange(TODAY - 4 * DAY + 14 * HOUR, coverage.since)
+    assert completed_days(extended, coverage, NOW) == [TODAY - 3 * DAY]
+
+
+def test_older_bills_are_read_again_once_a_week() -> None:
+    """After the account's time of the week, all days from the settle period to ninety days are due until read."""
+    coverage = make_coverage(NOW, last_refresh=NOW, since=TODAY - 200 * DAY)
+    before = dict.fromkeys(slots(TODAY - 90 * DAY, TODAY, DAY), reread_time(SETTINGS, NOW) - MINUTE)
+    every = TimeRange(TODAY - 90 * DAY, TODAY - 30 * DAY)
+    assert next_weekly_range(BILL_REPORT, coverage, SETTINGS, before, NOW) == every
+
+    read = before | dict.fromkeys(slots(every.start, every.end - 3 * DAY, DAY), NOW)
+    rest = TimeRange(every.end - 3 * DAY, every.end)
+    assert next_weekly_range(BILL_REPORT, coverage, SETTINGS, read, NOW) == rest
+    read |= dict.fromkeys(slots(rest.start, TODAY, DAY), NOW)
+    assert next_weekly_range(BILL_REPORT, coverage, SETTINGS, read, NOW) is None
+
+    later = reread_time(SETTINGS, NOW) + WEEK
+    assert next_weekly_range(BILL_REPORT, coverage, SETTINGS, read, later - MINUTE) is None
+    assert next_weekly_range(BILL_REPORT, coverage, SETTINGS, read, later) is not None
+
+
+@pytest.mark.parametrize(
+    ("report", "since", "retention", "oldest"),
+    [
+        (BILL_REPORT, 200, 93, 90),
+        (BILL_REPORT, 45, 93, 45),
+        (BILL_REPORT, 200, 40, 40),
+        (Report("bill", "bill", DAY, HOUR, DAY, 30 * DAY, HOUR, 60 * DAY), 200, 93, 60),
+        (BILL_REPORT, 30, 93, None),
+        (BILL_REPORT, 5, 93, None),
+    ],
+)
+def test_a_weekly_read_never_exceeds_what_is_kept(
+    report: Report, since: int, retention: int, oldest: int | None
+) -> None:
+    """It begins at the oldest day that coverage, provider and ledger all have, and is left out where none is left."""
+    settings = PollSettings(5 * MINUTE, 30 * DAY, hourly_retention=retention * DAY)
+    coverage = make_coverage(NOW, last_refresh=NOW - WEEK, since=TODAY - since * DAY)
+    expected = None if oldest is None else TimeRange(TODAY - oldest * DAY, TODAY - 30 * DAY)
+    assert next_weekly_range(report, coverage, settings, {}, NOW) == expected
+
+
+def test_days_of_an_earlier_version_wait_for_the_time_of_the_week() -> None:
+    """Where no read of a day is recorded, the newest refresh stands in: an upgrade reads nothing at once."""
+    due_since = reread_time(SETTINGS, NOW)
+    for last_refresh, due in ((due_since + MINUTE, False), (due_since - MINUTE, True)):
+        coverage = make_coverage(NOW, last_refresh=last_refresh, since=TODAY - 90 * DAY)
+        assert (next_weekly_range(BILL_REPORT, coverage, SETTINGS, {}, NOW) is not None) == due
+
+
+def test_weekly_reads_are_spread_over_the_accounts() -> None:
+    """Of a thousand accounts at most twenty read older bills again in the same hour of the week."""
+    hours: dict[datetime, int] = {}
+    for number in range(1000):
+        account = Account(
+            name=f"account-{number}",
+            provider="openai",
+            api_key_env="KEY",
+            poll_interval=5 * MINUTE,
+            history=DAY,
+            max_series=100,
+            timeout=MINUTE,
+        )
+        config = build_account_config(account, {"openai": OpenAI}, 1, {}, lambda: 0.0)
+        time = reread_time(config.poll_settings, NOW)
+        assert NOW - WEEK < time <= NOW
+        assert reread_time(config.poll_settings, time + WEEK) == time + WEEK
+        hours[floor(time, HOUR)] = hours.get(floor(time, HOUR), 0) + 1
+    assert max(hours.values()) <= 20
+    assert len(hours) > 160

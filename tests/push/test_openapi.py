@@ -14,6 +14,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from exporter import __version__
+from exporter.web.api import REREAD_PATH
 from exporter.web.openapi import build_openapi_document
 from tests.command import ExporterProcess, start_exporter
 
@@ -29,7 +30,10 @@ CONFIG = schemathesis.Config.from_dict(
     {"checks": {check: {"expected-statuses": statuses} for check, statuses in STATUSES.items()}}
 )
 API = schemathesis.pytest.from_fixture("api")
-"""Loaded when its tests run: every test process collects all tests, and generating these requests takes seconds."""
+PUSH_API, REREAD_API = API.exclude(path=REREAD_PATH), API.include(path=REREAD_PATH)
+"""A push needs a token; the days that may be read again depend on what the exporter has read.
+
+Loaded when its tests run: every test process collects all tests, and generating these requests takes seconds."""
 
 
 @pytest.fixture(scope="module", name="document")
@@ -51,7 +55,8 @@ def _start_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Export
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(TOKEN)
     (folder / "config.yaml").write_text("ingest: {sources: [{name: gateway, token_file: token}]}\n")
-    with start_exporter(f"--config.file={folder / 'config.yaml'}", f"--storage.path={folder / 'ledger'}") as exporter:
+    flags = (f"--config.file={folder / 'config.yaml'}", f"--storage.path={folder / 'ledger'}")
+    with start_exporter(*flags, "--web.enable-lifecycle") as exporter:
         yield exporter
 
 
@@ -61,7 +66,7 @@ def test_the_served_document_is_the_tested_one(exporter: ExporterProcess, docume
 
 
 @settings(max_examples=MAX_EXAMPLES, deadline=None, derandomize=True)
-@API.parametrize()
+@PUSH_API.parametrize()
 def test_with_a_token_every_answer_is_a_documented_one(exporter: ExporterProcess, case: Case[Any]) -> None:
     """Valid requests are accepted, invalid ones rejected, and every response is in the document; none is a 5xx."""
     valid = case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE
@@ -80,12 +85,20 @@ def test_a_number_of_any_length_is_rejected(exporter: ExporterProcess) -> None:
 
 
 @settings(max_examples=MAX_EXAMPLES // 4, deadline=None, derandomize=True)
-@API.include(method="POST").parametrize()
+@PUSH_API.include(method="POST").parametrize()
 def test_without_a_token_nothing_is_accepted(exporter: ExporterProcess, case: Case[Any]) -> None:
     """Without a token every push is answered with 401, valid or not."""
     case.headers.pop("Authorization", None)
     response = case.call_and_validate(base_url=exporter.url, excluded_checks=[positive_data_acceptance])
     assert response.status_code == (401 if case.method == "POST" else 405)
+
+
+@settings(max_examples=MAX_EXAMPLES // 4, deadline=None, derandomize=True)
+@REREAD_API.parametrize()
+def test_every_answer_about_days_to_read_again_is_a_documented_one(exporter: ExporterProcess, case: Case[Any]) -> None:
+    """Any days and names are answered as the document says, with 400 or 404 where there is nothing to read."""
+    response = case.call_and_validate(base_url=exporter.url, excluded_checks=[positive_data_acceptance])
+    assert response.status_code in (400, 404, 405)
 
 
 def _make_valid(body: dict[str, Any]) -> None:

@@ -418,7 +418,13 @@ def test_the_summary_adds_up_to_metrics(polled_system: System) -> None:
     assert _sum(summary["topModels"], "costShare") == pytest.approx(1, abs=1e-4)
     assert {account["account"] for account in summary["freshness"]} == {"solo", "gateway"}
     assert all(account["up"] and account["completeUntil"] for account in summary["freshness"])
+    days = {account["account"]: account["days"] for account in summary["freshness"]}
+    read_at = "2026-11-18T12:07:30Z"
+    assert [day["date"] for day in days["solo"]] == ["2026-11-16", "2026-11-17", "2026-11-18"]
+    assert {(day["usageReadAt"], day["billReadAt"]) for day in days["solo"]} == {(read_at, read_at)}
+    assert days["gateway"] == [], "nothing is read of pushed usage"
     today = httpx.get(f"{system.url}/api/v1/ai/usage/summary", params={"days": 1}).json()
+    assert [len(account["days"]) for account in today["freshness"] if account["account"] == "solo"] == [1]
     assert today["totals"]["costUsd"] == pytest.approx(system.value("ai_cost_today_usd"))
     for invalid in ("0", "36", "x", "-1"):
         assert httpx.get(f"{system.url}/api/v1/ai/usage/summary", params={"days": invalid}).status_code == 422

@@ -18,6 +18,7 @@ import pytest
 from exporter.analysis.budgets import BudgetStatus, current_period
 from exporter.config.configuration import Budget, BudgetMatch
 from exporter.model import DAY, HOUR, NANO
+from exporter.polling.reread import RereadRequest
 from exporter.simulator.accounts import Stream
 from exporter.simulator.world import World
 from exporter.snapshot.budgets import EvaluatedBudget
@@ -269,6 +270,28 @@ def test_a_corrected_day_is_marked(tmp_path: Path) -> None:
     assert f"Mon 11-16 {now}* billed, corrected, first {before}" in told.text
     assert "Wed 11-18 ≈ $" in told.text
     assert "Thu 11-12 ? not read" in told.text
+
+
+def test_each_day_has_the_time_at_which_it_was_read(tmp_path: Path) -> None:
+    """The days of an account say when their usage and bill were last read; pushed accounts have no such columns."""
+    with start_small_system(tmp_path, make_account("openai"), make_account("cursor", "crew")) as system:
+        assert "Usage read" not in fetch_page(system).text
+        system.poll_until_idle()
+        told = fetch_page(system)
+        assert re.search(r"Mon 11-16 \$[\d.]+ billed Nov 18 12:07 Nov 18 12:07 ", told.text)
+        assert "Thu 11-12 ? not read - - " in told.text
+        assert told.text.count("Usage read") == 2
+        assert told.text.count("Bill read") == 1
+
+        system.advance(65 * timedelta(minutes=1))
+        polled = fetch_page(system).text
+        assert re.search(r"Wed 11-18 ≈ \$[\d.]+ estimated, still running Nov 18 13:12 Nov 18 13:12 ", polled)
+        assert re.search(r"Mon 11-16 \$[\d.]+ billed Nov 18 12:07 Nov 18 13:12 ", polled), "the bill was read again"
+
+        day = midnight(NOON) - 2 * DAY
+        system.app.reread(RereadRequest(day, day, "solo"))
+        system.poll_until_idle()
+        assert re.search(r"Mon 11-16 \$[\d.]+ billed Nov 18 13:12 Nov 18 13:12 ", fetch_page(system).text)
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from tests.history.ledger_days import REGEX, decode_read_response, encode_read_r
 from tests.system import make_account
 
 PATHS = ("/", "/metrics", "/-/healthy", "/-/ready")
-POST_PATHS = ("/-/reload", "/api/v1/read")
+POST_PATHS = ("/-/reload", "/-/reread", "/api/v1/read")
 RELOAD_METRIC = "ai_exporter_config_last_reload_successful"
 
 

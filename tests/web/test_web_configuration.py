@@ -39,7 +39,7 @@ from tests.system import make_account
 from tests.web_server import TLS, ManualClock, hash_password, serve, write_web_config
 
 EXAMPLE = ROOT / "docs" / "web-config.example.yml"
-PATHS = ("/", "/metrics", "/-/healthy", "/-/ready", "/-/reload", "/api/v1/read", "/nothing")
+PATHS = ("/", "/metrics", "/-/healthy", "/-/ready", "/-/reload", "/-/reread", "/api/v1/read", "/nothing")
 RELOAD_METRIC = "ai_exporter_config_last_reload_successful"
 ALICE = ("alice", "in wonderland")
 
