@@ -74,9 +74,9 @@ def spend_rows() -> DashboardRows:
                 ),
                 stat_panel(
                     "Month forecast",
-                    "Cost of this month so far, plus the mean daily cost of the previous 29 days for the remaining days.",
+                    "Expected cost of the whole month: the forecast that budgets over whole accounts have. With a workspace or model selected, its share by the cost of the last 30 days.",
                     Query(
-                        f"sum(ai_cost_month_usd{{{MODEL_MATCHERS}}}) + (sum(ai_cost_30d_usd{{{MODEL_MATCHERS}}}) - sum(ai_cost_today_usd{{{MODEL_MATCHERS}}})) / 29 * scalar(days_in_month() - day_of_month() + 1 - (hour() + minute() / 60) / 24)",
+                        f"sum(sum by (provider, account) (ai_cost_month_forecast_usd{{{ACCOUNT_MATCHERS}}}) * on (provider, account) sum by (provider, account) (ai_cost_30d_usd{{{MODEL_MATCHERS}}}) / (sum by (provider, account) (ai_cost_30d_usd{{{ACCOUNT_MATCHERS}}}) > 0))",
                         "forecast",
                     ),
                 ),

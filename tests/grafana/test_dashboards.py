@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from exporter.config.configuration import Budget, BudgetMatch
 from exporter.metrics.families import FAMILIES
@@ -212,6 +213,17 @@ def test_variables_find_values(uid: str, dashboard_server: DashboardServer) -> N
                 f"label/{label}/values", **{"match[]": dashboard_server.expand_variables(selector)}
             )
             assert answer["data"], variable["name"]
+
+
+def test_the_folder_has_a_uid_and_a_title_of_its_own() -> None:
+    """Grafana does not provision a dashboard whose uid or title is that of its folder."""
+    provisioning = yaml.safe_load((ROOT / "grafana" / "provisioning" / "dashboards" / "ai-spend.yml").read_text())
+    (provider,) = provisioning["providers"]
+    dashboards = [json.loads(path.read_text()) for path in sorted((ROOT / "grafana" / "dashboards").glob("*.json"))]
+    uids = [provider["folderUid"], *(dashboard["uid"] for dashboard in dashboards)]
+    titles = [provider["folder"], *(dashboard["title"] for dashboard in dashboards)]
+    assert len(set(uids)) == len(uids) > 1
+    assert len(set(titles)) == len(titles)
 
 
 def test_provisioning_includes_every_dashboard() -> None:
