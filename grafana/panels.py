@@ -56,6 +56,10 @@ class PanelSpec:
     queries: Sequence[Query] = field(default_factory=tuple)
 
 
+MAX_POINTS = 11_000
+"""The most steps for which Prometheus answers a query."""
+
+
 def _target(query: Query, index: int) -> prometheus.Dataquery:
     builder = prometheus.Dataquery().datasource(DATA_SOURCE).expr(query.expr).legend_format(query.legend)
     builder = builder.ref_id(REF_IDS[index]).editor_mode(p.QueryEditorMode.CODE)
@@ -91,7 +95,9 @@ def _configure_panel(
     )
     for index, query in enumerate(queries):
         panel = panel.with_target(_target(query, index))
-    return panel
+    # Grafana evaluates an instant query at the last multiple of the step. At 30 days and the width of a tile the step
+    # is three hours: the value would be that old, and missing in the first hours. This makes the step minutes.
+    return panel.max_data_points(MAX_POINTS) if queries and all(query.instant for query in queries) else panel
 
 
 def stat_panel(

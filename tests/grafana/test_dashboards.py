@@ -226,6 +226,16 @@ def test_the_folder_has_a_uid_and_a_title_of_its_own() -> None:
     assert len(set(titles)) == len(titles)
 
 
+@pytest.mark.parametrize("uid", DASHBOARDS)
+def test_instant_queries_are_evaluated_at_the_end_of_the_time_range(uid: str) -> None:
+    """Grafana aligns an instant query's time to its step, which many points keep to a few minutes at 30 days."""
+    for panel in DASHBOARDS[uid]["panels"]:
+        for inner in (panel, *panel.get("panels", ())):
+            targets = inner.get("targets", ())
+            if targets and all(target.get("instant") for target in targets):
+                assert timedelta(days=30) / inner["maxDataPoints"] < timedelta(minutes=5), inner["title"]
+
+
 def test_provisioning_includes_every_dashboard() -> None:
     """Every dashboard has a file in the folder that docker-compose.yml mounts and Grafana's provisioning reads."""
     assert {dashboard.uid for dashboard in DASHBOARD_SPECS} == set(DASHBOARDS)
