@@ -177,3 +177,26 @@ def test_steady_usage_is_never_a_spike(
             assert this_hour <= signals.this_hour_cost.upper_bound, (snapshot.time, signals)
             assert not signals.excess, (snapshot.time, signals)
     account.ledger.close()
+
+
+def test_a_withdrawn_bill_counts_for_three_days(tmp_path: Path) -> None:
+    """A bill that is answered without rows is kept; after 72 hours its day is estimated, and billed when it is back."""
+    account = SteadyAccount(tmp_path)
+    day, now = FIRST, FIRST + 2 * DAY
+    account.put_usage(FIRST, now)
+    account.put_bill(day, BILL)
+
+    def is_billed(at: datetime) -> bool:
+        account.value(at)
+        (cost,) = account.ledger.costs.days(account.ledger_account.id, TimeRange(day, day + DAY))
+        assert not cost.billed or cost.cost == sum(row.value for row in BILL)
+        return cost.billed
+
+    assert is_billed(now)
+    account.put_bill(day, [])
+    assert is_billed(now + HOUR)
+    assert is_billed(now + HOUR + MAX_WAIT - timedelta(seconds=1))
+    assert not is_billed(now + HOUR + MAX_WAIT)
+    account.put_bill(day, BILL)
+    assert is_billed(now + 2 * HOUR + MAX_WAIT)
+    account.ledger.close()

@@ -19,7 +19,8 @@ from exporter.analysis.budgets import BudgetStatus, current_period
 from exporter.config.configuration import Budget, BudgetMatch
 from exporter.model import DAY, HOUR, NANO
 from exporter.polling.reread import RereadRequest
-from exporter.simulator.accounts import Stream
+from exporter.simulator.accounts import ExtraCharge, Stream
+from exporter.simulator.billing_terms import LineDelay
 from exporter.simulator.world import World
 from exporter.snapshot.budgets import EvaluatedBudget
 from exporter.ui import render_page
@@ -270,6 +271,37 @@ def test_a_corrected_day_is_marked(tmp_path: Path) -> None:
     assert f"Mon 11-16 {now}* billed, corrected, first {before}" in told.text
     assert "Wed 11-18 ≈ $" in told.text
     assert "Thu 11-12 ? not read" in told.text
+
+
+def test_one_time_costs_and_incomplete_bills_are_shown(tmp_path: Path) -> None:
+    """A charge of a single day is listed with its item; a day whose bill lacks a row stays estimated and says so."""
+    charged, incomplete = midnight(NOON) - 2 * DAY, midnight(NOON) - DAY
+    charge = ExtraCharge("proj_web", "Onboarding", usd_per_day=250.0, dates=frozenset({charged.date()}))
+    storage = ExtraCharge("proj_web", "Vector storage", usd_per_day=40.0)
+    account = replace(
+        make_account("openai"), extra_charges=(charge, storage), line_delays=(LineDelay("Vector*", 30 * HOUR),)
+    )
+    clock = Clock()
+    with (
+        start_system(
+            tmp_path, World([account], clock, start_time=midnight(NOON) - 9 * DAY), clock, history="9d"
+        ) as system,
+        system.run_exporter(),
+    ):
+        system.poll_until_idle()
+        page, summary = fetch_page(system), httpx.get(f"{system.url}/api/v1/ai/usage/summary?days=7").json()
+        one_time = system.value("ai_cost_month_one_time_usd")
+        incomplete_bills = system.value("ai_account_incomplete_bills")
+    assert "One-time costs, 30 days" in page.text
+    assert re.search(r"Mon 11-16 solo \S+ Onboarding \$250\.00", page.text)
+    assert one_time == 250
+    assert [(cost["item"], cost["date"], cost["costUsd"]) for cost in summary["oneTimeCosts"]] == [
+        ("Onboarding", f"{charged:%Y-%m-%d}", 250.0)
+    ]
+    assert "Bill incomplete: solo (Nov 17). These days stay estimated" in page.text
+    assert re.search(r"Tue 11-17 ≈ \$[\d.]+ estimated, bill incomplete", page.text)
+    assert incomplete_bills == 1
+    assert [freshness["incompleteBills"] for freshness in summary["freshness"]] == [[f"{incomplete:%Y-%m-%d}"]]
 
 
 def test_each_day_has_the_time_at_which_it_was_read(tmp_path: Path) -> None:
