@@ -121,8 +121,10 @@ def _dashboard_links() -> build.DashboardLink:
 
 
 def _alert_annotation() -> build.AnnotationQuery:
-    query = build.AnnotationQuery().name("Alerts").datasource(DATA_SOURCE).enable(True).icon_color("red")
-    return query.expr('ALERTS{alertname=~"AI.*",alertstate="firing",severity!="info"}')
+    # Off at first: an exceeded budget would colour every panel red until the month ends.
+    query = build.AnnotationQuery().name("Alerts").datasource(DATA_SOURCE).enable(False).icon_color("red")
+    # Alerts of budgets and of the exporter itself have no account.
+    return query.expr('ALERTS{alertname=~"AI.*",alertstate="firing",severity!="info",account=~"|$account"}')
 
 
 class _ChangeAnnotation(d.AnnotationQuery):
@@ -149,7 +151,9 @@ def _change_annotation() -> Any:
 
 
 def _datasource_variable() -> build.DatasourceVariable:
-    return build.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
+    # Without a current value Grafana would take the first data source by name.
+    default = d.VariableOption(text="default", value="default", selected=True)
+    return build.DatasourceVariable("datasource").label("Prometheus").type("prometheus").current(default)
 
 
 _VARIABLE_QUERIES = {

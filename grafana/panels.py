@@ -155,6 +155,8 @@ def time_series_panel(
     if bars:
         panel = panel.bar_alignment(c.BarAlignment.AFTER).axis_soft_min(0)
     panel = _configure_panel(panel, title, description, unit, queries, thresholds)
+    if len(thresholds) > 1:
+        panel = panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(c.GraphThresholdsStyleMode.DASHED))
     panel = panel.time_from(time_from) if time_from else panel
     return PanelSpec(panel.interval(interval) if interval else panel, width, height, queries)
 

@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-from grafana.dashboard_sources.shared import DAILY_BARS_NOTE, DashboardRows
+from grafana.dashboard_sources.shared import DAILY_BARS_NOTE, DashboardRows, cost_per_day
 from grafana.panels import NO_VALUE, RATIO, Query, bar_chart_panel, stat_panel, time_series_panel
 
 
 def account_rows() -> DashboardRows:
     """Return the rows of the account dashboard."""
     account = 'account=~"$account"'
-    billed_or_estimated = f"sum_over_time(ai_hourly_cost_usd{{{account}}}[1d] offset -1d)"
-    scraped = f"last_over_time(ai_cost_today_usd{{{account}}}[1d] offset -1d)"
 
     def daily(label: str) -> Query:
-        # Served history where remote read is configured, otherwise the last scraped value of each day.
-        cost = f"sum by ({label}) ({billed_or_estimated}) or sum by ({label}) ({scraped})"
+        cost = cost_per_day(label, account)
         return Query(
             f'label_replace({cost}, "{label}", "{NO_VALUE}", "{label}", "")', f"{{{{{label}}}}}", interval="1d"
         )

@@ -12,6 +12,43 @@ DashboardRows = Sequence[tuple[str, Sequence[PanelSpec]]]
 ACCOUNT_MATCHERS = 'provider=~"$provider",account=~"$account"'
 WORKSPACE_MATCHERS = f'{ACCOUNT_MATCHERS},workspace=~"$workspace"'
 MODEL_MATCHERS = f'{WORKSPACE_MATCHERS},model=~"$model"'
+HISTORY_NOTE = "From served history if remote read is configured, otherwise from scraped metrics"
+
+
+def cost_per_interval(label: str, matchers: str) -> str:
+    """Return cost per interval of the panel by a label, at the start of each interval; the interval is whole hours.
+
+    The newest interval includes the running hour, which served history does not have yet. Without any history, every
+    step has the scraped cost of the hour that was complete then: a step that only lacks history must not repeat it.
+    """
+    history = f"sum by ({label}) (sum_over_time(ai_hourly_cost_usd{{{matchers}}}[$__interval] offset -$__interval))"
+    running = (
+        f'label_replace(sum by ({label}) (ai_cost_this_hour_usd{{{matchers}}} @ end()), "part", "running", "", "")'
+    )
+    is_newest = "vector(1000 * time()) > $__to - $__interval_ms"
+    has_history = f"count(last_over_time(ai_hourly_cost_usd{{{matchers}}}[2d] @ end()))"
+    with_history = f"sum by ({label}) ({history} or ({running} and on () ({is_newest}) and on () {_END_IS_NOW}))"
+    return (
+        f"({with_history} and on () {has_history}) or "
+        f"(sum by ({label}) (ai_cost_last_hour_usd{{{matchers}}}) unless on () {has_history})"
+    )
+
+
+def cost_per_day(label: str, matchers: str) -> str:
+    """Return cost per UTC day by a label, at the start of each day; the interval of the panel has to be a day.
+
+    Today has the value of the tiles: it includes hours that are not complete. Without any history, every day has its
+    last scraped value.
+    """
+    history = f"sum by ({label}) (sum_over_time(ai_hourly_cost_usd{{{matchers}}}[1d] offset -1d))"
+    scraped = f"sum by ({label}) (last_over_time(ai_cost_today_usd{{{matchers}}}[1d] offset -1d))"
+    today = f"sum by ({label}) (ai_cost_today_usd{{{matchers}}} @ end())"
+    is_today = f"((vector(1000 * time()) > $__to - 86400000) and on () {_END_IS_NOW})"
+    return f"({today} and on () {is_today}) or ({history} unless on () {is_today}) or {scraped}"
+
+
+_END_IS_NOW = "absent(count(last_over_time(ai_hourly_cost_usd[1h] offset -1h @ end())))"
+"""Whether the time range ends in an hour that is not complete; a past hour is in served history."""
 CACHE_HIT_DESCRIPTION = "The share of input tokens, cache writes included, that was read from a cache."
 DAILY_BARS_NOTE = "one bar per UTC day, so the panel's interval must remain 1d and the dashboard's time zone UTC"
 BURN_RATE_THRESHOLDS = ((None, "green"), (1.0, "yellow"), (1.5, "orange"), (14.4, "red"))

@@ -11,9 +11,12 @@ from grafana.dashboard_sources.shared import (
     CACHE_HIT_DESCRIPTION,
     DAILY_BARS_NOTE,
     DATA_DELAY_THRESHOLDS,
+    HISTORY_NOTE,
     MODEL_MATCHERS,
     WORKSPACE_MATCHERS,
     DashboardRows,
+    cost_per_day,
+    cost_per_interval,
 )
 from grafana.panels import (
     RATIO,
@@ -109,9 +112,9 @@ def spend_rows() -> DashboardRows:
             (
                 time_series_panel(
                     "Daily cost by $group_by",
-                    f"Cost per day as currently known, restatements included; {DAILY_BARS_NOTE}. From served history if remote read is configured, otherwise from scraped metrics.",
+                    f"Cost per day as currently known, restatements included, and today so far; {DAILY_BARS_NOTE}. {HISTORY_NOTE}.",
                     Query(
-                        f"sum by ($group_by) (sum_over_time(ai_hourly_cost_usd{{{MODEL_MATCHERS}}}[1d] offset -1d)) or sum by ($group_by) (last_over_time(ai_cost_today_usd{{{MODEL_MATCHERS}}}[1d] offset -1d))",
+                        cost_per_day("$group_by", MODEL_MATCHERS),
                         "{{$group_by}}",
                         interval="1d",
                     ),
@@ -133,10 +136,10 @@ def spend_rows() -> DashboardRows:
                     height=11,
                 ),
                 time_series_panel(
-                    "Hourly cost by $group_by",
-                    "Cost per complete hour as currently known, restatements included. From served history if remote read is configured, otherwise from scraped metrics.",
+                    "Cost by $group_by",
+                    f"Cost per hour, or per larger interval where the time range is long, as currently known; the newest bar includes the running hour. {HISTORY_NOTE}: then of the newest complete hour.",
                     Query(
-                        f"sum by ($group_by) (sum_over_time(ai_hourly_cost_usd{{{MODEL_MATCHERS}}}[1h] offset -1h)) or sum by ($group_by) (ai_cost_last_hour_usd{{{MODEL_MATCHERS}}})",
+                        cost_per_interval("$group_by", MODEL_MATCHERS),
                         "{{$group_by}}",
                         interval="1h",
                     ),
@@ -169,9 +172,9 @@ def spend_rows() -> DashboardRows:
                 ),
                 time_series_panel(
                     "Tokens by type",
-                    "Tokens per complete hour by type; types are disjoint and sum to all tokens.",
+                    f"Tokens by type per hour, or per larger interval where the time range is long; complete hours only. Types are disjoint and sum to all tokens. {HISTORY_NOTE}: then of the newest complete hour.",
                     Query(
-                        f"sum by (type) (sum_over_time(ai_hourly_tokens{{{MODEL_MATCHERS}}}[1h])) or sum by (type) (ai_tokens_last_hour{{{MODEL_MATCHERS}}})",
+                        f"sum by (type) (sum_over_time(ai_hourly_tokens{{{MODEL_MATCHERS}}}[$__interval] offset -$__interval)) or (sum by (type) (ai_tokens_last_hour{{{MODEL_MATCHERS}}}) unless on () count(last_over_time(ai_hourly_tokens{{{MODEL_MATCHERS}}}[2d] @ end())))",
                         "{{type}}",
                         interval="1h",
                     ),

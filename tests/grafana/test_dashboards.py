@@ -18,7 +18,7 @@ import yaml
 
 from exporter.config.configuration import Budget, BudgetMatch
 from exporter.metrics.families import FAMILIES
-from exporter.model import DAY
+from exporter.model import DAY, HOUR
 from exporter.simulator.world import demo_world, start_incident
 from exporter.windows import floor
 from grafana.build import DASHBOARD_SPECS, DASHBOARDS_FOLDER, render_files
@@ -102,7 +102,7 @@ def test_a_panel_queries_only_existing_metrics(uid: str, panel: dict[str, Any]) 
     """Every metric in a query is an exported metric, a recorded one, or one of Prometheus itself."""
     del uid
     for target in panel["targets"]:
-        expr = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by) \([^)]*\)|group_left \(\)', " ", target["expr"])
+        expr = re.sub(r'\$\w+|"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by) \([^)]*\)|group_left \(\)', " ", target["expr"])
         names = set(re.findall(r"[a-zA-Z_][\w:]*_[\w:]+|ALERTS", expr)) - FUNCTIONS
         assert names <= {family.name for family in FAMILIES} | RECORDING_RULES | EXTERNAL_METRICS
 
@@ -113,21 +113,33 @@ class DashboardServer:
 
     server: Prometheus
     accounts: str
+    time: datetime
+    """The time of the exporter's clock, which stands still."""
 
-    def expand_variables(self, expr: str, group: str = "provider") -> str:
-        """Return an expression with the value of every variable."""
-        values = {"account": self.accounts, "group_by": group, "__rate_interval": "1m", "__interval": "1h"}
-        values["__range"] = "30d"
+    def expand_variables(
+        self, expr: str, group: str = "provider", step: timedelta = HOUR, end: datetime | None = None
+    ) -> str:
+        """Return an expression with the value of every variable, for a time range that ends now or at `end`."""
+        seconds = int(step.total_seconds())
+        values = {
+            "account": self.accounts,
+            "group_by": group,
+            "__rate_interval": "1m",
+            "__interval": f"{seconds}s",
+            "__interval_ms": str(1000 * seconds),
+            "__range": "30d",
+            "__to": str(int(1000 * (end or datetime.now(UTC)).timestamp())),
+        }
         return re.sub(r"\$(\w+)", lambda match: values.get(match[1], ".*"), expr)
 
     def query_panel(self, target: dict[str, Any], group: str = "provider") -> list[dict[str, Any]]:
         """Run a panel's query as Grafana does, and return the series."""
-        expr = self.expand_variables(target["expr"], group)
         now = datetime.now(UTC)
+        step = {"1d": DAY, "1h": HOUR}.get(target.get("interval", ""), timedelta(seconds=15))
+        expr = self.expand_variables(target["expr"], group, step, now)
         if target.get("instant"):
             answer = self.server.call_api("query", query=expr, time=now.timestamp())
         else:
-            step = {"1d": DAY, "1h": timedelta(hours=1)}.get(target.get("interval", ""), timedelta(seconds=15))
             first = floor(now, DAY) - 3 * DAY if step > timedelta(minutes=1) else now - timedelta(seconds=60)
             answer = self.server.call_api(
                 "query_range", query=expr, start=first.timestamp(), end=now.timestamp(), step=step.total_seconds()
@@ -162,7 +174,7 @@ def _start_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
             (folder / version).mkdir()
             config = write_prometheus_config(folder / version, system.url.removeprefix("http://"), rules=True)
             server = stack.enter_context(start_prometheus(version, folder / version, config))
-            servers[version] = DashboardServer(server, "|".join(system.world.accounts))
+            servers[version] = DashboardServer(server, "|".join(system.world.accounts), clock.now)
         for running in servers.values():
             wait_until("an alert", partial(_is_alert_firing, running.server), 40)
         yield servers
@@ -200,6 +212,49 @@ def test_sums_do_not_depend_on_how_they_are_grouped(dashboard_server: DashboardS
     assert len(sums[0]) >= 3
     for days in sums[1:]:
         assert days == {timestamp: pytest.approx(value, rel=1e-9) for timestamp, value in sums[0].items()}
+
+
+@pytest.mark.parametrize("days", [1, 7, 14])
+@pytest.mark.parametrize("step_hours", [1, 2, 6])
+def test_hourly_totals_do_not_depend_on_the_step(
+    dashboard_servers: dict[str, DashboardServer], days: int, step_hours: int
+) -> None:
+    """However wide the bars are, the cost panels of whole past days sum to the days' cost, without a hole."""
+    server = dashboard_servers[VERSIONS[0]]
+    (panel,) = (panel for uid, panel in PANELS if uid == "ai-spend" and panel["title"].startswith("Cost by"))
+    end = floor(server.time, DAY)
+    shown = _sum_range(server, panel["targets"][0]["expr"], end - days * DAY, end, step_hours * HOUR)
+    dates = "|".join(f"{end - number * DAY:%Y-%m-%d}" for number in range(1, days + 1))
+    (total,) = server.server.query(f'sum(ai_cost_daily_usd{{date=~"{dates}"}})', datetime.now(UTC)).values()
+    assert shown == pytest.approx(total, rel=1e-9)
+
+
+def test_today_is_the_same_in_bars_and_tiles(dashboard_server: DashboardServer) -> None:
+    """Today's bar of the daily panel is the tile, and the newest hourly bar contains the running hour once."""
+    daily, hourly = (
+        next(panel for uid, panel in PANELS if uid == "ai-spend" and panel["title"].startswith(title))["targets"][0]
+        for title in ("Daily cost by", "Cost by")
+    )
+    now = datetime.now(UTC)
+    (tile,) = dashboard_server.server.query("sum(ai_cost_today_usd)", now).values()
+    (running,) = dashboard_server.server.query("sum(ai_cost_this_hour_usd)", now).values()
+    today, hour = floor(now, DAY), floor(now, HOUR)
+    assert _sum_range(dashboard_server, daily["expr"], today, now, DAY) == pytest.approx(tile)
+    assert _sum_range(dashboard_server, hourly["expr"], hour, now, HOUR) == pytest.approx(running)
+
+
+def _sum_range(server: DashboardServer, expr: str, start: datetime, end: datetime, step: timedelta) -> float:
+    """Return the sum of a panel's bars that begin from `start` on and before `end`, as Grafana queries them."""
+    expanded = server.expand_variables(expr, step=step, end=end)
+    answer = server.server.call_api(
+        "query_range", query=expanded, start=start.timestamp(), end=end.timestamp(), step=step.total_seconds()
+    )
+    return sum(
+        float(value)
+        for series in answer["data"]["result"]
+        for timestamp, value in series["values"]
+        if timestamp < end.timestamp()
+    )
 
 
 @pytest.mark.parametrize("uid", DASHBOARDS)
