@@ -165,7 +165,7 @@ _VARIABLE_QUERIES = {
     "budget": ("Budget", 'label_values(ai_budget_limit_usd{owner=~"$owner"}, budget)'),
 }
 _SINGLE = "single_"
-"""Prefix of a variable that selects exactly one value."""
+"""Prefix of a variable that selects the first value at first, not all."""
 MATCH_ALL = ".*"
 """Selects all series, including those without the label."""
 
@@ -178,7 +178,8 @@ def _build_variable(name: str) -> Any:
     builder = build.QueryVariable(name.removeprefix(_SINGLE)).label(label).datasource(DATA_SOURCE).query(query)
     builder = builder.refresh(d.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(d.VariableSort.ALPHABETICAL_ASC)
     if name.startswith(_SINGLE):
-        return builder
+        # Links from dashboards where all accounts are selected pass that selection on.
+        return builder.include_all(True)
     builder = builder.multi(True).include_all(True)
     builder = builder.current(d.VariableOption(text=["All"], value=["$__all"], selected=True))
     # "All" accounts expands to the names of the selected owners' accounts, because served history has no owner label.

@@ -36,12 +36,14 @@ def _render_account(account: AccountRow, now: datetime) -> str:
     synced = "never" if account.last_sync is None else f"{humanize_duration(now - account.last_sync)} ago"
     until = "not yet" if account.complete_until is None else format_time(account.complete_until)
     mark = render_state("wait", f"{until}, late") if account.late else until
+    # An account that was never read has an unknown cost, not none.
+    was_read = bool(account.days)
+    today, month = (format_money(cost) if was_read else "not read" for cost in (account.today, account.month))
     return (
         f'<tr><th scope="row">{render_sign(account.state)}{escape_text(account.name)}</th><td>'
         f"{escape_text(account.provider)}</td>"
         f'<td>{escape_text(account.owner)}</td><td class="state {account.state}">{escape_text(account.state_text)}</td>'
-        f'<td class="n">{format_money(account.today)}</td>'
-        f'<td class="n">{format_money(account.month)}</td><td>{mark}</td><td>{synced}</td></tr>\n'
+        f'<td class="n">{today}</td><td class="n">{month}</td><td>{mark}</td><td>{synced}</td></tr>\n'
     )
 
 

@@ -67,6 +67,15 @@ def test_a_dashboard_can_be_linked_to(uid: str) -> None:
     assert len(ids) == len(set(ids))
 
 
+def test_links_between_dashboards_pass_valid_selections() -> None:
+    """A dashboard link passes every variable on, so a variable that exists in several can select all in each."""
+    accepts_all: dict[str, set[bool]] = {}
+    for board in DASHBOARDS.values():
+        for variable in board["templating"]["list"]:
+            accepts_all.setdefault(variable["name"], set()).add(bool(variable.get("includeAll")))
+    assert {name: values for name, values in accepts_all.items() if len(values) > 1} == {}
+
+
 def test_every_link_of_an_alert_opens_a_dashboard() -> None:
     """Every dashboard that an alert links to exists and has the variables that the link sets."""
     for path in (ROOT / "prometheus" / "rules").glob("*.yml"):

@@ -185,7 +185,7 @@ def test_the_first_poll_is_shown(tmp_path: Path) -> None:
         told = fetch_page(system)
         assert "1 account, no failures; 1 in the first poll" in told.text
         assert "First poll under way: solo." in told.text
-        assert "first poll under way $0.00 $0.00 not yet never" in told.row("solo")
+        assert "first poll under way not read not read not yet never" in told.row("solo")
         assert "No day has been read yet." in told.text
         system.poll_until_idle()
         assert "1 account, up" in fetch_page(system).text
