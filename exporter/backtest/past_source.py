@@ -113,7 +113,9 @@ class PastSource:
     @cached_property
     def _day_costs(self) -> Sequence[DayCost]:
         first = floor(self.time_range.start, DAY) - DAYS_EXPORTED * DAY
-        return self._source.day_costs(TimeRange(first, self.time_range.end))
+        days = self._source.day_costs(TimeRange(first, self.time_range.end))
+        # The ledger knows which bills are incomplete now, but not since when, nor which ones were before.
+        return [replace(day, bill_is_incomplete=False) for day in days]
 
     @cached_property
     def _unpriced_tokens(self) -> Mapping[datetime, Mapping[str, int]]:

@@ -20,6 +20,7 @@ from exporter.metrics.families import (
     ACCOUNT_UP,
     API_REQUESTS,
     COMPLETE_UNTIL,
+    INCOMPLETE_BILLS,
     LAST_SUCCESS,
     POLL_DURATION,
     POLL_FAILURES,
@@ -34,6 +35,7 @@ ASSUMED_METRICS = frozenset(
         ACCOUNT_PROBLEM,
         ACCOUNT_UP,
         API_REQUESTS,
+        INCOMPLETE_BILLS,
         LAST_SUCCESS,
         POLL_DURATION,
         POLL_FAILURES,
@@ -41,7 +43,8 @@ ASSUMED_METRICS = frozenset(
         RESTATED_COST,
     )
 )
-"""Metrics that a replay has, but whose past is not recorded: every poll succeeded, and no bill was restated."""
+"""Metrics that a replay has, but whose past is not recorded: every poll succeeded, and every bill was complete
+at once and never restated."""
 
 ON_TIME_METRICS = frozenset({COMPLETE_UNTIL.name, ACCOUNT_INFO.name})
 """Data is complete after its usual delay in every replay. As a condition beside others that is fine: the delay is small

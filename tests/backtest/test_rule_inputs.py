@@ -41,6 +41,7 @@ def judge(expression: str, hold: timedelta = timedelta(0), duration: timedelta =
         make_series("ai_account_info"),
         make_series("ai_account_complete_until_timestamp_seconds"),
         make_series("ai_account_restated_usd_total"),
+        make_series("ai_account_incomplete_bills"),
         make_series("ai_cost_last_hour_upper_bound_usd", 75),
         *map(make_series, CONSTANT_SERIES),
     ]
@@ -87,12 +88,13 @@ def test_an_alert_is_judged_if_each_required_input_has_values(expression: str) -
         ("up unless ai_cost_today_usd", "up"),
         ("ai_exporter_config_last_reload_successful == 0", "ai_exporter_config_last_reload_successful"),
         ("account:restated > 10", "ai_account_restated_usd_total"),
+        ("ai_account_incomplete_bills > 0", "ai_account_incomplete_bills"),
         ("rate(ai_account_polls_total[1h]) / up", "ai_account_polls_total, up"),
         ("sum_over_time(ai_hourly_cost_usd[1h])", "ai_hourly_cost_usd"),
     ],
 )
 def test_an_alert_on_unrecorded_metrics_is_not_judged(expression: str, metrics: str) -> None:
-    """Metrics of polls, of the process and of other exporters have no past in the ledger."""
+    """Metrics of polls, of corrections of bills, of the process and of other exporters have no past in the ledger."""
     assert judge(expression)[0] == f"the ledger does not record the past of {metrics}"
 
 

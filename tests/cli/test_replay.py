@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -50,6 +51,7 @@ from exporter.metrics.families import (
 )
 from exporter.model import DAY, HOUR
 from exporter.providers import PROVIDERS
+from exporter.simulator.billing_terms import LineDelay
 from exporter.simulator.world import World
 from exporter.snapshot.builder import SnapshotBuilder
 from exporter.snapshot.offline import stored_accounts
@@ -127,6 +129,7 @@ def test_replay_reports_what_would_have_fired_when_and_for_how_long(folder: Path
         "AIAccountStale": "the ledger does not record the past of ai_account_last_success_timestamp_seconds, "
         "ai_account_up, process_start_time_seconds",
         "AIConfigReloadFailed": "the ledger does not record the past of ai_exporter_config_last_reload_successful",
+        "AIBillIncomplete": "the ledger does not record the past of ai_account_incomplete_bills",
         "AICostRestated": "the ledger does not record the past of ai_account_restated_usd_total",
         "AIExporterDown": "the ledger does not record the past of up",
         "AIProviderRateLimited": "the ledger does not record the past of ai_account_poll_failures_total",
@@ -239,6 +242,22 @@ def test_past_gauges_match_the_metrics_page(tmp_path: Path, provider: Provider) 
     for labels, value in page["ai_account_complete_until_timestamp_seconds"].items():
         found = _values_of(series, "ai_account_complete_until_timestamp_seconds", labels)
         assert (hour - 5 * HOUR).timestamp() + (found[5 * STEPS_PER_HOUR + 11] or 0) == value
+
+
+def test_bills_count_as_complete_in_the_past(tmp_path: Path) -> None:
+    """The ledger does not know since when a bill is incomplete, so the past has none, even where there is one now."""
+    clock = Clock(TUESDAY)
+    late_line = LineDelay("*, output", timedelta(hours=60))
+    account = replace(increase_spend(make_account("openai", "acme")), line_delays=(late_line,))
+    world = World([account], clock, start_time=midnight(clock.now) - 25 * DAY)
+    hour = floor(clock.now, HOUR)
+    with start_system(tmp_path, world, clock, history="20d") as system:
+        with system.run_exporter():
+            system.poll_until_idle()
+            assert (system.value("ai_account_incomplete_bills") or 0) > 0
+        series = list(backtest_gauges(system, TimeRange(hour - DAY, hour + HOUR)))
+    (values,) = (expand_values(found) for found in series if found.selector.startswith(INCOMPLETE_BILLS.name))
+    assert set(values) == {0}
 
 
 def _values_of(series: Sequence[PromtoolSeries], name: str, labels: Labels) -> list[float | None]:

@@ -97,7 +97,7 @@ def test_rules_use_what_is_scraped() -> None:
             r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by|ignoring|group_left|group_right) ?\([^)]*\)', " ", rule["expr"]
         )
         names = set(re.findall(r"[a-zA-Z_][\w:]*_[\w:]*|ai:[\w:]+|up|ALERTS", expr))
-        assert names - {"min_over_time", "max_over_time", "group_left"} <= scraped, rule
+        assert names - {"min_over_time", "max_over_time", "last_over_time", "group_left"} <= scraped, rule
 
 
 def test_thresholds_are_defined_once() -> None:
