@@ -11,6 +11,7 @@ from grafana.dashboard_sources.shared import (
     CACHE_HIT_DESCRIPTION,
     DAILY_BARS_NOTE,
     DATA_DELAY_THRESHOLDS,
+    END,
     HISTORY_NOTE,
     MODEL_MATCHERS,
     WORKSPACE_MATCHERS,
@@ -174,7 +175,7 @@ def spend_rows() -> DashboardRows:
                     "Tokens by type",
                     f"Tokens by type per hour, or per larger interval where the time range is long; complete hours only. Types are disjoint and sum to all tokens. {HISTORY_NOTE}: then of the newest complete hour.",
                     Query(
-                        f"sum by (type) (sum_over_time(ai_hourly_tokens{{{MODEL_MATCHERS}}}[$__interval] offset -$__interval)) or (sum by (type) (ai_tokens_last_hour{{{MODEL_MATCHERS}}}) unless on () count(last_over_time(ai_hourly_tokens{{{MODEL_MATCHERS}}}[2d] @ end())))",
+                        f"sum by (type) (sum_over_time(ai_hourly_tokens{{{MODEL_MATCHERS}}}[$__interval] offset -$__interval)) or (sum by (type) (ai_tokens_last_hour{{{MODEL_MATCHERS}}}) unless on () count(last_over_time(ai_hourly_tokens{{{MODEL_MATCHERS}}}[2d] {END})))",
                         "{{type}}",
                         interval="1h",
                     ),

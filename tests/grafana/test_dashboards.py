@@ -111,7 +111,9 @@ def test_a_panel_queries_only_existing_metrics(uid: str, panel: dict[str, Any]) 
     """Every metric in a query is an exported metric, a recorded one, or one of Prometheus itself."""
     del uid
     for target in panel["targets"]:
-        expr = re.sub(r'\$\w+|"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by) \([^)]*\)|group_left \(\)', " ", target["expr"])
+        expr = re.sub(
+            r'\$\{[^}]*\}|\$\w+|"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by) \([^)]*\)|group_left \(\)', " ", target["expr"]
+        )
         names = set(re.findall(r"[a-zA-Z_][\w:]*_[\w:]+|ALERTS", expr)) - FUNCTIONS
         assert names <= {family.name for family in FAMILIES} | RECORDING_RULES | EXTERNAL_METRICS
 
@@ -139,6 +141,7 @@ class DashboardServer:
             "__range": "30d",
             "__to": str(int(1000 * (end or datetime.now(UTC)).timestamp())),
         }
+        expr = expr.replace("${__to:date:seconds}", str(int(values["__to"]) // 1000))
         return re.sub(r"\$(\w+)", lambda match: values.get(match[1], ".*"), expr)
 
     def query_panel(self, target: dict[str, Any], group: str = "provider") -> list[dict[str, Any]]:
@@ -253,10 +256,14 @@ def test_today_is_the_same_in_bars_and_tiles(dashboard_server: DashboardServer) 
 
 
 def _sum_range(server: DashboardServer, expr: str, start: datetime, end: datetime, step: timedelta) -> float:
-    """Return the sum of a panel's bars that begin from `start` on and before `end`, as Grafana queries them."""
+    """Return the sum of a panel's bars that begin from `start` on and before `end`.
+
+    As Grafana does, the query ends at the last step of the time range.
+    """
     expanded = server.expand_variables(expr, step=step, end=end)
+    last = floor(end, step)
     answer = server.server.call_api(
-        "query_range", query=expanded, start=start.timestamp(), end=end.timestamp(), step=step.total_seconds()
+        "query_range", query=expanded, start=start.timestamp(), end=last.timestamp(), step=step.total_seconds()
     )
     return sum(
         float(value)
