@@ -178,7 +178,7 @@ def test_a_key_of_the_wrong_kind_is_rejected_without_an_api_call(tmp_path: Path)
             assert 'ai_account_up{provider="openai",account="acme"} 0' in page
             assert it.stop() == 0
         assert {served.account for served in here.simulator.requests} == {"labs"}
-    (line,) = (one for one in it.stderr_lines if "Key rejected" in one)
+    (line,) = (text for text in it.stderr_lines if "Key rejected" in text)
     for text in (line, landing):
         assert "the key starts with sk-proj-: project key" in text
         assert "Create an admin key: platform.openai.com" in text

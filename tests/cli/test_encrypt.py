@@ -44,7 +44,7 @@ def test_a_key_from_stdin_becomes_a_line_of_yaml() -> None:
     """The output is a line for the YAML, different each time, which the master key decrypts."""
     first, second = _encrypt(KEY, NEW_KEY, OLD_KEY), _encrypt(f"  {KEY}\r\n", NEW_KEY)
     assert first != second
-    assert [Fernet(NEW_KEY).decrypt(one).decode() for one in (first, second)] == [KEY, KEY]
+    assert [Fernet(NEW_KEY).decrypt(token).decode() for token in (first, second)] == [KEY, KEY]
 
 
 def test_a_key_is_entered_without_an_echo() -> None:
@@ -132,13 +132,13 @@ def test_rotate_encrypts_every_key_again(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[:2] == [f"{path}: 1 encrypted again", f"{more}: 1 encrypted again"]
     assert path.stat().st_mode & 0o777 == 0o640
-    accounts = [one for file in (path, more) for one in yaml.safe_load(file.read_text())["accounts"]]
-    keys = {one["name"]: Fernet(NEW_KEY).decrypt(one["api_key_encrypted"]).decode() for one in accounts}
+    accounts = [account for file in (path, more) for account in yaml.safe_load(file.read_text())["accounts"]]
+    keys = {account["name"]: Fernet(NEW_KEY).decrypt(account["api_key_encrypted"]).decode() for account in accounts}
     assert keys == {"acme": KEY, "labs": KEY[::-1], "crew": KEY.upper()}
     after = path.read_bytes()
     old, new = (yaml.safe_load(text)["accounts"][0]["api_key_encrypted"].encode() for text in (before, after))
     assert after == before.replace(old, new)
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["config.yaml", "more"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.yaml", "more"]
 
 
 def test_rotate_changes_nothing_where_a_key_cannot_be_read(tmp_path: Path) -> None:

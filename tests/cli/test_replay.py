@@ -261,12 +261,12 @@ def test_bills_count_as_complete_in_the_past(tmp_path: Path) -> None:
 
 
 def _values_of(series: Sequence[PromtoolSeries], name: str, labels: Labels) -> list[float | None]:
-    for one in series:
-        found, _, rest = one.selector.partition("{")
+    for known in series:
+        found, _, rest = known.selector.partition("{")
         pairs = re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', rest)
         own = frozenset((key, value.replace('\\"', '"')) for key, value in pairs if key not in ("job", "instance"))
         if (found, own) == (name, labels):
-            return expand_values(one)
+            return expand_values(known)
     raise AssertionError(f"no series {name} {labels}")
 
 

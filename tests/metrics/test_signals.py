@@ -1,4 +1,4 @@
-"""What /metrics tells of expected hours and of budgets, by a whole exporter against simulated providers."""
+"""Expected hours and budgets on /metrics, from a whole exporter against simulated providers."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def newest_complete_hour(system: System, account: str) -> datetime:
 
 def require_nano_usd(system: System, name: str, **labels: str) -> int:
     """Return the sum of a money metric, which has to be there, in nano-USD."""
-    told = system.nano_usd(name, **labels)
-    assert told is not None, name
-    return told
+    exported = system.nano_usd(name, **labels)
+    assert exported is not None, name
+    return exported
 
 
 def apply_budgets(system: System, *budgets: Budget) -> None:
@@ -99,8 +99,8 @@ def test_requests_are_judged_where_they_are_counted_and_tokens_elsewhere(tmp_pat
         counted = provider != "anthropic"
         for unit, there in (("requests", counted), ("tokens", not counted)):
             for what in ("expected", "upper_bound"):
-                told = it.samples().get(f"ai_{unit}_last_hour_{what}", {})
-                assert len(told) == (2 if there else 0)
+                exported = it.samples().get(f"ai_{unit}_last_hour_{what}", {})
+                assert len(exported) == (2 if there else 0)
         hour, meters = newest_complete_hour(it, provider), {REQUESTS} if counted else TOKEN_METERS
         days = [hour - number * DAY for number in range(1, 15) if (hour - number * DAY).weekday() < 5]
         sums = []
@@ -146,7 +146,7 @@ def test_a_spike_is_judged_by_the_hour_of_its_usage(tmp_path: Path) -> None:
 
 
 def test_a_spike_inside_an_outage_of_ours_still_shows(tmp_path: Path) -> None:
-    """Five hours nobody asks; afterwards the newest hour is usual and the excess tells of the spike in between."""
+    """After five hours without a poll the newest hour is usual and the excess shows the spike in between."""
     with start_system_with_history(tmp_path, "anthropic") as it:
         spike = floor(it.clock.now, HOUR) + 2 * HOUR
         it.world.revise("anthropic", spike, 300, "wrkspc_lab")
@@ -159,22 +159,22 @@ def test_a_spike_inside_an_outage_of_ours_still_shows(tmp_path: Path) -> None:
 
 
 def test_signals_come_back_with_a_restart(tmp_path: Path) -> None:
-    """After a restart the same is expected before anything is asked."""
+    """After a restart the same is expected before any request."""
     with start_system_with_history(tmp_path, "openai") as it:
         apply_budgets(it, make_budget())
         before = {name: it.samples()[name] for name in (*COST_SIGNALS, "ai_budget_forecast_usd")}
-    asked = len(it.simulator.requests)
+    requests_before = len(it.simulator.requests)
     with it.run_exporter():
         assert {name: it.samples()[name] for name in before} == before
-        assert len(it.simulator.requests) == asked
+        assert len(it.simulator.requests) == requests_before
 
 
 def test_signals_are_aggregated_with_the_series(tmp_path: Path) -> None:
-    """Where even workspaces are too many to be shown, what is expected is told of the same labels as what was spent."""
+    """Where even workspaces are too many to be shown, expected and actual cost have the same labels."""
     with start_system_with_history(tmp_path, "openai", max_series="1") as it:
         for name in ("ai_cost_last_hour_usd", *COST_SIGNALS):
-            told = {dict(series).get("workspace") for series in it.samples()[name]}
-            assert told == {dict(series).get("workspace") for series in it.samples()["ai_cost_30d_usd"]}
+            exported = {dict(series).get("workspace") for series in it.samples()[name]}
+            assert exported == {dict(series).get("workspace") for series in it.samples()["ai_cost_30d_usd"]}
 
 
 def test_overlapping_budgets_count_what_fits(tmp_path: Path) -> None:
@@ -206,14 +206,14 @@ def test_overlapping_budgets_count_what_fits(tmp_path: Path) -> None:
         }
         labels = {"owner": "platform", "period": "month", "budget": "all"}
         assert it.value("ai_budget_limit_usd", **labels) == 1000
-        assert {dict(one)["window"] for one in it.samples()["ai_budget_burn_rate"]} == {"1h", "6h", "1d", "3d"}
+        assert {dict(series)["window"] for series in it.samples()["ai_budget_burn_rate"]} == {"1h", "6h", "1d", "3d"}
         assert require_nano_usd(it, "ai_budget_forecast_usd", budget="nobody") == 0
 
 
 def test_a_budget_that_changes_by_reload_is_right_at_once(tmp_path: Path) -> None:
-    """New, changed and removed budgets are on the page when the reload has returned; nobody is asked for it."""
+    """New, changed and removed budgets are on the page when the reload has returned; no request is sent for it."""
     with start_system_with_history(tmp_path, "openai", "anthropic") as it:
-        asked = len(it.simulator.requests)
+        requests_before = len(it.simulator.requests)
         apply_budgets(it, make_budget("one"))
         assert require_nano_usd(it, "ai_budget_spent_usd", budget="one") == require_nano_usd(it, "ai_cost_month_usd")
         apply_budgets(it, make_budget("one", limit=7, account="openai"), make_budget("two", workspace="Lab"))
@@ -226,7 +226,7 @@ def test_a_budget_that_changes_by_reload_is_right_at_once(tmp_path: Path) -> Non
         )
         apply_budgets(it)
         assert not [name for name in it.samples() if name.startswith("ai_budget")]
-        assert len(it.simulator.requests) == asked
+        assert len(it.simulator.requests) == requests_before
 
 
 def test_the_forecast_is_near_the_ground_truth(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_budget_info_selects_what_the_budget_counts(tmp_path: Path) -> None:
     """The selector in ai_budget_info is PromQL that finds what the budget counts, whatever stands in its globs."""
     with start_system_with_history(tmp_path, "openai", days=2) as it:
         apply_budgets(it, make_budget("odd", workspace='We"b\\ (1)*', model="gpt-5.?"), make_budget("all"))
-        found = {dict(one)["budget"]: dict(one)["selector"] for one in it.samples()["ai_budget_info"]}
+        found = {dict(series)["budget"]: dict(series)["selector"] for series in it.samples()["ai_budget_info"]}
     assert found == {"odd": '{model=~"gpt-5\\\\..",workspace=~"We\\"b\\\\\\\\ \\\\(1\\\\).*"}', "all": "{}"}
     for version in VERSIONS:
         for query in found.values():

@@ -24,8 +24,8 @@ def make_large_account() -> SimAccount:
     small = make_account("openai")
     models = ("gpt-5-2025-08-07", "gpt-5-mini-2025-08-07", "gpt-4.1-2025-04-14", "gpt-4o-2024-08-06")
     streams = [
-        replace(one, model=model, daily_requests=one.daily_requests * (place + 1))
-        for one in small.streams
+        replace(stream, model=model, daily_requests=stream.daily_requests * (place + 1))
+        for stream in small.streams
         for place, model in enumerate(models)
     ]
     return replace(small, streams=tuple(streams))
@@ -36,15 +36,15 @@ def sum_by(samples: Samples, *labels: str) -> Sums:
     found: Sums = Counter()
     for name, series in samples.items():
         if name.startswith(SPEND_PREFIXES) and name.count("_") > 1:
-            for one, value in series.items():
-                told = dict(one)
-                found[(name, *(told.get(label, "") for label in labels))] += round(value * NANO)
+            for series_labels, value in series.items():
+                label_values = dict(series_labels)
+                found[(name, *(label_values.get(label, "") for label in labels))] += round(value * NANO)
     return found
 
 
 def label_values(system: System, metric: str, name: str) -> set[str]:
     """Return the values of a label of a metric."""
-    return {dict(one).get(name, "") for one in system.samples()[metric]}
+    return {dict(series).get(name, "") for series in system.samples()[metric]}
 
 
 def test_a_renamed_workspace_keeps_its_series(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_renamed_workspace_keeps_its_series(tmp_path: Path) -> None:
 
 
 def test_two_workspaces_of_one_name_stay_apart(tmp_path: Path) -> None:
-    """They are told by the tails of their ids, each with its own money."""
+    """They are named by the tails of their ids, each with its own money."""
     account = replace(make_account("openai"), workspaces={"proj_web": "Team", "proj_lab": "Team"})
     with start_small_system(tmp_path, account) as it:
         it.poll_until_idle()
@@ -115,19 +115,19 @@ def test_aggregation_keeps_every_sum(tmp_path: Path) -> None:
         assert it.value("ai_account_aggregated_series") == 5
         for labels in ((), ("workspace",), ("type",), ("date",), ("workspace", "type")):
             assert sum_by(folded, *labels) == sum_by(whole, *labels)
-        kept = sorted(whole["ai_cost_30d_usd"].items(), key=lambda one: -one[1])[:3]
+        kept = sorted(whole["ai_cost_30d_usd"].items(), key=lambda item: -item[1])[:3]
         for name in ("ai_cost_30d_usd", "ai_cost_this_hour_usd"):
-            rest = set(folded[name]) - {one for one, _ in kept}
+            rest = set(folded[name]) - {series for series, _ in kept}
             assert len(folded[name]) == 3 + len(rest) <= 5
-            assert {dict(one)["model"] for one in rest} == {"other"}
+            assert {dict(series)["model"] for series in rest} == {"other"}
         assert dict(folded["ai_cost_30d_usd"]).items() >= dict(kept).items()
 
 
 def test_an_account_may_show_its_api_keys(tmp_path: Path) -> None:
-    """With labels: [api_key] spend is told by key too, under the keys' names, and every sum stays the same."""
+    """With labels: [api_key] spend is shown by key too, under the keys' names, and every sum stays the same."""
     (tmp_path / "without").mkdir()
     (tmp_path / "with").mkdir()
-    told = []
+    exported = []
     for folder, labels in (("without", ()), ("with", ("api_key",))):
         streams = make_account("openai").streams
         again = replace(streams[0], api_key="key_canary")
@@ -135,16 +135,16 @@ def test_an_account_may_show_its_api_keys(tmp_path: Path) -> None:
             update = {"labels": frozenset(labels)}
             it.change_account("solo", lambda account, update=update: account.model_copy(update=update))  # type: ignore[misc]
             it.poll_until_idle()
-            told.append(it.samples())
+            exported.append(it.samples())
             keys = {"web-production", "lab-notebook", "key_canary"} if labels else {""}
             for metric in ("ai_cost_30d_usd", "ai_tokens_today", "ai_requests_last_hour"):
                 assert label_values(it, metric, "api_key") == keys
-    without, keyed = (sum_by(one, "workspace", "model", "tier", "type") for one in told)
+    without, keyed = (sum_by(samples, "workspace", "model", "tier", "type") for samples in exported)
     assert without.keys() == keyed.keys()
     for name, value in without.items():
         # An open hour's estimate is rounded once per key.
         assert abs(keyed[name] - value) <= (100 if "cost" in name[0] else 0)
-    assert told[0]["ai_cost_month_billed_usd"] == told[1]["ai_cost_month_billed_usd"]
+    assert exported[0]["ai_cost_month_billed_usd"] == exported[1]["ai_cost_month_billed_usd"]
 
 
 def fail_after_first_poll(system: System) -> Samples:
@@ -195,7 +195,7 @@ def test_midnight_passes_without_a_provider(tmp_path: Path) -> None:
 
 
 def test_an_unpolled_day_is_not_exported_as_zero(tmp_path: Path) -> None:
-    """In an outage of days, ai_cost_daily_usd holds the days that were told, and no others at 0."""
+    """In an outage of days, ai_cost_daily_usd holds the days that were read, and no others at 0."""
     with start_small_system(tmp_path, make_account("anthropic")) as it:
         before = fail_after_first_poll(it)
         it.advance(3 * DAY)
@@ -236,7 +236,7 @@ def test_series_older_than_thirty_days_are_removed(tmp_path: Path) -> None:
 
 
 def test_an_hour_of_last_month_is_not_the_last_hour(tmp_path: Path) -> None:
-    """After thirty days without any use told, the newest complete hour leaves the page with all other series."""
+    """After thirty days without any usage, the newest complete hour leaves the page with all other series."""
     with start_small_system(tmp_path, make_account("anthropic")) as it:
         fail_after_first_poll(it)
         it.advance(31 * DAY)
@@ -245,15 +245,17 @@ def test_an_hour_of_last_month_is_not_the_last_hour(tmp_path: Path) -> None:
 
 
 def test_a_removed_account_returns_with_its_history(tmp_path: Path) -> None:
-    """Without it in the configuration its series are gone; with it again they are there before anyone is asked."""
+    """Without it in the configuration its series are gone; with it again they are there before any request."""
     with start_small_system(tmp_path, make_account("openai", "stays"), make_account("anthropic", "goes")) as it:
         it.poll_until_idle()
         both, stays, before = it.config, it.app.polled_accounts["stays"], it.samples()
         it.app.apply(both.model_copy(update={"accounts": both.accounts[:1]}))
         it.poll_until_idle()
-        ours = [one for name, series in it.samples().items() if name.startswith("ai_") for one in series]
-        assert not [one for one in ours if ("account", "goes") in one]
-        assert [one for one in ours if ("account", "stays") in one]
+        ours = [
+            series_labels for name, series in it.samples().items() if name.startswith("ai_") for series_labels in series
+        ]
+        assert not [series_labels for series_labels in ours if ("account", "goes") in series_labels]
+        assert [series_labels for series_labels in ours if ("account", "stays") in series_labels]
 
         it.simulator.requests.clear()
         it.app.apply(both)
@@ -271,7 +273,7 @@ def test_a_removed_account_returns_with_its_history(tmp_path: Path) -> None:
 
 
 def test_an_account_of_another_owner_goes_on_under_its_new_name(tmp_path: Path) -> None:
-    """A renamed owner is shown at once; its account and the others go on, and nothing is asked again."""
+    """A renamed owner is shown at once; its account and the others go on, and nothing is requested again."""
     with start_small_system(tmp_path, make_account("openai", "stays"), make_account("anthropic", "changes")) as it:
         it.poll_until_idle()
         stays, changes = it.app.polled_accounts["stays"], it.app.polled_accounts["changes"]

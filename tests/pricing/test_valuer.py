@@ -63,7 +63,7 @@ def exported_costs(system: System, metric: str, account: str) -> Counter[tuple[s
     for series, value in system.samples()[metric].items():
         labels = dict(series)
         if labels["account"] == account:
-            shown[tuple(labels.get(one, "") for one in ("workspace", "model", "tier"))] += round(value * NANO)
+            shown[tuple(labels.get(label, "") for label in ("workspace", "model", "tier"))] += round(value * NANO)
     return +shown
 
 
@@ -176,7 +176,7 @@ def test_a_bill_that_is_late_is_awaited(tmp_path: Path) -> None:
 @pytest.mark.parametrize("factor", [0.5, 1.25])
 def test_a_restated_bill_is_shown_with_the_next_read(system: System, account: str, factor: float) -> None:
     """A billed day that the provider changes, up or down, is right again an hour later, in every window."""
-    others = {one: exported_daily_costs(system, one) for one in system.world.accounts if one != account}
+    others = {other: exported_daily_costs(system, other) for other in system.world.accounts if other != account}
     before = simulated_bill(system, account, BILLED_DAYS[1])
     system.world.restate(account, BILLED_DAYS[1], factor)
     assert abs(simulated_bill(system, account, BILLED_DAYS[1]) - factor * before) < 100

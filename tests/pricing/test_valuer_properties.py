@@ -98,8 +98,8 @@ def test_a_billed_day_is_its_newest_bill(
     account.settle()
     for day, rows in bills.items():
         billed = {
-            one.start: one.billed
-            for one in account.ledger.costs.days(account.ledger_account.id, TimeRange(day, day + DAY))
+            cost.start: cost.billed
+            for cost in account.ledger.costs.days(account.ledger_account.id, TimeRange(day, day + DAY))
         }
         if rows:
             assert billed[day]

@@ -12,7 +12,7 @@ from tests.scenarios.scenarios import SCENARIOS
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let `pytest tests/scenarios --write-estimates` write the table instead of comparing it."""
-    parser.addoption("--write-estimates", action="store_true", help="write docs/estimates.md anew")
+    parser.addoption("--write-estimates", action="store_true", help="update docs/estimates.md")
 
 
 @pytest.fixture(scope="session")

@@ -39,11 +39,17 @@ METHODS = ("ours", "list price", "last bill")
 
 def errors(run: ScenarioRun) -> dict[str, list[float]]:
     """Return each way's absolute errors, as parts of the bill, on the days that count; days without a bill do not."""
-    last: dict[str, Estimate] = {f"{one.day}": one for one in run.counted_estimates() if run.bills[one.day]}
+    last: dict[str, Estimate] = {
+        f"{estimate.day}": estimate for estimate in run.counted_estimates() if run.bills[estimate.day]
+    }
     return {
-        "ours": [_relative_error(one.nano, run.bills[one.day]) for one in last.values()],
-        "list price": [_relative_error(run.list_costs[one.day], run.bills[one.day]) for one in last.values()],
-        "last bill": [_relative_error(one.newest_bill or 0, run.bills[one.day]) for one in last.values()],
+        "ours": [_relative_error(estimate.nano, run.bills[estimate.day]) for estimate in last.values()],
+        "list price": [
+            _relative_error(run.list_costs[estimate.day], run.bills[estimate.day]) for estimate in last.values()
+        ],
+        "last bill": [
+            _relative_error(estimate.newest_bill or 0, run.bills[estimate.day]) for estimate in last.values()
+        ],
     }
 
 

@@ -76,7 +76,11 @@ class ScenarioRun:
     def counted_estimates(self) -> list[Estimate]:
         """Return the estimates that the bound is for: made after the first bill, for days that hold no surprise."""
         surprising = {self.scenario.day(number) for number in self.scenario.excluded_days}
-        return [one for one in self.estimates() if one.newest_bill is not None and one.day not in surprising]
+        return [
+            estimate
+            for estimate in self.estimates()
+            if estimate.newest_bill is not None and estimate.day not in surprising
+        ]
 
 
 def run_scenario(scenario: Scenario, folder: Path) -> ScenarioRun:

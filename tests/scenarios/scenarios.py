@@ -291,7 +291,7 @@ def _calendar_scenarios() -> list[Scenario]:
             "nobody works at the weekend",
             _account(
                 "anthropic",
-                *(replace(one, weekday_factors=(1.0,) * 5 + (0.0, 0.0)) for one in _TWO_CLAUDES),
+                *(replace(stream, weekday_factors=(1.0,) * 5 + (0.0, 0.0)) for stream in _TWO_CLAUDES),
                 discount=0.17,
                 bill_delay=timedelta(hours=7),
             ),
@@ -324,5 +324,6 @@ def _calendar_scenarios() -> list[Scenario]:
 
 
 SCENARIOS = {
-    one.name: one for one in (*_price_scenarios(), *_dimension_scenarios(), *_bill_scenarios(), *_calendar_scenarios())
+    scenario.name: scenario
+    for scenario in (*_price_scenarios(), *_dimension_scenarios(), *_bill_scenarios(), *_calendar_scenarios())
 }

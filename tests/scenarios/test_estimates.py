@@ -24,12 +24,12 @@ def test_an_estimate_is_within_its_bound_of_the_bill(run_by_name: ScenarioRunner
     """After the first bill every day with complete usage is within the scenario's bound of its bill."""
     run = run_by_name(name)
     claimed = run.counted_estimates()
-    assert len({one.day for one in claimed}) >= run.scenario.days - 1 - len(run.scenario.excluded_days)
+    assert len({estimate.day for estimate in claimed}) >= run.scenario.days - 1 - len(run.scenario.excluded_days)
     wrong = [
-        f"{one.day:%m-%d} seen {one.observed_at:%m-%d %H:%M}: {one.nano / NANO:.4f} of "
-        f"{run.bills[one.day] / NANO:.4f} USD"
-        for one in claimed
-        if abs(one.nano - run.bills[one.day]) > run.scenario.max_error * run.bills[one.day]
+        f"{estimate.day:%m-%d} seen {estimate.observed_at:%m-%d %H:%M}: {estimate.nano / NANO:.4f} of "
+        f"{run.bills[estimate.day] / NANO:.4f} USD"
+        for estimate in claimed
+        if abs(estimate.nano - run.bills[estimate.day]) > run.scenario.max_error * run.bills[estimate.day]
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -53,7 +53,7 @@ def test_the_range_of_today_holds_the_later_bill(run_by_name: ScenarioRunner, na
 def test_before_midnight_the_running_day_is_nearly_its_bill(run_by_name: ScenarioRunner, name: str) -> None:
     """At 23:59 the day lacks its late minutes and no more, and is never above its bill by more than the bound."""
     run = run_by_name(name)
-    certain = {one.day for one in run.counted_estimates()} - {run.scenario.day(0)}
+    certain = {estimate.day for estimate in run.counted_estimates()} - {run.scenario.day(0)}
     for observation in run.observations:
         day = observation.time.replace(hour=0, minute=0)
         if observation.time.hour == 23 and day in certain and observation.bills:
@@ -173,14 +173,14 @@ def test_a_model_without_a_price_is_no_guess_and_known_after_one_bill(
             assert observation.unpriced == 0, observation.time
         else:
             assert observation.unpriced > 0, observation.time
-    unpriced = next(one for one in run.estimates() if one.day == start)
+    unpriced = next(estimate for estimate in run.estimates() if estimate.day == start)
     assert unpriced.nano < 0.5 * run.bills[start]
 
 
 def test_a_price_change_is_followed_after_one_bill(run_by_name: ScenarioRunner) -> None:
     """The day of the change is estimated at the old price, the next day at the new one."""
     run = run_by_name("price change")
-    last = {one.day: one.nano / run.bills[one.day] - 1 for one in run.estimates()}
+    last = {estimate.day: estimate.nano / run.bills[estimate.day] - 1 for estimate in run.estimates()}
     assert last[run.scenario.day(4)] < -0.16
     assert abs(last[run.scenario.day(5)]) < STABLE_MIX_ERROR
 
@@ -192,7 +192,7 @@ def test_a_day_without_usage_costs_nothing_and_changes_no_rate(run_by_name: Scen
     assert [day.weekday() for day in idle] == [5, 6]
     for observation in run.observations:
         assert all(observation.daily[day] == 0 for day in idle if day <= observation.time)
-    monday = next(one for one in run.counted_estimates() if one.day == idle[-1] + DAY)
+    monday = next(estimate for estimate in run.counted_estimates() if estimate.day == idle[-1] + DAY)
     assert monday.nano == pytest.approx(run.bills[monday.day], rel=STABLE_MIX_ERROR)
 
 

@@ -25,10 +25,10 @@ def test_aggregation_keeps_every_sum_and_the_largest_names(
         shown[place] = shown.get(place, 0) + value
 
     assert sum(shown.values()) == sum(cost.values())
-    assert len({places.remap(RowLabels("cost", *one)) for one in known | cost.keys()}) <= 2 * limit
+    assert len({places.remap(RowLabels("cost", *labels)) for labels in known | cost.keys()}) <= 2 * limit
     assert places.aggregated_series == max(0, len(cost) - limit)
-    largest = sorted(cost, key=lambda one: (-cost[one], one))[:limit]
-    assert all(places.remap(RowLabels("cost", *one)) == one for one in largest)
+    largest = sorted(cost, key=lambda labels: (-cost[labels], labels))[:limit]
+    assert all(places.remap(RowLabels("cost", *labels)) == labels for labels in largest)
 
 
 def test_aggregated_series_keep_their_workspace_where_bounded() -> None:
@@ -52,7 +52,7 @@ def test_inactive_series_are_aggregated_first() -> None:
 
 
 def test_a_key_without_an_id_is_not_called_as_the_default_workspace() -> None:
-    """The empty id is the default workspace's; where no API key is told, none is shown."""
+    """The empty id is the default workspace's; where no API key is reported, none is shown."""
     places = LabelMapper.build({SpendLabels("", "m", "", ""): 1}, (), {"": "default"}, 9)
     assert places.label_values(SpendLabels("", "m", "", "")) == ("default", "m", "", "")
 

@@ -106,50 +106,50 @@ def _start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def test_sums_are_those_of_metrics(system: System) -> None:
-    """Today, month, 30 days, what is billed, every account and every model are told as on /metrics."""
-    told = fetch_page(system)
-    assert f"Today {format_metric(system, 'ai_cost_today_usd')}" in told.text
-    assert f"This month {format_metric(system, 'ai_cost_month_usd')}" in told.text
-    assert f"{format_metric(system, 'ai_cost_month_billed_usd')} billed" in told.text
-    assert f"30 days {format_metric(system, 'ai_cost_30d_usd')}" in told.text
+    """Today, month, 30 days, what is billed, every account and every model are the same as on /metrics."""
+    page = fetch_page(system)
+    assert f"Today {format_metric(system, 'ai_cost_today_usd')}" in page.text
+    assert f"This month {format_metric(system, 'ai_cost_month_usd')}" in page.text
+    assert f"{format_metric(system, 'ai_cost_month_billed_usd')} billed" in page.text
+    assert f"30 days {format_metric(system, 'ai_cost_30d_usd')}" in page.text
     for account in system.world.accounts:
         sums = (
             f"{format_metric(system, 'ai_cost_today_usd', account=account)} "
             f"{format_metric(system, 'ai_cost_month_usd', account=account)}"
         )
-        assert f" up {sums} Nov 18 " in told.row(account)
-    for model in re.findall(r'scope="row">([^<]*)</th>', told.html.partition('class="models"')[2]):
-        assert f" {model} {format_metric(system, 'ai_cost_30d_usd', model=model)} " in told.text
+        assert f" up {sums} Nov 18 " in page.row(account)
+    for model in re.findall(r'scope="row">([^<]*)</th>', page.html.partition('class="models"')[2]):
+        assert f" {model} {format_metric(system, 'ai_cost_30d_usd', model=model)} " in page.text
 
 
 def test_every_day_is_a_bar_with_a_title(system: System) -> None:
-    """There are thirty bars; each is told with its date, its cost as on /metrics, and whether it is billed."""
+    """There are thirty bars; each is shown with its date, its cost as on /metrics, and whether it is billed."""
     titles = fetch_page(system).titles
     for number in range(30):
         date = f"{NOON - number * DAY:%Y-%m-%d}"
-        (told,) = (one for one in titles if one.startswith(date))
-        assert told.startswith(f"{date}: {format_metric(system, 'ai_cost_daily_usd', date=date)}, ")
-        assert ("still running" in told) is (number == 0)
-        assert ("estimated" in told) is (number == 0)
-        assert ("billed" in told) is (number > 0)
+        (title,) = (title for title in titles if title.startswith(date))
+        assert title.startswith(f"{date}: {format_metric(system, 'ai_cost_daily_usd', date=date)}, ")
+        assert ("still running" in title) is (number == 0)
+        assert ("estimated" in title) is (number == 0)
+        assert ("billed" in title) is (number > 0)
 
 
 def test_healthy_accounts_take_one_line(system: System) -> None:
     """Where nothing is wrong there is one line of health, no problem, no notice and no budget."""
-    told = fetch_page(system)
-    assert "3 accounts, all up" in told.text
-    assert not re.search(r'class="(problem|notice|budgets)"', told.html)
-    names = re.findall(r"<summary>([^ ]*) · ", told.html)
+    page = fetch_page(system)
+    assert "3 accounts, all up" in page.text
+    assert not re.search(r'class="(problem|notice|budgets)"', page.html)
+    names = re.findall(r"<summary>([^ ]*) · ", page.html)
     assert names == sorted(system.world.accounts)
 
 
 def test_the_page_is_self_contained(system: System) -> None:
     """Nothing is loaded from anywhere and nothing runs: no script, no address, no event, no picture."""
-    told = fetch_page(system)
-    assert not {"script", "link", "img", "iframe", "object"} & set(told.tags)
-    assert not re.search(r"https?:|@import|\son\w+=|javascript:", told.html)
-    assert re.findall(r"url\(([^)]*)\)", told.html) == ["#hatch"]
-    assert re.findall(r'href="([^"]*)"', told.html) == ["metrics"]
+    page = fetch_page(system)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not re.search(r"https?:|@import|\son\w+=|javascript:", page.html)
+    assert re.findall(r"url\(([^)]*)\)", page.html) == ["#hatch"]
+    assert re.findall(r'href="([^"]*)"', page.html) == ["metrics"]
 
 
 def test_budgets_match_metrics(system: System) -> None:
@@ -165,15 +165,15 @@ def test_budgets_match_metrics(system: System) -> None:
     before = system.config
     try:
         system.app.apply(system.config.model_copy(update={"budgets": (one, two)}))
-        told = fetch_page(system)
+        page = fetch_page(system)
         spent, forecast = (
             format_metric(system, f"ai_budget_{name}_usd", budget="labs") for name in ("spent", "forecast")
         )
-        assert f"labs · no owner · this month ✖ exceeded {spent} of $1.00 (" in told.text
-        assert f"forecast {forecast} (" in told.text
-        assert "ran out Nov 1 " in told.text
-        assert "all · owner platform · this month ● on pace $0.00 of $90,000.00 (0 %)" in told.text
-        assert told.text.index("labs · no owner") < told.text.index("all · owner")
+        assert f"labs · no owner · this month ✖ exceeded {spent} of $1.00 (" in page.text
+        assert f"forecast {forecast} (" in page.text
+        assert "ran out Nov 1 " in page.text
+        assert "all · owner platform · this month ● on pace $0.00 of $90,000.00 (0 %)" in page.text
+        assert page.text.index("labs · no owner") < page.text.index("all · owner")
     finally:
         system.app.apply(before)
     assert "Budgets" not in fetch_page(system).text
@@ -182,11 +182,11 @@ def test_budgets_match_metrics(system: System) -> None:
 def test_the_first_poll_is_shown(tmp_path: Path) -> None:
     """Before anything was read the account is neither up nor failing, and no day is drawn."""
     with start_small_system(tmp_path, make_account("openai")) as system:
-        told = fetch_page(system)
-        assert "1 account, no failures; 1 in the first poll" in told.text
-        assert "First poll under way: solo." in told.text
-        assert "first poll under way not read not read not yet never" in told.row("solo")
-        assert "No day has been read yet." in told.text
+        page = fetch_page(system)
+        assert "1 account, no failures; 1 in the first poll" in page.text
+        assert "First poll under way: solo." in page.text
+        assert "first poll under way not read not read not yet never" in page.row("solo")
+        assert "No day has been read yet." in page.text
         system.poll_until_idle()
         assert "1 account, up" in fetch_page(system).text
 
@@ -197,15 +197,15 @@ def test_a_rejected_key_comes_with_advice(tmp_path: Path) -> None:
         system.poll_until_idle()
         system.simulator.add_fault("solo", "revoked")
         system.advance(6 * HOUR)
-        told = fetch_page(system)
-    assert "1 of 2 accounts needs attention" in told.text
-    assert "solo (owner platform)" in told.text
-    assert "answered 401: Incorrect API key provided: it has been revoked." in told.text
-    assert "Action needed: The key was revoked. Create an admin key: platform.openai.com" in told.text
-    assert "Not read since Nov 18 12:07 UTC (6 h)." in told.text
-    assert "stopped: key rejected" in told.row("solo")
-    assert "Data is late" not in told.text
-    assert told.text.index("Action needed") < told.text.index("This month")
+        page = fetch_page(system)
+    assert "1 of 2 accounts needs attention" in page.text
+    assert "solo (owner platform)" in page.text
+    assert "answered 401: Incorrect API key provided: it has been revoked." in page.text
+    assert "Action needed: The key was revoked. Create an admin key: platform.openai.com" in page.text
+    assert "Not read since Nov 18 12:07 UTC (6 h)." in page.text
+    assert "stopped: key rejected" in page.row("solo")
+    assert "Data is late" not in page.text
+    assert page.text.index("Action needed") < page.text.index("This month")
 
 
 def test_a_provider_that_is_down_is_one_problem(tmp_path: Path) -> None:
@@ -213,27 +213,27 @@ def test_a_provider_that_is_down_is_one_problem(tmp_path: Path) -> None:
     with start_small_system(tmp_path, make_account("openai")) as system:
         system.simulator.add_fault("solo", "server_error")
         system.poll_until_idle()
-        told = fetch_page(system)
-    assert told.html.count('class="problem"') == 1
-    assert "failing: unavailable" in told.row("solo")
-    assert "The poll is retried automatically." in told.text
-    assert "Never read successfully." in told.text
-    assert "/organization/costs answered 500" in told.text
+        page = fetch_page(system)
+    assert page.html.count('class="problem"') == 1
+    assert "failing: unavailable" in page.row("solo")
+    assert "The poll is retried automatically." in page.text
+    assert "Never read successfully." in page.text
+    assert "/organization/costs answered 500" in page.text
 
 
 def test_late_data_is_a_notice(tmp_path: Path) -> None:
-    """A watermark more than four hours old is told, though nothing has failed."""
+    """A watermark more than four hours old is shown, though nothing has failed."""
     with start_small_system(tmp_path, make_account("anthropic")) as system:
         system.poll_until_idle()
         system.clock.now += 5 * HOUR
-        told = fetch_page(system)
-    assert "1 account, no failures; 1 with late data" in told.text
-    assert re.search(r"Data is late: solo \(complete until Nov 18 1[12]:00, \d h ago\)", told.text)
-    assert "up, data late" in told.row("solo")
+        page = fetch_page(system)
+    assert "1 account, no failures; 1 with late data" in page.text
+    assert re.search(r"Data is late: solo \(complete until Nov 18 1[12]:00, \d h ago\)", page.text)
+    assert "up, data late" in page.row("solo")
 
 
 def test_tokens_without_a_price_are_a_notice(tmp_path: Path) -> None:
-    """A model that nobody knows a price of is told with its tokens of today and what to do."""
+    """A model without a known price is shown with its tokens and what to do."""
     secret = Stream("proj_web", "gpt-99-secret", api_key="key_web", daily_requests=50, load_profile="steady")
     account, clock = replace(make_account("openai"), streams=(*make_account("openai").streams, secret)), Clock()
     with (
@@ -251,12 +251,12 @@ def test_tokens_without_a_price_are_a_notice(tmp_path: Path) -> None:
 
 
 def test_aggregated_series_are_a_notice(tmp_path: Path) -> None:
-    """Where series are shown as `other` their number is told, and the models keep their own names."""
+    """Where series are shown as `other` their number is shown, and the models keep their own names."""
     with start_small_system(tmp_path, make_account("cursor"), max_series="1") as system:
         system.poll_until_idle()
-        told, folded = fetch_page(system), system.value("ai_account_aggregated_series")
-    assert f"Series aggregated into other: solo ({folded:.0f} series)." in told.text
-    assert "claude-5-sonnet" in told.html
+        page, folded = fetch_page(system), system.value("ai_account_aggregated_series")
+    assert f"Series aggregated into other: solo ({folded:.0f} series)." in page.text
+    assert "claude-5-sonnet" in page.html
 
 
 def test_a_corrected_day_is_marked(tmp_path: Path) -> None:
@@ -267,10 +267,10 @@ def test_a_corrected_day_is_marked(tmp_path: Path) -> None:
         before = format_metric(system, "ai_cost_daily_usd", date=f"{day:%Y-%m-%d}")
         system.world.restate("solo", day, 1.5)
         system.advance(65 * timedelta(minutes=1))
-        told, now = fetch_page(system), format_metric(system, "ai_cost_daily_usd", date=f"{day:%Y-%m-%d}")
-    assert f"Mon 11-16 {now}* billed, corrected, first {before}" in told.text
-    assert "Wed 11-18 ≈ $" in told.text
-    assert "Thu 11-12 ? not read" in told.text
+        page, now = fetch_page(system), format_metric(system, "ai_cost_daily_usd", date=f"{day:%Y-%m-%d}")
+    assert f"Mon 11-16 {now}* billed, corrected, first {before}" in page.text
+    assert "Wed 11-18 ≈ $" in page.text
+    assert "Thu 11-12 ? not read" in page.text
 
 
 def test_one_time_costs_and_incomplete_bills_are_shown(tmp_path: Path) -> None:
@@ -309,11 +309,11 @@ def test_each_day_has_the_time_at_which_it_was_read(tmp_path: Path) -> None:
     with start_small_system(tmp_path, make_account("openai"), make_account("cursor", "crew")) as system:
         assert "Usage read" not in fetch_page(system).text
         system.poll_until_idle()
-        told = fetch_page(system)
-        assert re.search(r"Mon 11-16 \$[\d.]+ billed Nov 18 12:07 Nov 18 12:07 ", told.text)
-        assert "Thu 11-12 ? not read - - " in told.text
-        assert told.text.count("Usage read") == 2
-        assert told.text.count("Bill read") == 1
+        page = fetch_page(system)
+        assert re.search(r"Mon 11-16 \$[\d.]+ billed Nov 18 12:07 Nov 18 12:07 ", page.text)
+        assert "Thu 11-12 ? not read - - " in page.text
+        assert page.text.count("Usage read") == 2
+        assert page.text.count("Bill read") == 1
 
         system.advance(65 * timedelta(minutes=1))
         polled = fetch_page(system).text
@@ -337,19 +337,19 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
         system.config = system.config.model_copy(update={"budgets": (budget,)})
         system.app.apply(system.config)
         system.poll_until_idle()
-        told = fetch_page(system)
-    assert told.text.count(HOSTILE) == 5
-    assert "script" not in told.tags
+        page = fetch_page(system)
+    assert page.text.count(HOSTILE) == 5
+    assert "script" not in page.tags
 
 
 def test_what_a_provider_says_is_text() -> None:
     """The provider's words, advice, reports and states cannot become tags either."""
     trouble = AccountProblem(HOSTILE, HOSTILE, (HOSTILE, HOSTILE), HOSTILE, (HOSTILE,), None)
-    told = ParsedPage(
+    page = ParsedPage(
         render_page(PageData(NOON, (make_page_account(HOSTILE, troubles=(trouble,), unpriced={HOSTILE: 5}),), ()))
     )
-    assert "script" not in told.tags
-    assert told.text.count(HOSTILE) > 8
+    assert "script" not in page.tags
+    assert page.text.count(HOSTILE) > 8
 
 
 def make_page_account(
@@ -384,9 +384,9 @@ def test_many_problems_unfold() -> None:
         make_page_account(f"a{number:04}", troubles=(AccountProblem(f"a{number:04}", "", ("down",), "", (), NOON),))
         for number in range(1000)
     )
-    told = ParsedPage(render_page(PageData(NOON, every, ())))
-    assert "1,000 of 1,000 accounts need attention" in told.text
-    assert told.html.partition("980 more")[0].count('class="problem"') == 20
+    page = ParsedPage(render_page(PageData(NOON, every, ())))
+    assert "1,000 of 1,000 accounts need attention" in page.text
+    assert page.html.partition("980 more")[0].count('class="problem"') == 20
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_budget_status(spent: int, forecast: int | None, state: str) -> None:
 
 
 def test_when_a_budget_runs_out() -> None:
-    """It is told in which time, or since when, or that it is only expected; a mark is where an even pace would be."""
+    """It is shown with its time, or since when, or that it is only expected; a mark is where an even pace would be."""
     budget = Budget(name="b", owner="", period="day", limit_usd=Decimal(10))
 
     def bar(spent: int, hours: int) -> str:
@@ -424,7 +424,7 @@ def test_when_a_budget_runs_out() -> None:
 
 
 def test_a_day_may_be_half_billed_or_a_credit() -> None:
-    """A day of two accounts of which one is billed tells both parts; a credit is told and nothing is drawn of it."""
+    """A day of two accounts of which one is billed shows both parts; a credit is shown and nothing is drawn of it."""
     half, credit = Bar(NOON, 2 * NANO, NANO, has_data=True), Bar(NOON, -NANO, 0, has_data=True)
     assert describe_bar(half, running=False) == "2026-11-18: $3.00, $2.00 billed, $1.00 estimated"
     assert describe_bar(credit, running=False) == "2026-11-18: -$1.00, billed"
@@ -435,7 +435,7 @@ def test_a_day_may_be_half_billed_or_a_credit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("most", "told"),
+    ("most", "ticks"),
     [
         (0, [0, 0.01]),
         (0.004, [0, 0.01]),
@@ -445,9 +445,9 @@ def test_a_day_may_be_half_billed_or_a_credit() -> None:
         (10**7, [0, 2 * 10**6, 4 * 10**6, 6 * 10**6, 8 * 10**6, 10**7]),
     ],
 )
-def test_the_scale_has_round_amounts(most: float, told: list[float]) -> None:
+def test_the_scale_has_round_amounts(most: float, ticks: list[float]) -> None:
     """The scale goes from 0 to at least the highest day in at most five round steps."""
-    assert axis_ticks(round(most * NANO)) == [round(one * NANO) for one in told]
+    assert axis_ticks(round(most * NANO)) == [round(tick * NANO) for tick in ticks]
 
 
 def test_how_amounts_read() -> None:
@@ -455,7 +455,7 @@ def test_how_amounts_read() -> None:
     assert format_money(1_234_567_890_000) == "$1,234.57"
     assert format_money(-70_000_000) == "-$0.07"
     assert format_money(-1) == "$0.00"
-    assert [format_percent(one, 1000) for one in (0, 4, 99, 100, 12_345)] == [
+    assert [format_percent(nano_usd, 1000) for nano_usd in (0, 4, 99, 100, 12_345)] == [
         "0 %",
         "0.4 %",
         "9.9 %",
@@ -464,7 +464,7 @@ def test_how_amounts_read() -> None:
     ]
     assert format_percent(1, 0) == "0 %"
     spans = (timedelta(seconds=40), timedelta(minutes=25), 7 * HOUR, 50 * HOUR, -HOUR)
-    assert [humanize_duration(one) for one in spans] == ["40 s", "25 min", "7 h", "2 days", "0 s"]
+    assert [humanize_duration(span) for span in spans] == ["40 s", "25 min", "7 h", "2 days", "0 s"]
 
 
 def test_no_account_at_all() -> None:
