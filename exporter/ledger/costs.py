@@ -52,6 +52,8 @@ class FixedCost(NamedTuple):
 class StoredEvidence(NamedTuple):
     """The evidence of a billed day."""
 
+    start: datetime
+    """Of the UTC day."""
     text: str
     """As the pricing encoded it."""
     is_restated: bool
@@ -274,11 +276,11 @@ class Costs:
         """Return the evidence of the newest billed days before a day, newest first."""
         with self._store.read() as db:
             found = db.execute(
-                f"SELECT bill_evidence, restatement * {_MIN_RESTATED_RATIO} > abs(first_bill) FROM day"
+                f"SELECT start, bill_evidence, restatement * {_MIN_RESTATED_RATIO} > abs(first_bill) FROM day"
                 " WHERE account = ? AND start < ? AND billed = 1 AND bill_evidence <> '' ORDER BY start DESC LIMIT ?",
                 (account, int(before.timestamp()), max_days),
             ).fetchall()
-        return [StoredEvidence(text, bool(is_restated)) for text, is_restated in found]
+        return [StoredEvidence(utc(start), text, bool(is_restated)) for start, text, is_restated in found]
 
     def total_restatement(self, account: int) -> int:
         """Return nano-USD by which bills were ever changed, up and down added."""

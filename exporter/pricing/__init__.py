@@ -19,7 +19,8 @@ The rate of a unit, first match wins:
 
 1. a negotiated price from the configuration;
 2. the learned rate: amount / units of the newest billed day, pooled with older days billed at the same price; where a
-   part of each day is free (`free_allowances`), the slope of amount over units;
+   part of each day is free (`free_allowances`), the slope of amount over units; where tokens beyond a monthly volume
+   have another price (`volume_tiers`), the one below it;
 3. the learned rate of the same model and meter in another tier, times the ratio of the two list prices;
 4. the list price (`list_prices`, from genai-prices) times the ratio billed / list price of the model, else of the
    account;

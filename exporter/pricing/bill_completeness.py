@@ -16,6 +16,7 @@ from exporter.pricing.list_prices import PriceKey, Rates
 from exporter.pricing.unattributed_costs import expected_costs
 from exporter.pricing.usage import LAST_HOUR, aggregate_usage
 from exporter.pricing.valuation import DayValuation, value_day
+from exporter.pricing.volume_tiers import PriceFactors
 
 MAX_WAIT = timedelta(hours=72)
 """A bill counts as complete so long after its day, whatever it lacks: usage may have become free."""
@@ -33,18 +34,19 @@ def bill_complete_at(
     billed: DayValuation,
     evidence: Sequence[BillEvidence],
     rates: Rates,
+    factors: PriceFactors,
     unchanged_since: datetime,
 ) -> datetime:
     """Return from when on the bill of a UTC day counts as complete if it does not change: at the latest 72 h after it.
 
     `billed` is the day valued by this bill, `evidence` that of earlier bills, newest first, and `rates` are learned
-    from them; `unchanged_since` is when this version of the bill was first seen. An account without earlier bills has
-    nothing to compare with: its first bill is taken as it is.
+    from them; `factors` are those of volume tiers; `unchanged_since` is when this version of the bill was first seen.
+    An account without earlier bills has nothing to compare with: its first bill is taken as it is.
     """
     day_end = day + DAY
     if not evidence:
         return day_end
-    expected = sum(value_day(usage, None, rates, evidence=evidence).hours.values())
+    expected = sum(value_day(usage, None, rates, evidence=evidence, factors=factors).hours.values())
     if expected <= 0:
         return day_end
     unpaid = _unpaid_usage(billed.bill_evidence, evidence, rates)

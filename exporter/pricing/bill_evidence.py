@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 CENT = 10_000_000
@@ -57,6 +58,10 @@ class BillEvidence:
     """nano-USD to which the bill's rows are rounded, as far as they show it: a power of ten, at most a cent."""
     item_by_meter: Mapping[str, str] = field(default_factory=dict)
     """Meter -> its item on the bill where it is used without a model, such as storage."""
+    volume_tiers: Mapping[str, tuple[int, Fraction]] = field(default_factory=dict)
+    """Model -> tokens of a month, and the price of all further tokens relative to theirs; as known with this bill."""
+    price_factors: Mapping[str, Fraction] = field(default_factory=dict)
+    """Model -> the mean price of the day's tokens relative to those below its volume tier; where it is not 1."""
 
     def to_plain(self) -> list[Any]:
         """Return lists and a mapping of str and int, fit for JSON. Lists, not mappings: the ledger holds many."""
@@ -65,17 +70,22 @@ class BillEvidence:
             [list(cost) for cost in self.unattributed_costs],
             self.rounding,
             {**self.item_by_meter},
+            {model: [tokens, str(factor)] for model, (tokens, factor) in self.volume_tiers.items()},
+            {model: str(factor) for model, factor in self.price_factors.items()},
         ]
 
     @classmethod
     def from_plain(cls, plain: Sequence[Any]) -> BillEvidence:
-        """Return the evidence that `to_plain` encoded; evidence stored without `item_by_meter` has none."""
-        priced_usage, unattributed_costs, rounding, *item_by_meter = plain
+        """Return the evidence that `to_plain` encoded; evidence of earlier versions lacks some of the last fields."""
+        priced_usage, unattributed_costs, rounding, *rest = plain
+        item_by_meter, volume_tiers, factors = [*rest, {}, {}, {}][:3]
         return cls(
             tuple(PricedUsage(*priced) for priced in priced_usage),
             tuple(UnattributedCost(*cost) for cost in unattributed_costs),
             rounding,
-            *item_by_meter,
+            item_by_meter,
+            {model: (tokens, Fraction(factor)) for model, (tokens, factor) in volume_tiers.items()},
+            {model: Fraction(factor) for model, factor in factors.items()},
         )
 
 

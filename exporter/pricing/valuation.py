@@ -27,6 +27,9 @@ from exporter.pricing.unattributed_costs import (
     expected_costs,
 )
 from exporter.pricing.usage import LAST_HOUR, DailyUsage, UsageKey, aggregate_usage, apportion, billable_rows
+from exporter.pricing.volume_tiers import PriceFactors
+
+NO_FACTORS: PriceFactors = {}
 
 __all__ = ["CostLabels", "DayValuation", "apportion", "value_day"]
 
@@ -63,6 +66,7 @@ def value_day(
     rates: Rates,
     last_hour: int = LAST_HOUR,
     evidence: Sequence[BillEvidence] = (),
+    factors: PriceFactors = NO_FACTORS,
 ) -> DayValuation:
     """Value a day from its usage (hour 0..23 -> rows) and the rows of its bill; None if the day is open.
 
@@ -75,11 +79,18 @@ def value_day(
 
     `last_hour` is the newest hour that has begun: costs without usage are spread up to it. `evidence` is that of the
     newest billed days before this one, newest first: it shows which unattributed costs an open day is expected to have,
-    and which of those on a bill are fixed.
+    and which of those on a bill are fixed. `factors` are those of volume tiers.
     """
+    shares = _combine(billable_shares(usage, learn_allowances(evidence)), factors)
     if bill is None:
-        return _estimate(usage, rates, last_hour, evidence)
-    return _allocate_bill(usage, bill, rates, last_hour, evidence)
+        return _estimate(usage, rates, last_hour, evidence, shares)
+    return _allocate_bill(usage, bill, rates, last_hour, evidence, shares)
+
+
+def _combine(shares: BillableShares, factors: PriceFactors) -> BillableShares:
+    if not factors:
+        return shares
+    return {key: shares.get(key, Fraction(1)) * factors.get(key, Fraction(1)) for key in shares.keys() | factors.keys()}
 
 
 class _HourlyCosts:
@@ -101,14 +112,18 @@ class _HourlyCosts:
 
 
 def _estimate(
-    usage: Mapping[int, Sequence[Row]], rates: Rates, last_hour: int, evidence: Sequence[BillEvidence]
+    usage: Mapping[int, Sequence[Row]],
+    rates: Rates,
+    last_hour: int,
+    evidence: Sequence[BillEvidence],
+    shares: BillableShares,
 ) -> DayValuation:
     costs = _HourlyCosts()
     _add_reported_costs(usage, costs)
     unpriced_tokens: dict[str, int] = {}
     fixed_costs: dict[CostLabels, ChargeFrequency] = {}
     if not _all_costs_are_reported(usage):
-        unpriced_tokens = _add_priced_usage(usage, rates, evidence, costs)
+        unpriced_tokens = _add_priced_usage(usage, rates, evidence, shares, costs)
         fixed_costs = _add_expected_costs(usage, rates, last_hour, evidence, costs)
     return DayValuation(costs.totals(), billed=False, unpriced_tokens=unpriced_tokens, fixed_costs=fixed_costs)
 
@@ -127,12 +142,15 @@ def _all_costs_are_reported(usage: Mapping[int, Sequence[Row]]) -> bool:
 
 
 def _add_priced_usage(
-    usage: Mapping[int, Sequence[Row]], rates: Rates, evidence: Sequence[BillEvidence], costs: _HourlyCosts
+    usage: Mapping[int, Sequence[Row]],
+    rates: Rates,
+    evidence: Sequence[BillEvidence],
+    shares: BillableShares,
+    costs: _HourlyCosts,
 ) -> dict[str, int]:
     """Add units x rate of every row that was reported without its cost; return model -> tokens without a rate."""
     unpriced_tokens: defaultdict[str, int] = defaultdict(int)
     item_by_meter = _newest_item_by_meter(evidence)
-    shares = billable_shares(usage, learn_allowances(evidence))
     # A day has few price keys and many rows: each rate is looked up once.
     rate_by_key: dict[PriceKey, Fraction | None] = {}
     for hour, row in billable_rows(usage):
@@ -209,13 +227,13 @@ def _allocate_bill(
     rates: Rates,
     last_hour: int,
     evidence: Sequence[BillEvidence],
+    shares: BillableShares,
 ) -> DayValuation:
     """Allocate every row of the bill to the hours, and collect the evidence of that."""
     daily_usage = aggregate_usage(usage)
     matcher = BillMatcher(daily_usage, bill, rates)
     costs = _HourlyCosts()
     collector = _EvidenceCollector(daily_usage)
-    shares = billable_shares(usage, learn_allowances(evidence))
     unattributed_rows = []
     for row in bill:
         paid_usage = matcher.match(row)

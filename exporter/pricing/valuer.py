@@ -11,23 +11,38 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from fractions import Fraction
 from hashlib import blake2b
 from importlib.metadata import version
+from typing import NamedTuple
 
 from exporter.ledger import NO_BILL, BillState, FixedCost, Ledger, ValuedDay
-from exporter.model import COST, DAY, HOUR, Report, Row, RowLabels
+from exporter.model import COST, DAY, HOUR, TOKEN_METERS, Report, Row, RowLabels
 from exporter.pricing.bill_completeness import MAX_WAIT, bill_complete_at
 from exporter.pricing.bill_evidence import BillEvidence
 from exporter.pricing.learned_rates import NegotiatedPrice, learned_rates
 from exporter.pricing.list_prices import Rates
 from exporter.pricing.usage import LAST_HOUR
 from exporter.pricing.valuation import DayValuation, value_day
+from exporter.pricing.volume_tiers import (
+    PriceFactors,
+    VolumeTier,
+    day_factor,
+    is_contradicted,
+    learn_tier,
+    price_factors,
+    tier_from_crossing,
+    tokens_of,
+    without_tiers,
+)
 from exporter.windows import DAYS_EXPORTED, TimeRange, days_back, slots
 
 METHOD = f"4 genai-prices {version('genai-prices')}"
 """The method of valuation, stored with each day; a day with another method is valued again."""
 EVIDENCE_DAYS = 7
 """The number of newest billed days whose evidence is used for an open day."""
+DAYS_OF_CROSSING = 3
+"""The billed days that show a volume tier: before, on and after the day on which the volume is reached."""
 MAX_ESTIMATE_AGE = 7 * DAY
 """A day older than this when its bill is first read has no estimate error: its estimate was never exported."""
 
@@ -70,13 +85,29 @@ class LedgerAccount:
         return f"{METHOD} {digest}"
 
 
+class _DatedEvidence(NamedTuple):
+    """The evidence of a billed day as it was stored."""
+
+    day: datetime
+    evidence: BillEvidence
+
+
 @dataclass(frozen=True, slots=True)
 class _KnownBills:
-    """The evidence of the newest billed days before a day."""
+    """The newest billed days before a day."""
 
+    stored: Sequence[_DatedEvidence] = ()
+    """Newest first."""
     newest_first: Sequence[BillEvidence] = ()
+    """Their evidence as if there were no volume tiers."""
     restated_last: Sequence[BillEvidence] = ()
     """The order in which rates are learned: a single corrected day must not win over others that agree."""
+
+    @property
+    def volume_tiers(self) -> dict[str, VolumeTier]:
+        """Model -> its volume tier, as known with the newest bill."""
+        tiers = self.stored[0].evidence.volume_tiers if self.stored else {}
+        return {model: VolumeTier(*tier) for model, tier in tiers.items()}
 
 
 class Valuer:
@@ -154,6 +185,7 @@ class Valuer:
         known_bills = self._read_bills(ledger_account, day)
         rates = self._learned_rates(ledger_account, day, known_bills)
         last_hour = min(LAST_HOUR, (now - day) // HOUR)
+        factors = self._price_factors(ledger_account, day, usage, known_bills.volume_tiers)
 
         valuation: DayValuation | None = None
         known_state = self._ledger.costs.bill_state(ledger_account.id, day)
@@ -162,7 +194,7 @@ class Valuer:
             self._ledger.costs.keep_bill(ledger_account.id, day, ledger_account.method, state, revision)
             return True
         if bill and _is_final(ledger_account, day, now):
-            billed = value_day(usage, bill, rates, evidence=known_bills.newest_first)
+            billed = value_day(usage, bill, rates, evidence=known_bills.newest_first, factors=factors)
             complete_at = day + DAY
             if now < complete_at + MAX_WAIT:
                 # A bill that counted as complete and is then lowered was corrected: it does not wait once more.
@@ -170,11 +202,15 @@ class Valuer:
                     known_state.is_withdrawn and known_state.digest == state.digest
                 )
                 unchanged_since = day if was_complete else state.changed_at
-                complete_at = bill_complete_at(day, usage, billed, known_bills.newest_first, rates, unchanged_since)
+                complete_at = bill_complete_at(
+                    day, usage, billed, known_bills.newest_first, rates, factors, unchanged_since
+                )
             state = replace(state, complete_at=complete_at)
-            valuation = billed if complete_at <= now else None
+            if complete_at <= now:
+                evidence = self._learn_volume_tiers(ledger_account, day, billed.bill_evidence, known_bills, rates)
+                valuation = replace(billed, bill_evidence=evidence)
         if valuation is None:
-            valuation = value_day(usage, None, rates, last_hour, known_bills.newest_first)
+            valuation = value_day(usage, None, rates, last_hour, known_bills.newest_first, factors)
         valued_day = ValuedDay(
             hours=_rows_by_hour(valuation),
             unpriced_tokens=valuation.unpriced_tokens,
@@ -204,17 +240,81 @@ class Valuer:
             return None
         known_bills = bills_before if bills_before.newest_first else self._read_bills(ledger_account, day)
         rates = self._learned_rates(ledger_account, day, known_bills)
-        return sum(value_day(usage, None, rates, evidence=known_bills.newest_first).hours.values())
+        factors = self._price_factors(ledger_account, day, usage, known_bills.volume_tiers)
+        return sum(value_day(usage, None, rates, evidence=known_bills.newest_first, factors=factors).hours.values())
 
     def _learned_rates(self, ledger_account: LedgerAccount, day: datetime, known_bills: _KnownBills) -> Rates:
         list_prices = self._price_list(ledger_account.provider, day)
         return learned_rates(known_bills.restated_last, list_prices, ledger_account.negotiated_prices)
 
     def _read_bills(self, ledger_account: LedgerAccount, before: datetime) -> _KnownBills:
-        stored = self._ledger.costs.bill_evidence(ledger_account.id, before, EVIDENCE_DAYS)
-        evidence = [BillEvidence.from_plain(json.loads(day.text)) for day in stored]
-        by_restatement = sorted(zip(stored, evidence, strict=True), key=lambda pair: pair[0].is_restated)
-        return _KnownBills(evidence, [day for _, day in by_restatement])
+        found = self._ledger.costs.bill_evidence(ledger_account.id, before, EVIDENCE_DAYS)
+        stored = [_DatedEvidence(day.start, BillEvidence.from_plain(json.loads(day.text))) for day in found]
+        evidence = [without_tiers(dated.evidence) for dated in stored]
+        by_restatement = sorted(zip(found, evidence, strict=True), key=lambda pair: pair[0].is_restated)
+        return _KnownBills(stored, evidence, [day for _, day in by_restatement])
+
+    def _price_factors(
+        self,
+        ledger_account: LedgerAccount,
+        day: datetime,
+        usage: Mapping[int, Sequence[Row]],
+        tiers: Mapping[str, VolumeTier],
+    ) -> PriceFactors:
+        return price_factors(usage, tiers, self._month_tokens(ledger_account, day)) if tiers else {}
+
+    def _month_tokens(self, ledger_account: LedgerAccount, day: datetime) -> dict[str, int]:
+        """Return model -> tokens from the beginning of a day's month up to the day."""
+        reports = [report.name for report in ledger_account.usage_reports]
+        tokens: dict[str, int] = {}
+        month = TimeRange(day.replace(day=1), day)
+        for labels, units in self._ledger.buckets.units(ledger_account.id, reports, month).items():
+            if labels.meter in TOKEN_METERS:
+                tokens[labels.model] = tokens.get(labels.model, 0) + units
+        return tokens
+
+    def _learn_volume_tiers(
+        self,
+        ledger_account: LedgerAccount,
+        day: datetime,
+        billed: BillEvidence,
+        known_bills: _KnownBills,
+        rates: Rates,
+    ) -> BillEvidence:
+        """Return the evidence of a billed day with the volume tiers that are known with its bill."""
+        tiers = known_bills.volume_tiers
+        if tiers:
+            month_tokens = self._month_tokens(ledger_account, day)
+            factors = {
+                model: day_factor(tier, tokens_of(billed, model), month_tokens.get(model, 0))
+                for model, tier in tiers.items()
+            }
+            with_tiers = replace(
+                billed,
+                volume_tiers={model: (tier.tokens, tier.factor) for model, tier in tiers.items()},
+                price_factors={model: factor for model, factor in factors.items() if factor != 1},
+            )
+            if not any(is_contradicted(with_tiers, model, rates) for model in tiers):
+                return with_tiers
+        return self._find_volume_tiers(ledger_account, day, billed, known_bills)
+
+    def _find_volume_tiers(
+        self, ledger_account: LedgerAccount, day: datetime, billed: BillEvidence, known_bills: _KnownBills
+    ) -> BillEvidence:
+        """Return the evidence with the tiers whose volume was reached on the day before."""
+        if len(known_bills.stored) < DAYS_OF_CROSSING - 1:
+            return billed
+        between, oldest = known_bills.stored[:2]
+        if (between.day, oldest.day) != (day - DAY, day - 2 * DAY) or oldest.day.month != day.month:
+            return billed
+        tiers: dict[str, tuple[int, Fraction]] = {}
+        for model in sorted({priced.model for priced in billed.priced_usage}):
+            factor = learn_tier(billed, between.evidence, oldest.evidence, model)
+            if factor is not None:
+                month_tokens = self._month_tokens(ledger_account, between.day).get(model, 0)
+                tiers[model] = tier_from_crossing(factor, between.evidence, oldest.evidence, model, month_tokens)
+        price_factors = {model: factor for model, (_, factor) in tiers.items()}
+        return replace(billed, volume_tiers=tiers, price_factors=price_factors) if tiers else billed
 
     def _read_usage(self, ledger_account: LedgerAccount, day: datetime) -> dict[int, list[Row]]:
         """Return hour 0..23 -> rows of all usage reports."""

@@ -48,7 +48,7 @@ def _evidence(days: int = 4, bill: Sequence[Row] = WHOLE_BILL) -> list[BillEvide
 def _complete_at(bill: Sequence[Row], evidence: list[BillEvidence], usage: Usage = USAGE) -> datetime:
     rates = learned_rates(evidence, NO_RATES)
     billed = value_day(usage, bill, rates, evidence=evidence)
-    return bill_complete_at(START, usage, billed, evidence, rates, CHANGED)
+    return bill_complete_at(START, usage, billed, evidence, rates, {}, CHANGED)
 
 
 def test_a_bill_that_pays_for_everything_is_complete() -> None:
@@ -94,7 +94,7 @@ def test_a_growing_bill_waits_until_it_is_stable() -> None:
     rates = learned_rates(_evidence(), NO_RATES)
     late = value_day(USAGE, _scale(WHOLE_BILL, 0.5), rates, evidence=_evidence())
     changed = END + MAX_WAIT - HOUR
-    assert bill_complete_at(START, USAGE, late, _evidence(), rates, changed) == END + MAX_WAIT
+    assert bill_complete_at(START, USAGE, late, _evidence(), rates, {}, changed) == END + MAX_WAIT
 
 
 def test_a_missing_credit_is_not_awaited() -> None:
