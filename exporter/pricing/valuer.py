@@ -20,6 +20,7 @@ from exporter.ledger import NO_BILL, BillState, FixedCost, Ledger, ValuedDay
 from exporter.model import COST, DAY, HOUR, TOKEN_METERS, Report, Row, RowLabels
 from exporter.pricing.bill_completeness import MAX_WAIT, bill_complete_at
 from exporter.pricing.bill_evidence import BillEvidence
+from exporter.pricing.free_allowances import learn_allowances
 from exporter.pricing.learned_rates import NegotiatedPrice, learned_rates
 from exporter.pricing.list_prices import Rates
 from exporter.pricing.usage import LAST_HOUR
@@ -41,8 +42,8 @@ METHOD = f"4 genai-prices {version('genai-prices')}"
 """The method of valuation, stored with each day; a day with another method is valued again."""
 EVIDENCE_DAYS = 7
 """The number of newest billed days whose evidence is used for an open day."""
-DAYS_OF_CROSSING = 3
-"""The billed days that show a volume tier: before, on and after the day on which the volume is reached."""
+DAYS_OF_CROSSING = 4
+"""The billed days that show a volume tier: two before, one on, and one after which the volume is reached."""
 MAX_ESTIMATE_AGE = 7 * DAY
 """A day older than this when its bill is first read has no estimate error: its estimate was never exported."""
 
@@ -304,15 +305,20 @@ class Valuer:
         """Return the evidence with the tiers whose volume was reached on the day before."""
         if len(known_bills.stored) < DAYS_OF_CROSSING - 1:
             return billed
-        between, oldest = known_bills.stored[:2]
-        if (between.day, oldest.day) != (day - DAY, day - 2 * DAY) or oldest.day.month != day.month:
+        days = known_bills.stored[: DAYS_OF_CROSSING - 1]
+        if [dated.day for dated in days] != [day - number * DAY for number in range(1, DAYS_OF_CROSSING)]:
             return billed
+        if days[-1].day.month != day.month:
+            return billed
+        between, *before = (dated.evidence for dated in days)
+        # Where a part of each day is free, the mean price varies with the usage.
+        allowances = learn_allowances([billed, *(dated.evidence for dated in known_bills.stored)])
         tiers: dict[str, tuple[int, Fraction]] = {}
-        for model in sorted({priced.model for priced in billed.priced_usage}):
-            factor = learn_tier(billed, between.evidence, oldest.evidence, model)
+        for model in sorted({priced.model for priced in billed.priced_usage} - allowances.keys()):
+            factor = learn_tier(billed, between, before, model)
             if factor is not None:
-                month_tokens = self._month_tokens(ledger_account, between.day).get(model, 0)
-                tiers[model] = tier_from_crossing(factor, between.evidence, oldest.evidence, model, month_tokens)
+                month_tokens = self._month_tokens(ledger_account, days[0].day).get(model, 0)
+                tiers[model] = tier_from_crossing(factor, between, before[0], model, month_tokens)
         price_factors = {model: factor for model, (_, factor) in tiers.items()}
         return replace(billed, volume_tiers=tiers, price_factors=price_factors) if tiers else billed
 

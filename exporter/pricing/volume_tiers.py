@@ -1,7 +1,7 @@
 """Volume tiers: beyond a number of tokens of a model in a month, each further token has another price.
 
-Bills do not state the tier. Three consecutive billed days of a month show it: one at the old price, one between, on
-which the volume was reached, and one at the new price. A price change takes effect at midnight and has no day between.
+Bills do not state the tier. Consecutive billed days of a month show it: two at the old price, one between, on which the
+volume was reached, and one at the new price. A price change takes effect at midnight and has no day between.
 What was learned is kept with the evidence of every later bill, so that the next month begins at the old price. A bill
 at another price than the tier leads to expect ends it.
 """
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from exporter.model import TOKEN_METERS, Row
 from exporter.pricing.bill_evidence import BillEvidence, PricedUsage
+from exporter.pricing.learned_rates import PRICE_TOLERANCE
 from exporter.pricing.list_prices import PriceKey, Rates
 from exporter.pricing.usage import billable_rows
 
@@ -72,12 +73,19 @@ def without_tiers(evidence: BillEvidence) -> BillEvidence:
     return replace(evidence, priced_usage=tuple(_without_factor(priced, evidence) for priced in evidence.priced_usage))
 
 
-def learn_tier(newest: BillEvidence, between: BillEvidence, oldest: BillEvidence, model: str) -> Fraction | None:
+def learn_tier(
+    newest: BillEvidence, between: BillEvidence, before: Sequence[BillEvidence], model: str
+) -> Fraction | None:
     """Return the factor of the price that a model's tokens have from the day between on; None without a tier.
 
-    The three days are consecutive days of one month, and no tier of the model is known.
+    The days are consecutive days of one month, newest first, and no tier of the model is known. The price of the days
+    before has to be steady: otherwise it changes for another reason.
     """
-    old, mixed, new = (_token_prices(day, model) for day in (oldest, between, newest))
+    old, mixed, new = (_token_prices(day, model) for day in (before[0], between, newest))
+    for day in before[1:]:
+        prices = _token_prices(day, model)
+        if prices.keys() != old.keys() or any(abs(prices[key] / old[key] - 1) > PRICE_TOLERANCE for key in old):
+            return None
     common = old.keys() & mixed.keys() & new.keys()
     factors = [new[key] / old[key] for key in common if old[key]]
     if not factors:
