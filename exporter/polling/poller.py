@@ -44,6 +44,7 @@ from exporter.polling.schedule import (
 )
 from exporter.pricing.valuer import Valuer
 from exporter.providers.base import Provider
+from exporter.providers.parsing import clean_bucket, clean_names
 from exporter.windows import TimeRange
 
 logger = logging.getLogger(__name__)
@@ -511,7 +512,7 @@ class Poller:
         state = session.report_state(report.name)
         coverage = self._coverage(session, report)
         if report is NAMES_REPORT:
-            self._ledger.names.put(account_number, session.provider.names())
+            self._ledger.names.put(account_number, clean_names(session.provider.names()))
             self._ledger.buckets.put(account_number, report.name, time_range, ())
         else:
             complete = completes_refresh(report, config.poll_settings, time_range, now, state.partial_refresh)
@@ -537,7 +538,8 @@ class Poller:
     ) -> frozenset[datetime]:
         """Read a time range of a report and store it; return the UTC days that changed. Raises ProviderError."""
         assert session.provider is not None  # noqa: S101 - _connect came first
-        fetched = list(session.provider.fetch(report, time_range.start, time_range.end))
+        # A plug-in need not use our parsing: nothing that it returns may look like a failure of the ledger.
+        fetched = [clean_bucket(bucket) for bucket in session.provider.fetch(report, time_range.start, time_range.end)]
         return self._ledger.buckets.put(
             session.config.ledger_account.id,
             report.name,

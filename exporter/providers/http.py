@@ -20,7 +20,7 @@ import httpx
 
 from exporter import __version__
 from exporter.errors import KeyRejected, Malformed, ProviderError, RateLimited, Unavailable, Unsupported
-from exporter.model import KeyRejectionRule, Secret
+from exporter.model import KeyRejectionRule, Secret, escape_text
 
 Json = Mapping[str, object]
 """A JSON object; numbers with a point are Decimal."""
@@ -31,6 +31,7 @@ MAX_MESSAGE_LENGTH = 200
 CONNECT_TIMEOUT = 5.0
 """Seconds for a connection to be made."""
 
+_ESCAPED_OR_NOT_ASCII = re.compile(rb"[^\t\n\r -~]|\\")
 _PRINTABLE_ASCII = re.compile(r"[!-~]+")
 _NETWORK_ERROR_MESSAGES: tuple[tuple[type[BaseException], str], ...] = (
     (httpx.ProxyError, "the proxy in front of {host} rejects the request"),
@@ -361,12 +362,26 @@ def _next_cursor(page: Json, cursor_field: str) -> str:
 def _parse_json(body: bytes, message_prefix: str) -> Json:
     try:
         found = json.loads(body, parse_float=Decimal, parse_constant=_reject_constant)
+        # Most answers have plain ASCII without escapes, and nothing to look for.
+        if _ESCAPED_OR_NOT_ASCII.search(body):
+            found = _escape_strings(found)
     except (ValueError, ArithmeticError, RecursionError):
         content = "a web page" if body.lstrip().startswith(b"<") else "incomplete or invalid JSON"
         raise Malformed(f"{message_prefix} with {content}: is base_url right?") from None
     if not isinstance(found, dict):
         raise Malformed(f"{message_prefix} with JSON that is not an object")
     return found
+
+
+def _escape_strings(value: object) -> object:
+    """Return a JSON value with every string in it, names of fields included, escaped."""
+    if isinstance(value, str):
+        return escape_text(value)
+    if isinstance(value, list):
+        return [_escape_strings(item) for item in value]
+    if isinstance(value, dict):
+        return {escape_text(name): _escape_strings(inner) for name, inner in value.items()}
+    return value
 
 
 def _reject_constant(name: str) -> NoReturn:

@@ -2,18 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import NamedTuple, NoReturn, TypeVar
 
 from exporter.errors import Malformed
-from exporter.model import Bucket, Report, Row, RowLabels, utc
+from exporter.model import Bucket, Report, Row, RowLabels, clean_text, utc
 from exporter.providers.http import Json
 from exporter.windows import slots
 
 T = TypeVar("T")
 MAX_INT64 = 2**63 - 1
+MAX_VALUE = 10**16
+"""The largest value of a row: ten million USD, or ten quadrillion tokens, in one bucket. It is far above anything real,
+and small enough for SQLite to add up the buckets of years in 64 bits."""
+
+
+def clean_bucket(bucket: Bucket) -> Bucket:
+    """Return a bucket whose values and labels can be stored, whoever made it. Raises Malformed.
+
+    Labels are cleaned (`clean_text`); a value that is not a whole number of at most MAX_VALUE is Malformed.
+    """
+    rows = []
+    for row in bucket.rows:
+        if not isinstance(row.value, int) or abs(row.value) > MAX_VALUE:
+            raise Malformed(f"{bucket.report}: a value of {clean_text(row.meter)} is out of range", "value")
+        labels = (row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
+        if not all(isinstance(label, str) for label in labels):
+            raise Malformed(f"{bucket.report}: a label is not a text", "label")
+        meter, *others = map(clean_text, labels)
+        cleaned = Row(meter, row.value, *others)
+        rows.append(row if cleaned == row else cleaned)
+    return replace(bucket, rows=tuple(rows))
+
+
+def clean_names(names: Mapping[str, str]) -> dict[str, str]:
+    """Return ids -> names, both cleaned (`clean_text`). Raises Malformed where one of them is not a text."""
+    for id_, name in names.items():
+        if not isinstance(id_, str) or not isinstance(name, str):
+            raise Malformed("names: an id or name is not a text", "name")
+    return {clean_text(id_): clean_text(name) for id_, name in names.items()}
 
 
 class RawBucket(NamedTuple):
@@ -63,8 +93,8 @@ def required_field(obj: Json, name: str, expected_type: type[T]) -> T:
 
 
 def str_field(obj: Json, name: str) -> str:
-    """Return a string field; missing and null are "". Raises Malformed."""
-    return "" if obj.get(name) is None else required_field(obj, name, str)
+    """Return a string field, cleaned as a label (`clean_text`); missing and null are "". Raises Malformed."""
+    return "" if obj.get(name) is None else clean_text(required_field(obj, name, str))
 
 
 def bool_field(obj: Json, name: str) -> bool:
@@ -149,6 +179,8 @@ def _merge_rows(rows: Iterable[Row], *, keep_zero: bool) -> tuple[Row, ...]:
     for row in rows:
         labels = RowLabels(row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
         sums[labels] = sums.get(labels, 0) + row.value
+        if abs(sums[labels]) > MAX_VALUE:
+            raise Malformed("the sum of a bucket's values is out of range", "value")
     merged: list[Row] = []
     for labels, value in sorted(sums.items()):
         if value or keep_zero:
