@@ -130,6 +130,9 @@ class Report:
     """How far back the provider answers."""
     optional: bool = False
     """Not part of every plan: a rejection is recorded once and the account stays up."""
+    lists_empty_buckets: bool = False
+    """The provider documents a bucket for every slot, also for a slot without usage: where a bucket is missing, the
+    answer is incomplete. Otherwise a missing bucket is an empty bucket."""
 
     def __post_init__(self) -> None:
         """Reject a report that cannot be scheduled or stored."""

@@ -25,6 +25,7 @@ from exporter.providers.http import Client, Json
 from exporter.providers.parsing import (
     RawBucket,
     build_buckets,
+    count_slots,
     int_field,
     list_field,
     money_field,
@@ -45,6 +46,7 @@ _MESSAGES = Report(
     settle_period=6 * DAY,
     lag=timedelta(minutes=10),
     history=365 * DAY,
+    lists_empty_buckets=True,
 )
 _COSTS = Report(
     name="costs",
@@ -55,6 +57,7 @@ _COSTS = Report(
     settle_period=30 * DAY,
     lag=8 * HOUR,
     history=365 * DAY,
+    lists_empty_buckets=True,
 )
 
 
@@ -168,7 +171,7 @@ class Anthropic:
         group_by = list(endpoint.group_by)
         if report.kind == "usage" and self._by_api_key:
             group_by.append("api_key_id")
-        buckets = -((since - until) // report.width)
+        buckets = count_slots(report, since, until)
         # No ending_at: the reference and recorded answers disagree on whether the bucket that ends there is included.
         params = [
             ("starting_at", f"{since:%Y-%m-%dT%H:%M:%SZ}"),
@@ -176,7 +179,7 @@ class Anthropic:
             ("limit", str(min(endpoint.max_buckets, buckets))),
             *(("group_by[]", label) for label in group_by),
         ]
-        for page in self._client.pages(f"/v1/organizations/{endpoint.path}", params):
+        for page in self._client.pages(f"/v1/organizations/{endpoint.path}", params, max_pages=buckets):
             end = since
             for slot in list_field(page, "data"):
                 start, end = time_field(slot, "starting_at"), time_field(slot, "ending_at")

@@ -94,17 +94,23 @@ class Client:
         return self._request("POST", path, body=body)
 
     def pages(
-        self, path: str, params: Sequence[tuple[str, str]], cursor_param: str = "page", cursor_field: str = "next_page"
+        self,
+        path: str,
+        params: Sequence[tuple[str, str]],
+        cursor_param: str = "page",
+        cursor_field: str = "next_page",
+        max_pages: int = MAX_PAGES,
     ) -> Iterator[Json]:
         """Yield the pages of a list that is paged by cursor: `cursor_field` of a page is the next `cursor_param`.
 
-        The field `has_more`, where present, decides whether there is another page. Raises ProviderError.
+        The field `has_more`, where present, decides whether there is another page. Where it is known how many items
+        there can be, `max_pages` ends a list that has no end. Raises ProviderError.
         """
 
         def fetch_page(cursor: str) -> Json:
             return self.get(path, [*params, (cursor_param, cursor)] if cursor else params)
 
-        return paginate(fetch_page, lambda page: _next_cursor(page, cursor_field))
+        return paginate(fetch_page, lambda page: _next_cursor(page, cursor_field), max_pages)
 
     def offset_pages(
         self,

@@ -26,6 +26,7 @@ from exporter.providers.parsing import (
     RawBucket,
     bool_field,
     build_buckets,
+    count_slots,
     int_field,
     list_field,
     str_field,
@@ -75,6 +76,7 @@ _COMPLETIONS = Report(
     settle_period=6 * DAY,
     lag=_LAG,
     history=_HISTORY,
+    lists_empty_buckets=True,
 )
 _COSTS = Report(
     name="costs",
@@ -85,6 +87,7 @@ _COSTS = Report(
     settle_period=30 * DAY,
     lag=8 * HOUR,
     history=_HISTORY,
+    lists_empty_buckets=True,
 )
 _OTHER_USAGE = tuple(
     Report(
@@ -97,6 +100,7 @@ _OTHER_USAGE = tuple(
         lag=_LAG,
         history=_HISTORY,
         optional=True,
+        lists_empty_buckets=True,
     )
     for name in _USAGE_ENDPOINTS
     if name != _COMPLETIONS.name
@@ -197,7 +201,7 @@ class OpenAI:
             *(("group_by[]", label) for label in labels if label != "api_key_id" or self._by_api_key),
         ]
         second = timedelta(seconds=1)
-        for page in self._client.pages(path, params):
+        for page in self._client.pages(path, params, max_pages=count_slots(report, since, until)):
             for slot in list_field(page, "data"):
                 slot_start, slot_end = time_field(slot, "start_time", second), time_field(slot, "end_time", second)
                 yield RawBucket(slot_start, slot_end, list(_parse_rows(report, slot)))

@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn, TypeVar
 from exporter.errors import Malformed
 from exporter.model import Bucket, Report, Row, RowLabels, clean_text, utc
 from exporter.providers.http import Json
-from exporter.windows import slots
+from exporter.windows import floor, slots
 
 T = TypeVar("T")
 MAX_INT64 = 2**63 - 1
@@ -61,12 +61,17 @@ def build_buckets(
 ) -> Iterator[Bucket]:
     """Yield one bucket for every slot of [since, until), oldest first, after all of `raw_buckets` has been read.
 
-    A slot without a raw bucket is empty; a raw bucket outside the time range is dropped. Raises Malformed, with the
-    report's name, where a raw bucket overlaps several slots or two have the same start.
+    A slot without a raw bucket is empty; a raw bucket outside the time range is dropped. If the report lists empty
+    buckets, a slot without a raw bucket is an error instead, because an answer without its buckets must never replace
+    usage by zero. Only the newest slots, which a provider may not list yet, may be missing: they are left out, so that
+    the ledger keeps what it has. Raises Malformed, with the report's name, where buckets are missing, a raw bucket
+    overlaps several slots or two have the same start.
     """
     rows_by_slot: dict[datetime, tuple[Row, ...] | None] = dict.fromkeys(slots(since, until, report.width))
     if not rows_by_slot:
         return
+    # A range that ends inside a slot ends now. The slots of the last `lag` are read again by the following polls.
+    settled_until = until if floor(until, report.width) == until else until - report.lag
     try:
         for raw in raw_buckets:
             if raw.start in rows_by_slot:
@@ -74,14 +79,24 @@ def build_buckets(
                 is_first = rows_by_slot[raw.start] is None
                 _require(is_first, f"two buckets start at {raw.start:%Y-%m-%dT%H:%MZ}", "start")
                 _require(raw.start < raw.end <= slot_end, "a bucket has another width than was requested", "end")
+                is_whole = raw.end == slot_end or slot_end > settled_until or not report.lists_empty_buckets
+                _require(is_whole, f"the bucket of {raw.start:%Y-%m-%dT%H:%MZ} ends before its slot", "end")
                 rows_by_slot[raw.start] = _merge_rows(raw.rows, keep_zero=report.kind == "bill")
             else:
                 is_outside = not since <= raw.start < until
                 _require(is_outside, "a bucket starts inside a slot", "start")
+        if report.lists_empty_buckets:
+            _require_buckets(rows_by_slot, report.width, settled_until)
     except Malformed as error:
         raise Malformed(f"{report.name}: {error}", error.field) from None
     for start, rows in rows_by_slot.items():
-        yield Bucket(report.name, start, start + report.width, rows or ())
+        if rows is not None or not report.lists_empty_buckets:
+            yield Bucket(report.name, start, start + report.width, rows or ())
+
+
+def count_slots(report: Report, since: datetime, until: datetime) -> int:
+    """Return the number of slots that start in [since, until), at least 1: a list of buckets has no more pages."""
+    return max(1, -((since - until) // report.width))
 
 
 def required_field(obj: Json, name: str, expected_type: type[T]) -> T:
@@ -171,6 +186,17 @@ def _raise_wrong_type(name: str, value: object, expected: str) -> NoReturn:
 def _require(condition: bool, message: str, name: str) -> None:  # noqa: FBT001
     if not condition:
         raise Malformed(message, name)
+
+
+def _require_buckets(
+    rows_by_slot: Mapping[datetime, tuple[Row, ...] | None], width: timedelta, settled_until: datetime
+) -> None:
+    """Raise Malformed where a slot that ended by `settled_until` has no bucket."""
+    expected = [start for start in rows_by_slot if start + width <= settled_until]
+    missing = [start for start in expected if rows_by_slot[start] is None]
+    if missing:
+        message = f"{len(missing)} of {len(expected)} buckets are missing, the first of {missing[0]:%Y-%m-%dT%H:%MZ}"
+        raise Malformed(message, "data")
 
 
 def _merge_rows(rows: Iterable[Row], *, keep_zero: bool) -> tuple[Row, ...]:

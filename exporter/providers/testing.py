@@ -147,7 +147,8 @@ class ContractApi(Protocol):
 
         Kinds: `server_error` (500), `overloaded` (529), `rate_limited` (429, with Retry-After where `retry_after` is
         given), `truncated` (half of the JSON), `malformed` (without its lists), `mistyped` (words for numbers),
-        `html`, `slow` (after `seconds`), and the provider's own rejections of keys (`ProviderContract.key_rejections`).
+        `html`, `empty` (lists without items), `shortened` (the first half of lists, as if they ended there), `slow`
+        (after `seconds`), and the provider's own rejections of keys (`ProviderContract.key_rejections`).
         """
         ...
 
@@ -236,10 +237,8 @@ class FakeApi:
 
     def _apply_fault(self, fault: _Fault, reply: Reply) -> Reply:
         match fault.kind:
-            case "server_error":
-                return Reply({"error": "internal error"}, 500)
-            case "overloaded":
-                return Reply({"error": "overloaded"}, 529)
+            case "server_error" | "overloaded":
+                return Reply({"error": fault.kind}, 500 if fault.kind == "server_error" else 529)
             case "rate_limited":
                 headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
                 return Reply({"error": "too many requests"}, 429, headers)
@@ -252,12 +251,25 @@ class FakeApi:
                 return Reply(without_lists, reply.status)
             case "mistyped":
                 return Reply(_replace_numbers(reply.body), reply.status)
+            case "empty" | "shortened":
+                return Reply(_shorten_lists(reply.body, 0 if fault.kind == "empty" else 0.5), reply.status)
             case "html":
                 return Reply(_HTML_PAGE, reply.status)
             case "slow":
                 time.sleep(fault.seconds)
                 return reply
         return self._rejections[fault.kind]
+
+
+def _shorten_lists(value: object, keep: float) -> object:
+    """Return an answer with the first part of its lists, without another page."""
+    if not isinstance(value, dict):
+        return value
+    shortened = {
+        name: inner[: int(len(inner) * keep)] if isinstance(inner, list) else inner for name, inner in value.items()
+    }
+    end = {name: inner for name, inner in {"has_more": False, "next_page": None}.items() if name in value}
+    return {**shortened, **end}
 
 
 def _replace_numbers(value: object) -> object:
@@ -470,6 +482,17 @@ class ProviderContract:
         """Truncated JSON, a missing list, words for numbers and web pages are Malformed."""
         api.add_fault(fault)
         assert isinstance(self.fetch_error(api), Malformed)
+
+    @pytest.mark.parametrize("fault", ["empty", "shortened"])
+    def test_missing_buckets_are_malformed(self, api: ContractApi, fault: str) -> None:
+        """If a report lists empty buckets, an answer without all of its buckets is Malformed and never a zero."""
+        for report in self.provider_type.reports:
+            if report.lists_empty_buckets:
+                api.clear_faults()
+                assert self.fetch_days(api, report, 2), report.name
+                api.add_fault(fault)
+                with pytest.raises(Malformed, match="missing"):
+                    self.fetch_days(api, report, 2)
 
     def test_rejected_keys(self, api: ContractApi) -> None:
         """A rejected key is KeyRejected with its reason, and with advice on how to get a key that works."""

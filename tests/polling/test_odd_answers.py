@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -13,6 +14,7 @@ from exporter.model import HOUR
 from exporter.providers.testing import ReceivedRequest, Reply, start_canned_server
 from tests.system import System, make_account, start_small_system
 
+MINUTE = timedelta(minutes=1)
 ODD_TEXTS = {
     "half of a pair": "gpt\ud83d",
     "other half": "\ude00gpt",
@@ -77,3 +79,25 @@ def test_an_odd_text_stops_nothing(system: System, text: str) -> None:
     # The overlap is read again under the name of this test; earlier hours keep the names of earlier tests.
     assert sum(tokens.values()) == hours * 1000
     assert all(len(model) <= 256 and model.isprintable() for model in tokens)
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+@pytest.mark.parametrize("fault", ["empty", "shortened"])
+def test_an_answer_without_its_buckets_changes_nothing(
+    tmp_path: Path, provider: Literal["openai", "anthropic"], fault: str
+) -> None:
+    """While answers have no or too few buckets, what is stored stays and the account is reported as malformed."""
+    with start_small_system(tmp_path, make_account(provider)) as system:
+        system.poll_until_idle()
+        before = system.exported_totals("ai_tokens_today")
+        billed = system.nano_usd("ai_cost_daily_usd")
+        system.simulator.add_fault("solo", fault)
+        system.advance(30 * MINUTE)
+        assert system.problems("solo") == {"malformed"}
+        assert system.exported_totals("ai_tokens_today") == before
+        assert system.nano_usd("ai_cost_daily_usd") == billed
+
+        system.simulator.clear_faults("solo")
+        system.advance(20 * MINUTE)
+        assert system.problems("solo") == set()
+        assert system.exported_totals("ai_tokens_today") == system.expected_totals("today")[0]

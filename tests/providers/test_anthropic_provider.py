@@ -106,11 +106,16 @@ def test_buckets_after_the_end_are_left_out(past: int) -> None:
     assert "ending_at" not in server.requests[0].query
 
 
-def test_left_out_buckets_are_empty() -> None:
-    """Empty buckets that the provider omits, as older documentation allows, are returned empty."""
-    page = {"data": [slot(1, usage_result(output_tokens=1))], "has_more": False, "next_page": None}
-    with open_provider("anthropic", lambda _: Reply(page)) as (anthropic, _):
-        assert [len(bucket.rows) for bucket in anthropic.fetch(MESSAGES, TODAY, TODAY + 3 * HOUR)] == [0, 1, 0]
+@pytest.mark.parametrize("hours", [(), (1,), (0, 1), (0, 2), (-24, -23, -22), (24, 25, 26)])
+def test_missing_buckets_are_malformed(hours: tuple[int, ...]) -> None:
+    """The provider documents empty buckets as present: without them nothing is known, also about the other hours."""
+    data = [slot(hour, usage_result(output_tokens=1)) for hour in hours]
+    page = {"data": data, "has_more": False, "next_page": None}
+    with (
+        open_provider("anthropic", lambda _: Reply(page)) as (anthropic, _),
+        pytest.raises(Malformed, match=r"messages: \d of 3 buckets are missing"),
+    ):
+        list(anthropic.fetch(MESSAGES, TODAY, TODAY + 3 * HOUR))
 
 
 def test_amounts_are_cents() -> None:
