@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,11 +27,15 @@ Json = Mapping[str, object]
 """A JSON object; numbers with a point are Decimal."""
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_JSON_VALUES = 4_000_000
+"""Lists, objects and separated values in a body. Parsed, a value takes up to a hundred bytes, however short it is."""
 MAX_PAGES = 10_000
 MAX_MESSAGE_LENGTH = 200
 CONNECT_TIMEOUT = 5.0
 """Seconds for a connection to be made."""
 
+_GZIP_HEADER = 16
+"""Added to the window size of zlib: expect a gzip header and check the checksum at the end."""
 _ESCAPED_OR_NOT_ASCII = re.compile(rb"[^\t\n\r -~]|\\")
 _PRINTABLE_ASCII = re.compile(r"[!-~]+")
 _NETWORK_ERROR_MESSAGES: tuple[tuple[type[BaseException], str], ...] = (
@@ -82,7 +87,11 @@ class Client:
             verify=_shared_ssl_context(),
             # `close` cannot interrupt a connection attempt, so it is kept short.
             timeout=httpx.Timeout(config.timeout, connect=min(config.timeout, CONNECT_TIMEOUT)),
-            headers={"User-Agent": f"ai-spend-exporter/{__version__}", "Accept": "application/json"},
+            headers={
+                "User-Agent": f"ai-spend-exporter/{__version__}",
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+            },
         )
 
     def get(self, path: str, params: Sequence[tuple[str, str]] = ()) -> Json:
@@ -174,8 +183,6 @@ class Client:
                 return answer, self._read_body(answer, request_line)
         except httpx.UnsupportedProtocol:
             raise Malformed(f"{request_line}: base_url is not an HTTP address") from None
-        except httpx.DecodingError:
-            raise Malformed(f"{request_line} answered {code} with a body that cannot be decompressed") from None
         except httpx.RequestError as error:
             reason = self._describe_network_error(error, request.url.host)
             raise Unavailable(f"{request_line} failed: {reason}", reached=code != "error") from None
@@ -184,15 +191,27 @@ class Client:
             self._config.observe(code)
 
     def _read_body(self, response: httpx.Response, request_line: str) -> bytes:
+        """Return the body, decompressed chunk by chunk, so that a small body never takes much memory."""
+        message_prefix = f"{request_line} answered {response.status_code}"
+        coding = response.headers.get("content-encoding", "").strip().lower()
+        # A list of codings would multiply: 8 kB in two layers of gzip stand for gigabytes.
+        if coding not in ("", "identity", "gzip", "x-gzip"):
+            raise Malformed(f"{message_prefix} in a content coding that was not requested")
+        decompressor = zlib.decompressobj(zlib.MAX_WBITS | _GZIP_HEADER) if coding.endswith("gzip") else None
         body = bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
+        for chunk in response.iter_raw():
+            try:
+                body += decompressor.decompress(chunk, MAX_BODY_BYTES + 1 - len(body)) if decompressor else chunk
+            except zlib.error:
+                raise Malformed(f"{message_prefix} with a body that cannot be decompressed") from None
             if len(body) > MAX_BODY_BYTES:
                 raise Malformed(f"{request_line} answered more than {MAX_BODY_BYTES} bytes")
-            if self._deadline_passed():
+            if (decompressor is not None and decompressor.unused_data) or self._deadline_passed():
                 break
         if self._deadline_passed():
             raise httpx.ReadTimeout("too late")
+        if decompressor is not None and (not decompressor.eof or decompressor.unused_data):
+            raise Malformed(f"{message_prefix} with a body that cannot be decompressed")
         return bytes(body)
 
     def _deadline_passed(self) -> bool:
@@ -366,6 +385,9 @@ def _next_cursor(page: Json, cursor_field: str) -> str:
 
 
 def _parse_json(body: bytes, message_prefix: str) -> Json:
+    # An upper bound, because texts contain these characters too; the largest real answers have a third of it.
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise Malformed(f"{message_prefix} with more than {MAX_JSON_VALUES} JSON values")
     try:
         found = json.loads(body, parse_float=Decimal, parse_constant=_reject_constant)
         # Most answers have plain ASCII without escapes, and nothing to look for.

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
@@ -203,10 +204,67 @@ def test_a_body_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(error) == "GET /x answered more than 1000 bytes"
 
 
-def test_a_body_that_cannot_be_decompressed() -> None:
-    """A broken encoding is Malformed."""
-    error = error_for_reply(Reply(b"no gzip", headers={"Content-Encoding": "gzip"}))
+def test_a_compressed_body_is_read() -> None:
+    """Only gzip is offered to the provider, and a body in gzip or without a coding is read."""
+    for coding, body in (
+        ("gzip", gzip.compress(b'{"n": 1}')),
+        ("X-GZIP", gzip.compress(b'{"n": 1}')),
+        ("", b'{"n": 1}'),
+    ):
+        reply = Reply(body, headers={"Content-Encoding": coding} if coding else {})
+        with start_canned_server(lambda _, reply=reply: reply) as server, open_client(server.url) as opened:
+            assert opened.get("/x") == {"n": 1}
+            assert server.requests[0].headers["accept-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"no gzip",
+        b"",
+        gzip.compress(b'{"n": 1}')[:-9],
+        gzip.compress(b'{"n": 1}')[:-4] + b"0000",
+        gzip.compress(b'{"n": 1}') + b"x",
+        gzip.compress(b'{"n": ') + gzip.compress(b"1}"),
+    ],
+    ids=["no gzip", "empty", "cut", "checksum", "more", "two members"],
+)
+def test_a_body_that_cannot_be_decompressed(body: bytes) -> None:
+    """A body that is not exactly one gzip stream is Malformed."""
+    error = error_for_reply(Reply(body, headers={"Content-Encoding": "gzip"}))
     assert isinstance(error, Malformed)
+    assert str(error) == "GET /x answered 200 with a body that cannot be decompressed"
+
+
+@pytest.mark.parametrize("coding", ["gzip, gzip", "gzip,gzip", "gzip, identity", "deflate", "br", "zstd", "sk-odd"])
+def test_other_codings_are_not_decompressed(coding: str) -> None:
+    """A second coding, or one that was not offered, is Malformed before anything is decompressed."""
+    body = gzip.compress(gzip.compress(b"{}"))
+    error = error_for_reply(Reply(body, headers={"Content-Encoding": coding}))
+    assert isinstance(error, Malformed)
+    assert str(error) == "GET /x answered 200 in a content coding that was not requested"
+
+
+def test_a_small_body_cannot_fill_the_memory() -> None:
+    """Decompression stops at the limit: a body of 300 kB that stands for 300 MB takes no more memory than allowed."""
+    bomb = gzip.compress(bytes(300 * 1024 * 1024), compresslevel=6)
+    tracemalloc.start()
+    try:
+        error = error_for_reply(Reply(bomb, headers={"Content-Encoding": "gzip"}))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert str(error) == f"GET /x answered more than {http.MAX_BODY_BYTES} bytes"
+    assert peak < 2.5 * http.MAX_BODY_BYTES
+
+
+@pytest.mark.parametrize("item", [b"[]", b"{}", b"1.5", b'"ab"'], ids=["lists", "objects", "fractions", "texts"])
+def test_a_body_of_too_many_values_is_malformed(monkeypatch: pytest.MonkeyPatch, item: bytes) -> None:
+    """A JSON value takes up to thirty times its length in memory, so the number of values is limited before parsing."""
+    monkeypatch.setattr(http, "MAX_JSON_VALUES", 1000)
+    error = error_for_reply(Reply(b'{"x": [' + b",".join([item] * 1001) + b"]}"))
+    assert isinstance(error, Malformed)
+    assert str(error) == "GET /x answered 200 with more than 1000 JSON values"
 
 
 @pytest.mark.parametrize(
