@@ -267,7 +267,7 @@ def test_a_running_exporter_shows_no_secret(outputs: Mapping[str, Mapping[str, s
     """Responses, log, ledger and process contain no secret, even if providers repeat keys or keys are misplaced."""
     expected = {"environ": {"anthropic key", "master key"}}
     assert {str(text)[:3] for text in outputs[form].values()} >= STATUSES
-    assert str(outputs[form]["log"]).count("Incorrect API key provided") >= REJECTED_ACCOUNTS
+    assert str(outputs[form]["log"]).count("answered 401 (invalid_api_key)") >= REJECTED_ACCOUNTS
     for name, text in outputs[form].items():
         secrets = {kind: secret for kind, secret in SECRETS.items() if kind not in expected.get(name, ())}
         assert (name, find_leaks(text, secrets=secrets)) == (name, [])

@@ -112,7 +112,7 @@ class Anthropic:
     )
     key_rejection_rules: ClassVar[tuple[KeyRejectionRule, ...]] = (
         KeyRejectionRule(
-            403, "needed:", "missing_scope", f"The key lacks the scope that is named. {_ADMIN_KEY_ADVICE}"
+            403, "needed:", "missing_scope", f"The key lacks a scope such as org:admin. {_ADMIN_KEY_ADVICE}"
         ),
         KeyRejectionRule(403, "role", "missing_scope", f"The key's owner lacks the admin role. {_ADMIN_KEY_ADVICE}"),
         KeyRejectionRule(

@@ -94,7 +94,7 @@ class Cursor:
             None,
             "missing required scope",
             "missing_scope",
-            f"The key lacks the scope that is named. {_TEAM_KEY_ADVICE}",
+            f"The key lacks a scope such as admin:*. {_TEAM_KEY_ADVICE}",
         ),
         KeyRejectionRule(
             None, "organization key", "wrong_key_kind", f"An organization key does not work here. {_TEAM_KEY_ADVICE}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import json
@@ -12,7 +11,7 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import NoReturn
@@ -30,10 +29,38 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_JSON_VALUES = 4_000_000
 """Lists, objects and separated values in a body. Parsed, a value takes up to a hundred bytes, however short it is."""
 MAX_PAGES = 10_000
-MAX_MESSAGE_LENGTH = 200
 CONNECT_TIMEOUT = 5.0
 """Seconds for a connection to be made."""
 
+_MAX_ERROR_BYTES = 64 * 1024
+_KNOWN_ERROR_CODES = frozenset(
+    {
+        "account_deactivated",
+        "api_error",
+        "authentication_error",
+        "billing_error",
+        "billing_not_active",
+        "insufficient_permissions",
+        "insufficient_quota",
+        "internal_error",
+        "invalid_api_key",
+        "invalid_request_error",
+        "model_not_found",
+        "not_found_error",
+        "organization_deactivated",
+        "overloaded_error",
+        "permission_error",
+        "rate_limit_error",
+        "rate_limit_exceeded",
+        "request_too_large",
+        "requests",
+        "server_error",
+        "timeout_error",
+        "tokens",
+        "unsupported_country_region_territory",
+    }
+)
+"""Codes of errors that providers publish. Any other text of an error is not repeated: it may hold a key."""
 _GZIP_HEADER = 16
 """Added to the window size of zlib: expect a gzip header and check the checksum at the end."""
 _ESCAPED_OR_NOT_ASCII = re.compile(rb"[^\t\n\r -~]|\\")
@@ -66,12 +93,10 @@ class ClientConfig:
     timeout: float = 30.0
     """Seconds until the last byte of an answer, however slowly it arrives."""
     monotonic: Callable[[], float] = time.monotonic
-    key_prefixes: frozenset[str] = frozenset()
-    """Words with these prefixes are removed from error messages; `create_provider` sets them from `key_kinds`."""
 
 
 class Client:
-    """HTTP for one account, one request at a time. Every failure is a ProviderError without the key in its text."""
+    """HTTP for one account, one request at a time. Failures are ProviderErrors without the provider's text."""
 
     def __init__(
         self, config: ClientConfig, headers: Mapping[str, str], key_rejection_rules: Sequence[KeyRejectionRule] = ()
@@ -79,7 +104,6 @@ class Client:
         self._config = config
         self._headers = dict(headers)
         self._key_rejection_rules = tuple(key_rejection_rules)
-        self._key_pattern = _compile_key_pattern(config.key_prefixes)
         self._base_url = config.base_url.rstrip("/")
         self._socket: socket.socket | None = None
         self._deadline = 0.0
@@ -239,14 +263,13 @@ class Client:
                 if isinstance(cause, error_type):
                     timeout = self._config.timeout
                     return message.format(host=host, timeout=timeout, connect=min(timeout, CONNECT_TIMEOUT))
-        return f"the connection to {host} broke ({self._sanitize(str(error)) or type(error).__name__})"
+        # Not the error's text: it may repeat what the provider sent.
+        return f"the connection to {host} broke ({type(error).__name__})"
 
     def _error_from_response(self, response: httpx.Response, body: bytes, request_line: str) -> ProviderError:
         status = response.status_code
-        provider_message = self._sanitize(_extract_message(body))
-        message = f"{request_line} answered {status}"
-        if provider_message:
-            message = f"{message}: {provider_message}"
+        description = _describe_error_body(body)
+        message = f"{request_line} answered {status}" + (f" ({description})" if description else "")
         rule = self._match_rejection_rule(status, body.decode(errors="replace").lower())
         if rule is not None:
             return KeyRejected(rule.reason, message, rule.advice)
@@ -261,7 +284,7 @@ class Client:
         if status == 408 or status >= 500:
             return Unavailable(message, reached=True)
         if response.has_redirect_location:
-            return Malformed(f"{request_line}: base_url redirects to host {self._sanitize(_redirect_host(response))}")
+            return Malformed(f"{request_line}: base_url redirects to another address")
         return Malformed(message)
 
     def _match_rejection_rule(self, status: int, text: str) -> KeyRejectionRule | None:
@@ -270,16 +293,6 @@ class Client:
             if status_matches and rule.substring.lower() in text:
                 return rule
         return None
-
-    def _sanitize(self, text: str) -> str:
-        """Make the provider's text safe for a log line: no key, no control characters, limited length."""
-        key = self._config.key.reveal()
-        for secret in (key, base64.b64encode(f"{key}:".encode()).decode()):
-            text = text.replace(secret, "<secret>")
-        if self._key_pattern is not None:
-            text = self._key_pattern.sub("<secret>", text)
-        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return text if len(text) <= MAX_MESSAGE_LENGTH else text[: MAX_MESSAGE_LENGTH - 1] + "…"
 
 
 def paginate(
@@ -366,14 +379,6 @@ def paginate_by_number(
     raise Malformed(f"there are more than {max_pages} pages")
 
 
-def _compile_key_pattern(prefixes: Collection[str]) -> re.Pattern[str] | None:
-    """Return a pattern for whole or masked keys with one of these prefixes; None without prefixes."""
-    if not prefixes:
-        return None
-    alternatives = "|".join(re.escape(prefix) for prefix in sorted(prefixes))
-    return re.compile(rf"(?<!\w)(?:{alternatives})[\w*.…-]+")
-
-
 def _next_cursor(page: Json, cursor_field: str) -> str:
     """Return the cursor of the next page, "" at the end; `has_more` decides where it is present, else the cursor."""
     cursor, more = page.get(cursor_field), page.get("has_more")
@@ -416,19 +421,18 @@ def _reject_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _extract_message(body: bytes) -> str:
-    """Return the provider's message in the body of an error answer."""
+def _describe_error_body(body: bytes) -> str:
+    """Return what is known of an error's body, "" for nothing: never its text, which may repeat a key in any form."""
+    if body.lstrip().startswith(b"<"):
+        return "a web page"
     try:
-        found = json.loads(body)
+        found = json.loads(body[: _MAX_ERROR_BYTES + 1])
     except (ValueError, RecursionError):
-        return "a web page" if body.lstrip().startswith(b"<") else body[:4096].decode(errors="replace")
-    for path in (("error", "message"), ("message",), ("error",)):
-        value = found
-        for name in path:
-            value = value.get(name) if isinstance(value, dict) else None
-        if isinstance(value, str) and value:
-            return value
-    return ""
+        return ""
+    objects = [found, found.get("error")] if isinstance(found, dict) else []
+    texts = [obj.get(name) for obj in objects if isinstance(obj, dict) for name in ("type", "code")]
+    known = [text for text in texts if isinstance(text, str) and text in _KNOWN_ERROR_CODES]
+    return ", ".join(dict.fromkeys(known))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -439,13 +443,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _parse_retry_after(header: str) -> float | None:
     return float(header) if re.fullmatch(r"\d{1,9}(\.\d+)?", header.strip()) else None
-
-
-def _redirect_host(response: httpx.Response) -> str:
-    try:
-        return httpx.URL(response.headers["location"]).host or response.url.host
-    except httpx.InvalidURL:
-        return "an unreadable address"
 
 
 @functools.cache

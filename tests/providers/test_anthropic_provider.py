@@ -194,9 +194,10 @@ def test_names(api_keys: bool) -> None:
 
 
 def test_a_missing_scope_is_reported_with_its_name() -> None:
-    """The error contains the scopes that the provider names."""
+    """The error contains status and code, and the advice names the scope."""
     body = {"type": "error", "error": {"type": "permission_error", "message": "Got: a. Needed: org:admin."}}
     with open_provider("anthropic", lambda _: Reply(body, 403)) as (anthropic, _), pytest.raises(KeyRejected) as caught:
         anthropic.verify()
     assert caught.value.reason == "missing_scope"
-    assert str(caught.value) == "GET /v1/organizations/me answered 403: Got: a. Needed: org:admin."
+    assert str(caught.value) == "GET /v1/organizations/me answered 403 (permission_error)"
+    assert "org:admin" in caught.value.advice
