@@ -30,6 +30,7 @@ from exporter.providers.parsing import (
     list_field,
     money_field,
     object_field,
+    require_unique,
     str_field,
     time_field,
 )
@@ -183,7 +184,8 @@ class Anthropic:
             end = since
             for slot in list_field(page, "data"):
                 start, end = time_field(slot, "starting_at"), time_field(slot, "ending_at")
-                rows = [row for result in list_field(slot, "results") for row in _parse_rows(report, result)]
+                results = require_unique(list_field(slot, "results"), "results")
+                rows = [row for result in results for row in _parse_rows(report, result)]
                 yield RawBucket(start, end, rows)
             if end >= until:
                 return

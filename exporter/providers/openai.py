@@ -29,6 +29,7 @@ from exporter.providers.parsing import (
     count_slots,
     int_field,
     list_field,
+    require_unique,
     str_field,
     time_field,
 )
@@ -213,10 +214,13 @@ class OpenAI:
 
 def _parse_rows(report: Report, slot: Json) -> Iterator[Row]:
     # Older answers of some reports have the list under `result`.
-    for result in list_field(slot, "results" if "results" in slot else "result"):
-        if report.kind == "usage":
+    results = list_field(slot, "results" if "results" in slot else "result")
+    if report.kind == "usage":
+        for result in require_unique(results, "results"):
             yield from _parse_usage_rows(report.name, result)
-        elif result.get("amount") is not None:
+    else:
+        billed = [result for result in results if result.get("amount") is not None]
+        for result in require_unique(billed, "results"):
             yield parse_bill_row(result)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,8 @@ from exporter.providers.http import Json
 from exporter.windows import floor, slots
 
 T = TypeVar("T")
+_MAX_AMOUNT_LENGTH = 100
+_AMOUNT = re.compile(r"-?\d*\.?\d*([eE][+-]?\d{1,3})?", re.ASCII)
 MAX_INT64 = 2**63 - 1
 MAX_VALUE = 10**16
 """The largest value of a row: ten million USD, or ten quadrillion tokens, in one bucket. It is far above anything real,
@@ -131,6 +134,18 @@ def list_field(obj: Json, name: str) -> list[Json]:
     return items
 
 
+def require_unique(items: Iterable[Json], name: str) -> list[Json]:
+    """Return the items of the list `name`, whose labels differ. Raises Malformed where two items are equal.
+
+    Adding up an item that was sent twice would double its usage or cost.
+    """
+    found = list(items)
+    # The text of an item, because objects cannot be hashed; comparing all pairs would be quadratic.
+    if len({repr(sorted(item.items())) for item in found}) < len(found):
+        raise Malformed(f"the field {name} has a duplicate", name)
+    return found
+
+
 def int_field(obj: Json, name: str, default: int | None = None) -> int:
     """Return a non-negative whole number, written 12 or 12.0; `default` where missing or null. Raises Malformed."""
     value = obj.get(name)
@@ -140,7 +155,7 @@ def int_field(obj: Json, name: str, default: int | None = None) -> int:
         _raise_wrong_type(name, value, "a whole number")
     try:
         is_valid = 0 <= value <= MAX_INT64 and value == int(value)
-    except InvalidOperation:
+    except ArithmeticError:
         is_valid = False
     if not is_valid:
         raise Malformed(f"the field {name} is not a whole number from 0 to {MAX_INT64}", name)
@@ -156,9 +171,11 @@ def money_field(obj: Json, name: str, nano_per_unit: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
         _raise_wrong_type(name, value, "an amount")
     try:
+        if isinstance(value, str) and (len(value) > _MAX_AMOUNT_LENGTH or not _AMOUNT.fullmatch(value)):
+            raise InvalidOperation  # before Decimal, which also reads "1_000", digits of every script and megabytes
         amount = (Decimal(value) * nano_per_unit).to_integral_value(ROUND_HALF_EVEN)
         is_valid = abs(amount) <= MAX_INT64
-    except InvalidOperation:
+    except ArithmeticError:  # of an exponent near a million, Overflow or Subnormal
         is_valid = False
     if not is_valid:
         raise Malformed(f"the field {name} is not an amount of money", name)
@@ -166,12 +183,15 @@ def money_field(obj: Json, name: str, nano_per_unit: int) -> int:
 
 
 def time_field(obj: Json, name: str, unit: timedelta = timedelta(milliseconds=1)) -> datetime:
-    """Return a time: RFC 3339 (UTC without an offset), or `unit`s since the epoch, also as text. Raises Malformed."""
+    """Return a time in UTC. Raises Malformed.
+
+    The field is RFC 3339, in UTC without an offset, or a number of `unit`s since the epoch, also as text.
+    """
     value = obj.get(name)
     try:
-        if isinstance(value, str) and not value.isdecimal():
+        if isinstance(value, str) and not (value.isdecimal() and value.isascii()):
             time = datetime.fromisoformat(value)
-            return time if time.tzinfo else time.replace(tzinfo=UTC)
+            return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
         count = int(value) if isinstance(value, str) else int_field(obj, name)
         return utc(0) + unit * count
     except (ValueError, OverflowError):

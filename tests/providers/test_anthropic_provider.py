@@ -201,3 +201,12 @@ def test_a_missing_scope_is_reported_with_its_name() -> None:
     assert caught.value.reason == "missing_scope"
     assert str(caught.value) == "GET /v1/organizations/me answered 403 (permission_error)"
     assert "org:admin" in caught.value.advice
+
+
+@pytest.mark.parametrize("report", [MESSAGES, COSTS], ids=lambda report: report.name)
+def test_a_result_that_comes_twice_is_malformed(report: Report) -> None:
+    """Results of a bucket differ in their labels: an exact duplicate is an error and is never added up."""
+    result = usage_result(output_tokens=1, model="m") if report is MESSAGES else cost_result(amount="4200")
+    assert len(fetch_rows(report, result, {**result, "workspace_id": "other"})) == 2
+    with pytest.raises(Malformed, match=f"{report.name}: the field results has a duplicate"):
+        fetch_rows(report, result, result)

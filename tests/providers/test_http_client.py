@@ -11,7 +11,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 
 import pytest
 
@@ -35,6 +35,11 @@ def open_client(
     client_config = ClientConfig(Secret(key), url, timeout=timeout)
     with closing(Client(client_config, headers, rejection_rules)) as opened:
         yield opened
+
+
+def serve_reply(reply: Reply) -> AbstractContextManager[CannedServer]:
+    """Run a server that always gives the same reply."""
+    return start_canned_server(lambda _: reply)
 
 
 def error_for_reply(reply: Reply, *rejection_rules: KeyRejectionRule) -> ProviderError:
@@ -216,7 +221,7 @@ def test_a_compressed_body_is_read() -> None:
         ("", b'{"n": 1}'),
     ):
         reply = Reply(body, headers={"Content-Encoding": coding} if coding else {})
-        with start_canned_server(lambda _, reply=reply: reply) as server, open_client(server.url) as opened:
+        with serve_reply(reply) as server, open_client(server.url) as opened:
             assert opened.get("/x") == {"n": 1}
             assert server.requests[0].headers["accept-encoding"] == "gzip"
 

@@ -299,3 +299,14 @@ def test_pages_are_bounded_by_the_time_range() -> None:
     with open_provider("openai", answer) as (openai, server), pytest.raises(Malformed, match="more than 6 pages"):
         list(openai.fetch(COMPLETIONS, TODAY, TODAY + 6 * HOUR))
     assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize("report", [COMPLETIONS, COSTS], ids=lambda report: report.name)
+def test_a_result_that_comes_twice_is_malformed(report: Report) -> None:
+    """Results of a bucket differ in their labels: an exact duplicate is an error and is never added up."""
+    usage, cost = completion_result(output_tokens=1, model="gpt-5"), cost_result("42", "gpt-5, output")
+    results = [usage] if report is COMPLETIONS else [cost]
+    other = {**results[0], "project_id": "proj_other"}
+    assert len({row.workspace for row in fetch_rows(report, *results, other)}) == 2
+    with pytest.raises(Malformed, match=f"{report.name}: the field results has a duplicate"):
+        fetch_rows(report, *results, other, *results)
