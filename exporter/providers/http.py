@@ -13,7 +13,9 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
 import httpx
@@ -32,6 +34,7 @@ MAX_PAGES = 10_000
 CONNECT_TIMEOUT = 5.0
 """Seconds for a connection to be made."""
 
+_MAX_DATE_LENGTH = 40
 _MAX_ERROR_BYTES = 64 * 1024
 _KNOWN_ERROR_CODES = frozenset(
     {
@@ -279,10 +282,12 @@ class Client:
             return KeyRejected("missing_scope", message, "Use a key whose role or scope may read usage and costs.")
         if status in {404, 405, 410}:
             return Unsupported(message)
+        retry_after = _parse_retry_after(response.headers.get("retry-after", ""), response.headers.get("date", ""))
         if status == 429:
-            return RateLimited(message, _parse_retry_after(response.headers.get("retry-after", "")))
-        if status == 408 or status >= 500:
-            return Unavailable(message, reached=True)
+            return RateLimited(message, retry_after)
+        # 409 is a conflict with something that happens at the provider right now, and 425 is too early.
+        if status in {408, 409, 425} or status >= 500:
+            return Unavailable(message, reached=True, retry_after=retry_after)
         if response.has_redirect_location:
             return Malformed(f"{request_line}: base_url redirects to another address")
         return Malformed(message)
@@ -441,8 +446,21 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _parse_retry_after(header: str) -> float | None:
-    return float(header) if re.fullmatch(r"\d{1,9}(\.\d+)?", header.strip()) else None
+def _parse_retry_after(header: str, date_header: str) -> float | None:
+    """Return the seconds of Retry-After: a number, or a time relative to the header Date of the same answer."""
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", header.strip(), re.ASCII):
+        return float(header)
+    try:
+        # Both times are by the provider's clock: this host's may differ.
+        return max(0.0, (_parse_http_date(header) - _parse_http_date(date_header)).total_seconds())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _parse_http_date(text: str) -> datetime:
+    """Return the time of an HTTP header. Raises ValueError."""
+    time = parsedate_to_datetime(text[:_MAX_DATE_LENGTH])
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 @functools.cache

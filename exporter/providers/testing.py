@@ -91,8 +91,9 @@ def start_canned_server(respond: Callable[[ReceivedRequest], Reply]) -> Iterator
             running.requests.append(request)
             reply = respond(request)
             content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
-            self.send_response(reply.status)
-            for name, value in {"content-length": str(len(content)), **reply.headers}.items():
+            self.send_response_only(reply.status)
+            usual = {"content-length": str(len(content)), "date": self.date_time_string()}
+            for name, value in (usual | {name.lower(): value for name, value in reply.headers.items()}).items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)

@@ -212,6 +212,7 @@ _ADVICE = {
     "rate_limited": "The poll is retried automatically. If it fails again, raise poll_interval or use a separate key.",
     "unavailable": "The poll is retried automatically. If it fails again, check the provider's status page and the "
     "network.",
+    "unsupported": "The previous numbers are kept. Check base_url, and whether the plan includes this report.",
     "malformed": "The previous numbers are kept. If the problem persists, update this exporter or report the error.",
 }
 

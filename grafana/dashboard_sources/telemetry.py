@@ -39,6 +39,10 @@ _ADVICE = {
         "Check the provider's status page, then base_url, network, firewall and proxy. Missed data is fetched later.",
         "text",
     ),
+    "unsupported": (
+        "The address has no such report (404): check base_url and any proxy, then whether the plan includes the report.",
+        "text",
+    ),
     "malformed": (
         "Check base_url and any proxy. If they are correct, the provider's API has changed: update the exporter.",
         "text",

@@ -110,11 +110,13 @@ def test_numbers_keep_their_digits() -> None:
         (401, KeyRejected, "key_rejected"),
         (402, Malformed, "malformed"),
         (403, KeyRejected, "missing_scope"),
-        (404, Unsupported, "malformed"),
-        (405, Unsupported, "malformed"),
+        (404, Unsupported, "unsupported"),
+        (405, Unsupported, "unsupported"),
         (408, Unavailable, "unavailable"),
-        (410, Unsupported, "malformed"),
+        (409, Unavailable, "unavailable"),
+        (410, Unsupported, "unsupported"),
         (422, Malformed, "malformed"),
+        (425, Unavailable, "unavailable"),
         (429, RateLimited, "rate_limited"),
         (500, Unavailable, "unavailable"),
         (503, Unavailable, "unavailable"),
@@ -162,15 +164,42 @@ def test_rejection_rules_come_first() -> None:
     assert isinstance(error_for_reply(Reply({"error": "missing scopes"}, 500), scope), Unavailable)
 
 
+DATE = "Sat, 21 Nov 2026 12:00:00 GMT"
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [("7", 7.0), (" 0.5 ", 0.5), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-3", None), ("nan", None), ("", None)],
+    [
+        ("7", 7.0),
+        (" 0.5 ", 0.5),
+        ("Sat, 21 Nov 2026 12:02:30 GMT", 150.0),
+        ("Saturday, 21-Nov-26 12:02:30 GMT", 150.0),
+        ("Sat, 21 Nov 2026 12:02:30 -0000", 150.0),
+        ("Sat, 21 Nov 2026 11:00:00 GMT", 0.0),
+        ("-3", None),
+        ("nan", None),
+        ("1_0", None),
+        ("soon", None),
+        ("Sat, 99 Nov 2026 12:00:00 GMT", None),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
+        ("x" * 5000, None),
+        ("", None),
+    ],
 )
-def test_retry_after(header: str, seconds: float | None) -> None:
-    """Retry-After is used where it is a number of seconds."""
-    error = error_for_reply(Reply({}, 429, {"Retry-After": header}))
-    assert isinstance(error, RateLimited)
+@pytest.mark.parametrize("status", [429, 409, 500, 503, 529])
+def test_retry_after(header: str, seconds: float | None, status: int) -> None:
+    """Retry-After is used as a number of seconds or as a time, with every status that can be tried again."""
+    error = error_for_reply(Reply({}, status, {"Date": DATE, "Retry-After": header}))
+    assert isinstance(error, RateLimited if status == 429 else Unavailable)
     assert error.retry_after == seconds
+
+
+def test_retry_after_as_a_time_needs_the_providers_clock() -> None:
+    """Without a readable Date of the answer, a time says nothing: the usual back-off applies."""
+    headers = {"Date": "today", "Retry-After": "Sat, 21 Nov 2026 12:02:30 GMT"}
+    error = error_for_reply(Reply({}, 503, headers))
+    assert isinstance(error, Unavailable)
+    assert error.retry_after is None
 
 
 def test_redirects_are_not_followed() -> None:
