@@ -30,6 +30,7 @@ from exporter.providers.parsing import (
     list_field,
     money_field,
     object_field,
+    page_items,
     require_unique,
     str_field,
     time_field,
@@ -195,7 +196,7 @@ class Anthropic:
         for page in self._client.pages(
             path, [("limit", "1000"), *params], cursor_param="after_id", cursor_field="last_id"
         ):
-            yield from list_field(page, "data")
+            yield from page_items(page, "data")
 
 
 def _parse_rows(report: Report, result: Json) -> Iterator[Row]:

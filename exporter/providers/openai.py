@@ -29,6 +29,7 @@ from exporter.providers.parsing import (
     count_slots,
     int_field,
     list_field,
+    page_items,
     require_unique,
     str_field,
     time_field,
@@ -209,7 +210,7 @@ class OpenAI:
 
     def _list_objects(self, path: str, *params: tuple[str, str]) -> Iterator[Json]:
         for page in self._client.pages(path, [("limit", "100"), *params], cursor_param="after", cursor_field="last_id"):
-            yield from list_field(page, "data")
+            yield from page_items(page, "data")
 
 
 def _parse_rows(report: Report, slot: Json) -> Iterator[Row]:

@@ -134,6 +134,14 @@ def list_field(obj: Json, name: str) -> list[Json]:
     return items
 
 
+def page_items(page: Json, name: str) -> list[Json]:
+    """Return the items of a page. Raises Malformed where a page without items says that there are more."""
+    items = list_field(page, name)
+    if not items and page.get("has_more") is True:
+        raise Malformed(f"the field {name} of a page is empty, but there are more pages", name)
+    return items
+
+
 def require_unique(items: Iterable[Json], name: str) -> list[Json]:
     """Return the items of the list `name`, whose labels differ. Raises Malformed where two items are equal.
 

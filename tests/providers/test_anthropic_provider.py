@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -210,3 +211,15 @@ def test_a_result_that_comes_twice_is_malformed(report: Report) -> None:
     assert len(fetch_rows(report, result, {**result, "workspace_id": "other"})) == 2
     with pytest.raises(Malformed, match=f"{report.name}: the field results has a duplicate"):
         fetch_rows(report, result, result)
+
+
+def test_an_endless_list_of_names_ends_at_an_empty_page() -> None:
+    """A page of names without items, after which there are more, is Malformed and is the last that is requested."""
+    numbers = count()
+    page = {"data": [], "has_more": True}
+    with (
+        open_provider("anthropic", lambda _: Reply({**page, "last_id": f"id_{next(numbers)}"})) as (anthropic, server),
+        pytest.raises(Malformed, match="the field data of a page is empty"),
+    ):
+        anthropic.names()
+    assert len(server.requests) == 1

@@ -310,3 +310,15 @@ def test_a_result_that_comes_twice_is_malformed(report: Report) -> None:
     assert len({row.workspace for row in fetch_rows(report, *results, other)}) == 2
     with pytest.raises(Malformed, match=f"{report.name}: the field results has a duplicate"):
         fetch_rows(report, *results, other, *results)
+
+
+def test_an_endless_list_of_names_ends_at_an_empty_page() -> None:
+    """A page of names without items, after which there are more, is Malformed and is the last that is requested."""
+    numbers = count()
+    page = {"data": [], "has_more": True}
+    with (
+        open_provider("openai", lambda _: Reply({**page, "last_id": f"id_{next(numbers)}"})) as (openai, server),
+        pytest.raises(Malformed, match="the field data of a page is empty"),
+    ):
+        openai.names()
+    assert len(server.requests) == 1
