@@ -562,7 +562,9 @@ class Poller:
         """Read a time range of a report and store it; return the UTC days that changed. Raises ProviderError."""
         assert session.provider is not None  # noqa: S101 - _connect came first
         # A plug-in need not use our parsing: nothing that it returns may look like a failure of the ledger.
-        fetched = [clean_bucket(bucket) for bucket in session.provider.fetch(report, time_range.start, time_range.end)]
+        fetched = [
+            clean_bucket(report, bucket) for bucket in session.provider.fetch(report, time_range.start, time_range.end)
+        ]
         return self._ledger.buckets.put(
             session.config.ledger_account.id,
             report.name,

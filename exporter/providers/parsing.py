@@ -10,7 +10,7 @@ from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import NamedTuple, NoReturn, TypeVar
 
 from exporter.errors import Malformed
-from exporter.model import Bucket, Report, Row, RowLabels, clean_text, utc
+from exporter.model import COST, GAUGE_METERS, Bucket, Report, Row, RowLabels, clean_text, utc
 from exporter.providers.http import Json
 from exporter.windows import floor, slots
 
@@ -19,22 +19,24 @@ _MAX_AMOUNT_LENGTH = 100
 _AMOUNT = re.compile(r"-?\d*\.?\d*([eE][+-]?\d{1,3})?", re.ASCII)
 MAX_INT64 = 2**63 - 1
 MAX_VALUE = 10**16
-"""The largest value of a row: ten million USD, or ten quadrillion tokens, in one bucket. It is far above anything real,
-and small enough for SQLite to add up the buckets of years in 64 bits."""
+"""The largest value of a row in nano-USD or bytes: ten million USD in one bucket, ten petabytes."""
+MAX_COUNT = 10**12
+"""The largest number of tokens, requests or other units of a row: more than a large provider serves to all customers in
+an hour, and small enough for its cost in nano-USD to fit into SQLite's 64 bits at any price."""
 
 
-def clean_bucket(bucket: Bucket) -> Bucket:
+def clean_bucket(report: Report, bucket: Bucket) -> Bucket:
     """Return a bucket whose values and labels can be stored, whoever made it. Raises Malformed.
 
-    Labels are cleaned (`clean_text`); a value that is not a whole number of at most MAX_VALUE is Malformed.
+    Labels are cleaned (`clean_text`); a value that is not a whole number, or too large, is Malformed.
     """
     rows = []
     for row in bucket.rows:
-        if not isinstance(row.value, int) or abs(row.value) > MAX_VALUE:
-            raise Malformed(f"{bucket.report}: a value of {clean_text(row.meter)} is out of range", "value")
+        if not isinstance(row.value, int) or abs(row.value) > _max_value(report, row.meter):
+            raise Malformed(f"{report.name}: a value of {clean_text(row.meter)} is out of range", "value")
         labels = (row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
         if not all(isinstance(label, str) for label in labels):
-            raise Malformed(f"{bucket.report}: a label is not a text", "label")
+            raise Malformed(f"{report.name}: a label is not a text", "label")
         meter, *others = map(clean_text, labels)
         cleaned = Row(meter, row.value, *others)
         rows.append(row if cleaned == row else cleaned)
@@ -84,7 +86,7 @@ def build_buckets(
                 _require(raw.start < raw.end <= slot_end, "a bucket has another width than was requested", "end")
                 is_whole = raw.end == slot_end or slot_end > settled_until or not report.lists_empty_buckets
                 _require(is_whole, f"the bucket of {raw.start:%Y-%m-%dT%H:%MZ} ends before its slot", "end")
-                rows_by_slot[raw.start] = _merge_rows(raw.rows, keep_zero=report.kind == "bill")
+                rows_by_slot[raw.start] = _merge_rows(report, raw.rows)
             else:
                 is_outside = not since <= raw.start < until
                 _require(is_outside, "a bucket starts inside a slot", "start")
@@ -227,17 +229,21 @@ def _require_buckets(
         raise Malformed(message, "data")
 
 
-def _merge_rows(rows: Iterable[Row], *, keep_zero: bool) -> tuple[Row, ...]:
+def _max_value(report: Report, meter: str) -> int:
+    return MAX_VALUE if report.kind == "bill" or meter == COST or meter in GAUGE_METERS else MAX_COUNT
+
+
+def _merge_rows(report: Report, rows: Iterable[Row]) -> tuple[Row, ...]:
     """Add up rows with equal labels and sort them, so that equal answers give equal buckets."""
     sums: dict[RowLabels, int] = {}
     for row in rows:
         labels = RowLabels(row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
         sums[labels] = sums.get(labels, 0) + row.value
-        if abs(sums[labels]) > MAX_VALUE:
-            raise Malformed("the sum of a bucket's values is out of range", "value")
+        if abs(sums[labels]) > _max_value(report, row.meter):
+            raise Malformed(f"a value of {row.meter} is out of range", "value")
     merged: list[Row] = []
     for labels, value in sorted(sums.items()):
-        if value or keep_zero:
+        if value or report.kind == "bill":
             merged.append(
                 Row(labels.meter, value, labels.workspace, labels.model, labels.tier, labels.api_key, labels.item)
             )

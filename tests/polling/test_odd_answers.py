@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from exporter.model import HOUR
+from exporter.model import DAY, HOUR
 from exporter.providers.testing import ReceivedRequest, Reply, start_canned_server
 from tests.system import System, make_account, start_small_system
 
@@ -101,3 +101,32 @@ def test_an_answer_without_its_buckets_changes_nothing(
         system.advance(20 * MINUTE)
         assert system.problems("solo") == set()
         assert system.exported_totals("ai_tokens_today") == system.expected_totals("today")[0]
+
+
+@pytest.mark.parametrize("tokens", [10**12, 10**13, 2**63 - 1, 10**30])
+def test_an_absurd_number_is_no_failure_of_the_ledger(tmp_path: Path, tokens: int) -> None:
+    """However many tokens a provider claims in every hour, the process goes on, and a corrected answer is shown."""
+    number = [tokens]
+
+    def answer(request: ReceivedRequest) -> Reply:
+        reply = _openai_answer(request, "gpt-5-2025-08-07")
+        assert isinstance(reply.body, bytes | dict)
+        if isinstance(reply.body, bytes):
+            return Reply(reply.body.replace(b'"output_tokens": 1000', b'"output_tokens": %d' % number[0]))
+        return reply
+
+    with (
+        start_small_system(tmp_path, make_account("openai"), make_account("anthropic", "other")) as system,
+        start_canned_server(answer) as server,
+    ):
+        system.change_account("solo", lambda account: account.model_copy(update={"base_url": server.url}))
+        system.poll_until_idle()
+        for _ in range(3):
+            system.advance(HOUR)
+            assert system.app.fatal is None
+            assert system.problems("other") == set()
+        number[0] = 1000
+        system.advance(DAY)
+        assert system.app.fatal is None
+        assert system.problems("solo") == set()
+        assert system.value("ai_tokens_today", account="solo") == 1000 * (system.clock.now.hour + 1)

@@ -13,14 +13,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter.errors import Malformed
-from exporter.model import HOUR, MAX_TEXT_LENGTH, Bucket, Row, Secret, clean_text, escape_text
+from exporter.model import HOUR, MAX_TEXT_LENGTH, Bucket, Report, Row, Secret, clean_text, escape_text
 from exporter.providers.http import Client, ClientConfig, Json
-from exporter.providers.parsing import MAX_VALUE, clean_bucket, clean_names, str_field
+from exporter.providers.parsing import MAX_COUNT, MAX_VALUE, clean_bucket, clean_names, str_field
 from exporter.providers.testing import Reply, start_canned_server
 
 CODE_POINTS = st.integers(0, 0x10FFFF).map(chr)
 """Every code point, halves of surrogate pairs included."""
 TEXTS = st.lists(CODE_POINTS, max_size=400).map("".join)
+USAGE = Report("usage", "usage", HOUR, HOUR, HOUR, HOUR, HOUR, HOUR)
+BILL = Report("costs", "bill", HOUR, HOUR, HOUR, HOUR, HOUR, HOUR)
 MIDNIGHT = datetime(2026, 11, 20, tzinfo=UTC)
 ReadAnswer = Callable[[bytes], Json]
 
@@ -109,17 +111,26 @@ def test_every_spelling_of_an_odd_character_is_found(read_answer: ReadAnswer, bo
     assert str_field(read_answer(body), "a").isprintable()
 
 
-@given(st.builds(Row, st.just("requests"), st.integers(-MAX_VALUE, MAX_VALUE), TEXTS, TEXTS, TEXTS, TEXTS, TEXTS))
+@given(st.builds(Row, st.just("requests"), st.integers(-MAX_COUNT, MAX_COUNT), TEXTS, TEXTS, TEXTS, TEXTS, TEXTS))
 def test_buckets_of_a_plugin_are_cleaned(row: Row) -> None:
     """Labels that a plug-in read without our functions can be stored all the same."""
-    (cleaned,) = clean_bucket(Bucket("usage", MIDNIGHT, MIDNIGHT + HOUR, (row,))).rows
+    (cleaned,) = clean_bucket(USAGE, Bucket("usage", MIDNIGHT, MIDNIGHT + HOUR, (row,))).rows
     assert (cleaned.model, cleaned.item) == (clean_text(row.model), clean_text(row.item))
     assert cleaned.value == row.value
     assert clean_names({row.model: row.item}) == {cleaned.model: cleaned.item}
 
 
-@pytest.mark.parametrize("value", [MAX_VALUE + 1, -MAX_VALUE - 1, 2**63, 10**400])
+@pytest.mark.parametrize("value", [MAX_COUNT + 1, -MAX_COUNT - 1, 2**63, 10**400])
 def test_values_that_cannot_be_added_up_are_malformed(value: int) -> None:
     """A value that would overflow the ledger's sums is rejected."""
     with pytest.raises(Malformed, match="usage: a value of requests is out of range"):
-        clean_bucket(Bucket("usage", MIDNIGHT, MIDNIGHT + HOUR, (Row("requests", value),)))
+        clean_bucket(USAGE, Bucket("usage", MIDNIGHT, MIDNIGHT + HOUR, (Row("requests", value),)))
+
+
+@pytest.mark.parametrize(("report", "meter"), [(BILL, "output"), (USAGE, "cost"), (USAGE, "bytes")])
+def test_money_and_bytes_have_a_larger_limit(report: Report, meter: str) -> None:
+    """Amounts are in nano-USD, and storage in bytes: both are far larger numbers than tokens."""
+    bucket = Bucket(report.name, MIDNIGHT, MIDNIGHT + HOUR, (Row(meter, MAX_VALUE),))
+    assert clean_bucket(report, bucket) == bucket
+    with pytest.raises(Malformed):
+        clean_bucket(report, Bucket(report.name, MIDNIGHT, MIDNIGHT + HOUR, (Row(meter, MAX_VALUE + 1),)))
