@@ -30,7 +30,7 @@ class AccountProblem:
     account: str
     owner: str
     messages: tuple[str, ...]
-    """The provider's messages, of each report that fails this way."""
+    """What happened, for each report that fails this way."""
     advice: str
     reports: tuple[str, ...]
     """Failing reports; empty where the whole account fails."""

@@ -48,7 +48,7 @@ _ADVICE = {
         "text",
     ),
 }
-"""Reason of a problem -> (advice, colour). The landing page and `check keys` add the provider's own message."""
+"""Reason of a problem -> (advice, colour). The landing page and `check keys` add the status and the report."""
 
 
 def telemetry_rows() -> DashboardRows:
@@ -60,7 +60,7 @@ def telemetry_rows() -> DashboardRows:
             (
                 table_panel(
                     "Action needed",
-                    f"All accounts, and the action needed where polls fail; the landing page and `check keys` show the provider's own message. {NO_VALUE}: no action needed.",
+                    f"All accounts, and the action needed where polls fail; the landing page and `check keys` show the status that the provider answers. {NO_VALUE}: no action needed.",
                     (
                         (
                             "Value",
