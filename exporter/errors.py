@@ -3,9 +3,9 @@
 ExporterError
 ├─ ConfigError(problems)          every problem of a configuration, each with its location
 ├─ ProviderError(message)
-│  ├─ KeyRejected(reason, advice) the key is of the wrong kind, rejected, or lacks a scope: stop polling
+│  ├─ KeyRejected(reason, advice) the key is of the wrong kind, rejected, or lacks a scope: try hourly
 │  ├─ RateLimited(retry_after)    wait as long as the provider demands
-│  ├─ Unavailable(reached)        timeout, 5xx, 529, network: back off
+│  ├─ Unavailable(reached, …)     timeout, 409, 5xx, 529, network: back off, or wait as long as the provider demands
 │  ├─ Unsupported                 the plan or host has no such report: noted once where the report is optional
 │  └─ Malformed(field)            a response of an unknown format: keep the old buckets, report a problem
 ├─ PushError(status, reason)      a push request is rejected as a whole
@@ -21,7 +21,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 KeyRejectionReason = Literal["wrong_key_kind", "key_rejected", "missing_scope"]
-PROBLEM_REASONS = ("wrong_key_kind", "key_rejected", "missing_scope", "rate_limited", "unavailable", "malformed")
+PROBLEM_REASONS = (
+    "wrong_key_kind",
+    "key_rejected",
+    "missing_scope",
+    "rate_limited",
+    "unavailable",
+    "unsupported",
+    "malformed",
+)
 
 
 class ExporterError(Exception):
@@ -55,7 +63,7 @@ class ProviderError(ExporterError):
 
 
 class KeyRejected(ProviderError):
-    """The provider rejects this key; a retry is useless until the key or the configuration has changed."""
+    """The provider rejects this key; a frequent retry is useless until the key or the configuration has changed."""
 
     def __init__(self, reason: KeyRejectionReason, message: str, advice: str) -> None:
         self.reason = reason
@@ -73,16 +81,22 @@ class RateLimited(ProviderError):
 
 
 class Unavailable(ProviderError):
-    """No usable response at present; `reached` is whether there was any HTTP response."""
+    """No usable response at present; `reached` is whether there was any HTTP response.
 
-    def __init__(self, message: str, *, reached: bool) -> None:
+    `retry_after` is in seconds, None where the provider states none.
+    """
+
+    def __init__(self, message: str, *, reached: bool, retry_after: float | None = None) -> None:
         self.reason = "unavailable"
         self.reached = reached
+        self.retry_after = retry_after
         super().__init__(message)
 
 
 class Unsupported(ProviderError):
     """The provider has no such report here (404, or a plan without it)."""
+
+    reason = "unsupported"
 
 
 class Malformed(ProviderError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 HOUR = timedelta(hours=1)
@@ -128,6 +130,9 @@ class Report:
     """How far back the provider answers."""
     optional: bool = False
     """Not part of every plan: a rejection is recorded once and the account stays up."""
+    lists_empty_buckets: bool = False
+    """The provider documents a bucket for every slot, also for a slot without usage: where a bucket is missing, the
+    answer is incomplete. Otherwise a missing bucket is an empty bucket."""
 
     def __post_init__(self) -> None:
         """Reject a report that cannot be scheduled or stored."""
@@ -173,6 +178,41 @@ class Console:
     url: str
     excluded: str = ""
     """One sentence for a reader who compares both; empty where nothing is known to be missing."""
+
+
+MAX_TEXT_LENGTH = 256
+"""Characters of a label or name: providers' own are far shorter."""
+_TEXT_DIGEST_SIZE = 4
+_UNSAFE_CHARACTERS = re.compile(
+    "["
+    "\\x00-\\x1f\\x7f-\\x9f"  # control characters: SQLite and terminals end or misread a text at some of them
+    "\\u2028\\u2029"  # line separators: a line of the log or of /metrics would become two
+    "\\u202a-\\u202e\\u2066-\\u2069"  # direction of writing: a text would be displayed in another order
+    "\\ud800-\\udfff"  # halves of surrogate pairs: no encoding has them
+    "\\ufeff\\ufffe\\uffff"  # byte order marks, and code points that are no characters
+    "]"
+)
+
+
+def escape_text(text: str) -> str:
+    """Return a text in which characters that cannot be stored or displayed are written as `\\uXXXX`.
+
+    Escaping, unlike removal, keeps texts apart that differ only in such a character. The result can be encoded in
+    UTF-8. A text without such characters is returned unchanged.
+    """
+    return _UNSAFE_CHARACTERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def clean_text(text: str) -> str:
+    """Return a label or name from outside the process: escaped, and of at most MAX_TEXT_LENGTH characters.
+
+    A longer text ends with a digest of the whole, so that two texts with the same beginning remain different.
+    """
+    text = escape_text(text)
+    if len(text) <= MAX_TEXT_LENGTH:
+        return text
+    digest = blake2b(text.encode(), digest_size=_TEXT_DIGEST_SIZE).hexdigest()
+    return f"{text[: MAX_TEXT_LENGTH - len(digest) - 1]}…{digest}"
 
 
 KEY_PREFIX_PATTERN = "(?:sk-|crsr_|key_)"

@@ -70,6 +70,9 @@ def _leak_patterns(secret: str) -> Mapping[bytes, str]:
     for start in range(len(secret) - MIN_LEAK_LENGTH + 1):
         window = secret[start : start + MIN_LEAK_LENGTH].encode()
         pieces[window] = "plain"
+        pieces[window[::-1]] = "reversed"
+        if window.upper() != window:
+            pieces[window.upper()] = "in upper case"
         pieces |= dict.fromkeys(_base64_forms(window), "in base64")
         for text, form in ((window.hex(), "in hex"), (window.hex("%"), "in a URL")):
             pieces |= dict.fromkeys((text.encode(), text.upper().encode()), form)
@@ -84,15 +87,22 @@ def _base64_forms(window: bytes) -> Iterator[bytes]:
 
 
 def echo_key(request: ReceivedRequest) -> Reply:
-    """Reject any key, and repeat it in the form that the path begins with: `whole`, `header` or `masked`."""
+    """Reject any key, and repeat it in the form that the path begins with: one of ECHO_FORMS."""
     sent = request.headers.get("authorization") or request.headers["x-api-key"]
     key = sent.split()[-1]
     if sent.startswith("Basic "):
         key = base64.b64decode(key).decode().removesuffix(":")
     masked = f"{key[:8]}{'*' * 9}{key[-SUFFIX_LENGTH:]}"
-    repeated = {"whole": key, "header": sent, "masked": masked}[request.path.split("/")[1]]
+    forms = {
+        "whole": key,
+        "header": sent,
+        "masked": masked,
+        "encoded": f"{base64.b64encode(key.encode()).decode()} {key.encode().hex()} %{key.encode().hex('%')}",
+        "disguised": f"{key[::-1]} {key.upper()} {key[len(key) // 2 :]}",
+    }
+    repeated = forms[request.path.split("/")[1]]
     message = f"Incorrect API key provided: {repeated}. You can find your API key at https://example.com."
     return Reply({"error": {"message": message, "code": "invalid_api_key"}, "message": message}, 401)
 
 
-ECHO_FORMS = ("whole", "header", "masked")
+ECHO_FORMS = ("whole", "header", "masked", "encoded", "disguised")

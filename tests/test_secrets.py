@@ -267,7 +267,7 @@ def test_a_running_exporter_shows_no_secret(outputs: Mapping[str, Mapping[str, s
     """Responses, log, ledger and process contain no secret, even if providers repeat keys or keys are misplaced."""
     expected = {"environ": {"anthropic key", "master key"}}
     assert {str(text)[:3] for text in outputs[form].values()} >= STATUSES
-    assert str(outputs[form]["log"]).count("Incorrect API key provided") >= REJECTED_ACCOUNTS
+    assert str(outputs[form]["log"]).count("answered 401 (invalid_api_key)") >= REJECTED_ACCOUNTS
     for name, text in outputs[form].items():
         secrets = {kind: secret for kind, secret in SECRETS.items() if kind not in expected.get(name, ())}
         assert (name, find_leaks(text, secrets=secrets)) == (name, [])
@@ -388,12 +388,14 @@ def test_a_key_in_the_wrong_place_is_not_repeated(tmp_path: Path, field: str) ->
         b"Authorization: Basic " + base64.b64encode(f"{KEYS['cursor']}:".encode()),
         f"?key=%{TOKEN.encode().hex('%')}",
         PASSWORD.encode().hex(),
+        f"{REVOKED_KEY[-9:-2]}"[::-1],
+        KEYS["openai"][-9:].upper(),
         MASTER_KEY.encode(),
         f"alice: {PASSWORD_HASH}",
     ],
 )
 def test_the_search_finds_every_form(text: str | bytes) -> None:
-    """Six letters of a secret are found, and four behind a mask, also in base64, hex and URL escapes."""
+    """Six letters of a secret are found, and four behind a mask, also encoded, reversed and in upper case."""
     assert len(find_leaks(text)) == 1
 
 

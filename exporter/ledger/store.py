@@ -131,6 +131,8 @@ class Store:
         try:
             yield
         except sqlite3.DatabaseError as error:
+            if _concerns_values(error):
+                raise
             raise LedgerError(_explain(self.path, error)) from error
 
 
@@ -172,6 +174,15 @@ class _FolderLock:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+
+def _concerns_values(error: sqlite3.DatabaseError) -> bool:
+    """Return whether an error is about the values of a statement, such as a sum above 64 bits, and not about the file.
+
+    It fails the operation of one account, not the process: values come from providers, whose answers must not end it.
+    """
+    kinds = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError)
+    return isinstance(error, kinds) or "integer overflow" in str(error)
 
 
 def _explain(path: Path, error: sqlite3.DatabaseError) -> str:

@@ -317,7 +317,7 @@ class PolledAccount(AccountState):
 
     @property
     def key_rejected(self) -> bool:
-        """Whether the key was rejected: nothing is polled until it changes or a reload requests it."""
+        """Whether the key was rejected: it is tried again once an hour, when it changes, and after a reload."""
         with self._lock:
             return self._key_rejected
 

@@ -27,7 +27,7 @@ class HealthSnapshot:
     unsupported: frozenset[str]
     """Optional reports that this account does not have."""
     key_rejected: bool
-    """The key was rejected: nothing is polled until it changes."""
+    """The key was rejected: only one attempt an hour is made until it is accepted or changes."""
 
     @property
     def current_problems(self) -> list[ProviderError]:

@@ -43,6 +43,8 @@ class PollSession:
     """The account is not configured any more: its last poll closes the provider. Guarded by the poller's lock."""
     key: Secret | None = None
     """The key of `provider`, or the key that was rejected."""
+    key_retry_at: datetime | None = None
+    """When to try a key again that the provider rejected; None where the key was never sent, and so stays useless."""
     pending_key: Secret | None = None
     """A key that was to replace the working one and was rejected: it is not tried again."""
     report_states: dict[str, ReportState] = field(default_factory=dict)

@@ -44,6 +44,7 @@ from exporter.polling.schedule import (
 )
 from exporter.pricing.valuer import Valuer
 from exporter.providers.base import Provider
+from exporter.providers.parsing import clean_bucket, clean_names
 from exporter.windows import TimeRange
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ _random = SystemRandom()
 INITIAL_BACKOFF = timedelta(seconds=30)
 MAX_BACKOFF = timedelta(minutes=15)
 UNSUPPORTED_RETRY_INTERVAL = timedelta(days=1)
+KEY_RETRY_INTERVAL = HOUR
+"""A key that the provider rejected is tried again after this time: it may have been repaired at the provider."""
 MIN_REQUESTS_TO_SPLIT = 20
 """A time range that took this many requests before it met a rate limit is halved for the next attempt."""
 MAX_REREAD_PARTS = 8
@@ -295,8 +298,7 @@ class Poller:
             session.pending_key = None
             account.set_pending_key_error(None)
             if account.key_rejected:
-                self._schedule_key_check(session)
-                return False
+                return self._may_retry_key(session)
             return True
         if working:
             self._replace_key(session, key)
@@ -338,7 +340,7 @@ class Poller:
     def _use_key(self, session: PollSession, key: Secret, provider: Provider) -> None:
         self._attach(session, provider)
         session.key = key
-        session.pending_key = None
+        session.pending_key = session.key_retry_at = None
         session.report_states.clear()
         session.account.accept_key()
 
@@ -350,10 +352,28 @@ class Poller:
     def _reject_key(self, session: PollSession, error: KeyRejected, *, count: bool, new_key: bool = False) -> None:
         if session.account.reject_key(error, count=count) or new_key:
             fields = {"account": session.config.account.name, "reason": error.reason, "error": error}
-            log_event(
-                logger, "error", "Key rejected; polling stops until the key changes", **fields, advice=error.advice
-            )
+            # `count`: the provider rejected it. A key of the wrong kind, or an unreadable one, was never sent.
+            consequence = "it is tried again once an hour" if count else "polling stops until the key changes"
+            log_event(logger, "error", f"Key rejected; {consequence}", **fields, advice=error.advice)
         self._schedule_key_check(session)
+
+    def _may_retry_key(self, session: PollSession) -> bool:
+        """Return whether a rejected key is due to be tried again; schedule the next look at the key otherwise.
+
+        The problem stays until the provider has accepted the key, so that its alert does not resolve every hour.
+        """
+        if session.key is None or session.key_retry_at is None or self._clock() < session.key_retry_at:
+            self._schedule_key_check(session)
+            return False
+        session.key_retry_at = self._clock() + KEY_RETRY_INTERVAL
+        try:
+            # Another object: the present one may have concluded from the rejection what the plan includes.
+            self._attach(session, session.config.connect(session.key, session.observe_request))
+        except ProviderError:
+            self._schedule_key_check(session)
+            return False
+        session.report_states.clear()
+        return True
 
     def _schedule_key_check(self, session: PollSession) -> None:
         """Have the key read again after a poll interval: it may have been replaced."""
@@ -511,7 +531,7 @@ class Poller:
         state = session.report_state(report.name)
         coverage = self._coverage(session, report)
         if report is NAMES_REPORT:
-            self._ledger.names.put(account_number, session.provider.names())
+            self._ledger.names.put(account_number, clean_names(session.provider.names()))
             self._ledger.buckets.put(account_number, report.name, time_range, ())
         else:
             complete = completes_refresh(report, config.poll_settings, time_range, now, state.partial_refresh)
@@ -521,6 +541,10 @@ class Poller:
         state.partial_refresh = next_partial(time_range, coverage, now, state.partial_refresh)
         state.failures = 0
         state.not_before = None
+        if session.account.key_rejected and report is not NAMES_REPORT:
+            session.account.accept_key()
+            session.key_retry_at = None
+            log_event(logger, "info", "Key accepted again", account=config.account.name)
         if session.account.record_success(report.name):
             log_event(logger, "info", "Poll succeeded again", account=config.account.name, report=report.name)
 
@@ -537,7 +561,10 @@ class Poller:
     ) -> frozenset[datetime]:
         """Read a time range of a report and store it; return the UTC days that changed. Raises ProviderError."""
         assert session.provider is not None  # noqa: S101 - _connect came first
-        fetched = list(session.provider.fetch(report, time_range.start, time_range.end))
+        # A plug-in need not use our parsing: nothing that it returns may look like a failure of the ledger.
+        fetched = [
+            clean_bucket(report, bucket) for bucket in session.provider.fetch(report, time_range.start, time_range.end)
+        ]
         return self._ledger.buckets.put(
             session.config.ledger_account.id,
             report.name,
@@ -557,6 +584,7 @@ class Poller:
                 log_event(logger, "info", "Report is not available to this account", **fields)
             return True
         if isinstance(error, KeyRejected):
+            session.key_retry_at = self._clock() + KEY_RETRY_INTERVAL
             self._reject_key(session, error, count=True)
             return False
         self._record_failure(session, report.name, error)
@@ -584,7 +612,7 @@ class Poller:
 
     def _backoff(self, failures: int, error: ProviderError) -> timedelta:
         """Return how long to wait: as long as the provider says (a day at most), else longer with each failure."""
-        if isinstance(error, RateLimited) and error.retry_after:
+        if isinstance(error, RateLimited | Unavailable) and error.retry_after:
             return min(timedelta(seconds=error.retry_after), DAY) + timedelta(seconds=self._jitter())
         doubled = min(MAX_BACKOFF, INITIAL_BACKOFF * (1 << min(failures - 1, 10)))
         return doubled * (0.75 + 0.5 * self._jitter())

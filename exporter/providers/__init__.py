@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
@@ -75,10 +74,7 @@ def create_provider(
         except ValidationError as error:
             missing = ", ".join(str(detail["loc"][0]) for detail in error.errors())
             raise ConfigError([ConfigProblem("options", f"the provider requires {missing}")]) from None
-    # An error message may repeat a key of any provider, for example after a mix-up of two accounts.
-    key_kinds = (*provider_type.key_kinds, *(kind for built_in in PROVIDERS.values() for kind in built_in.key_kinds))
-    prefixes = frozenset(kind.prefix for kind in key_kinds if kind.prefix)
-    return provider_type(replace(client_config, key_prefixes=client_config.key_prefixes | prefixes), options)
+    return provider_type(client_config, options)
 
 
 def known_key_kinds(provider: str, providers: Mapping[str, ProviderType]) -> tuple[KeyKind, ...]:

@@ -25,10 +25,13 @@ from exporter.providers.http import Client, Json
 from exporter.providers.parsing import (
     RawBucket,
     build_buckets,
+    count_slots,
     int_field,
     list_field,
     money_field,
     object_field,
+    page_items,
+    require_unique,
     str_field,
     time_field,
 )
@@ -45,6 +48,7 @@ _MESSAGES = Report(
     settle_period=6 * DAY,
     lag=timedelta(minutes=10),
     history=365 * DAY,
+    lists_empty_buckets=True,
 )
 _COSTS = Report(
     name="costs",
@@ -55,6 +59,7 @@ _COSTS = Report(
     settle_period=30 * DAY,
     lag=8 * HOUR,
     history=365 * DAY,
+    lists_empty_buckets=True,
 )
 
 
@@ -109,7 +114,7 @@ class Anthropic:
     )
     key_rejection_rules: ClassVar[tuple[KeyRejectionRule, ...]] = (
         KeyRejectionRule(
-            403, "needed:", "missing_scope", f"The key lacks the scope that is named. {_ADMIN_KEY_ADVICE}"
+            403, "needed:", "missing_scope", f"The key lacks a scope such as org:admin. {_ADMIN_KEY_ADVICE}"
         ),
         KeyRejectionRule(403, "role", "missing_scope", f"The key's owner lacks the admin role. {_ADMIN_KEY_ADVICE}"),
         KeyRejectionRule(
@@ -168,7 +173,7 @@ class Anthropic:
         group_by = list(endpoint.group_by)
         if report.kind == "usage" and self._by_api_key:
             group_by.append("api_key_id")
-        buckets = -((since - until) // report.width)
+        buckets = count_slots(report, since, until)
         # No ending_at: the reference and recorded answers disagree on whether the bucket that ends there is included.
         params = [
             ("starting_at", f"{since:%Y-%m-%dT%H:%M:%SZ}"),
@@ -176,11 +181,12 @@ class Anthropic:
             ("limit", str(min(endpoint.max_buckets, buckets))),
             *(("group_by[]", label) for label in group_by),
         ]
-        for page in self._client.pages(f"/v1/organizations/{endpoint.path}", params):
+        for page in self._client.pages(f"/v1/organizations/{endpoint.path}", params, max_pages=buckets):
             end = since
             for slot in list_field(page, "data"):
                 start, end = time_field(slot, "starting_at"), time_field(slot, "ending_at")
-                rows = [row for result in list_field(slot, "results") for row in _parse_rows(report, result)]
+                results = require_unique(list_field(slot, "results"), "results")
+                rows = [row for result in results for row in _parse_rows(report, result)]
                 yield RawBucket(start, end, rows)
             if end >= until:
                 return
@@ -190,7 +196,7 @@ class Anthropic:
         for page in self._client.pages(
             path, [("limit", "1000"), *params], cursor_param="after_id", cursor_field="last_id"
         ):
-            yield from list_field(page, "data")
+            yield from page_items(page, "data")
 
 
 def _parse_rows(report: Report, result: Json) -> Iterator[Row]:

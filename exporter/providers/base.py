@@ -68,6 +68,10 @@ class Provider(Protocol):
     def fetch(self, report: Report, since: datetime, until: datetime) -> Iterator[Bucket]:
         """Yield one bucket for every slot that starts in [since, until), slots without usage included.
 
+        If the report lists empty buckets (`Report.lists_empty_buckets`), a slot whose bucket did not arrive is
+        Malformed; only slots that end within the report's lag before `until` may be left out.
+        `parsing.build_buckets` does that.
+
         The order is oldest first or newest first. `since` is the start of a slot; `until` is at most now, so the
         last slot may still be running. All pages must have arrived before the first bucket is yielded, so that a
         failed page never leaves half of a time range in the ledger. Raises ProviderError.

@@ -94,7 +94,7 @@ class Cursor:
             None,
             "missing required scope",
             "missing_scope",
-            f"The key lacks the scope that is named. {_TEAM_KEY_ADVICE}",
+            f"The key lacks a scope such as admin:*. {_TEAM_KEY_ADVICE}",
         ),
         KeyRejectionRule(
             None, "organization key", "wrong_key_kind", f"An organization key does not work here. {_TEAM_KEY_ADVICE}"
@@ -164,15 +164,17 @@ class Cursor:
         def fetch_page(number: int) -> Json:
             return self._client.post(_EVENTS_PATH, time_range | {"page": number})
 
+        # Equal events are legal: only their number shows whether some are missing or came twice.
         first_total: int | None = None
-        previous_total = 0
+        largest_total = previous_total = 0
         previous_events: list[Json] = []
         received = 0
         for page in paginate_by_number(fetch_page, _has_next_page):
             events = list_field(page, "usageEvents")
-            total = int_field(page, "totalUsageEventsCount", 0)
+            total = int_field(page, "totalUsageEventsCount")
             if first_total is None:
                 first_total = previous_total = total
+            largest_total = max(largest_total, total)
             # Newest first: events that arrive between two requests move as many from the end of the previous page
             # to the beginning of this one.
             shift = total - previous_total
@@ -181,8 +183,12 @@ class Cursor:
             received += len(new_events)
             previous_total, previous_events = total, events
             yield from new_events
-        if first_total is not None and received < first_total:
-            raise Malformed(f"only {received} of {first_total} events came", "totalUsageEventsCount")
+            # No further page can bring what is missing, and a list whose pages are empty may have no end.
+            if received > largest_total or not events:
+                break
+        if first_total is not None and not first_total <= received <= largest_total:
+            total = first_total if received < first_total else largest_total
+            raise Malformed(f"{received} events came, but there are {total}", "totalUsageEventsCount")
 
     def _event_labels(self, event: Json, time: datetime, groups: _Groups) -> RowLabels:
         """Return the labels of an event's rows, without the meter."""

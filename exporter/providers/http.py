@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import json
@@ -11,26 +10,63 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
 import httpx
 
 from exporter import __version__
 from exporter.errors import KeyRejected, Malformed, ProviderError, RateLimited, Unavailable, Unsupported
-from exporter.model import KeyRejectionRule, Secret
+from exporter.model import KeyRejectionRule, Secret, escape_text
 
 Json = Mapping[str, object]
 """A JSON object; numbers with a point are Decimal."""
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_JSON_VALUES = 4_000_000
+"""Lists, objects and separated values in a body. Parsed, a value takes up to a hundred bytes, however short it is."""
 MAX_PAGES = 10_000
-MAX_MESSAGE_LENGTH = 200
 CONNECT_TIMEOUT = 5.0
 """Seconds for a connection to be made."""
 
+_MAX_DATE_LENGTH = 40
+_MAX_ERROR_BYTES = 64 * 1024
+_KNOWN_ERROR_CODES = frozenset(
+    {
+        "account_deactivated",
+        "api_error",
+        "authentication_error",
+        "billing_error",
+        "billing_not_active",
+        "insufficient_permissions",
+        "insufficient_quota",
+        "internal_error",
+        "invalid_api_key",
+        "invalid_request_error",
+        "model_not_found",
+        "not_found_error",
+        "organization_deactivated",
+        "overloaded_error",
+        "permission_error",
+        "rate_limit_error",
+        "rate_limit_exceeded",
+        "request_too_large",
+        "requests",
+        "server_error",
+        "timeout_error",
+        "tokens",
+        "unsupported_country_region_territory",
+    }
+)
+"""Codes of errors that providers publish. Any other text of an error is not repeated: it may hold a key."""
+_GZIP_HEADER = 16
+"""Added to the window size of zlib: expect a gzip header and check the checksum at the end."""
+_ESCAPED_OR_NOT_ASCII = re.compile(rb"[^\t\n\r -~]|\\")
 _PRINTABLE_ASCII = re.compile(r"[!-~]+")
 _NETWORK_ERROR_MESSAGES: tuple[tuple[type[BaseException], str], ...] = (
     (httpx.ProxyError, "the proxy in front of {host} rejects the request"),
@@ -60,12 +96,10 @@ class ClientConfig:
     timeout: float = 30.0
     """Seconds until the last byte of an answer, however slowly it arrives."""
     monotonic: Callable[[], float] = time.monotonic
-    key_prefixes: frozenset[str] = frozenset()
-    """Words with these prefixes are removed from error messages; `create_provider` sets them from `key_kinds`."""
 
 
 class Client:
-    """HTTP for one account, one request at a time. Every failure is a ProviderError without the key in its text."""
+    """HTTP for one account, one request at a time. Failures are ProviderErrors without the provider's text."""
 
     def __init__(
         self, config: ClientConfig, headers: Mapping[str, str], key_rejection_rules: Sequence[KeyRejectionRule] = ()
@@ -73,7 +107,6 @@ class Client:
         self._config = config
         self._headers = dict(headers)
         self._key_rejection_rules = tuple(key_rejection_rules)
-        self._key_pattern = _compile_key_pattern(config.key_prefixes)
         self._base_url = config.base_url.rstrip("/")
         self._socket: socket.socket | None = None
         self._deadline = 0.0
@@ -81,7 +114,11 @@ class Client:
             verify=_shared_ssl_context(),
             # `close` cannot interrupt a connection attempt, so it is kept short.
             timeout=httpx.Timeout(config.timeout, connect=min(config.timeout, CONNECT_TIMEOUT)),
-            headers={"User-Agent": f"ai-spend-exporter/{__version__}", "Accept": "application/json"},
+            headers={
+                "User-Agent": f"ai-spend-exporter/{__version__}",
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+            },
         )
 
     def get(self, path: str, params: Sequence[tuple[str, str]] = ()) -> Json:
@@ -93,17 +130,23 @@ class Client:
         return self._request("POST", path, body=body)
 
     def pages(
-        self, path: str, params: Sequence[tuple[str, str]], cursor_param: str = "page", cursor_field: str = "next_page"
+        self,
+        path: str,
+        params: Sequence[tuple[str, str]],
+        cursor_param: str = "page",
+        cursor_field: str = "next_page",
+        max_pages: int = MAX_PAGES,
     ) -> Iterator[Json]:
         """Yield the pages of a list that is paged by cursor: `cursor_field` of a page is the next `cursor_param`.
 
-        The field `has_more`, where present, decides whether there is another page. Raises ProviderError.
+        The field `has_more`, where present, decides whether there is another page. Where it is known how many items
+        there can be, `max_pages` ends a list that has no end. Raises ProviderError.
         """
 
         def fetch_page(cursor: str) -> Json:
             return self.get(path, [*params, (cursor_param, cursor)] if cursor else params)
 
-        return paginate(fetch_page, lambda page: _next_cursor(page, cursor_field))
+        return paginate(fetch_page, lambda page: _next_cursor(page, cursor_field), max_pages)
 
     def offset_pages(
         self,
@@ -167,8 +210,6 @@ class Client:
                 return answer, self._read_body(answer, request_line)
         except httpx.UnsupportedProtocol:
             raise Malformed(f"{request_line}: base_url is not an HTTP address") from None
-        except httpx.DecodingError:
-            raise Malformed(f"{request_line} answered {code} with a body that cannot be decompressed") from None
         except httpx.RequestError as error:
             reason = self._describe_network_error(error, request.url.host)
             raise Unavailable(f"{request_line} failed: {reason}", reached=code != "error") from None
@@ -177,15 +218,27 @@ class Client:
             self._config.observe(code)
 
     def _read_body(self, response: httpx.Response, request_line: str) -> bytes:
+        """Return the body, decompressed chunk by chunk, so that a small body never takes much memory."""
+        message_prefix = f"{request_line} answered {response.status_code}"
+        coding = response.headers.get("content-encoding", "").strip().lower()
+        # A list of codings would multiply: 8 kB in two layers of gzip stand for gigabytes.
+        if coding not in ("", "identity", "gzip", "x-gzip"):
+            raise Malformed(f"{message_prefix} in a content coding that was not requested")
+        decompressor = zlib.decompressobj(zlib.MAX_WBITS | _GZIP_HEADER) if coding.endswith("gzip") else None
         body = bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
+        for chunk in response.iter_raw():
+            try:
+                body += decompressor.decompress(chunk, MAX_BODY_BYTES + 1 - len(body)) if decompressor else chunk
+            except zlib.error:
+                raise Malformed(f"{message_prefix} with a body that cannot be decompressed") from None
             if len(body) > MAX_BODY_BYTES:
                 raise Malformed(f"{request_line} answered more than {MAX_BODY_BYTES} bytes")
-            if self._deadline_passed():
+            if (decompressor is not None and decompressor.unused_data) or self._deadline_passed():
                 break
         if self._deadline_passed():
             raise httpx.ReadTimeout("too late")
+        if decompressor is not None and (not decompressor.eof or decompressor.unused_data):
+            raise Malformed(f"{message_prefix} with a body that cannot be decompressed")
         return bytes(body)
 
     def _deadline_passed(self) -> bool:
@@ -213,14 +266,13 @@ class Client:
                 if isinstance(cause, error_type):
                     timeout = self._config.timeout
                     return message.format(host=host, timeout=timeout, connect=min(timeout, CONNECT_TIMEOUT))
-        return f"the connection to {host} broke ({self._sanitize(str(error)) or type(error).__name__})"
+        # Not the error's text: it may repeat what the provider sent.
+        return f"the connection to {host} broke ({type(error).__name__})"
 
     def _error_from_response(self, response: httpx.Response, body: bytes, request_line: str) -> ProviderError:
         status = response.status_code
-        provider_message = self._sanitize(_extract_message(body))
-        message = f"{request_line} answered {status}"
-        if provider_message:
-            message = f"{message}: {provider_message}"
+        description = _describe_error_body(body)
+        message = f"{request_line} answered {status}" + (f" ({description})" if description else "")
         rule = self._match_rejection_rule(status, body.decode(errors="replace").lower())
         if rule is not None:
             return KeyRejected(rule.reason, message, rule.advice)
@@ -230,12 +282,14 @@ class Client:
             return KeyRejected("missing_scope", message, "Use a key whose role or scope may read usage and costs.")
         if status in {404, 405, 410}:
             return Unsupported(message)
+        retry_after = _parse_retry_after(response.headers.get("retry-after", ""), response.headers.get("date", ""))
         if status == 429:
-            return RateLimited(message, _parse_retry_after(response.headers.get("retry-after", "")))
-        if status == 408 or status >= 500:
-            return Unavailable(message, reached=True)
+            return RateLimited(message, retry_after)
+        # 409 is a conflict with something that happens at the provider right now, and 425 is too early.
+        if status in {408, 409, 425} or status >= 500:
+            return Unavailable(message, reached=True, retry_after=retry_after)
         if response.has_redirect_location:
-            return Malformed(f"{request_line}: base_url redirects to host {self._sanitize(_redirect_host(response))}")
+            return Malformed(f"{request_line}: base_url redirects to another address")
         return Malformed(message)
 
     def _match_rejection_rule(self, status: int, text: str) -> KeyRejectionRule | None:
@@ -244,16 +298,6 @@ class Client:
             if status_matches and rule.substring.lower() in text:
                 return rule
         return None
-
-    def _sanitize(self, text: str) -> str:
-        """Make the provider's text safe for a log line: no key, no control characters, limited length."""
-        key = self._config.key.reveal()
-        for secret in (key, base64.b64encode(f"{key}:".encode()).decode()):
-            text = text.replace(secret, "<secret>")
-        if self._key_pattern is not None:
-            text = self._key_pattern.sub("<secret>", text)
-        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return text if len(text) <= MAX_MESSAGE_LENGTH else text[: MAX_MESSAGE_LENGTH - 1] + "…"
 
 
 def paginate(
@@ -340,14 +384,6 @@ def paginate_by_number(
     raise Malformed(f"there are more than {max_pages} pages")
 
 
-def _compile_key_pattern(prefixes: Collection[str]) -> re.Pattern[str] | None:
-    """Return a pattern for whole or masked keys with one of these prefixes; None without prefixes."""
-    if not prefixes:
-        return None
-    alternatives = "|".join(re.escape(prefix) for prefix in sorted(prefixes))
-    return re.compile(rf"(?<!\w)(?:{alternatives})[\w*.…-]+")
-
-
 def _next_cursor(page: Json, cursor_field: str) -> str:
     """Return the cursor of the next page, "" at the end; `has_more` decides where it is present, else the cursor."""
     cursor, more = page.get(cursor_field), page.get("has_more")
@@ -359,8 +395,14 @@ def _next_cursor(page: Json, cursor_field: str) -> str:
 
 
 def _parse_json(body: bytes, message_prefix: str) -> Json:
+    # An upper bound, because texts contain these characters too; the largest real answers have a third of it.
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise Malformed(f"{message_prefix} with more than {MAX_JSON_VALUES} JSON values")
     try:
         found = json.loads(body, parse_float=Decimal, parse_constant=_reject_constant)
+        # Most answers have plain ASCII without escapes, and nothing to look for.
+        if _ESCAPED_OR_NOT_ASCII.search(body):
+            found = _escape_strings(found)
     except (ValueError, ArithmeticError, RecursionError):
         content = "a web page" if body.lstrip().startswith(b"<") else "incomplete or invalid JSON"
         raise Malformed(f"{message_prefix} with {content}: is base_url right?") from None
@@ -369,23 +411,33 @@ def _parse_json(body: bytes, message_prefix: str) -> Json:
     return found
 
 
+def _escape_strings(value: object) -> object:
+    """Return a JSON value with every string in it, names of fields included, escaped."""
+    if isinstance(value, str):
+        return escape_text(value)
+    if isinstance(value, list):
+        return [_escape_strings(item) for item in value]
+    if isinstance(value, dict):
+        return {escape_text(name): _escape_strings(inner) for name, inner in value.items()}
+    return value
+
+
 def _reject_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _extract_message(body: bytes) -> str:
-    """Return the provider's message in the body of an error answer."""
+def _describe_error_body(body: bytes) -> str:
+    """Return what is known of an error's body, "" for nothing: never its text, which may repeat a key in any form."""
+    if body.lstrip().startswith(b"<"):
+        return "a web page"
     try:
-        found = json.loads(body)
+        found = json.loads(body[: _MAX_ERROR_BYTES + 1])
     except (ValueError, RecursionError):
-        return "a web page" if body.lstrip().startswith(b"<") else body[:4096].decode(errors="replace")
-    for path in (("error", "message"), ("message",), ("error",)):
-        value = found
-        for name in path:
-            value = value.get(name) if isinstance(value, dict) else None
-        if isinstance(value, str) and value:
-            return value
-    return ""
+        return ""
+    objects = [found, found.get("error")] if isinstance(found, dict) else []
+    texts = [obj.get(name) for obj in objects if isinstance(obj, dict) for name in ("type", "code")]
+    known = [text for text in texts if isinstance(text, str) and text in _KNOWN_ERROR_CODES]
+    return ", ".join(dict.fromkeys(known))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -394,15 +446,21 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _parse_retry_after(header: str) -> float | None:
-    return float(header) if re.fullmatch(r"\d{1,9}(\.\d+)?", header.strip()) else None
-
-
-def _redirect_host(response: httpx.Response) -> str:
+def _parse_retry_after(header: str, date_header: str) -> float | None:
+    """Return the seconds of Retry-After: a number, or a time relative to the header Date of the same answer."""
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", header.strip(), re.ASCII):
+        return float(header)
     try:
-        return httpx.URL(response.headers["location"]).host or response.url.host
-    except httpx.InvalidURL:
-        return "an unreadable address"
+        # Both times are by the provider's clock: this host's may differ.
+        return max(0.0, (_parse_http_date(header) - _parse_http_date(date_header)).total_seconds())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _parse_http_date(text: str) -> datetime:
+    """Return the time of an HTTP header. Raises ValueError."""
+    time = parsedate_to_datetime(text[:_MAX_DATE_LENGTH])
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 @functools.cache

@@ -26,8 +26,11 @@ from exporter.providers.parsing import (
     RawBucket,
     bool_field,
     build_buckets,
+    count_slots,
     int_field,
     list_field,
+    page_items,
+    require_unique,
     str_field,
     time_field,
 )
@@ -75,6 +78,7 @@ _COMPLETIONS = Report(
     settle_period=6 * DAY,
     lag=_LAG,
     history=_HISTORY,
+    lists_empty_buckets=True,
 )
 _COSTS = Report(
     name="costs",
@@ -85,6 +89,7 @@ _COSTS = Report(
     settle_period=30 * DAY,
     lag=8 * HOUR,
     history=_HISTORY,
+    lists_empty_buckets=True,
 )
 _OTHER_USAGE = tuple(
     Report(
@@ -97,6 +102,7 @@ _OTHER_USAGE = tuple(
         lag=_LAG,
         history=_HISTORY,
         optional=True,
+        lists_empty_buckets=True,
     )
     for name in _USAGE_ENDPOINTS
     if name != _COMPLETIONS.name
@@ -197,22 +203,25 @@ class OpenAI:
             *(("group_by[]", label) for label in labels if label != "api_key_id" or self._by_api_key),
         ]
         second = timedelta(seconds=1)
-        for page in self._client.pages(path, params):
+        for page in self._client.pages(path, params, max_pages=count_slots(report, since, until)):
             for slot in list_field(page, "data"):
                 slot_start, slot_end = time_field(slot, "start_time", second), time_field(slot, "end_time", second)
                 yield RawBucket(slot_start, slot_end, list(_parse_rows(report, slot)))
 
     def _list_objects(self, path: str, *params: tuple[str, str]) -> Iterator[Json]:
         for page in self._client.pages(path, [("limit", "100"), *params], cursor_param="after", cursor_field="last_id"):
-            yield from list_field(page, "data")
+            yield from page_items(page, "data")
 
 
 def _parse_rows(report: Report, slot: Json) -> Iterator[Row]:
     # Older answers of some reports have the list under `result`.
-    for result in list_field(slot, "results" if "results" in slot else "result"):
-        if report.kind == "usage":
+    results = list_field(slot, "results" if "results" in slot else "result")
+    if report.kind == "usage":
+        for result in require_unique(results, "results"):
             yield from _parse_usage_rows(report.name, result)
-        elif result.get("amount") is not None:
+    else:
+        billed = [result for result in results if result.get("amount") is not None]
+        for result in require_unique(billed, "results"):
             yield parse_bill_row(result)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -91,8 +92,9 @@ def start_canned_server(respond: Callable[[ReceivedRequest], Reply]) -> Iterator
             running.requests.append(request)
             reply = respond(request)
             content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
-            self.send_response(reply.status)
-            for name, value in {"content-length": str(len(content)), **reply.headers}.items():
+            self.send_response_only(reply.status)
+            usual = {"content-length": str(len(content)), "date": self.date_time_string()}
+            for name, value in (usual | {name.lower(): value for name, value in reply.headers.items()}).items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
@@ -147,7 +149,8 @@ class ContractApi(Protocol):
 
         Kinds: `server_error` (500), `overloaded` (529), `rate_limited` (429, with Retry-After where `retry_after` is
         given), `truncated` (half of the JSON), `malformed` (without its lists), `mistyped` (words for numbers),
-        `html`, `slow` (after `seconds`), and the provider's own rejections of keys (`ProviderContract.key_rejections`).
+        `html`, `empty` (lists without items), `shortened` (the first half of lists, as if they ended there), `slow`
+        (after `seconds`), and the provider's own rejections of keys (`ProviderContract.key_rejections`).
         """
         ...
 
@@ -236,10 +239,8 @@ class FakeApi:
 
     def _apply_fault(self, fault: _Fault, reply: Reply) -> Reply:
         match fault.kind:
-            case "server_error":
-                return Reply({"error": "internal error"}, 500)
-            case "overloaded":
-                return Reply({"error": "overloaded"}, 529)
+            case "server_error" | "overloaded":
+                return Reply({"error": fault.kind}, 500 if fault.kind == "server_error" else 529)
             case "rate_limited":
                 headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
                 return Reply({"error": "too many requests"}, 429, headers)
@@ -252,12 +253,25 @@ class FakeApi:
                 return Reply(without_lists, reply.status)
             case "mistyped":
                 return Reply(_replace_numbers(reply.body), reply.status)
+            case "empty" | "shortened":
+                return Reply(_shorten_lists(reply.body, 0 if fault.kind == "empty" else 0.5), reply.status)
             case "html":
                 return Reply(_HTML_PAGE, reply.status)
             case "slow":
                 time.sleep(fault.seconds)
                 return reply
         return self._rejections[fault.kind]
+
+
+def _shorten_lists(value: object, keep: float) -> object:
+    """Return an answer with the first part of its lists, without another page."""
+    if not isinstance(value, dict):
+        return value
+    shortened = {
+        name: inner[: int(len(inner) * keep)] if isinstance(inner, list) else inner for name, inner in value.items()
+    }
+    end = {name: inner for name, inner in {"has_more": False, "next_page": None}.items() if name in value}
+    return {**shortened, **end}
 
 
 def _replace_numbers(value: object) -> object:
@@ -471,6 +485,17 @@ class ProviderContract:
         api.add_fault(fault)
         assert isinstance(self.fetch_error(api), Malformed)
 
+    @pytest.mark.parametrize("fault", ["empty", "shortened"])
+    def test_missing_buckets_are_malformed(self, api: ContractApi, fault: str) -> None:
+        """If a report lists empty buckets, an answer without all of its buckets is Malformed and never a zero."""
+        for report in self.provider_type.reports:
+            if report.lists_empty_buckets:
+                api.clear_faults()
+                assert self.fetch_days(api, report, 2), report.name
+                api.add_fault(fault)
+                with pytest.raises(Malformed, match="missing"):
+                    self.fetch_days(api, report, 2)
+
     def test_rejected_keys(self, api: ContractApi) -> None:
         """A rejected key is KeyRejected with its reason, and with advice on how to get a key that works."""
         for fault, reasons in self.key_rejections.items():
@@ -502,10 +527,12 @@ class ProviderContract:
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 429, 500])
     def test_the_key_is_in_no_error(self, status: int) -> None:
-        """When a provider repeats all request headers in its error, the exporter's error does not contain the key."""
+        """When a provider repeats all request headers and the key in any form, the error does not contain the key."""
+        key = _ECHOED_KEY.encode()
+        forms = (_ECHOED_KEY, b64encode(key).decode(), key.hex(), _ECHOED_KEY[::-1], _ECHOED_KEY.upper())
 
         def echo(request: ReceivedRequest) -> Reply:
-            text = f"unexpected headers {dict(request.headers)} {_ECHOED_KEY}"
+            text = f"unexpected headers {dict(request.headers)} {' '.join(forms)}"
             return Reply({"error": {"message": text}}, status)
 
         with start_canned_server(echo) as server:
@@ -516,7 +543,7 @@ class ProviderContract:
             ):
                 list(provider.fetch(self.main_report, self.today, self.now))
         shown = f"{caught.value} {caught.value!r} {vars(caught.value)}"
-        assert _ECHOED_KEY not in shown
+        assert not any(form in shown for form in forms)
         for request in server.requests:
             for value in request.headers.values():
                 is_credential = len(value) > 20 and "ai-spend" not in value

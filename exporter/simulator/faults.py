@@ -20,7 +20,7 @@ _ERROR_KINDS: tuple[ErrorKind, ...] = (
 ERROR_FAULTS: Mapping[str, ErrorKind] = {kind: kind for kind in _ERROR_KINDS}
 """Faults that replace the answer with an error of the provider."""
 
-FAULT_KINDS = frozenset({*ERROR_FAULTS, "slow", "truncated", "malformed", "mistyped", "html"})
+FAULT_KINDS = frozenset({*ERROR_FAULTS, "slow", "truncated", "malformed", "mistyped", "html", "empty", "shortened"})
 
 
 @dataclass(slots=True)
@@ -80,6 +80,14 @@ def remove_list(response: ApiResponse) -> ApiResponse:
     body = response.body if isinstance(response.body, dict) else {}
     kept = {name: value for name, value in body.items() if not isinstance(value, list)}
     return ApiResponse(response.status, kept, response.page, response.headers)
+
+
+def shorten_lists(response: ApiResponse, keep: float) -> ApiResponse:
+    """Return the answer with the first part of its top-level lists, as if the list ended there."""
+    body = response.body if isinstance(response.body, dict) else {}
+    kept = {name: value[: int(len(value) * keep)] if isinstance(value, list) else value for name, value in body.items()}
+    end = {name: value for name, value in {"has_more": False, "next_page": None}.items() if name in body}
+    return ApiResponse(response.status, {**kept, **end}, response.page, response.headers)
 
 
 def replace_integers(response: ApiResponse) -> ApiResponse:

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from exporter.simulator import anthropic, cursor, openai
 from exporter.simulator.accounts import SimAccount
-from exporter.simulator.faults import ERROR_FAULTS, Fault, Faults, remove_list, replace_integers
+from exporter.simulator.faults import ERROR_FAULTS, Fault, Faults, remove_list, replace_integers, shorten_lists
 from exporter.simulator.http import Api, ApiError, ApiResponse, Call
 from exporter.simulator.world import World
 
@@ -210,6 +210,8 @@ def _apply_fault(api: Api, response: ApiResponse, fault: Fault) -> ApiResponse:
         return remove_list(response)
     if fault.kind == "mistyped":
         return replace_integers(response)
+    if fault.kind in ("empty", "shortened"):
+        return shorten_lists(response, 0.5 if fault.kind == "shortened" else 0)
     return response
 
 

@@ -30,7 +30,7 @@ class AccountProblem:
     account: str
     owner: str
     messages: tuple[str, ...]
-    """The provider's messages, of each report that fails this way."""
+    """What happened, for each report that fails this way."""
     advice: str
     reports: tuple[str, ...]
     """Failing reports; empty where the whole account fails."""
@@ -212,6 +212,7 @@ _ADVICE = {
     "rate_limited": "The poll is retried automatically. If it fails again, raise poll_interval or use a separate key.",
     "unavailable": "The poll is retried automatically. If it fails again, check the provider's status page and the "
     "network.",
+    "unsupported": "The previous numbers are kept. Check base_url, and whether the plan includes this report.",
     "malformed": "The previous numbers are kept. If the problem persists, update this exporter or report the error.",
 }
 

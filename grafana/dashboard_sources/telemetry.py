@@ -39,12 +39,16 @@ _ADVICE = {
         "Check the provider's status page, then base_url, network, firewall and proxy. Missed data is fetched later.",
         "text",
     ),
+    "unsupported": (
+        "The address has no such report (404): check base_url and any proxy, then whether the plan includes the report.",
+        "text",
+    ),
     "malformed": (
         "Check base_url and any proxy. If they are correct, the provider's API has changed: update the exporter.",
         "text",
     ),
 }
-"""Reason of a problem -> (advice, colour). The landing page and `check keys` add the provider's own message."""
+"""Reason of a problem -> (advice, colour). The landing page and `check keys` add the status and the report."""
 
 
 def telemetry_rows() -> DashboardRows:
@@ -56,7 +60,7 @@ def telemetry_rows() -> DashboardRows:
             (
                 table_panel(
                     "Action needed",
-                    f"All accounts, and the action needed where polls fail; the landing page and `check keys` show the provider's own message. {NO_VALUE}: no action needed.",
+                    f"All accounts, and the action needed where polls fail; the landing page and `check keys` show the status that the provider answers. {NO_VALUE}: no action needed.",
                     (
                         (
                             "Value",

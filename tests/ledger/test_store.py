@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from exporter.errors import LedgerError
 from exporter.ledger import DaysRead, Ledger, ValuedDay
 from exporter.ledger.schema import MIGRATIONS
+from exporter.ledger.store import Store
 from exporter.model import COST, DAY, HOUR, Bucket, Row
 from exporter.windows import TimeRange
 
@@ -245,3 +247,14 @@ def test_a_ledger_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path, ve
     ledger.buckets.put(number, "use", day, (), days_read=DaysRead([START], START + DAY))
     assert ledger.buckets.last_reads(number, ["use"], day) == {START: START + DAY}
     ledger.close()
+
+
+def test_values_of_an_account_are_no_failure_of_the_disk(tmp_path: Path) -> None:
+    """A sum above 64 bits and a violated constraint fail the statement, are rolled back, and do not end the process."""
+    with closing(Store(tmp_path)) as store:
+        with pytest.raises(sqlite3.OperationalError, match="integer overflow"), store.read() as db:
+            db.execute("SELECT SUM(column1) FROM (VALUES (9223372036854775807), (1))").fetchall()
+        with pytest.raises(sqlite3.IntegrityError), store.write() as db:
+            db.execute("INSERT INTO account (name, provider) VALUES ('a', 'openai'), ('a', 'openai')")
+        with store.read() as db:
+            assert db.execute("SELECT COUNT(*) FROM account").fetchone() == (0,)

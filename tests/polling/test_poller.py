@@ -48,21 +48,35 @@ def _start_system(tmp_path: Path) -> Iterator[System]:
         ("cursor", "wrong_key", "wrong_key_kind", 2),
     ],
 )
-def test_a_rejected_key_is_not_used_again(
+def test_a_rejected_key_is_tried_once_an_hour(
     tmp_path: Path, provider: ProviderName, fault: str, reason: str, at_most: int
 ) -> None:
-    """After a rejection no request is made, except a second one where the first concerned the optional names only."""
+    """After a rejection the key is tried once an hour, with a second request where the first concerned only names."""
     with start_small_system(tmp_path, make_account(provider)) as system:
         system.simulator.add_fault("solo", fault)
         system.poll_until_idle()
         requests = system.count_calls("solo")
         assert 1 <= requests <= at_most
-        for _ in range(5):
-            system.advance(7 * HOUR)
-        assert system.count_calls("solo") == requests
-        assert system.problems("solo") == {reason}
-        assert system.value("ai_account_up", account="solo") == 0
-        assert system.value("ai_account_poll_failures_total", account="solo", reason=reason) == 1
+        for minutes in range(5, 60, 5):
+            system.advance(5 * MINUTE)
+            assert system.count_calls("solo") == requests, f"tried again after {minutes} minutes"
+        for hours in range(1, 4):
+            for _ in range(12):
+                system.advance(5 * MINUTE)
+                assert system.problems("solo") == {reason}
+                assert system.value("ai_account_up", account="solo") == 0
+            assert system.count_calls("solo") <= requests + hours * at_most
+            assert system.value("ai_account_poll_failures_total", account="solo", reason=reason) == 1 + hours
+
+        system.simulator.clear_faults("solo")
+        for _ in range(13):
+            system.advance(5 * MINUTE)
+        assert system.problems("solo") == set()
+        assert system.value("ai_account_up", account="solo") == 1
+        # Cursor's group names are read again after six hours; its events are due once an hour.
+        assert system.exported_totals("ai_tokens_today").total() > 0
+        if provider != "cursor":
+            assert system.exported_totals("ai_tokens_today") == system.expected_totals("today")[0]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +125,7 @@ def test_a_new_key_in_the_file_is_used_without_a_restart(tmp_path: Path) -> None
         system.poll_until_idle()
         assert system.problems("solo") == {"key_rejected"}
         system.key_file("solo").write_text("sk-admin-of-yesterday\n")
-        system.advance(HOUR)
+        system.advance(55 * MINUTE)
         assert [served.status for served in system.simulator.requests] == [401]
 
         system.key_file("solo").write_text(system.world.accounts["solo"].key)
@@ -147,6 +161,21 @@ def test_a_rate_limit_is_waited_for_as_requested(system: System) -> None:
     assert system.count_calls("solo") > requests
     assert system.problems("solo") == set()
     assert system.value("ai_account_up", account="solo") == 1
+
+
+@pytest.mark.parametrize("fault", ["overloaded", "server_error"])
+def test_an_outage_is_waited_for_as_requested(system: System, fault: str) -> None:
+    """After a 5xx with Retry-After the report is not requested until that has passed, and then at once."""
+    system.simulator.add_fault("solo", fault, times=1, retry_after=3900, path="usage_report")
+    system.advance(5 * MINUTE)
+    requests = system.count_calls("solo", "usage_report")
+    assert system.problems("solo") == {"unavailable"}
+    for wait in (30 * MINUTE, 34 * MINUTE, 59 * SECOND):
+        system.advance(wait)
+        assert system.count_calls("solo", "usage_report") == requests
+    system.advance(2 * SECOND)
+    assert system.count_calls("solo", "usage_report") == requests + 1
+    assert system.problems("solo") == set()
 
 
 @pytest.mark.parametrize("fault", ["rate_limited", "overloaded", "server_error", "malformed"])

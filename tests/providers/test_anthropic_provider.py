@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import pytest
@@ -106,11 +107,16 @@ def test_buckets_after_the_end_are_left_out(past: int) -> None:
     assert "ending_at" not in server.requests[0].query
 
 
-def test_left_out_buckets_are_empty() -> None:
-    """Empty buckets that the provider omits, as older documentation allows, are returned empty."""
-    page = {"data": [slot(1, usage_result(output_tokens=1))], "has_more": False, "next_page": None}
-    with open_provider("anthropic", lambda _: Reply(page)) as (anthropic, _):
-        assert [len(bucket.rows) for bucket in anthropic.fetch(MESSAGES, TODAY, TODAY + 3 * HOUR)] == [0, 1, 0]
+@pytest.mark.parametrize("hours", [(), (1,), (0, 1), (0, 2), (-24, -23, -22), (24, 25, 26)])
+def test_missing_buckets_are_malformed(hours: tuple[int, ...]) -> None:
+    """The provider documents empty buckets as present: without them nothing is known, also about the other hours."""
+    data = [slot(hour, usage_result(output_tokens=1)) for hour in hours]
+    page = {"data": data, "has_more": False, "next_page": None}
+    with (
+        open_provider("anthropic", lambda _: Reply(page)) as (anthropic, _),
+        pytest.raises(Malformed, match=r"messages: \d of 3 buckets are missing"),
+    ):
+        list(anthropic.fetch(MESSAGES, TODAY, TODAY + 3 * HOUR))
 
 
 def test_amounts_are_cents() -> None:
@@ -189,9 +195,31 @@ def test_names(api_keys: bool) -> None:
 
 
 def test_a_missing_scope_is_reported_with_its_name() -> None:
-    """The error contains the scopes that the provider names."""
+    """The error contains status and code, and the advice names the scope."""
     body = {"type": "error", "error": {"type": "permission_error", "message": "Got: a. Needed: org:admin."}}
     with open_provider("anthropic", lambda _: Reply(body, 403)) as (anthropic, _), pytest.raises(KeyRejected) as caught:
         anthropic.verify()
     assert caught.value.reason == "missing_scope"
-    assert str(caught.value) == "GET /v1/organizations/me answered 403: Got: a. Needed: org:admin."
+    assert str(caught.value) == "GET /v1/organizations/me answered 403 (permission_error)"
+    assert "org:admin" in caught.value.advice
+
+
+@pytest.mark.parametrize("report", [MESSAGES, COSTS], ids=lambda report: report.name)
+def test_a_result_that_comes_twice_is_malformed(report: Report) -> None:
+    """Results of a bucket differ in their labels: an exact duplicate is an error and is never added up."""
+    result = usage_result(output_tokens=1, model="m") if report is MESSAGES else cost_result(amount="4200")
+    assert len(fetch_rows(report, result, {**result, "workspace_id": "other"})) == 2
+    with pytest.raises(Malformed, match=f"{report.name}: the field results has a duplicate"):
+        fetch_rows(report, result, result)
+
+
+def test_an_endless_list_of_names_ends_at_an_empty_page() -> None:
+    """A page of names without items, after which there are more, is Malformed and is the last that is requested."""
+    numbers = count()
+    page = {"data": [], "has_more": True}
+    with (
+        open_provider("anthropic", lambda _: Reply({**page, "last_id": f"id_{next(numbers)}"})) as (anthropic, server),
+        pytest.raises(Malformed, match="the field data of a page is empty"),
+    ):
+        anthropic.names()
+    assert len(server.requests) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -33,7 +34,11 @@ def make_event(minute: int = 0, **fields: object) -> dict[str, Any]:
 def make_page(*events: dict[str, Any], number: int = 1, more: bool = False, total: int | None = None) -> dict[str, Any]:
     """Return a page of events."""
     pagination = {"currentPage": number, "hasNextPage": more}
-    return {"totalUsageEventsCount": total or len(events), "pagination": pagination, "usageEvents": list(events)}
+    return {
+        "totalUsageEventsCount": len(events) if total is None else total,
+        "pagination": pagination,
+        "usageEvents": list(events),
+    }
 
 
 def answer_events(*events: dict[str, Any], groups: Reply | None = None) -> Callable[[ReceivedRequest], Reply]:
@@ -155,9 +160,9 @@ def test_long_time_ranges_are_split() -> None:
     assert all(end - start < 30 * 86_400_000 for start, end in ranges)
 
 
-@pytest.mark.parametrize(("total", "fails"), [(2, False), (3, True)])
-def test_lost_events_are_noticed(total: int, fails: bool) -> None:
-    """When fewer events arrive than the first page announced, no bucket is returned."""
+@pytest.mark.parametrize(("total", "fails"), [(2, False), (3, True), (1, True)])
+def test_lost_and_repeated_events_are_noticed(total: int, fails: bool) -> None:
+    """When fewer or more events arrive than the pages announce, no bucket is returned."""
 
     def answer(request: ReceivedRequest) -> Reply:
         number = request.body.get("page", 0)
@@ -169,7 +174,7 @@ def test_lost_events_are_noticed(total: int, fails: bool) -> None:
 
     with open_provider("cursor", answer) as (cursor, _):
         if fails:
-            with pytest.raises(Malformed, match="only 2 of 3 events"):
+            with pytest.raises(Malformed, match=f"2 events came, but there are {total}"):
                 list(cursor.fetch(EVENTS, TODAY, NOW))
         else:
             assert next(cursor.fetch(EVENTS, TODAY, NOW)).rows[-1].value == 2
@@ -188,6 +193,21 @@ def test_events_arriving_during_pagination_are_counted_once() -> None:
 
     with open_provider("cursor", answer) as (cursor, _):
         assert next(cursor.fetch(EVENTS, TODAY, NOW)).rows[-1] == Row("requests", 4, model="gpt-5", tier="on_demand")
+
+
+@pytest.mark.parametrize(("total", "pages", "fails"), [(3, 4, True), (900, 5, True), (4, 5, False)])
+def test_an_endless_list_of_events_ends(total: int, pages: int, fails: bool) -> None:
+    """No page is requested after the announced number of events was exceeded, nor after an empty page."""
+
+    def answer(request: ReceivedRequest) -> Reply:
+        number = request.body.get("page", 0)
+        events = [make_event(number)] if number < 5 else []
+        return Reply(make_page(*events, number=number, more=True, total=total)) if number else Reply({}, 404)
+
+    with open_provider("cursor", answer) as (cursor, server):
+        with pytest.raises(Malformed, match="events came, but there are") if fails else nullcontext():
+            list(cursor.fetch(EVENTS, TODAY, NOW))
+        assert len(server.requests) == 1 + pages
 
 
 def test_a_repeated_page_ends_pagination() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from exporter.model import HOUR, TOKEN_METERS, Bucket, Report, Row
 from exporter.providers.base import Provider
 from exporter.providers.openai import OpenAI
 from exporter.providers.testing import ContractApi
-from tests.providers.canned import CannedServer, Reply, open_provider
+from tests.providers.canned import CannedServer, ReceivedRequest, Reply, open_provider
 from tests.providers.contract import NOW, TODAY, SimulatedProviderContract
 
 COMPLETIONS, COSTS = OpenAI.reports[:2]
@@ -45,10 +47,18 @@ class TestSmallOpenAIContract(SimulatedProviderContract):
 def open_openai(
     *results: dict[str, Any], name: str = "results", api_keys: bool = False
 ) -> Iterator[tuple[Provider, CannedServer]]:
-    """Run a provider against a server that returns one bucket with these results."""
-    end = int(NOW.timestamp())
-    page = {"data": [{"start_time": START, "end_time": min(end, START + 3600), name: results}], "has_more": False}
-    with open_provider("openai", lambda _: Reply(page), key="sk-admin-x", api_keys=api_keys) as pair:
+    """Run a provider against a server whose first bucket has these results, and whose others are empty."""
+
+    def answer(request: ReceivedRequest) -> Reply:
+        first, last = (int(request.query[field][0]) for field in ("start_time", "end_time"))
+        width = 3600 if request.query["bucket_width"] == ["1h"] else 86_400
+        data = [
+            {"start_time": start, "end_time": min(last, start + width), name: results if start == first else []}
+            for start in range(first, last, width)
+        ]
+        return Reply({"data": data, "has_more": False})
+
+    with open_provider("openai", answer, key="sk-admin-x", api_keys=api_keys) as pair:
         yield pair
 
 
@@ -256,7 +266,59 @@ def test_buckets_of_another_schema(start: int, end: int) -> None:
         list(openai.fetch(COMPLETIONS, TODAY, TODAY + HOUR))
 
 
-def test_buckets_outside_the_time_range() -> None:
-    """A bucket outside the requested time range is dropped."""
-    with open_with_bucket(7200, 10_800) as openai:
-        assert [bucket.rows for bucket in openai.fetch(COMPLETIONS, TODAY, TODAY + HOUR)] == [()]
+@pytest.mark.parametrize("start", [-86_400, -3600, 7200, 86_400])
+def test_buckets_outside_the_time_range(start: int) -> None:
+    """Buckets of another day, of the past or of the future do not stand for those that were requested."""
+    with (
+        open_with_bucket(start, start + 3600) as openai,
+        pytest.raises(Malformed, match="completions: 1 of 1 buckets are missing, the first of 2026-11-20T00:00Z"),
+    ):
+        list(openai.fetch(COMPLETIONS, TODAY, TODAY + HOUR))
+
+
+def test_a_bucket_that_ends_early_is_malformed() -> None:
+    """A past hour of which only a part arrived is an incomplete answer."""
+    with open_with_bucket(0, 1800) as openai, pytest.raises(Malformed, match="ends before its slot"):
+        list(openai.fetch(COMPLETIONS, TODAY, TODAY + HOUR))
+
+
+def test_a_slot_that_may_still_be_missing_is_left_out() -> None:
+    """A provider may not list the running slot yet: it is neither an error nor a zero."""
+    with open_with_bucket(0, 3600) as openai:
+        buckets = list(openai.fetch(COMPLETIONS, TODAY, TODAY + HOUR + timedelta(minutes=5)))
+    assert [bucket.start for bucket in buckets] == [TODAY]
+
+
+def test_pages_are_bounded_by_the_time_range() -> None:
+    """A list that never ends is given up as soon as it has more pages than the time range has buckets."""
+    numbers = count()
+
+    def answer(_: ReceivedRequest) -> Reply:
+        return Reply({"data": [], "has_more": True, "next_page": f"page_{next(numbers)}"})
+
+    with open_provider("openai", answer) as (openai, server), pytest.raises(Malformed, match="more than 6 pages"):
+        list(openai.fetch(COMPLETIONS, TODAY, TODAY + 6 * HOUR))
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize("report", [COMPLETIONS, COSTS], ids=lambda report: report.name)
+def test_a_result_that_comes_twice_is_malformed(report: Report) -> None:
+    """Results of a bucket differ in their labels: an exact duplicate is an error and is never added up."""
+    usage, cost = completion_result(output_tokens=1, model="gpt-5"), cost_result("42", "gpt-5, output")
+    results = [usage] if report is COMPLETIONS else [cost]
+    other = {**results[0], "project_id": "proj_other"}
+    assert len({row.workspace for row in fetch_rows(report, *results, other)}) == 2
+    with pytest.raises(Malformed, match=f"{report.name}: the field results has a duplicate"):
+        fetch_rows(report, *results, other, *results)
+
+
+def test_an_endless_list_of_names_ends_at_an_empty_page() -> None:
+    """A page of names without items, after which there are more, is Malformed and is the last that is requested."""
+    numbers = count()
+    page = {"data": [], "has_more": True}
+    with (
+        open_provider("openai", lambda _: Reply({**page, "last_id": f"id_{next(numbers)}"})) as (openai, server),
+        pytest.raises(Malformed, match="the field data of a page is empty"),
+    ):
+        openai.names()
+    assert len(server.requests) == 1

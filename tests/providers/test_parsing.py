@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from exporter.errors import Malformed
 from exporter.model import NANO
@@ -86,6 +90,72 @@ def test_money_is_exact() -> None:
     """No digit of an amount is lost to a float."""
     amount = json.loads('{"x": 123456.789012345}', parse_float=Decimal)
     assert money_field(amount, "x", NANO) == 123_456_789_012_345
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1e999990",
+        "-9e999999",
+        "1e-999999",
+        Decimal("9e999999"),
+        Decimal("1e999990"),
+        "1e1000000",
+        "1_000",
+        "\uff11\uff12",
+        " 1",
+        "1 ",
+        "0x10",
+        "",
+        "1" * 10_000_000,
+        "0." + "1" * 10_000_000,
+        Decimal("1e20"),
+        10**40,
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_odd_amounts_are_malformed_or_exact(value: object) -> None:
+    """An exponent, a length or a digit that no amount has is Malformed, quickly, and never another error."""
+    began = time.monotonic()
+    with pytest.raises(Malformed, match="the field x is not an amount of money"):
+        money_field({"x": value}, "x", NANO)
+    assert time.monotonic() - began < 1
+
+
+@given(
+    st.one_of(
+        st.text(max_size=30),
+        st.from_regex(r"\A-?[0-9]{0,30}\.?[0-9]{0,30}([eE][+-]?[0-9]{1,8})?\Z"),
+        st.decimals(allow_nan=True, allow_infinity=True),
+        st.integers(),
+        st.floats(),
+        st.none(),
+        st.booleans(),
+        st.lists(st.integers(), max_size=2),
+    )
+)
+@example(Decimal("9e999999"))
+@example("9e999999")
+@example(Decimal("sNaN"))
+def test_a_field_is_read_or_malformed(value: object) -> None:
+    """Whatever value a field has, reading it gives a value or Malformed."""
+    for read in (
+        lambda obj: money_field(obj, "x", NANO),
+        lambda obj: money_field(obj, "x", NANO // 100),
+        lambda obj: int_field(obj, "x"),
+        lambda obj: time_field(obj, "x"),
+        lambda obj: str_field(obj, "x"),
+    ):
+        with suppress(Malformed):
+            read({"x": value})
+
+
+def test_a_time_with_an_offset_is_in_utc() -> None:
+    """Times are in UTC whatever offset they are written with; one that UTC cannot represent is Malformed."""
+    assert time_field({"t": "2026-11-20T14:30:00+05:30"}, "t").hour == 9
+    for text in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+        with pytest.raises(Malformed):
+            time_field({"t": text}, "t")
 
 
 @pytest.mark.parametrize(

@@ -192,15 +192,15 @@ def test_the_first_poll_is_shown(tmp_path: Path) -> None:
 
 
 def test_a_rejected_key_comes_with_advice(tmp_path: Path) -> None:
-    """On top stand account, owner, the provider's words, what to do, and since when nothing was read."""
+    """On top stand account, owner, the provider's status and code, what to do, and since when nothing was read."""
     with start_small_system(tmp_path, make_account("openai"), make_account("cursor", "crew")) as system:
         system.poll_until_idle()
         system.simulator.add_fault("solo", "revoked")
         system.advance(6 * HOUR)
-        page = fetch_page(system)
+        told = fetch_page(system)
     assert "1 of 2 accounts needs attention" in page.text
     assert "solo (owner platform)" in page.text
-    assert "answered 401: Incorrect API key provided: it has been revoked." in page.text
+    assert "answered 401 (invalid_request_error, invalid_api_key)" in page.text
     assert "Action needed: The key was revoked. Create an admin key: platform.openai.com" in page.text
     assert "Not read since Nov 18 12:07 UTC (6 h)." in page.text
     assert "stopped: key rejected" in page.row("solo")
