@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,10 +12,17 @@ from typing import NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
+from exporter.config.messages import format_value
 from exporter.errors import PushError
 from exporter.ledger.change_events import CHANGE_EVENT_MAX_AGE
 from exporter.model import COST, COST_INCLUDED, DAY, NANO, REQUESTS, ChangeEvent, Row, UsageEvent
-from exporter.push.models import MAX_EVENTS_PER_BATCH, ChangeEventBody, UsageEventBody, format_validation_error
+from exporter.push.models import (
+    MAX_EVENTS_PER_BATCH,
+    MAX_NUMBER_LENGTH,
+    ChangeEventBody,
+    UsageEventBody,
+    format_validation_error,
+)
 
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 """How far a client's clock may be ahead."""
@@ -34,9 +42,18 @@ class Rejected:
 
 
 def parse_json(body: bytes) -> object:
-    """Parse a body; numbers with a decimal point become Decimal. Raises PushError."""
+    """Parse a body; numbers with a decimal point become Decimal.
+
+    Raises PushError, also for what parsers read differently: an object with a key twice, and very long numbers.
+    """
     try:
-        return json.loads(body, parse_float=Decimal, parse_constant=_reject_constant)
+        return json.loads(
+            body,
+            parse_int=_parse_int,
+            parse_float=_parse_decimal,
+            parse_constant=_reject_constant,
+            object_pairs_hook=_build_object,
+        )
     except (ValueError, ArithmeticError, RecursionError):
         raise PushError(400, "the body is not JSON") from None
 
@@ -119,6 +136,30 @@ def _build_usage_event(body: UsageEventBody, fallback_id: str, *, include_api_ke
     # The prefixes keep ids that clients chose apart from those made of idempotency keys.
     event_id = f"id {body.id}" if body.id else fallback_id and f"request {fallback_id}"
     return UsageEvent(body.provider, body.timestamp, tuple(rows), event_id)
+
+
+def _parse_int(text: str) -> int:
+    _check_number_length(text)
+    return int(text)
+
+
+def _parse_decimal(text: str) -> Decimal:
+    _check_number_length(text)
+    return Decimal(text)
+
+
+def _check_number_length(text: str) -> None:
+    if len(text) > MAX_NUMBER_LENGTH:
+        raise PushError(400, f"the body has a number of more than {MAX_NUMBER_LENGTH} characters")
+
+
+def _build_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = Counter(key for key, _ in pairs)
+        duplicate = next(key for key, count in keys.items() if count > 1)
+        raise PushError(400, f"the body has an object with the key {format_value(duplicate)} more than once")
+    return result
 
 
 def _reject_constant(name: str) -> NoReturn:
