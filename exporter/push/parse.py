@@ -135,7 +135,19 @@ def _build_usage_event(body: UsageEventBody, fallback_id: str, *, include_api_ke
         rows.append(Row(COST, round(body.cost_usd * NANO), *labels, COST_INCLUDED))
     # The prefixes keep ids that clients chose apart from those made of idempotency keys.
     event_id = f"id {body.id}" if body.id else fallback_id and f"request {fallback_id}"
-    return UsageEvent(body.provider, body.timestamp, tuple(rows), event_id)
+    return UsageEvent(body.provider, body.timestamp, tuple(rows), event_id, _canonical_content(body))
+
+
+def _canonical_content(body: UsageEventBody) -> str:
+    """Return an event's content as text: the same for equal events, however their JSON was written.
+
+    Fields with their default value are left out, so that the text stays the same if a later version has more fields.
+    """
+    content = body.model_dump(exclude={"id", "timestamp", "cost_usd"}, exclude_defaults=True)
+    content["timestamp"] = body.timestamp.timestamp()
+    if body.cost_usd is not None:
+        content["cost_usd"] = round(body.cost_usd * NANO)
+    return json.dumps(content, sort_keys=True)
 
 
 def _parse_int(text: str) -> int:

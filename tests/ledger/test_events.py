@@ -33,7 +33,7 @@ def make_event(
     name: str = "", *, ago: timedelta = timedelta(), tokens: int = 5, provider: str = "bedrock"
 ) -> UsageEvent:
     """Some tokens of one model."""
-    return UsageEvent(provider, NOW - ago, (Row("output", tokens, model="m"),), name)
+    return UsageEvent(provider, NOW - ago, (Row("output", tokens, model="m"),), name, f"{provider} {ago} {tokens}")
 
 
 def stored_tokens(ledger: Ledger, provider: str = "bedrock", time_range: TimeRange = ALL_TIME) -> int:
@@ -61,7 +61,7 @@ def test_a_duplicate_event_changes_nothing(tmp_path: Path) -> None:
         make_event("a", tokens=6),
         make_event("a", ago=timedelta(seconds=1)),
         make_event("a", provider="vertex"),
-        replace(make_event("a"), rows=(Row("output", 5, model="n"),)),
+        replace(make_event("a"), content="another model"),
     ],
 )
 def test_an_id_of_another_content_is_a_conflict(ledger: Ledger, other: UsageEvent) -> None:
