@@ -207,6 +207,11 @@ def test_a_duplicate_is_recognized_after_a_configuration_change(system: System, 
     known = [_make_event(id=f"call-{number}", model=f"m{number}", apiKey="search") for number in range(11)]
     assert _post(system, known, BATCH_PATH).json()["accepted"] == 11
     late = _make_event(id="late", model="late", apiKey="search")
+
+    def remove_update(document: dict[str, Any]) -> None:
+        for key in update:
+            document["ingest"]["sources"][0].pop(key, None)
+
     _change_config(system, lambda document: document["ingest"]["sources"][0].update(update))
     assert _post(system, late).json() == {"status": "accepted"}
     for _ in range(2):
@@ -214,8 +219,7 @@ def test_a_duplicate_is_recognized_after_a_configuration_change(system: System, 
         assert (result["duplicate"], result["rejected"]) == (12, [])
         assert _post(system, late | {"apiKey": "other"}).status_code == 409
         assert _post(system, late | {"costUsd": 0}).status_code == 409
-        # Back to the first configuration.
-        _change_config(system, lambda document: [document["ingest"]["sources"][0].pop(key, None) for key in update])
+        _change_config(system, remove_update)  # Back to the first configuration.
 
 
 def test_an_event_is_a_duplicate_however_it_is_written(system: System) -> None:
