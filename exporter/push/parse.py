@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,32 @@ class Rejected:
     reason: str
     conflict: bool = False
     """Whether a different event with the same id was stored before."""
+
+
+def decode_body(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
+    """Return a body without its Content-Encoding: `gzip`, or none.
+
+    Raises PushError, also if the decoded body has more than `max_bytes`; no more than that is ever decompressed.
+    """
+    encoding = content_encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip"):
+        raise PushError(415, "Content-Encoding: only gzip, once, is supported")
+    decompressor = zlib.decompressobj(wbits=_GZIP_WINDOW_BITS)
+    try:
+        decoded = decompressor.decompress(body, max_bytes + 1)
+    except zlib.error:
+        raise PushError(400, "the body is not compressed with gzip") from None
+    if len(decoded) > max_bytes:
+        raise PushError(413, f"the decompressed body may have {max_bytes} bytes at most")
+    if not decompressor.eof or decompressor.unused_data:
+        raise PushError(400, "the body is not a single, complete gzip member")
+    return decoded
+
+
+_GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
+"""zlib's parameter for data in gzip's format."""
 
 
 def parse_json(body: bytes) -> object:

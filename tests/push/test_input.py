@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from exporter.config.durations import parse_duration
 from exporter.config.messages import format_value, has_random_run, looks_like_key, suggest
 from exporter.errors import PushError
-from exporter.push.parse import parse_batch, parse_events, parse_json
+from exporter.push.parse import decode_body, parse_batch, parse_events, parse_json
 from tests.system import NOON
 
 EVENT: dict[str, Any] = {"provider": "vllm", "model": "m", "timestamp": NOON.isoformat()}
@@ -29,11 +31,9 @@ MAX_RATIO = 10
 
 def _parse(body: bytes) -> None:
     """Parse a body as the server does; an invalid one must be rejected with a PushError."""
-    try:
+    with suppress(PushError):
         items = parse_batch(parse_json(body))
         parse_events(items, idempotency_key="", include_api_keys=True, now=NOON)
-    except PushError:
-        pass
 
 
 def _cpu_time(action: Callable[[], object]) -> float:
@@ -166,6 +166,58 @@ def test_a_field_in_both_spellings_is_rejected() -> None:
     item = EVENT | {"promptTokens": 1, "prompt_tokens": 2}
     (rejected,) = parse_events([item], idempotency_key="", include_api_keys=False, now=NOON).rejected
     assert "prompt_tokens" in rejected.reason
+
+
+GZIPPED_EVENTS = gzip.compress(json.dumps([EVENT]).encode())
+
+
+def test_a_body_may_be_compressed() -> None:
+    """A body compressed with gzip is the same as the plain one; no encoding means that it is plain."""
+    for encoding in ("gzip", "GZIP", " x-gzip "):
+        assert json.loads(decode_body(GZIPPED_EVENTS, encoding, 1000)) == [EVENT]
+    for encoding in ("", "identity"):
+        assert decode_body(b"[]", encoding, 2) == b"[]"
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "status"),
+    [
+        (gzip.compress(bytes(10**8)), "gzip", 413),
+        (gzip.compress(bytes(1001)), "gzip", 413),
+        (gzip.compress(gzip.compress(b"[]")), "gzip, gzip", 415),
+        (b"[]", "br", 415),
+        (b"[]", "gzip", 400),
+        (b"", "gzip", 400),
+        (GZIPPED_EVENTS[:-1], "gzip", 400),
+        (GZIPPED_EVENTS[:-8] + bytes(8), "gzip", 400),
+        (GZIPPED_EVENTS + b"!", "gzip", 400),
+        (GZIPPED_EVENTS * 2, "gzip", 400),
+    ],
+    ids=[
+        "bomb",
+        "a byte too long",
+        "twice",
+        "brotli",
+        "plain",
+        "empty",
+        "cut off",
+        "checksum",
+        "followed",
+        "two members",
+    ],
+)
+def test_an_invalid_compressed_body_is_rejected(body: bytes, encoding: str, status: int) -> None:
+    """What is no single gzip member, or is too long when decompressed, is rejected; a bomb is not decompressed."""
+    with pytest.raises(PushError) as error:
+        decode_body(body, encoding, 1000)
+    assert error.value.status == status
+
+
+@given(st.binary() | st.binary().map(lambda data: GZIPPED_EVENTS[:10] + data), st.sampled_from(["gzip", "br", ""]))
+def test_any_encoded_body_is_decoded_or_rejected(body: bytes, encoding: str) -> None:
+    """Whatever a body and its encoding are, the only error is a PushError."""
+    with suppress(PushError):
+        assert len(decode_body(body, encoding, 50)) <= max(50, len(body))
 
 
 VALUES = st.recursive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -238,6 +239,19 @@ def test_an_event_that_an_earlier_version_stored_is_a_duplicate(system: System) 
         # The content digest of an earlier version had twelve characters.
         assert db.execute("UPDATE event SET content = ?", ("AbCdEf-_0123",)).rowcount == 1
     assert _post(system, event).json() == {"status": "duplicate"}
+
+
+def test_a_compressed_push_is_accepted(system: System) -> None:
+    """A body may be compressed with gzip; its limit applies to the decompressed body too."""
+    change = {"title": "deploy", "time": NOON.timestamp()}
+    bodies = {EVENT_PATH: _make_event(), BATCH_PATH: [_make_event()], CHANGES_PATH: change}
+    for path, body in bodies.items():
+        compressed = gzip.compress(json.dumps(body).encode())
+        assert _post(system, compressed, path, **{"content-encoding": "gzip"}).status_code == 202
+        too_long = gzip.compress(json.dumps(body).encode() + b" " * (2 << 20))
+        response = _post(system, too_long, path, **{"content-encoding": "gzip"})
+        assert (response.status_code, "bytes at most" in response.json()["error"]) == (413, True)
+        assert _post(system, compressed, path, **{"content-encoding": "br"}).status_code == 415
 
 
 def test_a_request_with_an_idempotency_key_is_counted_once(system: System) -> None:
