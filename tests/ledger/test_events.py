@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -147,3 +148,25 @@ def test_sums_are_those_of_the_events_that_were_first(
     for hour, amount in sums.items():
         assert stored_tokens(ledger, time_range=TimeRange(hour, hour + HOUR)) == amount
     ledger.close()
+
+
+def test_the_time_for_events_does_not_grow_with_known_labels(ledger: Ledger) -> None:
+    """Events with new labels take as long in an account with many labels as in an account with few."""
+    pushed_models = 0
+
+    def push_new_models(count: int) -> float:
+        """Push events of models that are new; return the CPU seconds."""
+        nonlocal pushed_models
+        rows = [Row("output", 1, model=f"m{pushed_models + number}") for number in range(count)]
+        pushed_models += count
+        events = [UsageEvent("bedrock", NOW, (row,)) for row in rows]
+        began = time.thread_time()
+        ledger.events.add("gateway", events, NOW)
+        return time.thread_time() - began
+
+    push_new_models(300)
+    few = min(push_new_models(300) for _ in range(3))
+    push_new_models(30_000)
+    many = min(push_new_models(300) for _ in range(3))
+    assert many < 4 * few
+    assert stored_tokens(ledger) == pushed_models
