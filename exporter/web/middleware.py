@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exporter.ratelimit import TokenBucket
-from exporter.web.auth import AuthCheck
+from exporter.web.auth import AuthCheck, TooManyPendingChecks
 
 MAX_HEADER_BYTES = 16 << 10
 """Limit of a request line with its headers."""
@@ -158,8 +158,11 @@ class AccessMiddleware:
             return PlainTextResponse("Too many requests.\n", 429, headers)
         if policy.authenticate is None or scope["path"] in self._exempt_paths:
             return None
-        if await policy.authenticate(scope["headers"]):
-            return None
+        try:
+            if await policy.authenticate(scope["headers"]):
+                return None
+        except TooManyPendingChecks:
+            return PlainTextResponse("Too many passwords are being checked.\n", 503, {"retry-after": "1"})
         return PlainTextResponse("Unauthorized.\n", 401, {"www-authenticate": 'Basic realm="ai-spend-exporter"'})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ import httpx
 import pytest
 
 from exporter.web import WebConfigReloader
-from tests.web_server import make_handlers, serve, write_web_config
+from exporter.web.auth import MAX_PENDING_CHECKS
+from tests.web_server import hash_password, make_handlers, serve, write_web_config
 
 PATIENCE = 60
 """Seconds after which a test fails instead of waiting on."""
@@ -38,6 +40,27 @@ def _send(url: str, data: bytes) -> bytes:
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
         connection.sendall(data)
         return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+def test_pending_password_checks_are_bounded(tmp_path: Path) -> None:
+    """Guessed passwords beyond the limit get 503 at once, and a client whose password is known gets its answer."""
+    path = write_web_config(tmp_path, basic_auth_users={"reader": hash_password("secret", cost=10)})
+    reloader, known = WebConfigReloader(path, time.monotonic), ("reader", "secret")
+
+    async def scrape_during_guesses(url: str) -> tuple[list[int], int]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits) as client:
+            assert (await client.get("/metrics", auth=known)).status_code == 200
+            requests = [client.get("/metrics", auth=("reader", str(number))) for number in range(80)]
+            guesses = asyncio.gather(*requests)
+            scrape = await client.get("/metrics", auth=known)
+            return [guess.status_code for guess in await guesses], scrape.status_code
+
+    with serve(reloader) as address:
+        guesses, scrape = asyncio.run(scrape_during_guesses(f"http://{address}"))
+    assert set(guesses) == {401, 503}
+    assert guesses.count(401) >= MAX_PENDING_CHECKS
+    assert scrape == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/-/ready", "/-/reload", "/nothing"])
