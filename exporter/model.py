@@ -87,6 +87,8 @@ class UsageEvent:
     rows: tuple[Row, ...]
     id: str = ""
     """The source's own unique id of the event; empty where it has none."""
+    content: str = ""
+    """What the source sent, in a form that is the same for equal events and independent of the configuration."""
 
 
 @dataclass(frozen=True, slots=True)

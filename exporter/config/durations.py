@@ -21,6 +21,9 @@ _GO_UNITS = {unit: Decimal(_PROMETHEUS_UNITS[unit]) for unit in ("h", "m", "s", 
 _GO_UNITS |= {"us": Decimal(1), "ns": Decimal("0.001")}
 _GO_ITEM = re.compile(rf"([0-9]{{1,9}}(?:[.][0-9]{{1,9}})?)({'|'.join(reversed(_GO_UNITS))})")
 
+MAX_DURATION_LENGTH = 1000
+"""Characters; a duration with every unit of either format has far fewer."""
+
 DURATION_PATTERN = re.compile("".join(f"(?:([0-9]{{1,9}}){unit})?" for unit in _PROMETHEUS_UNITS))
 """Matches every duration in Prometheus's format, and the empty text, which is none."""
 
@@ -30,6 +33,8 @@ def parse_duration(text: str, *, go_format: bool = False) -> timedelta | None:
 
     Prometheus takes whole numbers and the units y, w, d, h, m, s and ms in this order, each at most once.
     """
+    if len(text) > MAX_DURATION_LENGTH:
+        return None
     if go_format:
         if not re.fullmatch(f"(?:{_GO_ITEM.pattern})+", text):
             return None

@@ -18,8 +18,16 @@ YamlPath = tuple[str | int, ...]
 """Keys and indexes from the top of a file to a value: `("accounts", 2, "name")`."""
 
 _MAX_VALUE_LENGTH = 40
+_MAX_EXAMINED_LENGTH = 1000
+"""Characters of a value that are searched for a key: many more than are displayed."""
+_MAX_NUMBER_BITS = 1000
+_MAX_SUGGESTION_LENGTH = 100
+"""A longer word is no misspelling of a known word."""
 _MIN_KEY_LENGTH = 20
-_RANDOM_RUN = re.compile(rf"(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{{{_MIN_KEY_LENGTH}}}")
+# The repetitions are bounded: without a bound, a long run of digits alone takes time that grows with its square.
+_RANDOM_RUN = re.compile(
+    rf"(?=[A-Za-z]{{0,{_MIN_KEY_LENGTH}}}[0-9])(?=[0-9]{{0,{_MIN_KEY_LENGTH}}}[A-Za-z])[A-Za-z0-9]{{{_MIN_KEY_LENGTH}}}"
+)
 _CHARACTER_CLASSES = (re.compile("[A-Z]"), re.compile("[a-z]"), re.compile("[0-9]"))
 _MESSAGE = "message"
 """The type of pydantic errors whose text is a message of ours."""
@@ -57,14 +65,18 @@ def format_value(value: object) -> str:
             return "a list"
         case dict():
             return "a mapping"
-        case str() if looks_like_key(value):
+        case str() if looks_like_key(value[:_MAX_EXAMINED_LENGTH]):
             return "<secret>"
         case str() if len(value) > _MAX_VALUE_LENGTH:
             return quote(f"{value[:_MAX_VALUE_LENGTH]}…")
         case str():
             return quote(value)
+        case int() if value.bit_length() > _MAX_NUMBER_BITS:
+            # Python refuses to format an integer of thousands of digits.
+            return "a number that is too long"
         case _:
-            return str(value)
+            text = str(value)
+            return f"{text[:_MAX_VALUE_LENGTH]}…" if len(text) > _MAX_VALUE_LENGTH else text
 
 
 def format_type(value: object) -> str:
@@ -92,7 +104,7 @@ def _format_key(name: str) -> str:
 
 def suggest(word: str, known: Collection[str]) -> str:
     """Return `did you mean …?`, or an empty text where no known word is similar."""
-    similar = difflib.get_close_matches(word, known, n=1)
+    similar = difflib.get_close_matches(word, known, n=1) if len(word) <= _MAX_SUGGESTION_LENGTH else []
     return f"did you mean {similar[0]}?" if similar else ""
 
 

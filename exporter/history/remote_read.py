@@ -25,6 +25,7 @@ from exporter.history.hourly import (
 from exporter.history.remote_read_protocol import (
     MESSAGES,
     Query,
+    WorkBudget,
     compress,
     encode_message,
     encode_varint,
@@ -39,6 +40,12 @@ SAMPLE_HEAD, VALUE_BYTES, TAIL_BYTES = b"\x12\x10\x09", 8, 7
 """A sample: field 2 of 16 bytes, the value as a double, the time as a varint (6 bytes until the year 2109)."""
 SAMPLE_BYTES = len(SAMPLE_HEAD) + VALUE_BYTES + TAIL_BYTES
 HOURS_PER_DAY = int(DAY / HOUR)
+
+MAX_WORK = 10_000_000
+"""Units of work for a request: at most some ten seconds. 35 days of 100 accounts with 500 series each need about two
+million; seven million if no day is cached."""
+_ACCOUNT_WORK, _DAY_WORK, _ENCODING_WORK = 50, 10, 3
+"""Units for reading which days an account has, for looking a day up, and for reading and encoding a series of a day."""
 
 _LabelPairs = list[tuple[str, str]]
 
@@ -79,20 +86,26 @@ class RemoteReadHandler:
         history_accounts: Callable[[], Iterable[HistoryAccount]],
         max_samples: int,
         max_cache_bytes: int = 64 << 20,
+        max_work: int = MAX_WORK,
     ) -> None:
-        """`max_samples` bounds one answer, `max_cache_bytes` the encoded days that are kept for later answers."""
+        """`max_samples` bounds one answer, `max_cache_bytes` the encoded days that are kept for later answers.
+
+        `max_work` bounds the work for one request, in units of WorkBudget.
+        """
         self._ledger = ledger
         self._history_accounts = history_accounts
         self._max_samples = max_samples
+        self._max_work = max_work
         self._cache = LRUCache(max_cache_bytes)
 
     def handle(self, body: bytes) -> bytes:
         """Return the answer to a request's body. Raises QueryRejected with the reason."""
         parts: list[bytes] = []
         size = 0
-        for query in parse_queries(body):
+        budget = WorkBudget(self._max_work)
+        for query in parse_queries(body, budget):
             series: list[tuple[_LabelPairs, list[bytes]]] = []
-            for labels, pieces in self._find_series(query):
+            for labels, pieces in self._find_series(query, budget):
                 size += sum(map(len, pieces)) // SAMPLE_BYTES
                 self._check_sample_limit(size)
                 series.append((labels, pieces))
@@ -109,17 +122,23 @@ class RemoteReadHandler:
                 "series, or raise --storage.remote.read-sample-limit"
             )
 
-    def _find_series(self, query: Query) -> Iterator[tuple[_LabelPairs, list[bytes]]]:
+    def _find_series(self, query: Query, budget: WorkBudget) -> Iterator[tuple[_LabelPairs, list[bytes]]]:
         """Yield labels and samples of every series that matches."""
         accounts = list(self._history_accounts())
         for family in HISTORY_FAMILIES:
             for account in accounts:
                 shared = {"__name__": family.name, **account_labels(account)}
+                budget.spend(1 + len(query.matchers))
                 if query.matches(shared, list(shared)):
-                    yield from self._find_account_series(query, family, account, shared)
+                    yield from self._find_account_series(query, family, account, shared, budget)
 
     def _find_account_series(
-        self, query: Query, family: Family, history_account: HistoryAccount, shared_labels: Mapping[str, str]
+        self,
+        query: Query,
+        family: Family,
+        history_account: HistoryAccount,
+        shared_labels: Mapping[str, str],
+        budget: WorkBudget,
     ) -> Iterator[tuple[_LabelPairs, list[bytes]]]:
         # Hours since the epoch: the complete hours whose samples are in the query's range are those of [first, last).
         # Both ends of a query are included, and a sample is SAMPLE_LEAD_MS before its hour's end.
@@ -131,11 +150,15 @@ class RemoteReadHandler:
         wanted: dict[HistorySeriesKey, list[bytes] | None] = {}
         size = 0
         span = TimeRange(utc(first // HOURS_PER_DAY * HOURS_PER_DAY * HOUR_MS // 1000), utc(last * HOUR_MS // 1000))
+        budget.spend(_ACCOUNT_WORK)
         for day in self._ledger.hours.days(history_account.ledger_account.id, span):
             day_start = int(day.timestamp()) * 1000 // HOUR_MS
             low, high = max(first - day_start, 0), min(last - day_start, HOURS_PER_DAY)
-            for key, samples in self._get_day(family, history_account, day).items():
+            encoded_day = self._get_day(family, history_account, day, budget)
+            budget.spend(_DAY_WORK + len(encoded_day))
+            for key, samples in encoded_day.items():
                 if key not in wanted:
+                    budget.spend(1 + len(query.matchers))
                     labels = {**shared_labels, **series_labels(history_account, key)}
                     wanted[key] = [] if query.matches(labels) else None
                 pieces = wanted[key]
@@ -149,7 +172,9 @@ class RemoteReadHandler:
                 labels = {**shared_labels, **series_labels(history_account, key)}
                 yield sorted(labels.items()), pieces
 
-    def _get_day(self, family: Family, history_account: HistoryAccount, day: datetime) -> EncodedDay:
+    def _get_day(
+        self, family: Family, history_account: HistoryAccount, day: datetime, budget: WorkBudget
+    ) -> EncodedDay:
         number = history_account.ledger_account.id
         key, version = (
             (number, family.name, day),
@@ -158,6 +183,7 @@ class RemoteReadHandler:
         encoded = self._cache.get(key, version)
         if encoded is None:
             values = read_day(self._ledger, family, history_account, day)
+            budget.spend(_ENCODING_WORK * len(values))
             encoded = encode_day(day, values, NANO if family is HOURLY_COST else 1)
             self._cache.put(key, version, encoded)
         return encoded

@@ -10,6 +10,7 @@ from exporter.ledger.store import Store, placeholders
 from exporter.model import Row, RowLabels
 
 _COLUMNS = ", ".join(RowLabels._fields)
+_CONDITIONS = " AND ".join(f"{name} = ?" for name in RowLabels._fields)
 
 
 def row_labels(row: Row) -> RowLabels:
@@ -30,6 +31,8 @@ class SeriesIndex:
         self._lock = threading.Lock()
         self._accounts: dict[tuple[str, str], int] = {}
         self._labels: dict[tuple[int, str], dict[int, RowLabels]] = {}
+        self._numbers: dict[tuple[int, str], dict[RowLabels, int]] = {}
+        """The inverse of `_labels`."""
 
     def register_account(self, name: str, provider: str) -> int:
         """Return the account's number. An account that changes its provider is another account."""
@@ -60,24 +63,20 @@ class SeriesIndex:
 
         New numbers are not cached here: the transaction may still be rolled back.
         """
-        numbers = _invert(self._labels.get((account, report), {}))
-        if all(labels in numbers for labels in label_sets):
-            return numbers
-        numbers = _invert(_read_labels(db, account, report))
-        new_labels = [labels for labels in label_sets if labels not in numbers]
-        if not new_labels:
-            return numbers
-        db.executemany(
-            f"INSERT INTO series (account, report, {_COLUMNS}) VALUES (?, ?, {placeholders(RowLabels._fields)})",
-            [(account, report, *labels) for labels in new_labels],
-        )
-        return _invert(_read_labels(db, account, report))
+        known = self._numbers.get((account, report), {})
+        # Labels that are not cached are looked up one by one in the index of the table: the time for a push must not
+        # grow with the number of labels that the account already has.
+        return {
+            labels: known[labels] if labels in known else _intern(db, account, report, labels) for labels in label_sets
+        }
 
     def labels(self, db: sqlite3.Connection, account: int, report: str, ids: Iterable[int]) -> Mapping[int, RowLabels]:
         """Return number -> labels of at least these numbers, all of which the reader's view must hold."""
         known = self._labels.get((account, report), {})
         if any(number not in known for number in ids):
-            known = self._labels[account, report] = _read_labels(db, account, report)
+            known = _read_labels(db, account, report)
+            self._numbers[account, report] = {labels: number for number, labels in known.items()}
+            self._labels[account, report] = known
         return known
 
     def all_labels(self, db: sqlite3.Connection, account: int, reports: Sequence[str]) -> list[RowLabels]:
@@ -89,8 +88,16 @@ class SeriesIndex:
         return [RowLabels(*columns) for columns in found]
 
 
-def _invert(labels_by_id: Mapping[int, RowLabels]) -> dict[RowLabels, int]:
-    return {labels: number for number, labels in labels_by_id.items()}
+def _intern(db: sqlite3.Connection, account: int, report: str, labels: RowLabels) -> int:
+    """Return the number of labels, which are stored first if they are new."""
+    key = (account, report, *labels)
+    found = db.execute(f"SELECT id FROM series WHERE account = ? AND report = ? AND {_CONDITIONS}", key).fetchone()
+    if found is None:
+        marks = placeholders(RowLabels._fields)
+        inserted = db.execute(f"INSERT INTO series (account, report, {_COLUMNS}) VALUES (?, ?, {marks})", key)
+        return int(inserted.lastrowid or 0)
+    (number,) = found
+    return int(number)
 
 
 def _read_labels(db: sqlite3.Connection, account: int, report: str) -> dict[int, RowLabels]:

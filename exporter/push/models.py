@@ -27,8 +27,16 @@ MAX_EVENTS_PER_BATCH = 300
 MAX_TOKENS_PER_EVENT = 10**9
 MAX_USD_PER_EVENT = 10_000
 """The sum of a hundred thousand such events in nano-USD still fits into SQLite's 64-bit integers."""
+MAX_NUMBER_LENGTH = 64
+"""Characters of a number; the shortest text of any double-precision number has 24 at most."""
+_MAX_TIME_LENGTH = 64
+_MAX_FORMATTED_PROBLEMS = 20
+"""Problems of an object that its error lists; an object can have as many as its body has bytes."""
 _MIN_TIMESTAMP = 946_684_800
 """2000-01-01 in seconds since 1970: a smaller number is not the time of an event."""
+_NUMBER_PATTERN = r"(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
+_NUMBER = re.compile(_NUMBER_PATTERN)
+"""A number of 0 or more as JSON writes it."""
 _KEY_PREFIX = re.compile(KEY_PREFIX_PATTERN)
 
 
@@ -36,7 +44,7 @@ def _parse_time(value: object) -> datetime:
     """Parse RFC 3339 or seconds since 1970 into an aware datetime."""
     time: datetime | None = None
     try:
-        if isinstance(value, str):
+        if isinstance(value, str) and len(value) <= _MAX_TIME_LENGTH:
             time = datetime.fromisoformat(value.upper())
         elif isinstance(value, int | Decimal) and not isinstance(value, bool) and value >= _MIN_TIMESTAMP:
             time = utc(float(value))
@@ -50,8 +58,11 @@ def _parse_time(value: object) -> datetime:
 
 
 def _parse_dollars(value: object) -> Decimal:
+    # Decimal reads more than numbers of JSON: "1_000", digits of other scripts, surrounding spaces.
+    is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
+    is_number_text = isinstance(value, str) and len(value) <= MAX_NUMBER_LENGTH and bool(_NUMBER.fullmatch(value))
     try:
-        amount = Decimal(value) if isinstance(value, int | str | Decimal) and not isinstance(value, bool) else None
+        amount = Decimal(str(value)) if is_number or is_number_text else None
     except ArithmeticError:
         amount = None
     if amount is None or not amount.is_finite() or not 0 <= amount <= MAX_USD_PER_EVENT:
@@ -81,7 +92,7 @@ _TIME_SCHEMA = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "n
 _USD_SCHEMA = {
     "anyOf": [
         {"type": "number", "minimum": 0, "maximum": MAX_USD_PER_EVENT},
-        {"type": "string", "pattern": r"^[0-9]{1,4}(\.[0-9]{1,12})?$"},
+        {"type": "string", "pattern": r"^(0|[1-9][0-9]{0,3})(\.[0-9]{1,12})?$"},
     ]
 }
 _PRINTABLE = AfterValidator(_check_printable)
@@ -170,7 +181,11 @@ _MODELS: dict[str, type[PushModel]] = {model.__name__: model for model in (Usage
 def format_validation_error(error: ValidationError) -> str:
     """Return every problem of a pushed object, in one line."""
     model = _MODELS[error.title]
-    return "; ".join(_format_error_detail(detail, model) for detail in error.errors())
+    details = error.errors()
+    problems = [_format_error_detail(detail, model) for detail in details[:_MAX_FORMATTED_PROBLEMS]]
+    if len(details) > len(problems):
+        problems.append(f"and {len(details) - len(problems)} more problems")
+    return "; ".join(problems)
 
 
 def _format_error_detail(error: ErrorDetails, model: type[PushModel]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,10 +13,17 @@ from typing import NamedTuple, NoReturn
 
 from pydantic import ValidationError
 
+from exporter.config.messages import format_value
 from exporter.errors import PushError
 from exporter.ledger.change_events import CHANGE_EVENT_MAX_AGE
 from exporter.model import COST, COST_INCLUDED, DAY, NANO, REQUESTS, ChangeEvent, Row, UsageEvent
-from exporter.push.models import MAX_EVENTS_PER_BATCH, ChangeEventBody, UsageEventBody, format_validation_error
+from exporter.push.models import (
+    MAX_EVENTS_PER_BATCH,
+    MAX_NUMBER_LENGTH,
+    ChangeEventBody,
+    UsageEventBody,
+    format_validation_error,
+)
 
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 """How far a client's clock may be ahead."""
@@ -33,10 +42,45 @@ class Rejected:
     """Whether a different event with the same id was stored before."""
 
 
-def parse_json(body: bytes) -> object:
-    """Parse a body; numbers with a decimal point become Decimal. Raises PushError."""
+def decode_body(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
+    """Return a body without its Content-Encoding: `gzip`, or none.
+
+    Raises PushError, also if the decoded body has more than `max_bytes`; no more than that is ever decompressed.
+    """
+    encoding = content_encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip"):
+        raise PushError(415, "Content-Encoding: only gzip, once, is supported")
+    decompressor = zlib.decompressobj(wbits=_GZIP_WINDOW_BITS)
     try:
-        return json.loads(body, parse_float=Decimal, parse_constant=_reject_constant)
+        decoded = decompressor.decompress(body, max_bytes + 1)
+    except zlib.error:
+        raise PushError(400, "the body is not compressed with gzip") from None
+    if len(decoded) > max_bytes:
+        raise PushError(413, f"the decompressed body may have {max_bytes} bytes at most")
+    if not decompressor.eof or decompressor.unused_data:
+        raise PushError(400, "the body is not a single, complete gzip member")
+    return decoded
+
+
+_GZIP_WINDOW_BITS = 16 + zlib.MAX_WBITS
+"""zlib's parameter for data in gzip's format."""
+
+
+def parse_json(body: bytes) -> object:
+    """Parse a body; numbers with a decimal point become Decimal.
+
+    Raises PushError, also for what parsers read differently: an object with a key twice, and very long numbers.
+    """
+    try:
+        return json.loads(
+            body,
+            parse_int=_parse_int,
+            parse_float=_parse_decimal,
+            parse_constant=_reject_constant,
+            object_pairs_hook=_build_object,
+        )
     except (ValueError, ArithmeticError, RecursionError):
         raise PushError(400, "the body is not JSON") from None
 
@@ -118,7 +162,43 @@ def _build_usage_event(body: UsageEventBody, fallback_id: str, *, include_api_ke
         rows.append(Row(COST, round(body.cost_usd * NANO), *labels, COST_INCLUDED))
     # The prefixes keep ids that clients chose apart from those made of idempotency keys.
     event_id = f"id {body.id}" if body.id else fallback_id and f"request {fallback_id}"
-    return UsageEvent(body.provider, body.timestamp, tuple(rows), event_id)
+    return UsageEvent(body.provider, body.timestamp, tuple(rows), event_id, _canonical_content(body))
+
+
+def _canonical_content(body: UsageEventBody) -> str:
+    """Return an event's content as text: the same for equal events, however their JSON was written.
+
+    Fields with their default value are left out, so that the text stays the same if a later version has more fields.
+    """
+    content = body.model_dump(exclude={"id", "timestamp", "cost_usd"}, exclude_defaults=True)
+    content["timestamp"] = body.timestamp.timestamp()
+    if body.cost_usd is not None:
+        content["cost_usd"] = round(body.cost_usd * NANO)
+    return json.dumps(content, sort_keys=True)
+
+
+def _parse_int(text: str) -> int:
+    _check_number_length(text)
+    return int(text)
+
+
+def _parse_decimal(text: str) -> Decimal:
+    _check_number_length(text)
+    return Decimal(text)
+
+
+def _check_number_length(text: str) -> None:
+    if len(text) > MAX_NUMBER_LENGTH:
+        raise PushError(400, f"the body has a number of more than {MAX_NUMBER_LENGTH} characters")
+
+
+def _build_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = Counter(key for key, _ in pairs)
+        duplicate = next(key for key, count in keys.items() if count > 1)
+        raise PushError(400, f"the body has an object with the key {format_value(duplicate)} more than once")
+    return result
 
 
 def _reject_constant(name: str) -> NoReturn:

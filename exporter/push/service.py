@@ -38,6 +38,8 @@ IDLE_REFRESH_INTERVAL = 5 * _MINUTE
 """How often an account without new events is exported again: its watermark moves on with the clock."""
 REFRESH_PAUSE_FACTOR = 4
 """After a refresh that took t seconds the next waits this many times t: large accounts are refreshed less often."""
+MAX_REFRESH_PAUSE = 15.0
+"""Seconds after which the next refresh begins in any case."""
 MAX_PROVIDERS_PER_SOURCE = 20
 MAX_SERIES_FACTOR = 10
 """The ledger stores at most this many times `max_series` label sets per account; the others are stored as `other`."""
@@ -245,7 +247,8 @@ class PushService:
                 if not source.config.crosscheck_of:
                     self._valuer.value_days(account_state.ledger_account, now)
                     self._publish(account_state)
-        self._not_before = self._monotonic() + REFRESH_PAUSE_FACTOR * (self._monotonic() - began)
+        ended = self._monotonic()
+        self._not_before = ended + min(REFRESH_PAUSE_FACTOR * (ended - began), MAX_REFRESH_PAUSE)
 
     def _apply_limits(
         self, source: _Source, events: Mapping[int, UsageEvent], rejected: list[Rejected]

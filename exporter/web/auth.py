@@ -19,9 +19,15 @@ Headers = Iterable[tuple[bytes, bytes]]
 AuthCheck = Callable[[Headers], Awaitable[bool]]
 """Returns whether a request with these headers is allowed."""
 
+MAX_PENDING_CHECKS = 32
+"""Password checks that may wait for their turn; each takes up to some seconds, one after the other."""
 _MAX_CACHED_LOGINS = 1000
 _MAX_PASSWORD_BYTES = 72
 """bcrypt ignores the bytes after these; Go and htpasswd cut passwords at the same length."""
+
+
+class TooManyPendingChecks(Exception):
+    """Too many passwords wait to be checked."""
 
 
 class Authenticator:
@@ -36,9 +42,13 @@ class Authenticator:
         self._salt = secrets.token_bytes(32)
         # One thread: guessing passwords must not occupy every core.
         self._limiter = CapacityLimiter(1)
+        self._pending_checks = 0
 
     async def __call__(self, headers: Headers) -> bool:
-        """Return whether the headers have the name and password of a user."""
+        """Return whether the headers have the name and password of a user.
+
+        Raises TooManyPendingChecks; a client whose password has been checked before is never affected.
+        """
         credentials = _parse_credentials(headers)
         if credentials is None:
             return False
@@ -46,8 +56,14 @@ class Authenticator:
         digest = blake2b(credentials, key=self._salt).digest()
         if digest in self._valid_digests:
             return True
-        if not await to_thread.run_sync(self._check, credentials, limiter=self._limiter):
-            return False
+        if self._pending_checks >= MAX_PENDING_CHECKS:
+            raise TooManyPendingChecks
+        self._pending_checks += 1
+        try:
+            if not await to_thread.run_sync(self._check, credentials, limiter=self._limiter):
+                return False
+        finally:
+            self._pending_checks -= 1
         if len(self._valid_digests) >= _MAX_CACHED_LOGINS:
             self._valid_digests.clear()
         self._valid_digests.add(digest)

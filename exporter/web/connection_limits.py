@@ -11,17 +11,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+import h11
 import uvicorn
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-_Phase = Literal["headers", "request", "response"]
-"""headers: all headers of a request; request: the end of its response; response: that the client reads the response."""
+_Phase = Literal["headers", "body", "request", "response"]
+"""headers: all headers of a request; body: its complete body; request: the end of its response; response: that the
+client reads the response."""
 
 _STATE_KEY = "connection"
 """Where a request's ASGI scope has its connection: scope["state"][_STATE_KEY]."""
@@ -35,10 +38,16 @@ class ConnectionLimits:
     """For the TLS handshake."""
     header_timeout: float = 5.0
     """For the request line and headers, from the connection or from their first byte on."""
+    body_timeout: float = 30.0
+    """For the body of a request, from the end of its headers."""
     request_timeout: float = 120.0
     """For a request, from the end of its headers until the client has received the response, however slowly."""
     max_connections: int = 256
-    """One more closes the connection that has been idle longest, preferably one that never had a request."""
+    """One more closes the connection that is the first to do without; see LimitedProtocol.eviction_rank."""
+    reserved_connections: int = 32
+    """Further connections if none can be closed, since the server is busy with all of them: for monitoring only."""
+    max_handshakes: int = 64
+    """Unfinished TLS handshakes, which take more memory than requests; one more closes the oldest."""
     keep_alive_timeout: int = 75
     """Between two requests of a connection."""
 
@@ -52,13 +61,34 @@ class _Connections:
     open: dict[LimitedProtocol, None] = field(default_factory=dict)
 
     def enforce_maximum(self, newest: LimitedProtocol) -> None:
-        """Close one idle connection if there are too many; the newest if all the others have a request."""
+        """Close a connection that waits for its client if there are too many.
+
+        If the server is busy with all of them, the newest is closed once the reserved ones are used as well.
+        """
+        remaining = self._remaining()
+        in_handshake = [connection for connection in remaining if connection.in_handshake]
+        if len(in_handshake) > self.limits.max_handshakes:
+            # Connections are in the order in which they were opened.
+            in_handshake[0].abort()
+            return
+        if len(remaining) <= self.limits.max_connections:
+            return
+        waiting = [connection for connection in remaining if connection.waits_for_client and connection is not newest]
+        if waiting:
+            min(waiting, key=lambda connection: connection.eviction_rank).abort()
+        elif len(remaining) > self.limits.max_connections + self.limits.reserved_connections:
+            newest.abort()
+
+    @property
+    def only_reserved(self) -> bool:
+        """Whether only reserved connections are left: all others have requests, without counting the newest one."""
+        maximum = self.limits.max_connections
+        # This is evaluated for every request: the usual case must not count.
+        return len(self.open) > maximum and sum(not connection.idle for connection in self._remaining()) > maximum
+
+    def _remaining(self) -> list[LimitedProtocol]:
         # Aborted connections stay in `open` until the event loop calls connection_lost.
-        remaining = [connection for connection in self.open if not connection.closing]
-        if len(remaining) > self.limits.max_connections:
-            idle = [connection for connection in remaining if connection.idle and connection is not newest]
-            victim = min(idle or [newest], key=lambda connection: (connection.had_request, connection.idle_since))
-            victim.abort()
+        return [connection for connection in self.open if not connection.closing]
 
 
 class LimitedProtocol(asyncio.Protocol):
@@ -87,14 +117,42 @@ class LimitedProtocol(asyncio.Protocol):
         self._waiting_for: _Phase | None = None
         """What the deadline is for; None: there is no deadline."""
         self._active_requests = 0
-        self.had_request = False
-        self.idle_since = 0.0
-        """Time of the event loop at which the last request ended, or the connection began."""
+        self._has_incomplete_body = False
+        """Whether a part of the body of the running request has not arrived yet."""
+        self._had_request = False
+        self._phase_start = 0.0
+        """Time of the event loop at which the running request began or the last one ended, or the connection began."""
+        self._request_deadline = 0.0
 
     @property
     def idle(self) -> bool:
         """Whether no request is being processed."""
         return self._active_requests == 0
+
+    @property
+    def in_handshake(self) -> bool:
+        """Whether the TLS handshake has not ended."""
+        return not self._serving
+
+    @property
+    def only_reserved(self) -> bool:
+        """Whether the server is so busy that this connection may only be used for monitoring."""
+        return self._connections.only_reserved
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether the server can do nothing for this connection until its client sends or reads something."""
+        return self.idle or self._has_incomplete_body or self._has_unread_response()
+
+    @property
+    def eviction_rank(self) -> tuple[int, float]:
+        """The order in which connections that wait for their clients are closed to make room for others.
+
+        First those whose client has not completed its request or does not read the response, then those that are idle
+        between two requests; in each group those that have waited longest, so that a new client has time to send its
+        request however many others there are.
+        """
+        return int(self.idle and self._had_request), self._phase_start
 
     @property
     def closing(self) -> bool:
@@ -112,7 +170,7 @@ class LimitedProtocol(asyncio.Protocol):
         """Begin the TLS handshake, or wait for the first request."""
         self._transport = cast("asyncio.Transport", transport)
         self._connections.open[self] = None
-        self.idle_since = self._loop.time()
+        self._phase_start = self._loop.time()
         if self._connections.get_ssl_context is None:
             self._serve(self._transport)
         else:
@@ -129,7 +187,7 @@ class LimitedProtocol(asyncio.Protocol):
             return
         if self.idle and self._waiting_for != "headers":
             self._wait_for("headers", self._limits.header_timeout)
-        self._http.data_received(data)
+        self._pass_on(data)
 
     def eof_received(self) -> None:
         """Let the transport close itself."""
@@ -154,17 +212,30 @@ class LimitedProtocol(asyncio.Protocol):
 
     # RequestTracker's events
 
-    def request_started(self) -> None:
+    def request_started(self, *, has_body: bool) -> None:
         """The headers of a request are complete."""
-        self.had_request = True
+        self._had_request = True
         self._active_requests += 1
-        self._wait_for("request", self._limits.request_timeout)
+        self._phase_start = self._loop.time()
+        self._request_deadline = self._phase_start + self._limits.request_timeout
+        self._has_incomplete_body = has_body
+        if has_body:
+            self._wait_for("body", self._limits.body_timeout)
+        else:
+            self._wait_for("request", self._limits.request_timeout)
+
+    def body_received(self) -> None:
+        """The body of the request is complete."""
+        self._has_incomplete_body = False
+        if self._waiting_for == "body":
+            self._wait_for("request", self._request_deadline - self._loop.time())
 
     def request_finished(self) -> None:
         """The response is sent, as far as the client has read it; the transport buffers the remaining bytes."""
         self._active_requests -= 1
-        self.idle_since = self._loop.time()
-        if self._waiting_for == "request" and self.idle:
+        self._has_incomplete_body = False
+        self._phase_start = self._loop.time()
+        if self._waiting_for in ("body", "request") and self.idle:
             self._waiting_for = "response"
             if self._response_is_read():
                 self._wait_for(None)
@@ -192,15 +263,25 @@ class LimitedProtocol(asyncio.Protocol):
         self._http.connection_made(transport)
         if self._early_data:
             early_data, self._early_data = self._early_data, b""
-            self._http.data_received(early_data)
+            self._pass_on(early_data)
+
+    def _pass_on(self, data: bytes) -> None:
+        try:
+            self._http.data_received(data)
+        except h11.LocalProtocolError:
+            # A body that turns out to be invalid after the response: uvicorn tries to answer with 400 nevertheless.
+            self.abort()
 
     def _forget(self) -> None:
         self._wait_for(None)
         self._connections.open.pop(self, None)
 
+    def _has_unread_response(self) -> bool:
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+
     def _response_is_read(self) -> bool:
         # A transport that is closing waits for its client too, without any limit of its own.
-        return not self.closing and self._transport is not None and self._transport.get_write_buffer_size() == 0
+        return not self.closing and not self._has_unread_response()
 
     def _wait_for(self, phase: _Phase | None, seconds: float = 0) -> None:
         """Replace the deadline by one in so many seconds; None: have no deadline."""
@@ -219,11 +300,15 @@ class LimitedProtocol(asyncio.Protocol):
 
 
 class RequestTracker:
-    """Middleware that informs a connection when a request begins and when its response is complete."""
+    """Middleware that informs a connection when a request begins, and when its body and its response are complete.
 
-    def __init__(self, app: ASGIApp) -> None:
+    If only reserved connections are left, requests for other paths than those of monitoring are answered with 503.
+    """
+
+    def __init__(self, app: ASGIApp, monitoring_paths: Collection[str] = ()) -> None:
         """`app` must get the requests of LimitedProtocols only."""
         self._app = app
+        self._monitoring_paths = frozenset(monitoring_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -236,8 +321,26 @@ class RequestTracker:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 connection.request_finished()
 
-        connection.request_started()
-        await self._app(scope, receive, tracked_send)
+        has_body = has_request_body(scope)
+
+        async def tracked_receive() -> Message:
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                connection.body_received()
+            return message
+
+        connection.request_started(has_body=has_body)
+        if scope["path"] not in self._monitoring_paths and connection.only_reserved:
+            headers = {"connection": "close", "retry-after": "1"}
+            await PlainTextResponse("Too many requests at a time.\n", 503, headers)(scope, receive, tracked_send)
+            return
+        await self._app(scope, tracked_receive if has_body else receive, tracked_send)
+
+
+def has_request_body(scope: Scope) -> bool:
+    """Return whether a request has a body that is not empty."""
+    headers = dict[bytes, bytes](scope["headers"])
+    return b"transfer-encoding" in headers or int(headers.get(b"content-length", 0)) > 0
 
 
 def limit_connections(

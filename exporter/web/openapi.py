@@ -51,9 +51,10 @@ _LEDGER_UNAVAILABLE = {
     "503": _response("The ledger cannot be read or written; nothing of this request was stored.", ErrorResponse)
 }
 _REJECTED = {
-    "400": _response("The body is not JSON.", ErrorResponse),
+    "400": _response("The body is not JSON, or has an object with a key twice.", ErrorResponse),
     "401": _response("The token belongs to no configured source.", ErrorResponse),
     "413": {"description": "The body, or the batch, is too long."},
+    "415": _response("The body has a Content-Encoding other than gzip.", ErrorResponse),
     "422": _response("The body is invalid; nothing of it is stored.", ErrorResponse),
 } | _LEDGER_UNAVAILABLE
 _RATE_LIMITED = {"429": _response("Too many events; retry after Retry-After seconds.", ErrorResponse)}

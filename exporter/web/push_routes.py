@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from exporter import __version__
 from exporter.errors import LedgerError, PushError
+from exporter.push.parse import decode_body
 from exporter.push.service import Accepted, PushService
 from exporter.ui.summary import parse_days
 from exporter.web.api import (
@@ -20,6 +21,7 @@ from exporter.web.api import (
     CHANGES_PATH,
     DEFAULT_SUMMARY_DAYS,
     EVENT_PATH,
+    MAX_PUSH_BODY_BYTES,
     OPENAPI_PATH,
     SUMMARY_PATH,
     BatchResponse,
@@ -64,14 +66,15 @@ def build_push_routes(
         idempotency_key = request.headers.get("idempotency-key", "")
         if not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
             raise PushError(422, "Idempotency-Key: expected at most 255 printable ASCII characters without spaces")
-        body = await request.body()
+        decode = await _receive_body(request)
         return await to_thread.run_sync(
-            lambda: push.accept_events(source, body, idempotency_key, batch=batch), limiter=push_limiter
+            lambda: push.accept_events(source, decode(), idempotency_key, batch=batch), limiter=push_limiter
         )
 
     async def change(request: Request) -> Response:
         _authenticate(request, push)
-        await to_thread.run_sync(push.record_change, await request.body(), limiter=push_limiter)
+        decode = await _receive_body(request)
+        await to_thread.run_sync(lambda: push.record_change(decode()), limiter=push_limiter)
         return json_response(StatusResponse(status="accepted"), 202)
 
     async def summary(request: Request) -> Response:
@@ -118,6 +121,13 @@ def _authenticate(request: Request, push: PushService) -> str:
     if source is None:
         raise PushError(401, "this needs `Authorization: Bearer TOKEN` with the token of a configured source")
     return source
+
+
+async def _receive_body(request: Request) -> Callable[[], bytes]:
+    """Wait for the body. Return the function that decodes it, which takes time and belongs into a thread."""
+    body = await request.body()
+    encoding = ", ".join(request.headers.getlist("content-encoding"))
+    return lambda: decode_body(body, encoding, MAX_PUSH_BODY_BYTES[request.scope["path"]])
 
 
 def _event_response(result: Accepted) -> Response:

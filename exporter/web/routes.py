@@ -20,10 +20,13 @@ from exporter.metrics.exposition import OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_T
 from exporter.polling.reread import RereadPlan, RereadRequest, parse_request
 from exporter.push.service import PushService
 from exporter.web.api import MAX_PUSH_BODY_BYTES, REREAD_PATH, ErrorResponse, RereadResponse, json_response
-from exporter.web.middleware import AccessMiddleware, AccessPolicy, BodyLimit
+from exporter.web.middleware import AccessMiddleware, AccessPolicy, BodyLimit, RequestCheck
 from exporter.web.push_routes import build_push_routes
 
 REMOTE_READ_PATH = "/api/v1/read"
+
+MONITORING_PATHS = ("/metrics", "/-/healthy", "/-/ready")
+"""Paths that are answered however many other requests there are."""
 
 CHUNK_BYTES = 1 << 18
 """Bytes handed to the server at once: for a slow client it buffers a few of these, not a copy of the whole page."""
@@ -61,9 +64,14 @@ def build_asgi_app(handlers: Handlers, get_policy: Callable[[], AccessPolicy] | 
     routes = [*_monitoring_routes(handlers), *_action_routes(handlers)]
     if handlers.push is not None:
         routes += build_push_routes(handlers.push, handlers.summarize, handlers.on_ledger_error)
-    app = BodyLimit(Starlette(routes=routes), {REMOTE_READ_PATH: MAX_REQUEST_BYTES, **MAX_PUSH_BODY_BYTES})
-    # Pushes have their own authentication, by bearer token.
-    return app if get_policy is None else AccessMiddleware(app, get_policy, exempt_paths=MAX_PUSH_BODY_BYTES)
+    starlette = Starlette(routes=routes)
+    # A redirect from `/metrics/` would repeat the Host header, whatever it is, as the address of the target.
+    starlette.router.redirect_slashes = False
+    app: ASGIApp = BodyLimit(starlette, {REMOTE_READ_PATH: MAX_REQUEST_BYTES, **MAX_PUSH_BODY_BYTES})
+    if get_policy is not None:
+        # Pushes have their own authentication, by bearer token.
+        app = AccessMiddleware(app, get_policy, exempt_paths=MAX_PUSH_BODY_BYTES)
+    return RequestCheck(app)
 
 
 def _monitoring_routes(handlers: Handlers) -> list[Route]:

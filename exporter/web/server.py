@@ -17,7 +17,7 @@ from exporter.errors import ExporterError, LedgerError
 from exporter.web.config_reload import WebConfigReloader
 from exporter.web.connection_limits import ConnectionLimits, RequestTracker, limit_connections
 from exporter.web.middleware import MAX_HEADER_BYTES
-from exporter.web.routes import Handlers, build_asgi_app
+from exporter.web.routes import MONITORING_PATHS, Handlers, build_asgi_app
 
 
 class Service(Protocol):
@@ -108,7 +108,7 @@ def create_server(
     get_ssl_context = web_reloader.current_ssl_context if web_reloader and web_reloader.config.tls else None
     return uvicorn.Server(
         uvicorn.Config(
-            RequestTracker(build_asgi_app(handlers, get_policy)),
+            RequestTracker(build_asgi_app(handlers, get_policy), MONITORING_PATHS),
             loop="asyncio",
             http=limit_connections(limits, get_ssl_context),
             ws="none",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from exporter.errors import QueryRejected
 from exporter.history.hourly import HistorySeriesKey
-from exporter.history.remote_read import SAMPLE_BYTES, encode_day
+from exporter.history.remote_read import SAMPLE_BYTES, RemoteReadHandler, encode_day
 from exporter.history.remote_read_protocol import MAX_REQUEST_BYTES, MESSAGES, encode_varint
 from exporter.metrics.families import HISTORY_FAMILIES
 from exporter.model import DAY, HOUR, NANO, REQUESTS, Row
@@ -256,6 +256,63 @@ def test_a_malformed_request_is_rejected_with_the_reason(history: LedgerHistory,
     """The message names the reason for which a request is rejected."""
     with pytest.raises(QueryRejected, match=reason):
         history.reader.handle(body)
+
+
+def _encode_queries(count: int, *matchers: Matcher) -> bytes:
+    """Return the body of a request with a query several times."""
+    request = MESSAGES["ReadRequest"]()
+    for _ in range(count):
+        query = request.queries.add(end_timestamp_ms=2**62)
+        for kind, name, value in matchers:
+            query.matchers.add(type=kind, name=name, value=value)
+    return bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (_encode_queries(14_000), "the request has 14000 queries, and 100 are allowed"),
+        (_encode_queries(101, COST_MATCHER), "the request has 101 queries"),
+        (_encode_queries(1, *[COST_MATCHER] * 1001), "the request has 1001 matchers, and 1000 are allowed"),
+        (_encode_queries(2, (REGEX, "model", "m|" * 20_000)), "the patterns of the request have more than 65536"),
+        (_encode_queries(100, (REGEX, "model", "(?:a?){900}")), "the patterns of the request are too complex"),
+        (_encode_queries(1, (REGEX, "model", r"(?:\pL?){1000}")), "the pattern of the matcher on model cannot be read"),
+    ],
+)
+def test_an_excessive_request_is_rejected(history: LedgerHistory, body: bytes, reason: str) -> None:
+    """The numbers of queries and matchers and the size of patterns are limited, whatever the ledger holds."""
+    history.put_cost(DAY1, {0: [cost_row(NANO)]})
+    with pytest.raises(QueryRejected, match=reason):
+        history.reader.handle(body)
+
+
+def test_the_largest_allowed_request_is_answered(history: LedgerHistory) -> None:
+    """A hundred queries, and patterns of hundreds of names, are within the limits."""
+    history.put_cost(DAY1, {0: [cost_row(NANO)]})
+    names = "|".join(["m", *(f"claude-sonnet-model-{number}" for number in range(500))])
+    assert len(decode_read_response(history.reader.handle(_encode_queries(100, COST_MATCHER)))) == 100
+    ((found,),) = decode_read_response(history.reader.handle(_encode_queries(1, COST_MATCHER, (REGEX, "model", names))))
+    assert ("model", "m") in found
+
+
+@pytest.mark.parametrize("matchers", [[], [(EQUAL, "model", "none")], [(REGEX, "model", "no.*")]], ids=str)
+def test_the_work_for_a_request_is_bounded(history: LedgerHistory, matchers: list[Matcher]) -> None:
+    """Queries that examine many series are rejected with advice, also if hardly any of the series match."""
+    for day in (DAY1, DAY1 + DAY):
+        history.put_cost(day, {0: [cost_row(NANO, f"m{number}") for number in range(90)]})
+    history.reader = RemoteReadHandler(history.ledger, history.history_accounts, 10**6, max_work=5000)
+    assert len(decode_read_response(history.reader.handle(_encode_queries(1, COST_MATCHER, *matchers)))) == 1
+    with pytest.raises(QueryRejected, match="would examine too many series: query a shorter time range"):
+        history.reader.handle(_encode_queries(100, COST_MATCHER, *matchers))
+
+
+def test_the_work_for_a_pattern_is_bounded(history: LedgerHistory) -> None:
+    """A pattern that is expensive to match counts as more work than a simple one."""
+    history.put_cost(DAY1, {0: [cost_row(NANO, f"{number}{'a' * 100}") for number in range(90)]})
+    history.reader = RemoteReadHandler(history.ledger, history.history_accounts, 10**6, max_work=20_000)
+    assert history.label_values(COST_MATCHER, (REGEX, "model", ".*b")) == set()
+    with pytest.raises(QueryRejected, match="simpler patterns"):
+        history.read(COST_MATCHER, (REGEX, "model", ".*(?:a?){900}(?:a?){900}b"))
 
 
 def test_a_response_that_would_be_too_large_is_rejected(tmp_path: Path) -> None:

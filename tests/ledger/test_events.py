@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,7 +34,7 @@ def make_event(
     name: str = "", *, ago: timedelta = timedelta(), tokens: int = 5, provider: str = "bedrock"
 ) -> UsageEvent:
     """Some tokens of one model."""
-    return UsageEvent(provider, NOW - ago, (Row("output", tokens, model="m"),), name)
+    return UsageEvent(provider, NOW - ago, (Row("output", tokens, model="m"),), name, f"{provider} {ago} {tokens}")
 
 
 def stored_tokens(ledger: Ledger, provider: str = "bedrock", time_range: TimeRange = ALL_TIME) -> int:
@@ -61,7 +62,7 @@ def test_a_duplicate_event_changes_nothing(tmp_path: Path) -> None:
         make_event("a", tokens=6),
         make_event("a", ago=timedelta(seconds=1)),
         make_event("a", provider="vertex"),
-        replace(make_event("a"), rows=(Row("output", 5, model="n"),)),
+        replace(make_event("a"), content="another model"),
     ],
 )
 def test_an_id_of_another_content_is_a_conflict(ledger: Ledger, other: UsageEvent) -> None:
@@ -147,3 +148,25 @@ def test_sums_are_those_of_the_events_that_were_first(
     for hour, amount in sums.items():
         assert stored_tokens(ledger, time_range=TimeRange(hour, hour + HOUR)) == amount
     ledger.close()
+
+
+def test_the_time_for_events_does_not_grow_with_known_labels(ledger: Ledger) -> None:
+    """Events with new labels take as long in an account with many labels as in an account with few."""
+    pushed_models = 0
+
+    def push_new_models(count: int) -> float:
+        """Push events of models that are new; return the CPU seconds."""
+        nonlocal pushed_models
+        rows = [Row("output", 1, model=f"m{pushed_models + number}") for number in range(count)]
+        pushed_models += count
+        events = [UsageEvent("bedrock", NOW, (row,)) for row in rows]
+        began = time.thread_time()
+        ledger.events.add("gateway", events, NOW)
+        return time.thread_time() - began
+
+    push_new_models(300)
+    few = min(push_new_models(300) for _ in range(3))
+    push_new_models(30_000)
+    many = min(push_new_models(300) for _ in range(3))
+    assert many < 4 * few
+    assert stored_tokens(ledger) == pushed_models

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -198,6 +200,58 @@ def test_the_same_id_is_counted_once(system: System) -> None:
     assert _status_and_body(_post(system, event)) == (202, {"status": "duplicate"})
     _wait_until_exported(system)
     assert system.value("ai_tokens_today", account="gateway") == 120
+
+
+@pytest.mark.parametrize("update", [{"labels": ["api_key"]}, {"max_series": 1}, {"owner": "data"}], ids=str)
+def test_a_duplicate_is_recognized_after_a_configuration_change(system: System, update: dict[str, Any]) -> None:
+    """Whether an event is a duplicate or a conflict depends on what was sent, not on how the source is configured."""
+    known = [_make_event(id=f"call-{number}", model=f"m{number}", apiKey="search") for number in range(11)]
+    assert _post(system, known, BATCH_PATH).json()["accepted"] == 11
+    late = _make_event(id="late", model="late", apiKey="search")
+
+    def remove_update(document: dict[str, Any]) -> None:
+        for key in update:
+            document["ingest"]["sources"][0].pop(key, None)
+
+    _change_config(system, lambda document: document["ingest"]["sources"][0].update(update))
+    assert _post(system, late).json() == {"status": "accepted"}
+    for _ in range(2):
+        result = _post(system, [*known, late], BATCH_PATH).json()
+        assert (result["duplicate"], result["rejected"]) == (12, [])
+        assert _post(system, late | {"apiKey": "other"}).status_code == 409
+        assert _post(system, late | {"costUsd": 0}).status_code == 409
+        _change_config(system, remove_update)  # Back to the first configuration.
+
+
+def test_an_event_is_a_duplicate_however_it_is_written(system: System) -> None:
+    """Defaults, time zones and forms of a number make no difference between two events."""
+    event = _make_event(id="call-1", costUsd=0.25)
+    assert _post(system, event).json() == {"status": "accepted"}
+    for other in ({"costUsd": "0.250"}, {"requests": 1.0, "tier": ""}, {"timestamp": (NOON - MINUTE).timestamp()}):
+        assert _post(system, event | other).json() == {"status": "duplicate"}
+
+
+def test_an_event_that_an_earlier_version_stored_is_a_duplicate(system: System) -> None:
+    """Earlier digests were of the stored labels, which cannot be compared: such an event is recognized by its id."""
+    event = _make_event(id="call-1")
+    assert _post(system, event).json() == {"status": "accepted"}
+    with sqlite3.connect(next(system.folder.rglob("*.db"))) as db:
+        # The content digest of an earlier version had twelve characters.
+        assert db.execute("UPDATE event SET content = ?", ("AbCdEf-_0123",)).rowcount == 1
+    assert _post(system, event).json() == {"status": "duplicate"}
+
+
+def test_a_compressed_push_is_accepted(system: System) -> None:
+    """A body may be compressed with gzip; its limit applies to the decompressed body too."""
+    change = {"title": "deploy", "time": NOON.timestamp()}
+    bodies = {EVENT_PATH: _make_event(), BATCH_PATH: [_make_event()], CHANGES_PATH: change}
+    for path, body in bodies.items():
+        compressed = gzip.compress(json.dumps(body).encode())
+        assert _post(system, compressed, path, **{"content-encoding": "gzip"}).status_code == 202
+        too_long = gzip.compress(json.dumps(body).encode() + b" " * (2 << 20))
+        response = _post(system, too_long, path, **{"content-encoding": "gzip"})
+        assert (response.status_code, "bytes at most" in response.json()["error"]) == (413, True)
+        assert _post(system, compressed, path, **{"content-encoding": "br"}).status_code == 415
 
 
 def test_a_request_with_an_idempotency_key_is_counted_once(system: System) -> None:

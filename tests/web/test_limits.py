@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,7 +21,7 @@ from exporter.web import ConnectionLimits, WebConfigReloader
 from exporter.web.middleware import DEFAULT_MAX_BODY_BYTES, MAX_HEADER_BYTES
 from exporter.web.server import listen
 from tests.certificates import CertificateAuthority
-from tests.web_server import AdvanceableLoop, make_handlers, serve
+from tests.web_server import AdvanceableLoop, hash_password, make_handlers, serve, write_web_config
 
 PATHS = ("/", "/metrics", "/-/healthy", "/-/ready", "/-/reload", "/nothing")
 GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -28,6 +30,7 @@ READ = b"POST /api/v1/read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n
 UNREAD_BODY = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n"
 
 LIMITS = ConnectionLimits()
+UNLIMITED_TIME = ConnectionLimits(header_timeout=10**6, body_timeout=10**6, request_timeout=10**6)
 PATIENCE = 60
 """Seconds after which a test fails instead of waiting on; nothing depends on how long something takes."""
 
@@ -129,7 +132,7 @@ def test_a_long_header_is_rejected(address: str) -> None:
         (b"", b"", b"", LIMITS.header_timeout),
         (b"", b"", GET, LIMITS.header_timeout),
         (HEALTHY, b"is healthy.\n", GET, LIMITS.header_timeout),
-        (READ, b"100 Continue", b"x" * 99, LIMITS.request_timeout),
+        (READ, b"100 Continue", b"x" * 99, LIMITS.body_timeout),
         (UNREAD_BODY, b"Method Not Allowed", b"x" * 99, LIMITS.header_timeout),
     ],
     ids=["silence", "slow headers", "slow headers of a second request", "a slow body", "a slow body that is not read"],
@@ -210,6 +213,123 @@ def test_idle_connections_do_not_block_a_scrape() -> None:
         assert scrape(known) == 200
 
 
+def test_slow_bodies_do_not_block_a_scrape() -> None:
+    """Above the maximum of connections those are closed whose request body arrives slowly, the oldest first."""
+    maximum, strangers = 8, 100
+    with ExitStack() as stack:
+        address = stack.enter_context(serve(limits=replace(UNLIMITED_TIME, max_connections=maximum)))
+        connections = []
+        for _ in range(strangers):
+            connections.append(stack.enter_context(connect(address)))
+            connections[-1].sendall(READ)
+            assert connections[-1].recv(1 << 16).startswith(b"HTTP/1.1 100 ")
+        assert httpx.get(f"http://{address}/metrics", timeout=PATIENCE).status_code == 200
+        for connection in connections[: strangers - maximum]:
+            read_until_closed(connection)
+
+
+def test_responses_that_are_not_read_do_not_block_a_scrape() -> None:
+    """Above the maximum of connections those are closed whose clients do not read the response."""
+    maximum, strangers, buffer, size = 8, 40, 1 << 15, 1 << 22
+    listener = listen("127.0.0.1:0")
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+    limits = replace(UNLIMITED_TIME, max_connections=maximum)
+    with ExitStack() as stack:
+        address = stack.enter_context(serve(handlers=make_handlers(size), sock=listener, limits=limits))
+        connections = []
+        for _ in range(strangers):
+            connections.append(stack.enter_context(connect(address, receive_buffer=buffer)))
+            connections[-1].sendall(GET)
+            assert connections[-1].recv(1)
+        assert httpx.get(f"http://{address}/-/healthy", timeout=PATIENCE).status_code == 200
+        for connection in connections[: strangers - maximum]:
+            assert read_until_closed(connection) < size
+
+
+def test_connections_are_reserved_for_scrapes() -> None:
+    """If the server is busy with the maximum of requests, it answers scrapes and health checks, and others with 503."""
+    maximum, reserved = 4, 3
+    finish = threading.Event()
+
+    def remote_read(body: bytes) -> bytes:
+        assert finish.wait(PATIENCE)
+        return body
+
+    handlers = replace(make_handlers(), remote_read=remote_read)
+    limits = replace(UNLIMITED_TIME, max_connections=maximum, reserved_connections=reserved)
+    with ExitStack() as stack:
+        address = stack.enter_context(serve(handlers=handlers, limits=limits))
+        stack.callback(finish.set)
+        readers = [stack.enter_context(connect(address)) for _ in range(maximum)]
+        for reader in readers:
+            reader.sendall(READ + b"x" * 99)
+            # The server is busy with this request once it has asked for the body.
+            assert reader.recv(1 << 16).startswith(b"HTTP/1.1 100 ")
+        for path in ("/metrics", "/-/healthy", "/-/ready"):
+            assert httpx.get(f"http://{address}{path}", timeout=PATIENCE).status_code == 200
+        for method, path in (("POST", "/api/v1/read"), ("GET", "/nothing")):
+            rejected = httpx.request(method, f"http://{address}{path}", timeout=PATIENCE)
+            assert (rejected.status_code, rejected.headers["retry-after"]) == (503, "1")
+        finish.set()
+        for reader in readers:
+            assert reader.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        assert httpx.get(f"http://{address}/nothing", timeout=PATIENCE).status_code == 404
+
+
+def test_unfinished_tls_handshakes_are_bounded_in_number(tmp_path: Path) -> None:
+    """Above the maximum of unfinished TLS handshakes the oldest are closed, and other clients are not affected."""
+    authority = CertificateAuthority(tmp_path)
+    authority.sign("server")
+    (tmp_path / "web.yml").write_text("tls_server_config: {cert_file: server.crt, key_file: server.key}\n")
+    context = ssl.create_default_context(cafile=str(authority.file))
+    limits = replace(UNLIMITED_TIME, handshake_timeout=10**6, max_handshakes=4)
+    with ExitStack() as stack:
+        reloader = WebConfigReloader(tmp_path / "web.yml", time.monotonic)
+        address = stack.enter_context(serve(reloader, limits=limits))
+        client = stack.enter_context(httpx.Client(base_url=f"https://{address}", verify=context, timeout=PATIENCE))
+        assert client.get("/metrics").status_code == 200
+        strangers = [stack.enter_context(connect(address)) for _ in range(30)]
+        for stranger in strangers:
+            with suppress(ConnectionError):
+                stranger.sendall(b"\x16\x03\x01")
+        assert httpx.get(f"https://{address}/metrics", verify=context, timeout=PATIENCE).status_code == 200
+        for stranger in strangers[:26]:
+            assert read_until_closed(stranger) == 0
+        assert client.get("/metrics").status_code == 200
+
+
+def test_a_body_is_not_awaited_without_credentials(tmp_path: Path) -> None:
+    """With users, a request without credentials is answered with 401 before any byte of its body has arrived."""
+    path = write_web_config(tmp_path, basic_auth_users={"reader": hash_password("secret")})
+    with serve(WebConfigReloader(path, time.monotonic)) as address, connect(address) as connection:
+        connection.sendall(READ)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize("request_head", [READ, READ.replace(b"Content-Length: 99", b"Transfer-Encoding: chunked")])
+def test_a_client_that_leaves_is_no_error(address: str, caplog: pytest.LogCaptureFixture, request_head: bytes) -> None:
+    """A client that disconnects in the middle of its request body leaves no error in the log."""
+    for _ in range(3):
+        with connect(address) as connection:
+            connection.sendall(request_head)
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 100 ")
+        process_sent_data(address)
+    process_sent_data(address)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize("path", [b"/metrics", b"/api/v1/read", b"/nothing"])
+def test_an_invalid_body_is_no_error(address: str, caplog: pytest.LogCaptureFixture, path: bytes) -> None:
+    """A chunked body that is no such body ends the connection, without an error in the log."""
+    with connect(address) as connection:
+        connection.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        process_sent_data(address)
+        with suppress(ConnectionError):
+            connection.sendall(b"not a chunk\r\n" * 5)
+        read_until_closed(connection)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 def test_an_unfinished_tls_handshake_is_disconnected(tmp_path: Path) -> None:
     """With TLS, a client that does not begin the handshake is disconnected, and one that sends no request after it."""
     authority = CertificateAuthority(tmp_path)
@@ -243,5 +363,6 @@ def test_the_default_limits_fit_a_production_server() -> None:
     """The server waits for seconds, not for minutes, and has some hundred connections."""
     assert 1 < LIMITS.header_timeout <= 10
     assert 1 < LIMITS.handshake_timeout <= 10
+    assert LIMITS.body_timeout <= 30
     assert LIMITS.request_timeout <= 120
     assert 100 < LIMITS.max_connections < 1000

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import cramjam
 import httpx
 import pytest
 import yaml
@@ -100,6 +101,8 @@ def test_a_remote_read_follows_the_protocol(exporter: ExporterProcess) -> None:
     [
         (b"hello", "the body is not compressed with snappy's block format"),
         (encode_read_request((REGEX, "model", "(")), "the pattern of the matcher on model cannot be read: ("),
+        # The encoding of 14,000 queries without any field.
+        (bytes(cramjam.snappy.compress_raw(b"\n\0" * 14_000)), "the request has 14000 queries, and 100 are allowed"),
     ],
 )
 def test_a_rejected_remote_read_has_a_reason(exporter: ExporterProcess, body: bytes, reason: str) -> None:
