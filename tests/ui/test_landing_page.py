@@ -197,7 +197,7 @@ def test_a_rejected_key_comes_with_advice(tmp_path: Path) -> None:
         system.poll_until_idle()
         system.simulator.add_fault("solo", "revoked")
         system.advance(6 * HOUR)
-        told = fetch_page(system)
+        page = fetch_page(system)
     assert "1 of 2 accounts needs attention" in page.text
     assert "solo (owner platform)" in page.text
     assert "answered 401 (invalid_request_error, invalid_api_key)" in page.text
