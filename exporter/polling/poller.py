@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from exporter.errors import (
     ConfigError,
+    InternalError,
     KeyRejected,
     LedgerError,
     Malformed,
@@ -317,16 +318,27 @@ class Poller:
     def _record_internal_error(self, session: PollSession, error: Exception) -> None:
         with self._condition:
             self.internal_errors += 1
-        problem = Malformed("the poll failed with an internal error of this exporter; see its log")
+        # The exception's text may hold anything that the provider sent: it is for the log alone.
+        problem = InternalError("the poll failed with an internal error of this exporter; see its log")
         session.account.record_failure(INTERNAL_ERROR_PROBLEM, problem)
         session.backoff_until = self._clock() + MAX_BACKOFF
         # If days that were to be read again are the cause, they must not stop the account's polls for good.
         dropped = ", ".join(session.rereads) or None
         session.rereads.clear()
         name = session.config.account.name
-        log_event(
-            logger, "error", "Poll failed with an internal error", account=name, dropped_rereads=dropped, error=error
-        )
+        fields = {"account": name, "reason": problem.reason, "dropped_rereads": dropped, "error": error}
+        log_event(logger, "error", "Poll failed with an internal error", **fields)
+        self._publish_failure(session)
+
+    def _publish_failure(self, session: PollSession) -> None:
+        """Export the failure. What ended the poll may end this as well: then the previous numbers stand beside it."""
+        try:
+            self._publish(session.account)
+        except LedgerError as error:
+            self.fatal = error
+        except Exception as error:  # noqa: BLE001 - still at the top of the thread
+            fields = {"account": session.config.account.name, "error": error}
+            log_event(logger, "error", "The account's numbers cannot be brought up to date", **fields)
 
     def _connect(self, session: PollSession) -> bool:
         """Read the key, which may have changed, and connect where needed; return whether reports can be polled."""

@@ -213,6 +213,8 @@ _ADVICE = {
     "unavailable": "The poll is retried automatically. If it fails again, check the provider's status page and the "
     "network.",
     "malformed": "The previous numbers are kept. If the problem persists, update this exporter or report the error.",
+    "internal_error": "The previous numbers are kept, and the poll is retried every 15 minutes. Update this exporter, "
+    "or report the error with its log.",
 }
 
 
