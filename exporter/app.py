@@ -26,9 +26,8 @@ from exporter.metrics.families import (
     LEDGER_BYTES,
     RELOAD_SUCCESSFUL,
     RELOAD_TIME,
-    Family,
 )
-from exporter.metrics.self_metrics import SelfMetrics, ValuesByLabels
+from exporter.metrics.self_metrics import SelfMetrics, ValueReaders
 from exporter.model import DAY, HOUR
 from exporter.polling.account_state import AccountState, PolledAccount, PolledAccountConfig
 from exporter.polling.connection import build_account_config
@@ -103,7 +102,7 @@ class App:
         self._push_service.on_new_account = self._update_accounts
         self._config: Config | None = None
         self._remote_read = RemoteReadHandler(self.ledger, self._history_accounts, dependencies.max_remote_read_samples)
-        self._self_metrics = SelfMetrics(self._self_metric_values)
+        self._self_metrics = SelfMetrics(self._self_metric_readers())
         self.polled_accounts: Mapping[str, PolledAccount] = {}
         """The configured accounts by name; replaced as a whole by `apply`."""
         self._reload_status = _ReloadStatus()
@@ -339,14 +338,14 @@ class App:
     def _history_accounts(self) -> list[HistoryAccount]:
         return history_accounts(self.snapshots.all())
 
-    def _self_metric_values(self) -> dict[Family, float | ValuesByLabels]:
+    def _self_metric_readers(self) -> ValueReaders:
         return {
-            RELOAD_SUCCESSFUL: float(self._reload_status.succeeded and self.web_config_healthy()),
-            RELOAD_TIME: self._reload_status.timestamp,
-            LEDGER_BYTES: float(self.ledger.size()),
-            INTERNAL_ERRORS: float(self._poller.internal_errors),
-            INGEST_EVENTS: self._push_service.counts,
-            CHANGE_TIME: self._change_times(),
+            RELOAD_SUCCESSFUL: lambda: float(self._reload_status.succeeded and self.web_config_healthy()),
+            RELOAD_TIME: lambda: self._reload_status.timestamp,
+            LEDGER_BYTES: lambda: float(self.ledger.size()),
+            INTERNAL_ERRORS: lambda: float(self._poller.internal_errors),
+            INGEST_EVENTS: lambda: self._push_service.counts,
+            CHANGE_TIME: self._change_times,
         }
 
     def _change_times(self) -> dict[tuple[str, ...], float]:
