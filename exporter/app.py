@@ -301,7 +301,8 @@ class App:
         return changed
 
     def tick(self) -> None:
-        """Do what is due: polls, the change of the hour, assembling /metrics."""
+        """Do what is due: polls, the change of the hour, assembling /metrics. Raises LedgerError."""
+        self.ledger.check_files()
         if self._hour_changed():
             self._poller.on_hour_change()
             self._push_service.mark_all_changed()
