@@ -10,8 +10,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import schedule
-
 from exporter.config.configuration import Account, Config
 from exporter.config.keys import read_bearer_tokens as bearer_tokens
 from exporter.config.messages import format_value, suggest
@@ -28,12 +26,12 @@ from exporter.metrics.families import (
     LEDGER_BYTES,
     RELOAD_SUCCESSFUL,
     RELOAD_TIME,
-    Family,
 )
-from exporter.metrics.self_metrics import SelfMetrics, ValuesByLabels
+from exporter.metrics.self_metrics import SelfMetrics, ValueReaders
 from exporter.model import DAY, HOUR
 from exporter.polling.account_state import AccountState, PolledAccount, PolledAccountConfig
 from exporter.polling.connection import build_account_config
+from exporter.polling.jobs import Jobs
 from exporter.polling.poller import Poller
 from exporter.polling.reread import RereadPlan, RereadRequest, check_days, format_days, plan_account
 from exporter.pricing.list_prices import list_rates
@@ -55,8 +53,9 @@ MAX_REMOTE_READ_SAMPLES = 5_000_000
 MAX_REASONS = 5
 """Reasons in the answer to a request that is rejected, of which there may be some for each account."""
 
-TOKEN_RELOAD_INTERVAL = 10
-"""Seconds between two reads of the sources' bearer tokens."""
+TICK_INTERVAL = timedelta(seconds=1)
+TOKEN_RELOAD_INTERVAL = timedelta(seconds=10)
+"""Between two reads of the sources' bearer tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +102,11 @@ class App:
         self._push_service.on_new_account = self._update_accounts
         self._config: Config | None = None
         self._remote_read = RemoteReadHandler(self.ledger, self._history_accounts, dependencies.max_remote_read_samples)
-        self._self_metrics = SelfMetrics(self._self_metric_values)
+        self._self_metrics = SelfMetrics(self._self_metric_readers())
         self.polled_accounts: Mapping[str, PolledAccount] = {}
         """The configured accounts by name; replaced as a whole by `apply`."""
         self._reload_status = _ReloadStatus()
-        self._jobs = schedule.Scheduler()
+        self._jobs = Jobs(dependencies.monotonic)
         self._stop = threading.Event()
         self._timer = threading.Thread(target=self._run_timer, name="timer", daemon=True)
         self.fatal: LedgerError | None = None
@@ -253,7 +252,7 @@ class App:
 
     def run_every(self, interval: timedelta, job: Callable[[], object]) -> None:
         """Run a job at an interval, once the exporter has started."""
-        self._jobs.every(int(interval.total_seconds())).seconds.do(job)
+        self._jobs.add(interval, job)
 
     def start(self) -> None:
         """Start polling."""
@@ -302,7 +301,8 @@ class App:
         return changed
 
     def tick(self) -> None:
-        """Do what is due: polls, the change of the hour, assembling /metrics."""
+        """Do what is due: polls, the change of the hour, assembling /metrics. Raises LedgerError."""
+        self.ledger.check_files()
         if self._hour_changed():
             self._poller.on_hour_change()
             self._push_service.mark_all_changed()
@@ -339,14 +339,14 @@ class App:
     def _history_accounts(self) -> list[HistoryAccount]:
         return history_accounts(self.snapshots.all())
 
-    def _self_metric_values(self) -> dict[Family, float | ValuesByLabels]:
+    def _self_metric_readers(self) -> ValueReaders:
         return {
-            RELOAD_SUCCESSFUL: float(self._reload_status.succeeded and self.web_config_healthy()),
-            RELOAD_TIME: self._reload_status.timestamp,
-            LEDGER_BYTES: float(self.ledger.size()),
-            INTERNAL_ERRORS: float(self._poller.internal_errors),
-            INGEST_EVENTS: self._push_service.counts,
-            CHANGE_TIME: self._change_times(),
+            RELOAD_SUCCESSFUL: lambda: float(self._reload_status.succeeded and self.web_config_healthy()),
+            RELOAD_TIME: lambda: self._reload_status.timestamp,
+            LEDGER_BYTES: lambda: float(self.ledger.size()),
+            INTERNAL_ERRORS: lambda: float(self._poller.internal_errors),
+            INGEST_EVENTS: lambda: self._push_service.counts,
+            CHANGE_TIME: self._change_times,
         }
 
     def _change_times(self) -> dict[tuple[str, ...], float]:
@@ -362,21 +362,20 @@ class App:
         return build_summary(self.snapshots.all(), self.ledger.change_events.recent(now), days, now)
 
     def _run_timer(self) -> None:
-        self._jobs.every(1).seconds.do(self.tick)
-        self._jobs.every(TOKEN_RELOAD_INTERVAL).seconds.do(self.reload_tokens)
-        self._jobs.every(1).hours.do(self._apply_retention)
-        due: Callable[[], object] = self._jobs.run_all
+        self._jobs.add(TICK_INTERVAL, self.tick)
+        self._jobs.add(TOKEN_RELOAD_INTERVAL, self.reload_tokens)
+        self._jobs.add(HOUR, self.apply_retention)
         while self.fatal is None:
-            try:
-                due()
-            except LedgerError as error:
-                self._end_process(error)
-            except Exception as error:  # noqa: BLE001 - a thread's top: the clock must go on ticking
-                self._poller.internal_errors += 1
-                log_event(logger, "error", "A timed job failed with an internal error", error=error)
-            due = self._jobs.run_pending
+            self._jobs.run_due(self._handle_job_error)
             if self._stop.wait(0.2):
                 break
+
+    def _handle_job_error(self, error: Exception) -> None:
+        if isinstance(error, LedgerError):
+            self._end_process(error)
+        else:
+            self._poller.internal_errors += 1
+            log_event(logger, "error", "A timed job failed with an internal error", error=error)
 
     def _end_process(self, error: LedgerError) -> None:
         """End the process because of a disk error, unless it is ending already and has closed the ledger itself."""
@@ -385,11 +384,18 @@ class App:
         self.fatal = error
         self.on_fatal()
 
-    def _apply_retention(self) -> None:
-        self.ledger.retention.apply(
-            self._dependencies.clock(), self._dependencies.hourly_retention, self._dependencies.daily_retention
-        )
-        self.ledger.events.delete_old_ids(self._dependencies.clock() - MAX_EVENT_AGE - DAY)
+    def apply_retention(self) -> None:
+        """Roll up and delete what is older than the retention. Raises LedgerError."""
+        now = self._dependencies.clock()
+        newest = self.ledger.retention.newest_bucket()
+        if newest is not None and now - newest > self._dependencies.hourly_retention:
+            # A clock that is years ahead must not delete everything; pushed usage could not be read again. Nothing is
+            # lost by waiting either: without new usage the ledger does not grow.
+            fields = {"newest_usage": newest.isoformat(), "now": now.isoformat()}
+            log_event(logger, "warn", "Retention not applied: there is no recent usage; check the clock", **fields)
+            return
+        self.ledger.retention.apply(now, self._dependencies.hourly_retention, self._dependencies.daily_retention)
+        self.ledger.events.delete_old_ids(now - MAX_EVENT_AGE - DAY)
 
 
 def _with_hint(reason: str, name: str, known: Collection[str]) -> str:

@@ -7,7 +7,8 @@ ExporterError
 │  ├─ RateLimited(retry_after)    wait as long as the provider demands
 │  ├─ Unavailable(reached, …)     timeout, 409, 5xx, 529, network: back off, or wait as long as the provider demands
 │  ├─ Unsupported                 the plan or host has no such report: noted once where the report is optional
-│  └─ Malformed(field)            a response of an unknown format: keep the old buckets, report a problem
+│  ├─ Malformed(field)            a response of an unknown format: keep the old buckets, report a problem
+│  └─ InternalError               a poll that an unexpected exception ended: a bug of this program
 ├─ PushError(status, reason)      a push request is rejected as a whole
 ├─ RereadRejected(status, reason) a request to read days again is rejected as a whole
 ├─ QueryRejected                  a remote read that is not understood, or would return too much
@@ -29,6 +30,7 @@ PROBLEM_REASONS = (
     "unavailable",
     "unsupported",
     "malformed",
+    "internal_error",
 )
 
 
@@ -105,6 +107,12 @@ class Malformed(ProviderError):
     def __init__(self, message: str, field: str = "") -> None:
         self.field = field
         super().__init__(message)
+
+
+class InternalError(ProviderError):
+    """A poll that an unexpected exception ended: no fault of the provider, but the account's numbers are as old."""
+
+    reason = "internal_error"
 
 
 class PushError(ExporterError):

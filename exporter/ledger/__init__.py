@@ -60,6 +60,10 @@ class Ledger:
         """Return the bytes that the ledger takes on disk."""
         return self._store.size()
 
+    def check_files(self) -> None:
+        """Raise LedgerError where a file of the ledger was removed or replaced by another one."""
+        self._store.check_files()
+
     def close(self) -> None:
         """Close the file and release the folder."""
         self._store.close()

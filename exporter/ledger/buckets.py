@@ -163,6 +163,32 @@ class Buckets:
             self._coverage.setdefault((account, report), coverage)
         return self._coverage[account, report]
 
+    def truncate_coverage(self, account: int, report: str, now: datetime, *, needs_refresh: bool) -> None:
+        """End a coverage at `now` that reaches beyond it, because it was written while the clock was ahead.
+
+        With `needs_refresh` everything that the provider may still revise is due to be read again. Reads of days at a
+        time after `now` are forgotten. A coverage that only begins after `now` is removed. Raises LedgerError.
+        """
+        known = self.coverage(account, report)
+        if known is None or known.until <= now:
+            return
+        with self._store.write() as db:
+            known = _read_coverage(db, account, report)
+            if known is None:
+                return
+            key = (account, report)
+            coverage = None
+            if known.since < now:
+                coverage = Coverage(known.since, now, utc(0) if needs_refresh else min(known.last_refresh, now))
+                db.execute(
+                    "UPDATE coverage SET until = ?, last_refresh = ? WHERE account = ? AND report = ?",
+                    (coverage.until.timestamp(), coverage.last_refresh.timestamp(), *key),
+                )
+            else:
+                db.execute("DELETE FROM coverage WHERE account = ? AND report = ?", key)
+            db.execute("DELETE FROM day_read WHERE account = ? AND report = ? AND time > ?", (*key, now.timestamp()))
+        self._coverage[key] = coverage
+
     def rows(self, account: int, report: str, day: datetime) -> dict[int, list[Row]]:
         """Return a report's rows of one UTC day: hour 0..23 -> rows; those of a bill are all under 0."""
         day_start = _timestamp(day)

@@ -56,7 +56,11 @@ class Events:
         return outcomes
 
     def mark_complete(self, account: int, now: datetime) -> None:
-        """Extend the coverage to now: usage that was not pushed is none. Raises LedgerError."""
+        """Extend the coverage to now: usage that was not pushed is none. Raises LedgerError.
+
+        A coverage beyond now, from a time at which the clock was ahead, is cut back to it.
+        """
+        self._buckets.truncate_coverage(account, EVENTS_REPORT_NAME, now, needs_refresh=False)
         self._buckets.put(account, EVENTS_REPORT_NAME, self._contiguous_range(account, now, now), ())
 
     def _contiguous_range(self, account: int, start: datetime, now: datetime) -> TimeRange:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from exporter.ledger.costs import ROLLED_UP
 from exporter.ledger.day_versions import DayVersions
 from exporter.ledger.store import Store, placeholders
-from exporter.model import DAY, GAUGE_METERS
+from exporter.model import DAY, GAUGE_METERS, utc
 from exporter.windows import floor
 
 _DAY_SECONDS = int(DAY.total_seconds())
@@ -60,6 +60,12 @@ class Retention:
             db.execute("DELETE FROM day_read WHERE day < ?", (cutoff,))
             _delete_before(db, int(floor(now - keep_days, DAY).timestamp()))
         return len(report_days)
+
+    def newest_bucket(self) -> datetime | None:
+        """Return the start of the newest bucket of any account that has rows; None where none is stored."""
+        with self._store.read() as db:
+            (start,) = db.execute("SELECT MAX(start) FROM bucket").fetchone()
+        return None if start is None else utc(start)
 
     def _report_days_before(self, cutoff: int) -> list[_ReportDay]:
         with self._store.read() as db:

@@ -149,6 +149,6 @@ def _read_version(db: sqlite3.Connection, path: str) -> int:
         raise LedgerError(
             f"{path} was written by a newer ai-spend-exporter (ledger version {version}; this one knows up to "
             f"{len(MIGRATIONS)}). Nothing was changed. Run the newer release again, or point --storage.path at another "
-            "folder: it is filled again from the providers."
+            "folder: usage of polled accounts is read again from the providers, pushed usage is not."
         )
     return version

@@ -15,11 +15,15 @@ import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from exporter.errors import LedgerError
 from exporter.ledger.schema import check_version, migrate
 
 LEDGER_FILE_NAME = "ledger.db"
+WAL_FILE_NAME = LEDGER_FILE_NAME + "-wal"
+_MARK = b"ledger\n"
+"""Content of the lock file once the ledger's tables exist: an empty ledger file beside it has lost its content."""
 CLOSE_TIMEOUT = 5
 """Seconds that closing waits for active readers."""
 
@@ -38,23 +42,79 @@ class Store:
         self._active_readers = 0
         self._closed = False
         self._readers_condition = threading.Condition()
-        if read_only and not self.path.exists():
-            raise LedgerError(
-                f"There is no ledger in {folder}. Point --storage.path at the folder of the exporter's own."
-            )
+        if read_only:
+            _check_exists(self.path)
         self._folder_lock = None if read_only else _lock_folder(folder)
-        with self._translate_errors():
-            self._writer = self._connect()
-            if read_only:
-                check_version(self._writer, str(self.path))
-                return
-            self._writer.execute("PRAGMA journal_mode = WAL")
-            # FULL: what was acknowledged survives a power cut, not only the end of this process.
-            self._writer.execute("PRAGMA synchronous = FULL")
-            migrate(self._writer, str(self.path))
+        try:
+            self._check_not_emptied()
+            with self._translate_errors():
+                self._open()
+        except BaseException:
+            if self._folder_lock is not None:
+                self._folder_lock.close()
+            raise
+        self._files = () if read_only else tuple(_identify(file) for file in (self.path, self._wal_path))
 
-    def _connect(self) -> sqlite3.Connection:
-        uri = f"{self.path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
+    def _open(self) -> None:
+        if self._read_only:
+            self._writer = self._connect("ro")
+            check_version(self._writer, str(self.path))
+            return
+        # A ledger that was moved away begins as a new one: what the lock file says is about the one before.
+        if self._folder_lock is not None and not self.path.exists():
+            self._folder_lock.write(b"")
+        self._writer = self._connect("rwc")
+        self._writer.execute("PRAGMA journal_mode = WAL")
+        # FULL: what was acknowledged survives a power cut, not only the end of this process.
+        self._writer.execute("PRAGMA synchronous = FULL")
+        migrate(self._writer, str(self.path))
+        # The first read opens the file of the write-ahead log, which is to be identified.
+        self._writer.execute("SELECT COUNT(*) FROM account").fetchone()
+        if self._folder_lock is not None:
+            self._folder_lock.write(_MARK)
+
+    def _check_not_emptied(self) -> None:
+        """Raise LedgerError where the ledger's file is empty although it had content.
+
+        SQLite takes an empty file for a new database, so that the ledger would silently begin without what it had. A
+        process that was killed before it created the tables leaves an empty file as well: there is nothing to lose.
+        """
+        if not self.path.exists() or self.path.stat().st_size:
+            return
+        marked = self._read_only or (self._folder_lock is not None and self._folder_lock.read() == _MARK)
+        if marked or (self._wal_path.exists() and self._wal_path.stat().st_size):
+            raise LedgerError(
+                f"The ledger {self.path} is empty, although it had content. Restore it from a backup. Without one, "
+                f"move it away and start again: {_WHAT_IS_LOST}"
+            )
+
+    @property
+    def _wal_path(self) -> Path:
+        return self.path.with_name(WAL_FILE_NAME)
+
+    def check_files(self) -> None:
+        """Raise LedgerError where a file of the ledger was removed or replaced: writes would be lost.
+
+        SQLite goes on writing to a file that has no name any more, and reports success.
+        """
+        for file, identity in zip((self.path, self._wal_path), self._files, strict=False):
+            try:
+                present = _identify(file)
+            except (FileNotFoundError, NotADirectoryError):
+                present = None
+            except OSError:
+                # A folder that cannot be read says nothing about the file, which is still open.
+                return
+            if present != identity:
+                what = "removed" if present is None else "replaced by another file"
+                raise LedgerError(
+                    f"{file} was {what} while the exporter ran; what it wrote since may be lost. Put the file back, or "
+                    f"restore a backup, and start again. Without either, start again all the same: {_WHAT_IS_LOST} "
+                    "Stop the exporter before you move its ledger."
+                )
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         db = sqlite3.connect(uri, timeout=30, isolation_level=None, check_same_thread=False, uri=True)
         # Temporary files may have no place: the ledger's folder may be the only writable one.
         db.execute("PRAGMA temp_store = MEMORY")
@@ -74,6 +134,8 @@ class Store:
                     self._writer.execute("ROLLBACK")
                 raise
             self._writer.execute("COMMIT")
+            # After the transaction: what was removed during it is noticed, and the caller acknowledges nothing.
+            self.check_files()
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -94,7 +156,8 @@ class Store:
             db = self._idle_readers.pop() if self._idle_readers else None
         try:
             if db is None:
-                db = self._connect()
+                # Never created here: a reader of a file that was removed would leave an empty one in its place.
+                db = self._connect("ro" if self._read_only else "rw")
                 db.execute("PRAGMA query_only = ON")
             yield db
         finally:
@@ -110,8 +173,7 @@ class Store:
 
     def size(self) -> int:
         """Return the bytes that the ledger takes on the disk."""
-        files = (self.path, self.path.with_name(LEDGER_FILE_NAME + "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return sum(file.stat().st_size for file in (self.path, self._wal_path) if file.exists())
 
     def close(self) -> None:
         """Reject new readers, wait for active ones, close every connection and release the folder."""
@@ -134,6 +196,33 @@ class Store:
             if _concerns_values(error):
                 raise
             raise LedgerError(_explain(self.path, error)) from error
+
+
+_WHAT_IS_LOST = (
+    "the usage of polled accounts is read again from the providers, as far back as `history`; pushed usage is not, "
+    "unless its sources send it again."
+)
+
+
+class _FileIdentity(NamedTuple):
+    device: int
+    inode: int
+
+
+def _identify(file: Path) -> _FileIdentity:
+    status = file.stat()
+    return _FileIdentity(status.st_dev, status.st_ino)
+
+
+def _check_exists(path: Path) -> None:
+    try:
+        found = path.exists()
+    except OSError as error:
+        raise LedgerError(f"{path} cannot be read: {error.strerror}. Run this as the exporter's user.") from error
+    if not found:
+        raise LedgerError(
+            f"There is no ledger in {path.parent}. Point --storage.path at the folder of the exporter's own."
+        )
 
 
 def placeholders(values: Collection[object]) -> str:
@@ -172,6 +261,17 @@ class _FolderLock:
             os.close(self._descriptor)
             raise
 
+    def read(self) -> bytes:
+        """Return the lock file's content."""
+        return os.pread(self._descriptor, 64, 0)
+
+    def write(self, content: bytes) -> None:
+        """Replace the lock file's content durably; it is filled up to the length of the mark."""
+        content = content.ljust(len(_MARK), b"\0")
+        if self.read() != content:
+            os.pwrite(self._descriptor, content, 0)
+            os.fsync(self._descriptor)
+
     def close(self) -> None:
         os.close(self._descriptor)
 
@@ -190,7 +290,9 @@ def _explain(path: Path, error: sqlite3.DatabaseError) -> str:
     if "full" in text:
         advice = "The disk is full: free some space and start again. Everything stored so far is kept."
     elif "not a database" in text or "malformed" in text:
-        advice = "The file is damaged: move it away and start again; it is filled again from the providers."
+        advice = (
+            f"The file is damaged: move it away, restore a backup and start again. Without a backup, {_WHAT_IS_LOST}"
+        )
     elif "readonly" in text or "unable to open" in text:
         advice = "Make the folder and the file writable for this user."
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping
 
@@ -12,22 +13,26 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from exporter import __version__
+from exporter.logs import log_event
 from exporter.metrics.families import BUILD_INFO, SELF_FAMILIES, Family
 
 ValuesByLabels = Mapping[tuple[str, ...], float]
 """Label values -> value."""
 
-CollectValues = Callable[[], Mapping[Family, float | ValuesByLabels]]
+ValueReaders = Mapping[Family, Callable[[], float | ValuesByLabels]]
+"""Family -> reads its present value. A family whose reader fails is left out of the page."""
+
+logger = logging.getLogger(__name__)
 
 
 class SelfMetrics:
     """process_*, python_* and the families of OWN_FAMILIES."""
 
-    def __init__(self, collect_values: CollectValues) -> None:
+    def __init__(self, readers: ValueReaders) -> None:
         self._registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
-        self._registry.register(_SelfCollector(collect_values))
+        self._registry.register(_SelfCollector(readers))
 
     def render(self, *, openmetrics: bool) -> bytes:
         """Render them; OpenMetrics with the mark that ends the page."""
@@ -37,19 +42,21 @@ class SelfMetrics:
 
 
 class _SelfCollector(Collector):
-    def __init__(self, collect_values: CollectValues) -> None:
-        self._collect_values = collect_values
+    def __init__(self, readers: ValueReaders) -> None:
+        self._readers = readers
+        self._failing: set[Family] = set()
 
     def collect(self) -> Iterator[Metric]:
         """Build the families from the present values."""
-        values = self._collect_values()
         for family in SELF_FAMILIES:
             if family is BUILD_INFO:
                 info = GaugeMetricFamily(family.name, family.help, labels=family.labels)
                 info.add_metric([__version__, platform.python_version()], 1)
                 yield info
                 continue
-            value = values[family]
+            value = self._read(family)
+            if value is None:
+                continue
             kind = CounterMetricFamily if family.type == "counter" else GaugeMetricFamily
             metric = kind(family.name, family.help, labels=family.labels)
             values_by_labels = value if isinstance(value, Mapping) else {(): value}
@@ -57,3 +64,18 @@ class _SelfCollector(Collector):
                 metric.add_metric(labels, number)
             if metric.samples:
                 yield metric
+
+    def _read(self, family: Family) -> float | ValuesByLabels | None:
+        """Return a family's value; None where it cannot be read, e.g. because the ledger's folder cannot be."""
+        try:
+            value = self._readers[family]()
+        except Exception as error:  # noqa: BLE001 - one metric about ourselves must not hide those of every account
+            # Once per failure, not once per scrape.
+            if family not in self._failing:
+                self._failing.add(family)
+                log_event(
+                    logger, "error", "A metric about the exporter cannot be read", metric=family.name, error=error
+                )
+            return None
+        self._failing.discard(family)
+        return value

@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from exporter.config.configuration import Account
 from exporter.errors import KeyRejected, ProviderError
@@ -72,6 +73,8 @@ class PollRequests:
     configuration_changed: bool
     hour_changed: bool
     retry_rejected_key: bool
+    clock_step: timedelta
+    """How far the clock was set back; zero where it was not."""
     rereads: Mapping[str, tuple[TimeRange, ...]]
     """Report -> the time ranges to read again, disjoint and oldest first."""
 
@@ -201,6 +204,7 @@ class PolledAccount(AccountState):
         self._configuration_changed = False
         self._hour_changed = False
         self._retry_rejected_key = False
+        self._clock_step = timedelta(0)
         self._rereads: dict[str, tuple[TimeRange, ...]] = {}
 
     def _polled_reports(self) -> tuple[Report, ...]:
@@ -233,6 +237,11 @@ class PolledAccount(AccountState):
         with self._lock:
             self._hour_changed = True
 
+    def on_clock_set_back(self, step: timedelta) -> None:
+        """Request that the times until which the poller waits are moved with a clock that was set back."""
+        with self._lock:
+            self._clock_step += step
+
     def request_reread(self, reports: Iterable[ReportDays]) -> None:
         """Request that days are read again; days that are requested twice before they are read are read once."""
         with self._lock:
@@ -251,7 +260,7 @@ class PolledAccount(AccountState):
         """Whether a request is waiting that the poller must act on before the next poll is due."""
         with self._lock:
             retry = self._retry_rejected_key and self._key_rejected
-            return self._configuration_changed or self._hour_changed or retry
+            return self._configuration_changed or self._hour_changed or retry or bool(self._clock_step)
 
     def take_requests(self) -> PollRequests:
         """Return the waiting requests and clear them. A request that comes later is for the next poll."""
@@ -261,10 +270,12 @@ class PolledAccount(AccountState):
                 configuration_changed=self._configuration_changed,
                 hour_changed=self._hour_changed,
                 retry_rejected_key=self._retry_rejected_key,
+                clock_step=self._clock_step,
                 rereads=self._rereads,
             )
             self._rereads = {}
             self._configuration_changed = self._hour_changed = self._retry_rejected_key = False
+            self._clock_step = timedelta(0)
             return requests
 
     # Results of polls, from the thread that polls the account.

@@ -68,6 +68,8 @@ class PollSession:
     def accept_requests(self, requests: PollRequests) -> None:
         """Apply what other threads requested since the last poll began."""
         self.config = requests.config
+        if requests.clock_step:
+            self._move_times(requests.clock_step)
         if requests.configuration_changed:
             self.next_poll_at = None
         for report, time_ranges in requests.rereads.items():
@@ -77,6 +79,19 @@ class PollSession:
             if self.account.key_rejected:
                 # Without a known key the next poll connects as if it were the first.
                 self.key = self.backoff_until = self.next_poll_at = None
+
+    def _move_times(self, step: timedelta) -> None:
+        """Move the times until which is waited with a clock that was set back: no wait becomes longer or shorter."""
+        # The coverage may be cut back, so that reports are due again.
+        self.next_poll_at = None
+        if self.backoff_until is not None:
+            self.backoff_until -= step
+        for state in self.report_states.values():
+            if state.not_before is not None:
+                state.not_before -= step
+        for pending in self.rereads.values():
+            if pending.not_before is not None:
+                pending.not_before -= step
 
     def add_reread(self, report: str, time_ranges: Iterable[TimeRange]) -> None:
         """Add time ranges of a report that are to be read again."""

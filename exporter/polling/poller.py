@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from exporter.errors import (
     ConfigError,
+    InternalError,
     KeyRejected,
     LedgerError,
     Malformed,
@@ -35,6 +36,7 @@ from exporter.polling.schedule import (
     PartialRefresh,
     completed_days,
     completes_refresh,
+    history_start,
     next_due,
     next_partial,
     next_time_range,
@@ -62,6 +64,10 @@ MAX_REREAD_PARTS = 8
 """Parts of past days that are read again before the account is valued and published in between."""
 MAX_REREAD_FAILURES = 24
 """Failures in a row after which days are not read again any more, about five hours after the first."""
+MIN_CLOCK_STEP = timedelta(seconds=1)
+"""A clock that is set back by less only makes waits longer by as much."""
+MAX_CLOCK_ERROR = timedelta(minutes=1)
+"""After a clock was ahead by more, what was read meanwhile is read again: too little of it was complete."""
 INTERNAL_ERROR_PROBLEM = "internal error"
 """Stands in place of a report's name for a poll that ended with an unexpected exception."""
 
@@ -72,6 +78,11 @@ class _ActivePoll(NamedTuple):
     """Whether the account had a problem when the poll began."""
     rereads: bool
     """Whether the poll also reads past days again, after everything that is due."""
+
+
+class _TickTime(NamedTuple):
+    now: datetime
+    monotonic: float
 
 
 class Poller:
@@ -108,6 +119,7 @@ class Poller:
         self._closing = threading.Event()
         self.fatal: LedgerError | None = None
         """Set when the ledger cannot be read or written: the process has to end."""
+        self._last_tick: _TickTime | None = None
         self.internal_errors = 0
 
     def set_accounts(self, accounts: Sequence[PolledAccount]) -> None:
@@ -132,6 +144,7 @@ class Poller:
         that answer. So may accounts of which past days are read again: a request for all accounts delays no poll.
         """
         now = self._clock()
+        self._detect_clock_step(now)
         for session in self._sessions:
             was_failing = session.account.failing
             requested = session.account.poll_requested
@@ -148,6 +161,22 @@ class Poller:
                     continue
                 self._active[name] = _ActivePoll(session, was_failing, rereads)
             self._pool.submit(self._poll_account, session, rereads=rereads)
+
+    def _detect_clock_step(self, now: datetime) -> None:
+        """Where the clock was set back since the last tick, have every account's waits moved with it.
+
+        Due times are times of day, since polls follow the providers' hours. Without this, everything would wait until
+        the clock has made up for the step. A step forwards needs nothing: what it makes due is polled.
+        """
+        last, self._last_tick = self._last_tick, _TickTime(now, self._monotonic())
+        if last is None:
+            return
+        elapsed = timedelta(seconds=max(0.0, self._last_tick.monotonic - last.monotonic))
+        step = last.now + elapsed - now
+        if step >= MIN_CLOCK_STEP:
+            log_event(logger, "warn", "The clock was set back", seconds=round(step.total_seconds(), 3))
+            for session in self._sessions:
+                session.account.on_clock_set_back(step)
 
     def _may_poll_failing(self) -> bool:
         return sum(poll.was_failing for poll in self._active.values()) < self._max_failing
@@ -232,6 +261,7 @@ class Poller:
         try:
             requests = account.take_requests()
             session.accept_requests(requests)
+            self._truncate_coverages(session)
             if self._may_request(session, rereads=rereads) and self._connect(session):
                 may_go_on = self._poll_reports(session)
                 if may_go_on:
@@ -257,6 +287,28 @@ class Poller:
             if removed:
                 self._attach(session, None)
 
+    def _truncate_coverages(self, session: PollSession) -> None:
+        """Cut back coverages that lie beyond now, and have read again what was read while the clock was ahead."""
+        config, now = session.config, self._clock()
+        for report in config.scheduled_reports:
+            coverage = self._coverage(session, report)
+            if coverage is None or coverage.until <= now:
+                continue
+            ahead = coverage.until - now
+            needs_refresh = ahead > MAX_CLOCK_ERROR
+            session.report_state(report.name).partial_refresh = None
+            self._ledger.buckets.truncate_coverage(
+                config.ledger_account.id, report.name, now, needs_refresh=needs_refresh
+            )
+            if needs_refresh and report is not NAMES_REPORT:
+                # For how long the clock was ahead is not known: the refresh reads what may still be revised, and this
+                # the rest of the history, in the background.
+                start = max(coverage.since, history_start(report, config.poll_settings, now))
+                if start < now:
+                    session.add_reread(report.name, [TimeRange(start, now)])
+            fields = {"account": config.account.name, "report": report.name, "seconds": round(ahead.total_seconds(), 3)}
+            log_event(logger, "warn", "The clock was ahead at an earlier poll; reading again", **fields)
+
     def _may_request(self, session: PollSession, *, rereads: bool) -> bool:
         """Return whether anything may be requested of the provider now."""
         now = self._clock()
@@ -269,16 +321,27 @@ class Poller:
     def _record_internal_error(self, session: PollSession, error: Exception) -> None:
         with self._condition:
             self.internal_errors += 1
-        problem = Malformed("the poll failed with an internal error of this exporter; see its log")
+        # The exception's text may hold anything that the provider sent: it is for the log alone.
+        problem = InternalError("the poll failed with an internal error of this exporter; see its log")
         session.account.record_failure(INTERNAL_ERROR_PROBLEM, problem)
         session.backoff_until = self._clock() + MAX_BACKOFF
         # If days that were to be read again are the cause, they must not stop the account's polls for good.
         dropped = ", ".join(session.rereads) or None
         session.rereads.clear()
         name = session.config.account.name
-        log_event(
-            logger, "error", "Poll failed with an internal error", account=name, dropped_rereads=dropped, error=error
-        )
+        fields = {"account": name, "reason": problem.reason, "dropped_rereads": dropped, "error": error}
+        log_event(logger, "error", "Poll failed with an internal error", **fields)
+        self._publish_failure(session)
+
+    def _publish_failure(self, session: PollSession) -> None:
+        """Export the failure. What ended the poll may end this as well: then the previous numbers stand beside it."""
+        try:
+            self._publish(session.account)
+        except LedgerError as error:
+            self.fatal = error
+        except Exception as error:  # noqa: BLE001 - still at the top of the thread
+            fields = {"account": session.config.account.name, "error": error}
+            log_event(logger, "error", "The account's numbers cannot be brought up to date", **fields)
 
     def _connect(self, session: PollSession) -> bool:
         """Read the key, which may have changed, and connect where needed; return whether reports can be polled."""

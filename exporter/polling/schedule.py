@@ -81,7 +81,7 @@ def next_time_range(
     must not be longer than `max_range`, the first poll begins with the newest part and reaches further back
     afterwards, and a refresh continues where its last part ended: the coverage never has a gap.
     """
-    first = _history_start(report, poll_settings, now)
+    first = history_start(report, poll_settings, now)
     if coverage is None:
         return TimeRange(max(first, floor(now - max_range, report.width)), now)
     if partial_refresh is not None or now >= due_at(report, coverage, poll_settings):
@@ -122,7 +122,7 @@ def completes_refresh(
     """Return whether a time range completes a refresh of all that the provider may still revise."""
     began = partial_refresh.start if partial_refresh else time_range.start
     return (
-        began <= max(_history_start(report, poll_settings, now), floor(now, DAY) - report.settle_period)
+        began <= max(history_start(report, poll_settings, now), floor(now, DAY) - report.settle_period)
         and time_range.end >= now
     )
 
@@ -186,12 +186,13 @@ def weekly_window(report: Report, coverage: Coverage, poll_settings: PollSetting
 
 def next_due(report: Report, coverage: Coverage | None, poll_settings: PollSettings, now: datetime) -> datetime:
     """Return when `next_time_range` will next return a time range."""
-    if coverage is None or coverage.since > _history_start(report, poll_settings, now):
+    if coverage is None or coverage.since > history_start(report, poll_settings, now):
         return now
     return due_at(report, coverage, poll_settings)
 
 
-def _history_start(report: Report, poll_settings: PollSettings, now: datetime) -> datetime:
+def history_start(report: Report, poll_settings: PollSettings, now: datetime) -> datetime:
+    """Return the start of the oldest UTC day that polls reach back to."""
     return floor(now, DAY) - min(poll_settings.history, report.history)
 
 

@@ -104,7 +104,7 @@ class PushService:
         self._sources: dict[str, _Source] = {}
         self._bearer_tokens = BearerTokens({})
         self._changed_accounts: set[tuple[str, str]] = set()
-        self._next_idle_refresh = clock()
+        self._next_idle_refresh = monotonic()
         self._not_before = 0.0
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="push")
@@ -224,8 +224,8 @@ class PushService:
             finished.result()
         if self._monotonic() < self._not_before:
             return
-        if self._clock() >= self._next_idle_refresh:
-            self._next_idle_refresh = self._clock() + IDLE_REFRESH_INTERVAL
+        if self._monotonic() >= self._next_idle_refresh:
+            self._next_idle_refresh = self._monotonic() + IDLE_REFRESH_INTERVAL.total_seconds()
             self.mark_all_changed()
         with self._lock:
             changed, self._changed_accounts = self._changed_accounts, set()

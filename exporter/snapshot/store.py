@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from exporter.config.configuration import Budget
+from exporter.errors import LedgerError
 from exporter.ledger import Ledger
 from exporter.polling.account_state import AccountState
 from exporter.snapshot.account_snapshot import AccountSnapshot
@@ -53,19 +54,35 @@ class SnapshotStore:
             return self._snapshots.get(key)
 
     def update(self, account_state: AccountState) -> None:
-        """Build an account's snapshot from the ledger. Raises LedgerError."""
+        """Build an account's snapshot from the ledger. Raises LedgerError.
+
+        Where an unexpected exception ends the build, the previous snapshot stays, with the account's present health.
+        """
         key = account_state.view().account.identity
         with self._lock:
             entry = self._builders.setdefault(key, _Builder())
         with entry.lock:
             view = account_state.view()
             source = LedgerSource(self._ledger, view.ledger_account)
-            snapshot = entry.builder.build(view, source, self._budgets, self._clock())
-            with self._lock:
-                if key not in self._configured:
-                    return
-                self._snapshots[key] = snapshot
-            self._on_change(snapshot)
+            try:
+                snapshot = entry.builder.build(view, source, self._budgets, self._clock())
+            except LedgerError:
+                raise
+            except Exception:
+                # What the builder keeps between two builds may be half of one and half of the other.
+                entry.builder = SnapshotBuilder()
+                previous = self.get(key)
+                if previous is not None:
+                    self._store(key, replace(previous, view=view, up=previous.up and not view.health.problems))
+                raise
+            self._store(key, snapshot)
+
+    def _store(self, key: AccountKey, snapshot: AccountSnapshot) -> None:
+        with self._lock:
+            if key not in self._configured:
+                return
+            self._snapshots[key] = snapshot
+        self._on_change(snapshot)
 
     def configure(self, account_states: Iterable[AccountState], budgets: tuple[Budget, ...]) -> set[AccountKey]:
         """Set the accounts and budgets that are configured; return the accounts that were removed.

@@ -214,6 +214,8 @@ _ADVICE = {
     "network.",
     "unsupported": "The previous numbers are kept. Check base_url, and whether the plan includes this report.",
     "malformed": "The previous numbers are kept. If the problem persists, update this exporter or report the error.",
+    "internal_error": "The previous numbers are kept, and the poll is retried every 15 minutes. Update this exporter, "
+    "or report the error with its log.",
 }
 
 

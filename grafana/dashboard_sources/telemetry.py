@@ -47,6 +47,10 @@ _ADVICE = {
         "Check base_url and any proxy. If they are correct, the provider's API has changed: update the exporter.",
         "text",
     ),
+    "internal_error": (
+        "The exporter has a bug; the previous numbers are kept. Update the exporter, or report the error in its log.",
+        "text",
+    ),
 }
 """Reason of a problem -> (advice, colour). The landing page and `check keys` add the status and the report."""
 

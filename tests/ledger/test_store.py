@@ -85,6 +85,70 @@ def test_a_file_that_is_no_ledger_is_reported(tmp_path: Path) -> None:
         Ledger(tmp_path)
 
 
+def test_advice_for_a_damaged_ledger_says_that_pushed_usage_is_lost(tmp_path: Path) -> None:
+    """Whoever moves a damaged ledger away knows before that pushed usage does not come back by itself."""
+    (tmp_path / "ledger.db").write_bytes(b"this is not a database, it is a text" * 100)
+    with pytest.raises(LedgerError, match=r"restore a backup and start again.*pushed usage is not"):
+        Ledger(tmp_path)
+
+
+@pytest.mark.parametrize("rest", ["", "ledger.db-wal"])
+def test_a_ledger_that_lost_its_content_is_not_begun_again(tmp_path: Path, rest: str) -> None:
+    """An empty file where a ledger was written before is rejected with advice; moved away, a new ledger begins."""
+    Ledger(tmp_path).close()
+    os.truncate(tmp_path / "ledger.db", 0)
+    if rest:
+        (tmp_path / rest).write_bytes(b"x" * 4096)
+        (tmp_path / "lock").unlink()
+    for _ in range(2):
+        with pytest.raises(LedgerError, match=r"is empty, although it had content\. Restore it from a backup"):
+            Ledger(tmp_path)
+    with pytest.raises(LedgerError, match=r"is empty"):
+        Ledger(tmp_path, read_only=True)
+    (tmp_path / "ledger.db").unlink()
+    (tmp_path / "ledger.db-wal").unlink(missing_ok=True)
+    Ledger(tmp_path).close()
+    Ledger(tmp_path).close()
+
+
+def test_a_start_that_was_killed_before_the_tables_existed_is_repeated(tmp_path: Path) -> None:
+    """An empty file to which nothing was ever written is a new ledger, also where an older one was moved away."""
+    (tmp_path / "ledger.db").touch()
+    Ledger(tmp_path).close()
+    (tmp_path / "ledger.db").unlink()
+    # What a process that was killed between the first two steps of its start leaves behind.
+    (tmp_path / "ledger.db").touch()
+    (tmp_path / "lock").write_bytes(b"")
+    Ledger(tmp_path).close()
+
+
+@pytest.mark.parametrize("name", ["ledger.db", "ledger.db-wal"])
+@pytest.mark.parametrize("change", ["removed", "replaced by another file"])
+def test_writes_to_a_file_that_is_gone_fail(tmp_path: Path, name: str, change: str) -> None:
+    """A transaction on a ledger whose file was removed or replaced is not acknowledged, and no reader creates one."""
+    ledger = Ledger(tmp_path)
+    number = ledger.buckets.register_account("a", "p")
+    (tmp_path / name).rename(tmp_path / "elsewhere")
+    if change != "removed":
+        (tmp_path / name).write_bytes((tmp_path / "elsewhere").read_bytes())
+    with pytest.raises(LedgerError, match=rf"{name} was {change} while the exporter ran.*pushed usage is not"):
+        ledger.buckets.put(number, "use", TimeRange(START, START + HOUR), [_hour_bucket(0, 3)])
+    with pytest.raises(LedgerError, match=change):
+        ledger.check_files()
+    assert (tmp_path / name).exists() == (change != "removed")
+    ledger.close()
+
+
+def test_a_removed_folder_is_noticed_and_an_unchanged_one_is_not(tmp_path: Path) -> None:
+    """The check passes until the folder is moved away as a whole."""
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.check_files()
+    (tmp_path / "ledger").rename(tmp_path / "moved")
+    with pytest.raises(LedgerError, match=r"ledger\.db was removed"):
+        ledger.check_files()
+    ledger.close()
+
+
 def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     """Where a file stands in the way, the message names the folder and the flag."""
     (tmp_path / "taken").write_text("")

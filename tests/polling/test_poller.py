@@ -12,10 +12,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import httpx
 import pytest
 
 from exporter.ledger import Ledger
 from exporter.model import DAY, HOUR, REQUESTS, Bucket, Report
+from exporter.pricing.list_prices import Rates, list_rates
 from exporter.providers import PROVIDERS
 from exporter.providers.cursor import Cursor
 from exporter.providers.openai import OpenAI
@@ -398,9 +400,58 @@ def test_an_internal_error_in_one_account_is_counted_and_harms_no_other(tmp_path
         for minutes, defects in ((0, 1), (5, 1), (5, 1), (6, 2)):
             system.advance(minutes * MINUTE)
             assert system.value("ai_exporter_internal_errors_total") == defects
+            assert system.problems("odd") == {"internal_error"}
+            failures = system.value("ai_account_poll_failures_total", account="odd", reason="internal_error")
+            assert failures == defects
             assert system.value("ai_account_up", account="odd") == 0
             assert system.value("ai_account_up", account="solo") == 1
         assert system.exported_totals("ai_tokens_today", "solo") == system.expected_totals("today", "solo")[0]
+
+
+def test_an_internal_error_after_successful_polls_is_exported(tmp_path: Path) -> None:
+    """Where valuation fails, the account is down with a problem, its numbers stand, and it recovers by itself."""
+    broken = False
+
+    def prices(provider: str, day: datetime) -> Rates:
+        if broken:
+            raise ZeroDivisionError
+        return list_rates(provider, day)
+
+    with start_small_system(tmp_path, make_account("anthropic"), prices=prices) as system:
+        system.poll_until_idle()
+        assert system.value("ai_account_up") == 1
+        before = system.exported_totals("ai_tokens_today")
+        broken = True
+        system.advance(HOUR)
+        assert system.problems("solo") == {"internal_error"}
+        assert system.value("ai_account_up") == 0
+        assert system.value("ai_account_poll_failures_total", reason="internal_error") == 1
+        assert system.exported_totals("ai_tokens_today") >= before
+        page = httpx.get(system.url).text
+        assert "internal error of this exporter" in page
+        assert "report the error with its log" in page
+        broken = False
+        system.advance(16 * MINUTE)
+        assert system.problems("solo") == set()
+        assert system.value("ai_account_up") == 1
+        assert system.exported_totals("ai_tokens_today") == system.expected_totals("today")[0]
+
+
+def test_an_account_that_cannot_be_exported_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where building the account's numbers fails, the previous ones stand, and the problem is exported beside them."""
+    with start_small_system(tmp_path, make_account("anthropic")) as system:
+        system.poll_until_idle()
+        before = system.exported_totals("ai_tokens_today")
+        with monkeypatch.context() as patch:
+            # The real builder with a bug in a part of it.
+            patch.setattr("exporter.snapshot.builder.find_day_reads", lambda *_: 1 // 0)
+            system.advance(5 * MINUTE)
+        assert system.problems("solo") == {"internal_error"}
+        assert system.value("ai_account_up") == 0
+        assert system.exported_totals("ai_tokens_today") == before
+        system.advance(16 * MINUTE)
+        assert system.problems("solo") == set()
+        assert system.exported_totals("ai_tokens_today") == system.expected_totals("today")[0]
 
 
 class WithoutImages(OpenAI):
