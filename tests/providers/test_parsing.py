@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -115,11 +114,9 @@ def test_money_is_exact() -> None:
     ids=lambda value: str(value)[:12],
 )
 def test_odd_amounts_are_malformed_or_exact(value: object) -> None:
-    """An exponent, a length or a digit that no amount has is Malformed, quickly, and never another error."""
-    began = time.monotonic()
+    """An exponent, a length or a digit that no amount has is Malformed and never another error."""
     with pytest.raises(Malformed, match="the field x is not an amount of money"):
         money_field({"x": value}, "x", NANO)
-    assert time.monotonic() - began < 1
 
 
 @given(
