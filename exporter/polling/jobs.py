@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-
-@dataclass(slots=True)
-class _Job:
-    run: Callable[[], object]
-    interval: float
-    """Seconds."""
-    due_at: float
-    """By the monotonic clock."""
+import schedule
 
 
 class Jobs:
-    """Runs jobs one after the other in the thread that calls `run_due`."""
+    """Runs jobs one after the other in the thread that calls `run_due`.
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    The schedule package compares local times, which are set forward and back: at the end of summer time every job would
+    wait for an hour. So the times at which jobs are due are moved with every such change.
+    """
+
+    def __init__(self, monotonic: Callable[[], float], local_time: Callable[[], datetime] = datetime.now) -> None:
+        """`local_time` is the time that the schedule package reads, without a time zone."""
         self._monotonic = monotonic
-        self._jobs: list[_Job] = []
+        self._local_time = local_time
+        self._scheduler = schedule.Scheduler()
+        self._errors: list[Exception] = []
+        self._last = (monotonic(), local_time())
 
     def add(self, interval: timedelta, run: Callable[[], object]) -> None:
-        """Add a job; it is due at once, and then at an interval."""
-        self._jobs.append(_Job(run, interval.total_seconds(), self._monotonic()))
+        """Add a job; it is due at once, and then at an interval of whole seconds."""
+        self._follow_monotonic_clock()
+        job = self._scheduler.every(int(interval.total_seconds())).seconds.do(self._run, run)
+        _, job.next_run = self._last
 
     def run_due(self, on_error: Callable[[Exception], None]) -> None:
-        """Run every job that is due. An error of one is passed to `on_error` and does not stop the others."""
-        for job in self._jobs:
-            if self._monotonic() < job.due_at:
-                continue
-            # From the start of this run, and before it: a job that takes longer than its interval, or fails, is due
-            # again later, and runs that were missed while the process was suspended are not made up for.
-            job.due_at = self._monotonic() + job.interval
-            try:
-                job.run()
-            except Exception as error:  # noqa: BLE001 - the caller decides; the other jobs must go on
-                on_error(error)
+        """Run every job that is due. An error of one is passed to `on_error` and does not stop the others.
+
+        Runs that were missed while the process was suspended are not made up for.
+        """
+        self._follow_monotonic_clock()
+        self._scheduler.run_pending()
+        errors, self._errors = self._errors, []
+        for error in errors:
+            on_error(error)
+
+    def _run(self, run: Callable[[], object]) -> None:
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001 - the caller of run_due decides; the other jobs must go on
+            self._errors.append(error)
+
+    def _follow_monotonic_clock(self) -> None:
+        """Move all due times by as much as local time has changed beside the monotonic clock."""
+        monotonic, local_time = self._monotonic(), self._local_time()
+        last_monotonic, last_local_time = self._last
+        change = local_time - last_local_time - timedelta(seconds=monotonic - last_monotonic)
+        self._last = (monotonic, local_time)
+        for job in self._scheduler.jobs:
+            if job.next_run is not None:
+                job.next_run += change

@@ -86,6 +86,8 @@ class PollSession:
         self.next_poll_at = None
         if self.backoff_until is not None:
             self.backoff_until -= step
+        if self.key_retry_at is not None:
+            self.key_retry_at -= step
         for state in self.report_states.values():
             if state.not_before is not None:
                 state.not_before -= step
