@@ -43,7 +43,7 @@ class ConnectionLimits:
     request_timeout: float = 120.0
     """For a request, from the end of its headers until the client has received the response, however slowly."""
     max_connections: int = 256
-    """One more closes the connection that is the first to do without; see LimitedProtocol.eviction_rank."""
+    """One more closes the connection whose client has kept the server waiting longest."""
     reserved_connections: int = 32
     """Further connections if none can be closed, since the server is busy with all of them: for monitoring only."""
     max_handshakes: int = 64
@@ -75,7 +75,12 @@ class _Connections:
             return
         waiting = [connection for connection in remaining if connection.waits_for_client and connection is not newest]
         if waiting:
-            min(waiting, key=lambda connection: connection.eviction_rank).abort()
+            # From the larger of two groups, those between two requests and those in the middle of one: so neither a
+            # scraper's idle connection nor its new one is the first to be closed, whatever the others do.
+            between = [connection for connection in waiting if connection.is_between_requests]
+            unfinished = [connection for connection in waiting if not connection.is_between_requests]
+            victims = between if len(between) > len(unfinished) else unfinished
+            min(victims, key=lambda connection: connection.waits_since).abort()
         elif len(remaining) > self.limits.max_connections + self.limits.reserved_connections:
             newest.abort()
 
@@ -145,14 +150,14 @@ class LimitedProtocol(asyncio.Protocol):
         return self.idle or self._has_incomplete_body or self._has_unread_response()
 
     @property
-    def eviction_rank(self) -> tuple[int, float]:
-        """The order in which connections that wait for their clients are closed to make room for others.
+    def is_between_requests(self) -> bool:
+        """Whether the last request is answered and the next has not begun."""
+        return self.idle and self._had_request
 
-        First those whose client has not completed its request or does not read the response, then those that are idle
-        between two requests; in each group those that have waited longest, so that a new client has time to send its
-        request however many others there are.
-        """
-        return int(self.idle and self._had_request), self._phase_start
+    @property
+    def waits_since(self) -> float:
+        """Time of the event loop from which on the connection waits for its client, if it does."""
+        return self._phase_start
 
     @property
     def closing(self) -> bool:

@@ -228,6 +228,25 @@ def test_slow_bodies_do_not_block_a_scrape() -> None:
             read_until_closed(connection)
 
 
+@pytest.mark.parametrize("request_head", [READ, UNREAD_BODY, HEALTHY], ids=["body", "unread body", "idle"])
+def test_a_new_connection_has_time_for_its_request(request_head: bytes) -> None:
+    """Above the maximum, a connection that is new is not the first to be closed, whatever the others wait for."""
+    maximum = 8
+    with ExitStack() as stack:
+        address = stack.enter_context(serve(limits=replace(UNLIMITED_TIME, max_connections=maximum)))
+
+        def add_strangers(count: int) -> None:
+            for _ in range(count):
+                stranger = stack.enter_context(connect(address))
+                stranger.sendall(request_head)
+                assert stranger.recv(1 << 16)
+
+        add_strangers(2 * maximum)
+        fresh = stack.enter_context(keep_connection(address))
+        add_strangers(maximum // 2)
+        assert scrape(fresh) == 200
+
+
 def test_responses_that_are_not_read_do_not_block_a_scrape() -> None:
     """Above the maximum of connections those are closed whose clients do not read the response."""
     maximum, strangers, buffer, size = 8, 40, 1 << 15, 1 << 22
