@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test bench check lint lock golden estimates dashboards image clean
+.PHONY: help demo test faults bench check lint lock golden estimates dashboards image clean
 
 help: ## List these targets.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -14,6 +14,9 @@ test: .venv/dev ## Install the programs that the tests need, then lint and test 
 	@.ci/tools
 	@$(MAKE) --no-print-directory lint
 	@.ci/test
+
+faults: .venv/dev ## Kill the exporter, break its providers and its clock for some minutes; print the results.
+	$(BIN)/pytest tests/faults --long -q
 
 check: lint ## Lint, check types, and check that the lock files are current.
 	$(BIN)/mypy

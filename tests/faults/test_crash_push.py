@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -28,7 +23,9 @@ from exporter.ledger import Ledger
 from exporter.ledger.events import EVENTS_REPORT_NAME
 from exporter.model import COST, DAY, HOUR, NANO, REQUESTS
 from exporter.windows import floor
-from tests.command import ENVIRONMENT, ExporterProcess, free_port, start_exporter, wait_until
+from tests.command import ExporterProcess, free_port, start_exporter, wait_until
+from tests.faults.launcher import Launcher, start_launcher
+from tests.faults.results import Results
 
 KILLS = 50
 BATCH_SIZE = 40
@@ -38,23 +35,6 @@ MAX_LIFETIME = 0.06
 TOKEN = "gateway-token-30c6e7f1"
 PROVIDERS = ("bedrock", "vllm")
 TOKENS = "uncached_input"
-
-LAUNCHER = """
-import json, os, sys
-import exporter.app
-from exporter.cli import main
-
-for line in sys.stdin:
-    process = os.fork()
-    if process == 0:
-        main(json.loads(line))
-    print(process, flush=True)
-    print(os.waitpid(process, 0)[1], flush=True)
-"""
-"""Runs one exporter after the other: JSON arguments on stdin; process id and exit status on stdout.
-
-The exporters are forks of a process that has imported everything, since importing takes longer than all the rest.
-"""
 
 Sums = Counter[tuple[str, datetime, str]]
 """Provider, hour, meter -> units or nano-USD."""
@@ -160,47 +140,6 @@ def exported_totals(exporter: ExporterProcess) -> Sequence[float]:
     return [sum(map(float, samples)) for samples in found]
 
 
-@dataclass
-class Launcher:
-    """Starts exporters, one at a time."""
-
-    process: subprocess.Popen[str]
-
-    def start(self, flags: Sequence[str]) -> int:
-        """Start an exporter; return its process id."""
-        self._write(json.dumps(["run", *flags]))
-        return self._read()
-
-    def kill(self, process: int) -> int:
-        """Kill the exporter; return its exit status."""
-        os.kill(process, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(self._read())
-
-    def _write(self, line: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def _read(self) -> int:
-        assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
-
-
-@contextmanager
-def start_launcher() -> Iterator[Launcher]:
-    """Start a launcher; at the end it exits."""
-    command = [sys.executable, "-c", LAUNCHER]
-    with subprocess.Popen(
-        command,
-        env=ENVIRONMENT,
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        yield Launcher(process)
-
-
 def run_and_kill(
     launcher: Launcher, flags: Sequence[str], client: PushClient, work: Future[None], seconds: float
 ) -> None:
@@ -224,7 +163,7 @@ def write_config(folder: Path, port: int) -> Sequence[str]:
     return f"--config.file={folder / 'config.yaml'}", storage, f"--web.listen-address=127.0.0.1:{port}"
 
 
-def test_every_acknowledged_event_is_counted_once_through_fifty_kills(tmp_path: Path) -> None:
+def test_every_acknowledged_event_is_counted_once_through_fifty_kills(tmp_path: Path, results: Results) -> None:
     """With ids or idempotency keys, after kill -9 amid batches, clients' logs, the ledger and /metrics agree."""
     port, start, random_source, stop = free_port(), datetime.now(UTC), random.Random(8), threading.Event()
     flags = write_config(tmp_path, port)
@@ -232,7 +171,7 @@ def test_every_acknowledged_event_is_counted_once_through_fifty_kills(tmp_path: 
     with ThreadPoolExecutor(len(clients)) as pool:
         work = [pool.submit(client.push, stop) for client in clients]
         try:
-            with start_launcher() as launcher:
+            with start_launcher(tmp_path) as launcher:
                 for number in range(KILLS):
                     lifetime = random_source.uniform(0, MAX_LIFETIME)
                     run_and_kill(launcher, flags, clients[number % 2], work[number % 2], lifetime)
@@ -254,3 +193,5 @@ def test_every_acknowledged_event_is_counted_once_through_fifty_kills(tmp_path: 
     # Every kill interrupted a request, and some of them after the batch was stored and before its response.
     assert sum(client.unanswered for client in clients) >= KILLS
     assert all(client.duplicates for client in clients)
+    events_acknowledged = sum(len(client.log) for client in clients)
+    results.add("crash", "push", f"{KILLS} kills, {events_acknowledged} events acknowledged, 0 lost, 0 counted twice")

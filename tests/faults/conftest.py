@@ -1,0 +1,38 @@
+"""Tests of faults have a short form, for every run of the tests, and a long form, for `make faults`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.results import Results
+
+_RESULTS = Results()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make faults` choose the long form and another seed."""
+    parser.addoption("--long", action="store_true", help="run the long form of the fault tests")
+    parser.addoption("--seed", type=int, default=16, help="seed of random faults")
+
+
+@pytest.fixture(name="long", scope="session")
+def _is_long(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--long", default=False))
+
+
+@pytest.fixture(name="seed", scope="session")
+def _seed(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--seed", default=16))
+
+
+@pytest.fixture(name="results", scope="session")
+def _results() -> Results:
+    return _RESULTS
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table after the long form."""
+    if config.getoption("--long", default=False) and _RESULTS.rows:
+        terminalreporter.section("faults")
+        for line in _RESULTS.render():
+            terminalreporter.write_line(line)

@@ -1,0 +1,109 @@
+"""Starts and kills real exporters, one after the other, at a time of day that the test sets."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tests.command import ENVIRONMENT
+
+LAUNCHER = """
+import json, os, sys
+from datetime import UTC, datetime, timedelta
+
+import exporter.cli.command
+
+clock_file, log = sys.argv[1:]
+
+def now():
+    # The only function that reads the clock. Without a file, it is the machine's.
+    try:
+        with open(clock_file) as file:
+            return datetime.fromisoformat(file.read())
+    except FileNotFoundError:
+        return datetime.now(UTC)
+
+exporter.cli.command.now = now
+
+import exporter.cli.run
+import exporter.app
+from exporter.cli import main
+
+# Looked at more often than once a second, so that hours of the simulated clock take less time.
+exporter.app.TICK_INTERVAL = timedelta(seconds=0.05)
+
+for line in sys.stdin:
+    process = os.fork()
+    if process == 0:
+        sys.stderr = open(log, "a", buffering=1)
+        main(json.loads(line))
+    print(process, flush=True)
+    print(os.waitpid(process, 0)[1], flush=True)
+"""
+"""Runs one exporter after the other: JSON arguments on stdin; process id and exit status on stdout.
+
+The exporters are forks of a process that has imported everything, since importing takes longer than all the rest.
+"""
+
+
+@dataclass
+class Launcher:
+    """Starts exporters, one at a time."""
+
+    process: subprocess.Popen[str]
+    clock_file: Path
+    log: Path
+    """What the exporters write to stderr."""
+
+    def set_clock(self, now: datetime) -> None:
+        """Set the time of day of exporters that run and of those that are started; until then, it is the machine's."""
+        new = self.clock_file.with_suffix(".new")
+        new.write_text(now.isoformat())
+        new.replace(self.clock_file)
+
+    def start(self, flags: Sequence[str]) -> int:
+        """Start an exporter; return its process id."""
+        self._write(json.dumps(["run", *flags]))
+        return self._read()
+
+    def kill(self, process: int) -> int:
+        """Kill the exporter; return its exit status."""
+        os.kill(process, signal.SIGKILL)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for the end of the exporter; return its exit status."""
+        return os.waitstatus_to_exitcode(self._read())
+
+    def _write(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def _read(self) -> int:
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+
+@contextmanager
+def start_launcher(folder: Path) -> Iterator[Launcher]:
+    """Start a launcher, whose clock and log are files of `folder`; at the end it exits."""
+    clock_file, log = folder / "clock", folder / "stderr"
+    command = [sys.executable, "-c", LAUNCHER, str(clock_file), str(log)]
+    with subprocess.Popen(
+        command,
+        env=ENVIRONMENT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        yield Launcher(process, clock_file, log)

@@ -1,0 +1,114 @@
+"""Every fault of a provider in every request of every provider: the error's class, what stands, and the recovery."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from exporter.model import HOUR
+from exporter.simulator.faults import FAULT_KINDS
+from tests.faults.results import Results
+from tests.system import System, Totals, make_account, start_small_system
+
+ProviderName = Literal["openai", "anthropic", "cursor"]
+PROVIDER_NAMES: tuple[ProviderName, ...] = ("openai", "anthropic", "cursor")
+MINUTE = timedelta(minutes=1)
+KEY_REASONS = {"key_rejected", "missing_scope", "wrong_key_kind"}
+EXPECTED: Mapping[str, set[str]] = {
+    "rate_limited": {"rate_limited"},
+    "overloaded": {"unavailable"},
+    "server_error": {"unavailable"},
+    "slow": {"unavailable"},
+    "revoked": {"key_rejected"},
+    "expired": {"key_rejected"},
+    "missing_scope": {"missing_scope"},
+    "wrong_key": {"key_rejected", "missing_scope", "wrong_key_kind"},
+    "truncated": {"malformed"},
+    "malformed": {"malformed"},
+    "mistyped": {"malformed"},
+    "html": {"malformed"},
+}
+"""Fault -> the reasons of which one must be the problem."""
+
+
+def test_every_fault_has_an_expectation() -> None:
+    """A fault that is added to the simulator is tested here, too."""
+    assert set(EXPECTED) == FAULT_KINDS
+
+
+def paths_of(system: System, account: str) -> list[str]:
+    """Return the paths that are requested of an account, one for each report and name list."""
+    return sorted({served.path for served in system.simulator.requests if served.account == account})
+
+
+@pytest.mark.parametrize("fault", sorted(FAULT_KINDS))
+@pytest.mark.parametrize("provider", PROVIDER_NAMES)
+def test_a_fault_is_reported_harms_nothing_else_and_ends_without_a_restart(
+    tmp_path: Path, results: Results, provider: ProviderName, fault: str, *, long: bool, seed: int
+) -> None:
+    """The problem has the fault's class, no number becomes smaller, the other account is exact, and so is this one
+    once the fault has ended.
+    """
+    accounts = make_account(provider, "faulty"), make_account(provider, "other")
+    with start_small_system(tmp_path, *accounts, timeout="1s") as system:
+        system.poll_until_idle()
+        paths = paths_of(system, "faulty")
+        if not long:
+            paths = random.Random(f"{seed} {provider} {fault}").sample(paths, 1)
+        unseen = []
+        for path in paths:
+            before = system.exported_totals("ai_tokens_30d", "faulty")
+            system.simulator.add_fault("faulty", fault, path=path, seconds=3 if fault == "slow" else 0)
+            # Every report is due within an hour, names within six, and reports that were unsupported within a day.
+            for _ in range(7):
+                system.advance(HOUR)
+            found = system.problems("faulty")
+            if not found:
+                unseen.append(path)
+            check_fault(system, fault, path, found, before)
+            system.simulator.clear_faults()
+            # A key that was rejected is tried again after a reload; everything else recovers by itself.
+            if found & KEY_REASONS:
+                system.app.apply(system.config)
+            for _ in range(3):
+                system.advance(20 * MINUTE)
+            if not found:
+                system.advance(25 * HOUR)
+            assert system.problems("faulty") == set(), path
+            assert system.value("ai_account_up", account="faulty") == 1
+            for account in ("faulty", "other"):
+                assert system.exported_totals("ai_tokens_today", account) == system.expected_totals("today", account)[0]
+        figures = f"{len(paths)} of the provider's requests, 0 failed"
+        results.add("provider", f"{provider}: {fault}", figures + (f"; optional: {len(unseen)}" if unseen else ""))
+
+
+def is_harmless(fault: str, path: str) -> bool:
+    """Return whether a fault need not be a problem of the account."""
+    # A report that the plan may lack is noted as such where it alone is forbidden.
+    if fault in {"missing_scope", "wrong_key"}:
+        return True
+    # Only some plans have groups: whatever rejects their list, usage is read without them.
+    if path.endswith("/teams/groups"):
+        return fault in {"revoked", "expired", "mistyped"}
+    # These answers have no whole number that could be mistyped.
+    return fault == "mistyped" and path.rpartition("/")[2] in {"workspaces", "projects", "api_keys", "cost_report"}
+
+
+def check_fault(system: System, fault: str, path: str, found: set[str], before: Totals) -> None:
+    """Check an account that has had a fault for hours, and the account beside it."""
+    requests = [served for served in system.simulator.requests if served.account == "faulty" and served.path == path]
+    assert requests, f"{path} was not requested during the fault"
+    if found or not is_harmless(fault, path):
+        assert len(found & EXPECTED[fault]) == 1, (path, found)
+        assert len(found) == 1, (path, found)
+        assert system.value("ai_account_up", account="faulty") == 0
+        assert (system.value("ai_account_poll_failures_total", account="faulty", reason=min(found)) or 0) > 0
+    after = system.exported_totals("ai_tokens_30d", "faulty")
+    assert all(after[series] >= value for series, value in before.items()), path
+    assert system.value("ai_account_up", account="other") == 1, path
+    assert system.exported_totals("ai_tokens_today", "other") == system.expected_totals("today", "other")[0]

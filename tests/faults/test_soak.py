@@ -1,0 +1,174 @@
+"""Simulated weeks with faults at random, pushes, reloads and scrapes: nothing grows, and totals equal the truth."""
+
+from __future__ import annotations
+
+import random
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+
+from exporter.model import HOUR
+from exporter.simulator.faults import FAULT_KINDS
+from tests.command import wait_until
+from tests.faults.accounts_system import AccountsSystem, start_accounts
+from tests.faults.results import Results
+from tests.system import make_account
+
+TOKEN = "gateway-token-5f7f0c11"
+STEP = 2 * HOUR
+MAX_GROWTH = 0.05
+"""Of the resident memory, from the first to the last step of the second half."""
+
+
+class Usage(NamedTuple):
+    """What a process uses at one moment."""
+
+    resident_bytes: int
+    descriptors: int
+    threads: int
+
+
+@dataclass
+class Soak:
+    """One exporter, and what was done to it."""
+
+    system: AccountsSystem
+    process: int
+    chosen: random.Random
+    faults: int = 0
+    reloads: int = 0
+    scrape_seconds: list[float] = field(default_factory=list)
+    pushed_tokens: int = 0
+    usage: list[Usage] = field(default_factory=list)
+
+    def step(self, number: int, pause: float) -> None:
+        """Let some hours pass, with faults, a push, scrapes and at times a reload."""
+        # All that lengthened the waits is past after a step: no fault lasts for longer than one.
+        self.system.simulator.clear_faults()
+        for account in self.chosen.sample(sorted(self.system.world.accounts), 2):
+            kind = self.chosen.choice(sorted(FAULT_KINDS))
+            times = self.chosen.choice([1, 2, None])
+            self.system.simulator.add_fault(account, kind, times, seconds=0.2 if kind == "slow" else 0)
+            self.faults += 1
+        self.system.advance(STEP)
+        self.push(number)
+        for _ in range(2):
+            threading.Event().wait(pause / 2)
+            began = time.monotonic()
+            assert self.system.scrape(), "a scrape failed"
+            self.scrape_seconds.append(time.monotonic() - began)
+        if number % 6 == 5:
+            self.reload()
+        # The log of the simulator, which is in this process, needs no memory of the exporter's.
+        self.system.simulator.requests.clear()
+        self.usage.append(measure(self.process))
+
+    def push(self, number: int) -> None:
+        """Push a batch of events of the present hour, twice: the second time, all are duplicates."""
+        now = self.system.clock.now.isoformat()
+        events = [
+            {"provider": "vllm", "model": "m", "timestamp": now, "id": f"{number}-{index}", "promptTokens": index + 1}
+            for index in range(20)
+        ]
+        for outcome in ("accepted", "duplicate"):
+            response = httpx.post(
+                f"{self.system.url}/api/v1/ai/usage/events/batch",
+                json={"events": events},
+                headers={"authorization": f"Bearer {TOKEN}"},
+                timeout=60,
+            )
+            assert response.status_code == 202, response.text
+            assert response.json()[outcome] == len(events)
+        self.pushed_tokens += sum(range(1, 21))
+
+    def reload(self) -> None:
+        """Change the configuration and reload it."""
+        config = self.system.sandbox.config
+        text = config.read_text()
+        changed = text.replace("poll_interval: 5m", "poll_interval: 6m")
+        config.write_text(changed if changed != text else text.replace("poll_interval: 6m", "poll_interval: 5m"))
+        response = httpx.post(f"{self.system.url}/-/reload", timeout=60)
+        assert response.status_code == 200, response.text
+        self.reloads += 1
+
+
+def measure(process: int) -> Usage:
+    """Return what a process uses now."""
+    folder = Path("/proc") / str(process)
+    status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
+    resident_bytes = int(status["VmRSS"].split()[0]) * 1024
+    return Usage(resident_bytes, len(list((folder / "fd").iterdir())), int(status["Threads"]))
+
+
+def growth(values: Sequence[float]) -> float:
+    """Return how much a straight line through values rises from the first to the last, relative to their mean."""
+    slope, _ = statistics.linear_regression(range(len(values)), values)
+    return slope * (len(values) - 1) / statistics.mean(values)
+
+
+def test_weeks_of_faults_leave_nothing_behind(tmp_path: Path, results: Results, *, long: bool, seed: int) -> None:
+    """After weeks with faults, pushes, reloads and scrapes all totals are exact, no scrape failed, nothing grew."""
+    steps, pause, days = (168, 0.6, 34) if long else (15, 0.2, 2)
+    accounts = [make_account("openai", f"openai-{number}") for number in range(5 if long else 1)]
+    accounts += [make_account("anthropic", f"anthropic-{number}") for number in range(8 if long else 1)]
+    accounts += [make_account("cursor", f"cursor-{number}") for number in range(7 if long else 1)]
+    with start_accounts(tmp_path, *accounts, days=days) as system:
+        (tmp_path / "token").touch(mode=0o600)
+        (tmp_path / "token").write_text(TOKEN)
+        with system.sandbox.config.open("a") as config:
+            config.write("ingest: {sources: [{name: gateway, token_file: token}]}\n")
+        process = system.launcher.start(system.flags())
+        wait_until("every account read", lambda: _is_complete(system, len(accounts)), timeout=300)
+        soak = Soak(system, process, random.Random(seed))
+        for number in range(steps):
+            soak.step(number, pause)
+        system.simulator.clear_faults()
+        # A key that was rejected is tried again after a reload.
+        soak.reload()
+        for _ in range(3):
+            system.advance(timedelta(minutes=20))
+            threading.Event().wait(pause)
+        wait_until("every account up", lambda: _is_complete(system, len(accounts)))
+        wait_until("exact totals", lambda: system.stored_totals() == system.true_totals())
+        wait_until("pushed totals", lambda: _pushed_tokens(system) == soak.pushed_tokens)
+        assert system.launcher.kill(process) == -signal.SIGKILL
+        assert "internal error" not in system.launcher.log.read_text()
+    second_half = soak.usage[len(soak.usage) // 2 :]
+    memory = growth([usage.resident_bytes for usage in second_half])
+    descriptors = [usage.descriptors for usage in second_half]
+    threads = [usage.threads for usage in second_half]
+    if long:
+        assert memory < MAX_GROWTH, [usage.resident_bytes for usage in soak.usage]
+        assert growth(descriptors) < MAX_GROWTH, descriptors
+        assert growth(threads) < MAX_GROWTH, threads
+    figures = (
+        f"{len(accounts)} accounts, {steps * STEP / timedelta(days=1):.0f} days, {soak.faults} faults, "
+        f"{soak.reloads} reloads, {len(soak.scrape_seconds)} scrapes, 0 failed, "
+        f"longest {max(soak.scrape_seconds):.2f} s, "
+        f"0 differences; second half: memory {memory:+.1%} of {second_half[-1].resident_bytes / 1e6:.0f} MB, "
+        f"descriptors {min(descriptors)} to {max(descriptors)}, "
+        f"threads {min(threads)} to {max(threads)}"
+    )
+    results.add("soak", "all at random", figures)
+
+
+def _is_complete(system: AccountsSystem, accounts: int) -> bool:
+    up = [value for labels, value in system.scrape().get("ai_account_up", {}).items() if _is_polled(labels)]
+    return len(up) == accounts == sum(up)
+
+
+def _is_polled(labels: frozenset[tuple[str, str]]) -> bool:
+    return ("account", "gateway") not in labels
+
+
+def _pushed_tokens(system: AccountsSystem) -> float:
+    series = system.scrape().get("ai_tokens_30d", {})
+    return sum(value for labels, value in series.items() if not _is_polled(labels))
