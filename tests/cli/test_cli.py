@@ -207,7 +207,7 @@ def test_a_ledger_of_a_newer_version_is_reported_and_left_alone(tmp_path: Path) 
         ("locked/below", "Permission denied. Make it writable for this user"),
         ("file", "cannot be used as the ledger's folder"),
         ("file/below", "cannot be used as the ledger's folder"),
-        ("garbage", "The file is damaged: move it away and start again"),
+        ("garbage", "The file is damaged: move it away, restore a backup and start again"),
         ("readonly", "Make the folder and the file writable for this user"),
     ],
 )
