@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import schedule
 
@@ -24,9 +25,13 @@ class Jobs:
         self._last = (monotonic(), local_time())
 
     def add(self, interval: timedelta, run: Callable[[], object]) -> None:
-        """Add a job; it is due at once, and then at an interval of whole seconds."""
+        """Add a job; it is due at once, and then at an interval above 0."""
+        if interval <= timedelta(0):
+            raise ValueError(f"interval: expected a positive duration, got {interval}")
         self._follow_monotonic_clock()
-        job = self._scheduler.every(int(interval.total_seconds())).seconds.do(self._run, run)
+        # Documented as an int, but added as `timedelta(seconds=…)`: an interval of 0 would never end.
+        seconds: Any = interval.total_seconds()
+        job = self._scheduler.every(seconds).seconds.do(self._run, run)
         _, job.next_run = self._last
 
     def run_due(self, on_error: Callable[[Exception], None]) -> None:

@@ -203,6 +203,8 @@ def test_jobs_are_timed_by_the_monotonic_clock() -> None:
 
     jobs.add(10 * MINUTE, fail)
     jobs.add(MINUTE, lambda: runs.append("minute"))
+    with pytest.raises(ValueError, match="positive"):
+        jobs.add(timedelta(0), fail)
     for _ in range(21):
         jobs.run_due(errors.append)
         # A second more: each run begins a moment after the time was read.
