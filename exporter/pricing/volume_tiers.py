@@ -1,4 +1,4 @@
-"""Volume tiers: beyond a number of tokens of a model in a month, each further token has another price.
+"""Volume tiers: beyond a number of tokens of a model in a month, each further token has a lower price.
 
 Bills do not state the tier. Consecutive billed days of a month show it: two at the old price, one between, on which the
 volume was reached, and one at the new price. A price change takes effect at midnight and has no day between.
@@ -91,7 +91,7 @@ def learn_tier(
     if not factors:
         return None
     factor = factors[0]
-    if abs(factor - 1) < _MIN_PRICE_CHANGE or any(abs(other - factor) > _MAX_DEVIATION for other in factors):
+    if factor > 1 - _MIN_PRICE_CHANGE or any(abs(other - factor) > _MAX_DEVIATION for other in factors):
         return None
     shares = [_share_below(old[key], mixed[key], new[key]) for key in common if old[key]]
     if any(abs(share - shares[0]) > 10 * _MAX_DEVIATION for share in shares):

@@ -72,10 +72,24 @@ versions = st.builds(
     st.sampled_from([0.3, 0.7, 0.95, 1.0, 1.0, 1.0, 1.2, 1.7]),
     st.sampled_from([0, 0, 0, 500, 30, -15]),
 )
-days_of_versions = st.lists(
-    st.lists(versions, min_size=1, max_size=6), min_size=IRREGULAR_DAYS, max_size=IRREGULAR_DAYS
+early_versions = versions.map(lambda version: version._replace(one_time_usd=min(0, version.one_time_usd)))
+final_versions = st.builds(
+    BillVersion, st.just(all_rows), st.sampled_from([0.8, 0.95, 1.0, 1.0, 1.2, 1.5]), st.sampled_from([0, 0, -15])
 )
-"""Day -> the versions of its bill in the order in which the provider answers with them."""
+"""A price that doubles is a higher cost of the same usage, and is one of the things that a spike alert is for."""
+
+
+def _days(answers: st.SearchStrategy[list[BillVersion]]) -> st.SearchStrategy[list[list[BillVersion]]]:
+    """Return day -> the versions of its bill in the order in which the provider answers with them."""
+    return st.lists(answers, min_size=IRREGULAR_DAYS, max_size=IRREGULAR_DAYS)
+
+
+def _charge_once(bills: list[list[BillVersion]], charged_day: int) -> list[list[BillVersion]]:
+    """Add a charge of 500 USD to every version of one day's bill."""
+    return [
+        [answer._replace(one_time_usd=500) for answer in answers] if day == charged_day else answers
+        for day, answers in enumerate(bills)
+    ]
 
 
 class SteadyAccount:
@@ -142,7 +156,7 @@ def _play(account: SteadyAccount, bills: Sequence[Sequence[BillVersion]]) -> lis
 
 
 @settings(max_examples=25, deadline=None)
-@given(bills=days_of_versions)
+@given(bills=_days(st.lists(versions, min_size=1, max_size=6)))
 def test_settled_days_are_the_bill(tmp_path_factory: pytest.TempPathFactory, bills: list[list[BillVersion]]) -> None:
     """After partial, growing, emptied, restated and one-time bills, each settled day is its newest bill exactly."""
     account = SteadyAccount(tmp_path_factory.mktemp("ledger"))
@@ -162,13 +176,16 @@ def test_settled_days_are_the_bill(tmp_path_factory: pytest.TempPathFactory, bil
 
 
 @settings(max_examples=25, deadline=None)
-@given(bills=days_of_versions)
+@given(
+    bills=_days(st.builds(lambda early, final: [*early, final], st.lists(early_versions, max_size=5), final_versions)),
+    charged_day=st.integers(0, IRREGULAR_DAYS),
+)
 def test_steady_usage_is_never_a_spike(
-    tmp_path_factory: pytest.TempPathFactory, bills: list[list[BillVersion]]
+    tmp_path_factory: pytest.TempPathFactory, bills: list[list[BillVersion]], charged_day: int
 ) -> None:
-    """No condition of a spike alert is met by any version of any bill while usage is the same every day."""
+    """No condition of a spike alert is met by any version of a bill whose final prices are less than doubled."""
     account = SteadyAccount(tmp_path_factory.mktemp("ledger"))
-    for snapshot in _play(account, bills):
+    for snapshot in _play(account, _charge_once(bills, charged_day)):
         for signals in snapshot.signals:
             this_hour = snapshot.hourly.cost_at(signals.workspace, snapshot.time.replace(minute=0))
             assert signals.cost is not None

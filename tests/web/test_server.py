@@ -445,5 +445,5 @@ def test_a_ledger_damaged_while_in_use_stops_the_exporter(tmp_path: Path) -> Non
                 path.write_bytes(b"not a ledger" * (path.stat().st_size // 12))
             assert exporter.process.wait(20) == 1
     errors = [line for line in exporter.stderr_lines if "level=error" in line]
-    assert "move it away and start again" in errors[-1]
+    assert "move it away, restore a backup and start again" in errors[-1]
     assert "Traceback" not in "".join(exporter.stderr_lines)
