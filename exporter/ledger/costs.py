@@ -246,29 +246,22 @@ class Costs:
 
     def withdrawn_days(self, account: int, now: datetime) -> list[datetime]:
         """Return the billed days whose bill was withdrawn, and from `now` or earlier on does not count any more."""
-        with self._store.read() as db:
-            found = db.execute(
-                "SELECT start FROM day WHERE account = ? AND billed = 1 AND bill_is_withdrawn = 1"
-                " AND bill_complete_at <= ? ORDER BY start",
-                (account, int(now.timestamp())),
-            ).fetchall()
-        return [utc(start) for (start,) in found]
+        return self._days_where("billed = 1 AND bill_is_withdrawn = 1 AND bill_complete_at <= ?", account, now)
 
     def incomplete_days(self, account: int, now: datetime) -> list[datetime]:
         """Return the days whose bill, if it does not change, will only count as complete after `now`."""
-        with self._store.read() as db:
-            found = db.execute(
-                "SELECT start FROM day WHERE account = ? AND billed = 0 AND bill_complete_at > ? ORDER BY start",
-                (account, int(now.timestamp())),
-            ).fetchall()
-        return [utc(start) for (start,) in found]
+        return self._days_where("billed = 0 AND bill_complete_at > ?", account, now)
 
     def billed_days(self, account: int, since: datetime) -> list[datetime]:
         """Return the billed days from `since` on, oldest first."""
+        return self._days_where("start >= ? AND billed = 1", account, since)
+
+    def _days_where(self, condition: str, account: int, time: datetime) -> list[datetime]:
+        """Return the days of an account that meet a condition, which has a time as its parameter; oldest first."""
         with self._store.read() as db:
             found = db.execute(
-                "SELECT start FROM day WHERE account = ? AND start >= ? AND billed = 1 ORDER BY start",
-                (account, int(since.timestamp())),
+                f"SELECT start FROM day WHERE account = ? AND {condition} ORDER BY start",
+                (account, int(time.timestamp())),
             ).fetchall()
         return [utc(start) for (start,) in found]
 
