@@ -15,8 +15,7 @@ from exporter.pricing.bill_evidence import BillEvidence, PricedUsage
 from exporter.pricing.list_prices import PriceKey, Rates
 from exporter.pricing.unattributed_costs import expected_costs
 from exporter.pricing.usage import LAST_HOUR, aggregate_usage
-from exporter.pricing.valuation import DayValuation, value_day
-from exporter.pricing.volume_tiers import PriceFactors
+from exporter.pricing.valuation import DayValuation
 
 MAX_WAIT = timedelta(hours=72)
 """A bill counts as complete so long after its day, whatever it lacks: usage may have become free."""
@@ -34,26 +33,24 @@ def bill_complete_at(
     billed: DayValuation,
     evidence: Sequence[BillEvidence],
     rates: Rates,
-    factors: PriceFactors,
+    estimate: int,
     unchanged_since: datetime,
 ) -> datetime:
     """Return from when on the bill of a UTC day counts as complete if it does not change: at the latest 72 h after it.
 
     `billed` is the day valued by this bill, `evidence` that of earlier bills, newest first, and `rates` are learned
-    from them; `factors` are those of volume tiers; `unchanged_since` is when this version of the bill was first seen.
-    An account without earlier bills has nothing to compare with: its first bill is taken as it is.
+    from them; `estimate` is the whole day's cost at these rates, in nano-USD; `unchanged_since` is when this version of
+    the bill was first seen. An account without earlier bills has nothing to compare with: its first bill is taken as it
+    is.
     """
     day_end = day + DAY
-    if not evidence:
-        return day_end
-    expected = sum(value_day(usage, None, rates, evidence=evidence, factors=factors).hours.values())
-    if expected <= 0:
+    if not evidence or estimate <= 0:
         return day_end
     unpaid = _unpaid_usage(billed.bill_evidence, evidence, rates)
     unpaid += _missing_costs(usage, billed.bill_evidence, evidence, rates)
-    if unpaid > _MAX_UNPAID_SHARE * expected:
+    if unpaid > _MAX_UNPAID_SHARE * estimate:
         return day_end + MAX_WAIT
-    if sum(billed.hours.values()) < (1 - _MAX_SHORTFALL) * expected:
+    if sum(billed.hours.values()) < (1 - _MAX_SHORTFALL) * estimate:
         return min(unchanged_since + MIN_STABLE_TIME, day_end + MAX_WAIT)
     return day_end
 

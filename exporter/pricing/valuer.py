@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
+from functools import cached_property
 from hashlib import blake2b
 from importlib.metadata import version
 from typing import NamedTuple
@@ -45,7 +46,7 @@ EVIDENCE_DAYS = 7
 DAYS_OF_CROSSING = 4
 """The billed days that show a volume tier: two before, one on, and one after which the volume is reached."""
 MAX_ESTIMATE_AGE = 7 * DAY
-"""A day older than this when its bill is first read has no estimate error: its estimate was never exported."""
+"""A day this old or older when its bill is first read has no estimate error: its estimate was never exported."""
 
 PriceList = Callable[[str, datetime], Rates]
 """Provider and UTC day -> its list prices."""
@@ -109,6 +110,30 @@ class _KnownBills:
         """Model -> its volume tier, as known with the newest bill."""
         tiers = self.stored[0].evidence.volume_tiers if self.stored else {}
         return {model: VolumeTier(*tier) for model, tier in tiers.items()}
+
+
+@dataclass(frozen=True)
+class _DayEstimator:
+    """Estimates the value of a day, of which no bill is used."""
+
+    usage: Mapping[int, Sequence[Row]]
+    known_bills: _KnownBills
+    rates: Rates
+    factors: PriceFactors
+
+    @property
+    def evidence(self) -> Sequence[BillEvidence]:
+        """The evidence of the newest billed days before this one, newest first."""
+        return self.known_bills.newest_first
+
+    def estimate(self, last_hour: int = LAST_HOUR) -> DayValuation:
+        """Value the day up to and including an hour."""
+        return value_day(self.usage, None, self.rates, last_hour, self.evidence, self.factors)
+
+    @cached_property
+    def whole_day(self) -> int:
+        """The estimate of all 24 hours in nano-USD."""
+        return sum(self.estimate().hours.values())
 
 
 class Valuer:
@@ -181,21 +206,19 @@ class Valuer:
         """
         # Read before the rows: if the day changes in between, `put` notices it by the revision.
         revision = self._ledger.costs.revision(ledger_account.id, day)
-        usage = self._read_usage(ledger_account, day)
         bill = self._read_bill(ledger_account, day)
-        known_bills = self._read_bills(ledger_account, day)
-        rates = self._learned_rates(ledger_account, day, known_bills)
-        last_hour = min(LAST_HOUR, (now - day) // HOUR)
-        factors = self._price_factors(ledger_account, day, usage, known_bills.volume_tiers)
-
-        valuation: DayValuation | None = None
         known_state = self._ledger.costs.bill_state(ledger_account.id, day)
         state = _bill_state(bill, known_state, day, now)
         if state.is_withdrawn:
             self._ledger.costs.keep_bill(ledger_account.id, day, ledger_account.method, state, revision)
             return True
+
+        usage = self._read_usage(ledger_account, day)
+        known_bills = self._read_bills(ledger_account, day)
+        estimator = self._estimator(ledger_account, day, usage, known_bills)
+        valuation: DayValuation | None = None
         if bill and _is_final(ledger_account, day, now):
-            billed = value_day(usage, bill, rates, evidence=known_bills.newest_first, factors=factors)
+            billed = value_day(usage, bill, estimator.rates, evidence=estimator.evidence, factors=estimator.factors)
             complete_at = day + DAY
             if now < complete_at + MAX_WAIT:
                 # A bill that counted as complete and is then lowered was corrected: it does not wait once more.
@@ -204,23 +227,29 @@ class Valuer:
                 )
                 unchanged_since = day if was_complete else state.changed_at
                 complete_at = bill_complete_at(
-                    day, usage, billed, known_bills.newest_first, rates, factors, unchanged_since
+                    day, usage, billed, estimator.evidence, estimator.rates, estimator.whole_day, unchanged_since
                 )
             state = replace(state, complete_at=complete_at)
             if complete_at <= now:
-                evidence = self._learn_volume_tiers(ledger_account, day, billed.bill_evidence, known_bills, rates)
+                evidence = self._learn_volume_tiers(
+                    ledger_account, day, billed.bill_evidence, known_bills, estimator.rates
+                )
                 valuation = replace(billed, bill_evidence=evidence)
         if valuation is None:
-            valuation = value_day(usage, None, rates, last_hour, known_bills.newest_first, factors)
+            valuation = estimator.estimate(min(LAST_HOUR, (now - day) // HOUR))
+        exported_estimate: int | None = None
+        # The estimate of an older day was never exported.
+        if valuation.billed and now - day < MAX_ESTIMATE_AGE:
+            if bills_before.newest_first:
+                estimator = self._estimator(ledger_account, day, usage, bills_before, estimator)
+            exported_estimate = estimator.whole_day
         valued_day = ValuedDay(
             hours=_rows_by_hour(valuation),
             unpriced_tokens=valuation.unpriced_tokens,
             method=ledger_account.method,
             # A provider with a bill may have none for a final day, e.g. one without usage: that day stays open.
             billed=valuation.billed if ledger_account.bill_reports else _is_final(ledger_account, day, now),
-            estimate=self._exported_estimate(ledger_account, day, now, usage, bills_before)
-            if valuation.billed
-            else None,
+            estimate=exported_estimate,
             bill_evidence=json.dumps(valuation.bill_evidence.to_plain()) if valuation.billed else "",
             bill_state=state,
             fixed_costs=_sum_fixed_costs(valuation),
@@ -228,25 +257,25 @@ class Valuer:
         self._ledger.costs.put(ledger_account.id, day, valued_day, revision, still_open=not ledger_account.days_close)
         return valuation.billed
 
-    def _exported_estimate(
+    def _estimator(
         self,
         ledger_account: LedgerAccount,
         day: datetime,
-        now: datetime,
         usage: Mapping[int, Sequence[Row]],
-        bills_before: _KnownBills,
-    ) -> int | None:
-        """Return the nano-USD at which a whole day was estimated before its bill; None where it never was."""
-        if now - day >= MAX_ESTIMATE_AGE:
-            return None
-        known_bills = bills_before if bills_before.newest_first else self._read_bills(ledger_account, day)
-        rates = self._learned_rates(ledger_account, day, known_bills)
-        factors = self._price_factors(ledger_account, day, usage, known_bills.volume_tiers)
-        return sum(value_day(usage, None, rates, evidence=known_bills.newest_first, factors=factors).hours.values())
-
-    def _learned_rates(self, ledger_account: LedgerAccount, day: datetime, known_bills: _KnownBills) -> Rates:
+        known_bills: _KnownBills,
+        similar: _DayEstimator | None = None,
+    ) -> _DayEstimator:
+        """Return the estimator of a day; `similar` itself where that has the same evidence."""
+        if similar is not None and similar.known_bills == known_bills:
+            return similar
+        tiers = known_bills.volume_tiers
         list_prices = self._price_list(ledger_account.provider, day)
-        return learned_rates(known_bills.restated_last, list_prices, ledger_account.negotiated_prices)
+        return _DayEstimator(
+            usage,
+            known_bills,
+            learned_rates(known_bills.restated_last, list_prices, ledger_account.negotiated_prices),
+            price_factors(usage, tiers, self._month_tokens(ledger_account, day)) if tiers else {},
+        )
 
     def _read_bills(self, ledger_account: LedgerAccount, before: datetime) -> _KnownBills:
         found = self._ledger.costs.bill_evidence(ledger_account.id, before, EVIDENCE_DAYS)
@@ -254,15 +283,6 @@ class Valuer:
         evidence = [without_tiers(dated.evidence) for dated in stored]
         by_restatement = sorted(zip(found, evidence, strict=True), key=lambda pair: pair[0].is_restated)
         return _KnownBills(stored, evidence, [day for _, day in by_restatement])
-
-    def _price_factors(
-        self,
-        ledger_account: LedgerAccount,
-        day: datetime,
-        usage: Mapping[int, Sequence[Row]],
-        tiers: Mapping[str, VolumeTier],
-    ) -> PriceFactors:
-        return price_factors(usage, tiers, self._month_tokens(ledger_account, day)) if tiers else {}
 
     def _month_tokens(self, ledger_account: LedgerAccount, day: datetime) -> dict[str, int]:
         """Return model -> tokens from the beginning of a day's month up to the day."""

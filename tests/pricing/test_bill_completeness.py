@@ -45,10 +45,13 @@ def _evidence(days: int = 4, bill: Sequence[Row] = WHOLE_BILL) -> list[BillEvide
     return evidence
 
 
-def _complete_at(bill: Sequence[Row], evidence: list[BillEvidence], usage: Usage = USAGE) -> datetime:
+def _complete_at(
+    bill: Sequence[Row], evidence: list[BillEvidence], usage: Usage = USAGE, unchanged_since: datetime = CHANGED
+) -> datetime:
     rates = learned_rates(evidence, NO_RATES)
     billed = value_day(usage, bill, rates, evidence=evidence)
-    return bill_complete_at(START, usage, billed, evidence, rates, {}, CHANGED)
+    estimate = sum(value_day(usage, None, rates, evidence=evidence).hours.values())
+    return bill_complete_at(START, usage, billed, evidence, rates, estimate, unchanged_since)
 
 
 def test_a_bill_that_pays_for_everything_is_complete() -> None:
@@ -91,10 +94,8 @@ def test_a_growing_bill_waits_until_it_is_stable() -> None:
     """A bill that is more than 2 % lower than expected counts after six hours without a change, 72 h at the latest."""
     assert _complete_at(_scale(WHOLE_BILL, 0.97), _evidence()) == CHANGED + MIN_STABLE_TIME
     assert _complete_at(_scale(WHOLE_BILL, 0.985), _evidence()) == END
-    rates = learned_rates(_evidence(), NO_RATES)
-    late = value_day(USAGE, _scale(WHOLE_BILL, 0.5), rates, evidence=_evidence())
     changed = END + MAX_WAIT - HOUR
-    assert bill_complete_at(START, USAGE, late, _evidence(), rates, {}, changed) == END + MAX_WAIT
+    assert _complete_at(_scale(WHOLE_BILL, 0.5), _evidence(), unchanged_since=changed) == END + MAX_WAIT
 
 
 def test_a_missing_credit_is_not_awaited() -> None:
