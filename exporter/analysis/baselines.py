@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from statistics import median
 
 from exporter.model import DAY, HOUR
@@ -37,6 +38,15 @@ class HourlySeries:
         index = (hour - self.since) // HOUR
         return self.values[index] if 0 <= index < len(self.values) else 0
 
+    def hours(self, time_range: TimeRange) -> list[int]:
+        """Return the value of each whole hour of a time range; 0 outside of the series."""
+        first, end = (time_range.start - self.since) // HOUR, (time_range.end - self.since) // HOUR
+        if first >= end:
+            return []
+        inside = self.values[max(first, 0) : max(end, 0)]
+        before = min(max(-first, 0), end - first)
+        return [*([0] * before), *inside, *([0] * (end - first - before - len(inside)))]
+
     def total(self, time_range: TimeRange) -> int:
         """Return the sum over the whole hours of a time range."""
         first = max((time_range.start - self.since) // HOUR, 0)
@@ -58,12 +68,12 @@ def baseline(series: HourlySeries, hour: datetime, min_increase: int) -> Baselin
     Workdays are compared with workdays and weekends with weekends where there are enough of them. The upper bound is
     at least `min_increase` above the expected value. None where too few days are known.
     """
-    known_days = [day for day in _days_before(hour) if day >= series.known_since]
-    similar_days = [day for day in known_days if _is_weekend(day) == _is_weekend(hour)]
-    compared_days = similar_days if len(similar_days) >= MIN_SIMILAR_DAYS else known_days
-    if len(compared_days) < MIN_DAYS:
+    days_before = _compared_days(hour, series.known_since)
+    if len(days_before) < MIN_DAYS:
         return None
-    values = [series.at(day) for day in compared_days]
+    index, length = (hour - series.since) // HOUR, len(series.values)
+    compared = [index - 24 * number for number in days_before]
+    values = [series.values[position] if 0 <= position < length else 0 for position in compared]
     # Medians: the day of an incident among the compared ones moves neither the expected value nor the spread.
     expected = median(values)
     spread = SPREAD_FACTOR * median(abs(value - expected) for value in values)
@@ -87,9 +97,17 @@ def excess(series: HourlySeries, until: datetime, min_increase: int) -> int | No
     return total
 
 
-def _days_before(hour: datetime) -> list[datetime]:
-    """Return the same hour of the days that it is compared with, newest first."""
-    return [hour - number * DAY for number in range(1, BASELINE_DAYS + 1)]
+@lru_cache(maxsize=4096)
+def _compared_days(hour: datetime, known_since: datetime) -> tuple[int, ...]:
+    """Return with which of the days before an hour it is compared: 1 is the day before.
+
+    Cached because it is the same for all workspaces of an account.
+    """
+    days_before = [(number, hour - number * DAY) for number in range(1, BASELINE_DAYS + 1)]
+    known_days = [(number, day) for number, day in days_before if day >= known_since]
+    similar_days = [(number, day) for number, day in known_days if _is_weekend(day) == _is_weekend(hour)]
+    compared_days = similar_days if len(similar_days) >= MIN_SIMILAR_DAYS else known_days
+    return tuple(number for number, _ in compared_days)
 
 
 def _is_weekend(time: datetime) -> bool:

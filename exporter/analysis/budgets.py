@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from operator import add, sub
 from typing import Literal
 
 from exporter.analysis.baselines import HourlySeries
@@ -43,9 +44,10 @@ class SpendSeries:
     one_time: HourlySeries | None = None
     """The part that is charged or credited once: it is spent, but no measure of the hours to come."""
 
-    def repeated_at(self, hour: datetime) -> int:
-        """Return the cost of an hour without its one-time part."""
-        return self.total.at(hour) - (self.one_time.at(hour) if self.one_time else 0)
+    def repeated_hours(self, time_range: TimeRange) -> list[int]:
+        """Return the cost of each whole hour of a time range without its one-time part."""
+        total = self.total.hours(time_range)
+        return total if self.one_time is None else [*map(sub, total, self.one_time.hours(time_range))]
 
     def repeated(self, time_range: TimeRange) -> int:
         """Return the cost of a time range without its one-time part."""
@@ -177,17 +179,27 @@ def _burn_rates(limit: int, period: TimeRange, shares: Sequence[BudgetShare]) ->
     return burn_rates
 
 
-def _hourly_spend(spend: SpendSeries, period: TimeRange, now: datetime, complete_until: datetime) -> Iterator[int]:
-    """Yield the cost of each hour of the period: known up to the newest complete hour, at least the expected later."""
+def _hourly_spend(spend: SpendSeries, period: TimeRange, now: datetime, complete_until: datetime) -> list[int]:
+    """Return the cost of each hour of the period: known up to the newest complete hour, at least the expected later."""
+    known_end = min(floor(now, HOUR) + HOUR, period.end)
+    complete_end = min(max(complete_until, period.start), known_end)
+    complete, incomplete = TimeRange(period.start, complete_end), TimeRange(complete_end, known_end)
+    known = spend.total.hours(incomplete)
+    repeated = spend.repeated_hours(incomplete)
+    expected = _expected_hours(spend, TimeRange(complete_end, period.end), complete_until)
+    return [
+        *spend.total.hours(complete),
+        *(cost + max(0, due - part) for cost, part, due in zip(known, repeated, expected, strict=False)),
+        *(max(0, due) for due in expected[len(known) :]),
+    ]
+
+
+def _expected_hours(spend: SpendSeries, time_range: TimeRange, complete_until: datetime) -> list[int]:
+    """Return the expected cost of each hour of a time range; negative where credits exceeded the costs."""
     profile = _weekly_profile(spend, complete_until)
-    hour = period.start
-    while hour < period.end:
-        known = spend.total.at(hour) if hour <= now else 0
-        if hour >= complete_until:
-            repeated = spend.repeated_at(hour) if hour <= now else 0
-            known += max(0, profile[_hour_of_week(hour)] - repeated)
-        yield known
-        hour += HOUR
+    first, count = _hour_of_week(time_range.start), (time_range.end - time_range.start) // HOUR
+    weeks = profile * (1 + (first + count) // _HOURS_PER_WEEK)
+    return weeks[first : first + count]
 
 
 def _weekly_profile(spend: SpendSeries, complete_until: datetime) -> list[int]:
@@ -198,21 +210,36 @@ def _weekly_profile(spend: SpendSeries, complete_until: datetime) -> list[int]:
     One-time costs and the excess of a single exceptional day are left out.
     """
     since = max(spend.total.known_since, complete_until - MAX_PROFILE_HISTORY)
-    hours = [complete_until - (number + 1) * HOUR for number in range((complete_until - since) // HOUR)]
-    costs = _limit_exceptional_day([spend.repeated_at(hour) for hour in hours])
+    known_hours = max(0, (complete_until - since) // HOUR)
+    newest_first = spend.repeated_hours(TimeRange(complete_until - known_hours * HOUR, complete_until))[::-1]
+    costs = _limit_exceptional_day(newest_first)
     last_week = sum(costs[:_HOURS_PER_WEEK])
     if complete_until - since < MIN_PROFILE_HISTORY:
-        known_hours = min(len(costs), _HOURS_PER_WEEK)
-        return [last_week // known_hours if known_hours else 0] * _HOURS_PER_WEEK
-    sums, counts = [0] * _HOURS_PER_WEEK, [0] * _HOURS_PER_WEEK
-    for hour, cost in zip(hours, costs, strict=True):
-        sums[_hour_of_week(hour)] += cost
-        counts[_hour_of_week(hour)] += 1
-    means = [total / count for total, count in zip(sums, counts, strict=True)]
+        averaged_hours = min(known_hours, _HOURS_PER_WEEK)
+        return [last_week // averaged_hours if averaged_hours else 0] * _HOURS_PER_WEEK
+    means = _hour_of_week_means(costs, complete_until)
     mean_week = sum(means)
     level = last_week / mean_week if mean_week else 1.0
     bounded_level = min(max(level, 1 / MAX_LEVEL_CHANGE), MAX_LEVEL_CHANGE)
     return [round(mean * bounded_level) for mean in means]
+
+
+def _hour_of_week_means(newest_first: Sequence[int], complete_until: datetime) -> list[float]:
+    """Return the mean cost of each hour of the week from hours before `complete_until`; at least a week of them.
+
+    This runs for every budget of every account and, for history, every past hour: weeks are added as lists.
+    """
+    full_weeks, remaining_hours = divmod(len(newest_first), _HOURS_PER_WEEK)
+    sums: Sequence[int] = newest_first[:_HOURS_PER_WEEK]
+    for week in range(1, full_weeks):
+        sums = [*map(add, sums, newest_first[week * _HOURS_PER_WEEK : (week + 1) * _HOURS_PER_WEEK])]
+    oldest = newest_first[full_weeks * _HOURS_PER_WEEK :]
+    means = [(total + cost) / (full_weeks + 1) for total, cost in zip(sums, oldest, strict=False)]
+    means += [total / full_weeks for total in sums[remaining_hours:]]
+    # Oldest first, they begin with the hour of the week at which the newest complete hour ends.
+    means.reverse()
+    monday = _HOURS_PER_WEEK - _hour_of_week(complete_until)
+    return means[monday:] + means[:monday]
 
 
 def _limit_exceptional_day(costs: Sequence[int]) -> list[int]:
