@@ -52,8 +52,9 @@ def test_the_estimate_itself_is_in_the_range(cost: int, errors: list[float]) -> 
     assert found is not None
     assert found.low <= cost <= found.high
     bills = [cost / (1 + error) for error in errors[-MAX_COMPARED_ERRORS:]]
-    assert sum(bill * 1.001 < found.low for bill in bills) <= 1
-    assert sum(bill > found.high * 1.001 for bill in bills) <= 1
+    # The range is in whole nano-USD, which matters where a bill has a few of them.
+    assert sum(bill * 1.001 + 0.5 < found.low for bill in bills) <= 1
+    assert sum(bill > found.high * 1.001 + 0.5 for bill in bills) <= 1
 
 
 def test_credits_keep_the_order_of_the_range() -> None:
