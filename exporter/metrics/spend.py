@@ -32,8 +32,7 @@ from exporter.metrics.label_text import LabelText, SampleFunctions, Samples
 from exporter.model import COST as COST_METER
 from exporter.model import DAY, TOKEN_METERS, UNIT_METERS, RowLabels
 from exporter.model import REQUESTS as REQUESTS_METER
-from exporter.snapshot.account_snapshot import AccountSnapshot
-from exporter.snapshot.builder import RECENT_WINDOWS
+from exporter.snapshot.account_snapshot import RECENT_WINDOWS, AccountSnapshot
 from exporter.snapshot.estimates import one_time_costs, today_range, unpriced_usage
 from exporter.snapshot.labels import LabelMapper, SpendLabels
 from exporter.windows import calendar_windows, slots

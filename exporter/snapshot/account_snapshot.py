@@ -20,6 +20,9 @@ from exporter.snapshot.day_reads import DayReads
 from exporter.snapshot.labels import LabelMapper
 from exporter.windows import DAYS_EXPORTED, TimeRange, days_back, floor
 
+RECENT_WINDOWS = ("month", "30d")
+"""A series with cost or usage in one of these is exported. On the 31st the month began a day before the 30 days did."""
+
 RowTotals = Mapping[RowLabels, int]
 """Labels of rows -> nano-USD for meter `cost`, else units."""
 

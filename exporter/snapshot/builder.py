@@ -7,54 +7,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from exporter.analysis.baselines import BASELINE_DAYS, Baseline, HourlySeries, baseline, excess
-from exporter.analysis.budgets import SpendSeries, budget_share, matches
-from exporter.config.configuration import Account, Budget
-from exporter.ledger import FixedCost, HourlyValues
-from exporter.ledger.hours import add_hourly_values
-from exporter.model import COST, DAY, HOUR, NANO, REQUESTS, TOKEN_METERS, RowLabels
+from exporter.analysis.baselines import BASELINE_DAYS
+from exporter.analysis.budgets import budget_share
+from exporter.config.configuration import Budget
+from exporter.ledger import FixedCost
+from exporter.model import COST, DAY, TOKEN_METERS, RowLabels
 from exporter.polling.account_state import AccountView
 from exporter.polling.schedule import complete_until
 from exporter.snapshot.account_snapshot import (
+    RECENT_WINDOWS,
     AccountSnapshot,
     DayTotals,
-    HourlyTotals,
     ReportCoverage,
     RowTotals,
-    WorkspaceSignals,
     merge_totals,
 )
 from exporter.snapshot.day_reads import find_day_reads
+from exporter.snapshot.hourly import BudgetMatcher, HourlyDay, RawDay, join_days, matching_budgets, sum_day
 from exporter.snapshot.labels import LabelMapper, SpendLabels, to_spend_labels
+from exporter.snapshot.signals import compute_signals
 from exporter.snapshot.source import SnapshotSource, sum_hours
 from exporter.windows import DAYS_EXPORTED, TimeRange, calendar_windows, days_back, floor, slots
 
-MIN_COST_INCREASE = 1 * NANO
-"""An hour is unusual only where it cost at least a dollar more than expected, however steady its workspace is."""
-MIN_REQUESTS_INCREASE = 100
-MIN_TOKENS_INCREASE = 100_000
-
-RECENT_WINDOWS = ("month", "30d")
-"""A series with cost or usage in one of these is exported. On the 31st the month began a day before the 30 days did."""
-
 _USAGE_DAYS = BASELINE_DAYS + 2
 """Days of hourly usage that signals look at: yesterday's hours are compared with the days before them."""
-_ZERO_DAY = array("q", [0] * int(DAY / HOUR))
-
-_HourlySums = dict[str, Sequence[int]]
-"""Workspace id or budget -> nano-USD, requests or tokens of the hours of a day."""
-_WHOLE_ACCOUNT = ""
-"""Key of the whole account among budgets: no budget has an empty name."""
-
-
-def matching_budgets(account: Account, budgets: Iterable[Budget]) -> tuple[Budget, ...]:
-    """Return the budgets that may count something of an account."""
-    labels = _account_match_labels(account)
-    return tuple(
-        budget
-        for budget in budgets
-        if matches({name: glob for name, glob in budget.match.globs.items() if name in labels}, labels)
-    )
 
 
 def report_coverages(view: AccountView, source: SnapshotSource) -> tuple[ReportCoverage, ...]:
@@ -96,25 +72,11 @@ class _Grouping:
 
 
 @dataclass(frozen=True, slots=True)
-class _RawDay:
-    """One UTC day as the source has it."""
-
-    cost: HourlyValues
-    usage: HourlyValues | None
-    """None for days that are too old for baselines: only their totals are needed."""
-
-
-@dataclass(frozen=True, slots=True)
-class _HourlyDay:
-    """One UTC day by the hour, grouped."""
+class _VersionedDay:
+    """A day by the hour, and the version of the source's day that it was summed from."""
 
     version: int
-    usage_cost: _HourlySums
-    fixed_cost: _HourlySums
-    budgets: _HourlySums
-    one_time_cost: _HourlySums
-    requests: _HourlySums
-    tokens: _HourlySums
+    day: HourlyDay
 
 
 @dataclass(slots=True)
@@ -126,7 +88,7 @@ class SnapshotBuilder:
     _labels: dict[tuple[RowLabels, ...], tuple[RowLabels, ...]] = field(default_factory=dict)
     """Sets of labels, so that days of equal labels share them."""
     _grouping: _Grouping | None = None
-    _hourly: dict[datetime, _HourlyDay] = field(default_factory=dict)
+    _hourly: dict[datetime, _VersionedDay] = field(default_factory=dict)
 
     def build(
         self, view: AccountView, source: SnapshotSource, budgets: Iterable[Budget], now: datetime
@@ -143,9 +105,9 @@ class SnapshotBuilder:
         day_costs = source.day_costs(exported)
         fixed_costs = {day.start: day.fixed_costs for day in day_costs}
         known_since = exported.end if covered is None else covered.start
-        hourly = self._hourly_totals(
-            view.account, source, label_mapper, grouping, raw_days, fixed_costs, exported, known_since
-        )
+        matcher = BudgetMatcher(view.account, own_budgets, label_mapper.names)
+        days = self._hourly_days(source, grouping, label_mapper, matcher, raw_days, fixed_costs, exported)
+        hourly = join_days(exported.start, known_since, days, own_budgets)
         return AccountSnapshot(
             view=view,
             time=now,
@@ -161,7 +123,7 @@ class SnapshotBuilder:
             unpriced_tokens=source.unpriced_tokens(exported),
             restated=source.restated(),
             hourly=hourly,
-            signals=_compute_signals(hourly, label_mapper, watermark, now) if view.has_hourly_usage else (),
+            signals=compute_signals(hourly, label_mapper, watermark, now) if view.has_hourly_usage else (),
             budget_shares={
                 budget.name: budget_share(budget.period, hourly.budgets[budget.name], now, watermark)
                 for budget in own_budgets
@@ -170,7 +132,7 @@ class SnapshotBuilder:
             crosscheck_ratios=_crosscheck_ratios(view, source, windows, now, watermark),
         )
 
-    def _read_days(self, source: SnapshotSource, exported: TimeRange) -> dict[datetime, _RawDay]:
+    def _read_days(self, source: SnapshotSource, exported: TimeRange) -> dict[datetime, RawDay]:
         """Bring the days' totals up to date; return the days that were read for it."""
         previous, self._totals = self._totals, {}
         raw_days = {}
@@ -204,74 +166,30 @@ class SnapshotBuilder:
             windows[name] = totals
         return windows
 
-    def _hourly_totals(
+    def _hourly_days(
         self,
-        account: Account,
         source: SnapshotSource,
-        label_mapper: LabelMapper,
         grouping: _Grouping,
-        raw_days: Mapping[datetime, _RawDay],
+        label_mapper: LabelMapper,
+        matcher: BudgetMatcher,
+        raw_days: Mapping[datetime, RawDay],
         fixed_costs: Mapping[datetime, Mapping[RowLabels, FixedCost]],
         exported: TimeRange,
-        known_since: datetime,
-    ) -> HourlyTotals:
+    ) -> list[HourlyDay]:
+        """Return every exported day by the hour; a day is summed again where it or the grouping has changed."""
         previous = self._hourly if grouping == self._grouping else {}
         self._grouping, self._hourly = grouping, {}
-        matcher = BudgetMatcher(account, grouping.budgets, grouping.names)
         for day, (version, _) in self._totals.items():
             known = previous.get(day)
             if known is None or known.version != version:
-                raw = raw_days.get(day) or _read_day(source, day, exported)
-                known = _group_day(version, raw, fixed_costs.get(day, {}), label_mapper, matcher)
+                raw_day = raw_days.get(day) or _read_day(source, day, exported)
+                known = _VersionedDay(version, sum_day(raw_day, fixed_costs.get(day, {}), label_mapper, matcher))
             self._hourly[day] = known
-        days = [*self._hourly.values()]
-
-        def join(sums: Iterable[_HourlySums]) -> dict[str, HourlySeries]:
-            return _join_days(exported.start, known_since, list(sums))
-
-        unused = HourlySeries(exported.start, array("q", bytes(8 * len(_ZERO_DAY) * len(days))), known_since)
-        usage_cost, fixed_cost = join(day.usage_cost for day in days), join(day.fixed_cost for day in days)
-        requests = join(day.requests for day in days)
-        budgets, one_time_cost = join(day.budgets for day in days), join(day.one_time_cost for day in days)
-
-        def spend(name: str) -> SpendSeries:
-            return SpendSeries(budgets.get(name, unused), one_time_cost.get(name))
-
-        return HourlyTotals(
-            usage_cost=dict.fromkeys(fixed_cost, unused) | usage_cost,
-            fixed_cost=fixed_cost,
-            requests=requests,
-            tokens={} if requests else join(day.tokens for day in days),
-            account=spend(_WHOLE_ACCOUNT),
-            budgets={budget.name: spend(budget.name) for budget in grouping.budgets},
-        )
-
-
-@dataclass(slots=True)
-class BudgetMatcher:
-    """Finds the budgets that count a row of an account."""
-
-    account: Account
-    budgets: Sequence[Budget]
-    names: Mapping[str, str]
-    _matches: dict[SpendLabels, list[str]] = field(default_factory=dict)
-
-    def match(self, labels: RowLabels) -> list[str]:
-        """Return the names of the budgets. A model that is aggregated in metrics is matched under its own name."""
-        series = to_spend_labels(labels)
-        if series not in self._matches:
-            workspace = self.names.get(series.workspace, series.workspace)
-            values = _account_match_labels(self.account) | {"workspace": workspace, "model": series.model}
-            self._matches[series] = [budget.name for budget in self.budgets if matches(budget.match.globs, values)]
-        return self._matches[series]
+        return [known.day for known in self._hourly.values()]
 
 
 def _exported_range(now: datetime) -> TimeRange:
     return TimeRange(days_back(now, DAYS_EXPORTED - 1), floor(now, DAY) + DAY)
-
-
-def _account_match_labels(account: Account) -> dict[str, str]:
-    return {"account": account.name, "provider": account.provider, "owner": account.owner}
 
 
 def _build_label_mapper(windows: Mapping[str, RowTotals], source: SnapshotSource, max_series: int) -> LabelMapper:
@@ -284,112 +202,9 @@ def _build_label_mapper(windows: Mapping[str, RowTotals], source: SnapshotSource
     return LabelMapper.build(recent_cost, map(to_spend_labels, source.known_labels()), source.names(), max_series)
 
 
-def _read_day(source: SnapshotSource, day: datetime, exported: TimeRange) -> _RawDay:
+def _read_day(source: SnapshotSource, day: datetime, exported: TimeRange) -> RawDay:
     with_usage = exported.end - day <= _USAGE_DAYS * DAY
-    return _RawDay(source.hourly_cost(day), source.hourly_usage(day) if with_usage else None)
-
-
-def _group_day(
-    version: int,
-    raw: _RawDay,
-    fixed_costs: Mapping[RowLabels, FixedCost],
-    label_mapper: LabelMapper,
-    matcher: BudgetMatcher,
-) -> _HourlyDay:
-    usage_cost: _HourlySums = {}
-    fixed_cost: _HourlySums = {}
-    budgets: _HourlySums = {}
-    one_time_cost: _HourlySums = {}
-    requests: _HourlySums = {}
-    tokens: _HourlySums = {}
-    for labels, values in raw.cost.items():
-        fixed = fixed_costs.get(labels)
-        _add(usage_cost if fixed is None else fixed_cost, label_mapper.remap(labels).workspace, values)
-        for budget in (_WHOLE_ACCOUNT, *matcher.match(labels)):
-            _add(budgets, budget, values)
-            if fixed is not None and fixed.frequency == "one_time":
-                _add(one_time_cost, budget, values)
-    for labels, values in (raw.usage or {}).items():
-        if labels.meter == REQUESTS:
-            _add(requests, label_mapper.remap(labels).workspace, values)
-        elif labels.meter in TOKEN_METERS:
-            _add(tokens, label_mapper.remap(labels).workspace, values)
-    return _HourlyDay(
-        version=version,
-        usage_cost=_pack(usage_cost),
-        fixed_cost=_pack(fixed_cost),
-        budgets=_pack(budgets),
-        one_time_cost=_pack(one_time_cost),
-        requests=_pack(requests),
-        tokens={} if requests else _pack(tokens),
-    )
-
-
-def _add(sums: _HourlySums, name: str, values: Sequence[int]) -> None:
-    sums[name] = add_hourly_values(sums[name], values) if name in sums else values
-
-
-def _pack(sums: _HourlySums) -> _HourlySums:
-    return {name: array("q", values) for name, values in sums.items()}
-
-
-def _join_days(since: datetime, known_since: datetime, days: Sequence[_HourlySums]) -> dict[str, HourlySeries]:
-    joined = {}
-    for name in sorted({name for day in days for name in day}):
-        values = array("q")
-        for day in days:
-            values.extend(day.get(name, _ZERO_DAY))
-        joined[name] = HourlySeries(since, values, known_since)
-    return joined
-
-
-def _compute_signals(
-    hourly: HourlyTotals, label_mapper: LabelMapper, watermark: datetime | None, now: datetime
-) -> tuple[WorkspaceSignals, ...]:
-    if watermark is None:
-        return ()
-    last_hour, this_hour = floor(min(watermark, now), HOUR) - HOUR, floor(now, HOUR)
-
-    def expect(
-        values: Mapping[str, HourlySeries], workspace: str, hour: datetime, min_increase: int
-    ) -> Baseline | None:
-        return baseline(values[workspace], hour, min_increase) if workspace in values else None
-
-    def expect_cost(workspace: str, hour: datetime) -> Baseline | None:
-        """Return the baseline of the usage and the fixed costs that the hour has: those are known, not expected."""
-        known = expect(hourly.usage_cost, workspace, hour, MIN_COST_INCREASE)
-        if known is None or workspace not in hourly.fixed_cost:
-            return known
-        fixed = hourly.fixed_cost[workspace].at(hour)
-        return Baseline(known.expected + fixed, known.upper_bound + fixed)
-
-    return tuple(
-        WorkspaceSignals(
-            workspace=label_mapper.workspace_name(workspace),
-            cost=expect_cost(workspace, last_hour),
-            this_hour_cost=expect_cost(workspace, this_hour),
-            requests=expect(hourly.requests, workspace, last_hour, MIN_REQUESTS_INCREASE),
-            tokens=expect(hourly.tokens, workspace, last_hour, MIN_TOKENS_INCREASE),
-            excess=excess(hourly.usage_cost[workspace], watermark, MIN_COST_INCREASE)
-            if workspace in hourly.usage_cost
-            else None,
-            last_hour_cost=hourly.cost_at(workspace, last_hour),
-        )
-        for workspace in _recent_workspaces(hourly, now)
-    )
-
-
-def _recent_workspaces(hourly: HourlyTotals, now: datetime) -> list[str]:
-    windows = calendar_windows(now, None)
-    since = min(windows[name].start for name in RECENT_WINDOWS)
-    return sorted(
-        {
-            workspace
-            for values in (hourly.usage_cost, hourly.fixed_cost, hourly.requests, hourly.tokens)
-            for workspace, series in values.items()
-            if any(series.values[max(0, (since - series.since) // HOUR) :])
-        }
-    )
+    return RawDay(source.hourly_cost(day), source.hourly_usage(day) if with_usage else None)
 
 
 def _crosscheck_ratios(

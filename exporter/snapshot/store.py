@@ -12,7 +12,8 @@ from exporter.errors import LedgerError
 from exporter.ledger import Ledger
 from exporter.polling.account_state import AccountState
 from exporter.snapshot.account_snapshot import AccountSnapshot
-from exporter.snapshot.builder import SnapshotBuilder, matching_budgets
+from exporter.snapshot.builder import SnapshotBuilder
+from exporter.snapshot.hourly import matching_budgets
 from exporter.snapshot.source import LedgerSource
 
 AccountKey = tuple[str, str]
