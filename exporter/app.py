@@ -14,8 +14,9 @@ from exporter.config.configuration import Account, Config
 from exporter.config.keys import read_bearer_tokens as bearer_tokens
 from exporter.config.messages import format_value, suggest
 from exporter.errors import ConfigError, LedgerError, RereadRejected
-from exporter.history.hourly import HistoryAccount, history_accounts
+from exporter.history.hourly import history_accounts
 from exporter.history.remote_read import RemoteReadHandler
+from exporter.history.sources import History
 from exporter.ledger import Ledger
 from exporter.logs import log_event
 from exporter.metrics.cache import MetricsCache
@@ -101,7 +102,7 @@ class App:
         )
         self._push_service.on_new_account = self._update_accounts
         self._config: Config | None = None
-        self._remote_read = RemoteReadHandler(self.ledger, self._history_accounts, dependencies.max_remote_read_samples)
+        self._remote_read = RemoteReadHandler(self.ledger, self._history, dependencies.max_remote_read_samples)
         self._self_metrics = SelfMetrics(self._self_metric_readers())
         self.polled_accounts: Mapping[str, PolledAccount] = {}
         """The configured accounts by name; replaced as a whole by `apply`."""
@@ -336,8 +337,9 @@ class App:
         if self.polled_accounts.get(account_state.account.name) is account_state:
             self.snapshots.update(account_state)
 
-    def _history_accounts(self) -> list[HistoryAccount]:
-        return history_accounts(self.snapshots.all())
+    def _history(self) -> History:
+        budgets = self._config.budgets if self._config else ()
+        return History(history_accounts(self.snapshots.all(), budgets), budgets, self._dependencies.clock())
 
     def _self_metric_readers(self) -> ValueReaders:
         return {

@@ -158,25 +158,26 @@ def budget_status(limit: int, period_type: PeriodType, shares: Sequence[BudgetSh
     period = current_period(period_type, now)
     current_shares = [share for share in shares if share.period == period]
     known_shares = [share for share in current_shares if share.window_spend is not None]
+    window_spend = {
+        name: sum((share.window_spend or {})[name] for share in known_shares)
+        for name in (BURN_RATE_WINDOWS if known_shares else ())
+    }
     hourly_spend = [*map(sum, zip(*(share.hourly_spend for share in known_shares), strict=True))]
     return BudgetStatus(
         limit=limit,
         spent=sum(share.spent for share in current_shares),
         forecast=sum(hourly_spend) if known_shares else None,
-        burn_rates=_burn_rates(limit, period, known_shares),
+        burn_rates=burn_rates(limit, period, window_spend),
         exhausted_at=_exhaustion_time(period, hourly_spend, limit),
     )
 
 
-def _burn_rates(limit: int, period: TimeRange, shares: Sequence[BudgetShare]) -> dict[str, float]:
-    if not shares:
-        return {}
+def burn_rates(limit: int, period: TimeRange, window_spend: Mapping[str, int]) -> dict[str, float]:
+    """Return window -> rate of spend; 1 is the rate that spends exactly the limit in the period."""
     even_hourly_spend = limit / ((period.end - period.start) / HOUR)
-    burn_rates = {}
-    for name, width in BURN_RATE_WINDOWS.items():
-        spend = sum((share.window_spend or {})[name] for share in shares)
-        burn_rates[name] = spend / (width / HOUR) / even_hourly_spend
-    return burn_rates
+    return {
+        name: nano_usd / (BURN_RATE_WINDOWS[name] / HOUR) / even_hourly_spend for name, nano_usd in window_spend.items()
+    }
 
 
 def _hourly_spend(spend: SpendSeries, period: TimeRange, now: datetime, complete_until: datetime) -> list[int]:

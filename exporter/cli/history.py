@@ -27,7 +27,7 @@ from exporter.errors import ExporterError
 from exporter.history.hourly import HistoryAccount, history_accounts
 from exporter.history.openmetrics import render_history
 from exporter.ledger import Ledger
-from exporter.metrics.families import HISTORY_FAMILIES
+from exporter.metrics.families import HOURLY_FAMILIES
 from exporter.model import DAY
 from exporter.providers import load_providers
 from exporter.windows import TimeRange
@@ -81,7 +81,7 @@ def history(
     for account in accounts:
         if account.complete_until < span.end:
             until = f"{account.complete_until:%Y-%m-%d %H:%M} UTC"
-            click.echo(f"warning: usage of {account.name} is complete only up to {until}", err=True)
+            click.echo(f"warning: usage of {account.account.name} is complete only up to {until}", err=True)
     _print_next_steps(span, output)
 
 
@@ -90,7 +90,7 @@ def _write_history(
 ) -> None:
     bar = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     with bar, _open_output(output) as file:
-        task = bar.add_task("Writing history", total=len(HISTORY_FAMILIES) * len(accounts))
+        task = bar.add_task("Writing history", total=len(HOURLY_FAMILIES) * len(accounts))
         for lines in render_history(ledger, accounts, time_range, lambda: bar.advance(task)):
             file.write(lines)
 

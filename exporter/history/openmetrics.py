@@ -16,7 +16,7 @@ from exporter.history.hourly import (
 )
 from exporter.ledger import Ledger
 from exporter.metrics.exposition import format_labels, format_usd, render_header
-from exporter.metrics.families import HISTORY_FAMILIES, HOURLY_COST, Family
+from exporter.metrics.families import HOURLY_COST, HOURLY_FAMILIES, Family
 from exporter.windows import TimeRange
 
 EOF_LINE = "# EOF\n"
@@ -25,14 +25,14 @@ EOF_LINE = "# EOF\n"
 def render_history(
     ledger: Ledger, history_accounts: Sequence[HistoryAccount], time_range: TimeRange, on_progress: Callable[[], object]
 ) -> Iterator[str]:
-    """Yield the file in pieces, whole UTC days of a span; `step` is called once per account and family.
+    """Yield the file in pieces, whole UTC days of a time range; `on_progress` is called once per account and family.
 
     The format requires all samples of a series together, in order of time.
     """
-    for family in HISTORY_FAMILIES:
+    for family in HOURLY_FAMILIES:
         yield render_header(family, openmetrics=True).decode()
-        for teller in history_accounts:
-            yield from _render_account(ledger, family, teller, time_range)
+        for history_account in history_accounts:
+            yield from _render_account(ledger, family, history_account, time_range)
             on_progress()
     yield EOF_LINE
 

@@ -210,6 +210,14 @@ class Costs:
             for start, cost, billed, first_bill, restatement, estimate, bill_complete_at, fixed_costs in found
         ]
 
+    def fixed_costs(self, account: int, day: datetime) -> Mapping[RowLabels, FixedCost]:
+        """Return the costs of a UTC day that do not follow usage."""
+        with self._store.read() as db:
+            found = db.execute(
+                "SELECT fixed_costs FROM day WHERE account = ? AND start = ?", (account, int(day.timestamp()))
+            ).fetchone()
+        return {} if found is None else _decode_fixed_costs(found[0])
+
     def bill_state(self, account: int, day: datetime) -> BillState:
         """Return the newest version of a day's bill."""
         with self._store.read() as db:

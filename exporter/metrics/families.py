@@ -264,15 +264,81 @@ At the full hour, a sample would belong to two days on a Prometheus whose ranges
 ends of a range by less than a second: Grafana rounds $__range to seconds, and its "Yesterday" ends at 23:59:59.999. A
 sample a whole second before the hour is in the range of its own hour in both cases. Change _HOURLY_HELP with it.
 """
-_HOURLY_HELP = "of each hour (UTC), one second before the hour's end, as known now; up to the newest complete hour."
+_HOURLY_HELP = "of each hour (UTC), one second before the hour's end, as known now; up to the newest reported hour."
 HOURLY_COST = _gauge(
     "ai_hourly_cost_usd", SPEND_LABELS, f"USD {_HOURLY_HELP} Billed where billed, estimated otherwise."
 )
 HOURLY_TOKENS = _gauge("ai_hourly_tokens", (*SPEND_LABELS, "type"), f"Tokens by disjoint type {_HOURLY_HELP}")
 HOURLY_REQUESTS = _gauge("ai_hourly_requests", SPEND_LABELS, f"Requests {_HOURLY_HELP}")
 
-HISTORY_FAMILIES = (HOURLY_COST, HOURLY_TOKENS, HOURLY_REQUESTS)
+HOURLY_FAMILIES = (HOURLY_COST, HOURLY_TOKENS, HOURLY_REQUESTS)
 """Served over remote read or exported as a file; never on /metrics."""
+
+_COMPLETE_HOUR_HELP = "of each hour (UTC), one second before the hour's end; up to the newest complete hour."
+_HOURLY_EXPECTED_HELP = "Expected {what} " + _COMPLETE_HOUR_HELP + " From the same hour of the 14 days before."
+_HOURLY_UPPER_BOUND_HELP = "{what} above which an hour is unusual, " + _COMPLETE_HOUR_HELP
+HOURLY_COST_EXPECTED = _gauge(
+    "ai_hourly_cost_expected_usd", _WORKSPACE_LABELS, _HOURLY_EXPECTED_HELP.format(what="USD")
+)
+HOURLY_COST_UPPER_BOUND = _gauge(
+    "ai_hourly_cost_upper_bound_usd", _WORKSPACE_LABELS, _HOURLY_UPPER_BOUND_HELP.format(what="USD")
+)
+HOURLY_REQUESTS_EXPECTED = _gauge(
+    "ai_hourly_requests_expected", _WORKSPACE_LABELS, _HOURLY_EXPECTED_HELP.format(what="requests")
+)
+HOURLY_REQUESTS_UPPER_BOUND = _gauge(
+    "ai_hourly_requests_upper_bound", _WORKSPACE_LABELS, _HOURLY_UPPER_BOUND_HELP.format(what="Requests")
+)
+HOURLY_TOKENS_EXPECTED = _gauge(
+    "ai_hourly_tokens_expected",
+    _WORKSPACE_LABELS,
+    _HOURLY_EXPECTED_HELP.format(what="tokens") + " Only where the provider reports no requests.",
+)
+HOURLY_TOKENS_UPPER_BOUND = _gauge(
+    "ai_hourly_tokens_upper_bound",
+    _WORKSPACE_LABELS,
+    _HOURLY_UPPER_BOUND_HELP.format(what="Tokens") + " Only where the provider reports no requests.",
+)
+BASELINE_HISTORY_FAMILIES = (
+    HOURLY_COST_EXPECTED,
+    HOURLY_COST_UPPER_BOUND,
+    HOURLY_REQUESTS_EXPECTED,
+    HOURLY_REQUESTS_UPPER_BOUND,
+    HOURLY_TOKENS_EXPECTED,
+    HOURLY_TOKENS_UPPER_BOUND,
+)
+"""Served over remote read; the gauges of SIGNAL_FAMILIES have the newest hours."""
+
+_BUDGET_HISTORY_HELP = (
+    "every six hours (UTC), of a budget per day every hour, one second before the hour's end: as {name} was then, "
+    "from costs as known now."
+)
+BUDGET_HISTORY_LIMIT = _gauge(
+    "ai_budget_history_limit_usd", _BUDGET_LABELS, "USD that a budget allows at present, with the times of its history."
+)
+BUDGET_HISTORY_SPENT = _gauge(
+    "ai_budget_history_spent_usd", _BUDGET_LABELS, f"USD {_BUDGET_HISTORY_HELP.format(name=BUDGET_SPENT.name)}"
+)
+BUDGET_HISTORY_FORECAST = _gauge(
+    "ai_budget_history_forecast_usd",
+    _BUDGET_LABELS,
+    f"Expected USD of the whole period {_BUDGET_HISTORY_HELP.format(name=BUDGET_FORECAST.name)}",
+)
+BUDGET_HISTORY_BURN_RATE = _gauge(
+    "ai_budget_history_burn_rate",
+    (*_BUDGET_LABELS, "window"),
+    f"Spend relative to an even pace {_BUDGET_HISTORY_HELP.format(name=BUDGET_BURN_RATE.name)}",
+)
+BUDGET_HISTORY_FAMILIES = (
+    BUDGET_HISTORY_LIMIT,
+    BUDGET_HISTORY_SPENT,
+    BUDGET_HISTORY_FORECAST,
+    BUDGET_HISTORY_BURN_RATE,
+)
+"""Served over remote read."""
+
+HISTORY_FAMILIES = HOURLY_FAMILIES + BASELINE_HISTORY_FAMILIES + BUDGET_HISTORY_FAMILIES
+"""Never on /metrics."""
 
 SPEND_FAMILIES = (
     *COST.values(),

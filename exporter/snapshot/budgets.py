@@ -22,6 +22,11 @@ class EvaluatedBudget:
     status: BudgetStatus
 
 
+def limit_nano_usd(budget: Budget) -> int:
+    """Return a budget's limit in nano-USD."""
+    return int(budget.limit_usd * NANO)
+
+
 def evaluate_budgets(
     budgets: Iterable[Budget], snapshots: Sequence[AccountSnapshot], now: datetime
 ) -> tuple[EvaluatedBudget, ...]:
@@ -31,6 +36,6 @@ def evaluate_budgets(
         shares = [
             snapshot.budget_shares[budget.name] for snapshot in snapshots if budget.name in snapshot.budget_shares
         ]
-        status = budget_status(int(budget.limit_usd * NANO), budget.period, shares, now)
+        status = budget_status(limit_nano_usd(budget), budget.period, shares, now)
         evaluated.append(EvaluatedBudget(budget, current_period(budget.period, now), status))
     return tuple(evaluated)

@@ -11,7 +11,7 @@ import cramjam
 import pytest
 
 from exporter.history.hourly import account_labels, read_day, sample_timestamps, series_labels
-from exporter.history.remote_read import SAMPLE_BYTES
+from exporter.history.remote_read import SAMPLE_BYTES, RemoteReadHandler
 from exporter.history.remote_read_protocol import MESSAGES
 from exporter.metrics.families import HOURLY_COST
 from exporter.model import DAY, NANO, Row
@@ -39,8 +39,8 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LedgerHistory]
         history.until = DAY1 + DAYS * DAY
         for number in range(DAYS):
             history.put_cost(DAY1 + number * DAY, {hour: list(_rows(number, hour)) for hour in range(24)})
-        accounts = history.history_accounts()
-        history.reader._history_accounts = lambda: accounts
+        past = history.history()
+        history.reader = RemoteReadHandler(history.ledger, lambda: past, SAMPLES)
         yield history
 
 
@@ -52,7 +52,7 @@ def _rows(number: int, hour: int) -> Iterator[Row]:
 
 def encode_per_sample(history: LedgerHistory) -> bytes:
     """Encode a response in the simplest way: every sample a message, and nothing kept between requests."""
-    (account,) = history.reader._history_accounts()
+    (account,) = history.history_accounts()
     response = MESSAGES["ReadResponse"]()
     result = response.results.add()
     series = {}
@@ -109,7 +109,7 @@ def test_the_memory_of_an_answer_is_bounded(history: LedgerHistory) -> None:
     history.reader.handle(REQUEST)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    cache = history.reader._cache
+    cache = history.reader.cache
     sizes = [f"{size / 2**20:.0f} MiB" for size in (SAMPLES * SAMPLE_BYTES, peak, cache.size_bytes)]
     print("\n  samples {}, to answer {} of Python's memory, days kept encoded {}".format(*sizes))
     assert peak <= 2 * SAMPLES * SAMPLE_BYTES

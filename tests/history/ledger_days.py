@@ -11,14 +11,16 @@ from typing import Any
 
 import cramjam
 
-from exporter.config.configuration import Account
+from exporter.config.configuration import Account, Budget
 from exporter.history.hourly import HistoryAccount
 from exporter.history.remote_read import RemoteReadHandler
 from exporter.history.remote_read_protocol import MESSAGES
+from exporter.history.sources import History
 from exporter.ledger import Ledger, ValuedDay
 from exporter.model import COST, DAY, HOUR, Bucket, Report, Row
 from exporter.polling.account_state import AccountConfig, AccountState
 from exporter.pricing.valuer import LedgerAccount
+from exporter.snapshot.hourly import matching_budgets
 from exporter.snapshot.offline import build_snapshot
 from exporter.windows import TimeRange
 
@@ -65,13 +67,20 @@ class LedgerHistory:
     max_series: int = 100
     until: datetime = DAY1 + 2 * DAY
     max_samples: int = 10_000
+    known_since: datetime = DAY1
+    has_hourly_usage: bool = True
+    budgets: tuple[Budget, ...] = ()
     number: int = field(init=False)
     reader: RemoteReadHandler = field(init=False)
 
     def __post_init__(self) -> None:
         """Register the account and build its reader."""
         self.number = self.ledger.buckets.register_account("acme", "maker")
-        self.reader = RemoteReadHandler(self.ledger, self.history_accounts, self.max_samples)
+        self.reader = RemoteReadHandler(self.ledger, self.history, self.max_samples)
+
+    def history(self) -> History:
+        """Return the account and its budgets."""
+        return History(self.history_accounts(), self.budgets, self.until)
 
     def history_accounts(self) -> list[HistoryAccount]:
         """Return the account with the labels that it has at the end of its second day."""
@@ -87,7 +96,19 @@ class LedgerHistory:
         )
         view = AccountState(AccountConfig(account, ledger_account)).view()
         snapshot = build_snapshot(self.ledger, view, DAY1 + 2 * DAY)
-        return [HistoryAccount("acme", ledger_account, snapshot.label_mapper, self.until)]
+        mapper, budgets = snapshot.label_mapper, matching_budgets(account, self.budgets)
+        return [
+            HistoryAccount(
+                account,
+                ledger_account,
+                mapper,
+                self.until,
+                self.until,
+                self.known_since,
+                self.has_hourly_usage,
+                budgets,
+            )
+        ]
 
     def put_usage(self, start: datetime, *rows: Row) -> None:
         """Store the usage of an hour."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from exporter.history.openmetrics import render_history
-from exporter.metrics.families import HISTORY_FAMILIES
+from exporter.metrics.families import HOURLY_FAMILIES
 from exporter.model import DAY, HOUR, NANO, REQUESTS, Row
 from exporter.windows import TimeRange
 from tests.history.ledger_days import DAY1, EQUAL, LedgerHistory, cost_row, open_ledger
@@ -51,7 +51,7 @@ def test_the_file_matches_remote_read(tmp_path: Path) -> None:
     with open_ledger(tmp_path) as past:
         fill_two_days(past)
         read: ParsedSamples = {}
-        for family in HISTORY_FAMILIES:
+        for family in HOURLY_FAMILIES:
             read |= past.read((EQUAL, "__name__", family.name))
         assert parse_openmetrics(write_history(past)) == read
         assert len(read) == 6
@@ -67,7 +67,7 @@ def test_samples_of_a_series_are_adjacent_and_ordered_by_time(tmp_path: Path) ->
     series = [name for name, _ in groupby(samples, key=lambda sample: sample[0])]
     assert len(series) == len(set(series)) == 6
     families = [family for family, _ in groupby(series, key=lambda name: name.partition("{")[0])]
-    assert families == [family.name for family in HISTORY_FAMILIES]
+    assert families == [family.name for family in HOURLY_FAMILIES]
     for sample, following in pairwise(samples):
         assert sample[0] != following[0] or float(sample[2]) < float(following[2])
 

@@ -26,7 +26,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter.metrics.exposition import OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_TYPE
-from exporter.metrics.families import HISTORY_FAMILIES
+from exporter.metrics.families import HOURLY_FAMILIES
 from tests.command import (
     ANY_PORT_FLAG,
     ExporterProcess,
@@ -93,7 +93,7 @@ def test_a_remote_read_follows_the_protocol(exporter: ExporterProcess) -> None:
     assert answer.headers["content-encoding"] == "snappy"
     (found,) = decode_read_response(answer.content)
     assert {dict(labels)["account"] for labels in found} == {"acme", "labs"}
-    assert {dict(labels)["__name__"] for labels in found} == {family.name for family in HISTORY_FAMILIES}
+    assert {dict(labels)["__name__"] for labels in found} == {family.name for family in HOURLY_FAMILIES}
 
 
 @pytest.mark.parametrize(
