@@ -150,19 +150,43 @@ def test_a_day_holds_exactly_its_hours(system: System, start_server: ServerFacto
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_newest_sample_is_the_newest_complete_hour(
+def test_the_newest_samples_are_those_of_reported_hours(
     system: System, start_server: ServerFactory, version: str
 ) -> None:
-    """The newest served sample of an account is the hour before its watermark."""
-    answer = start_server(version).call_api("query", query="ai_hourly_cost_usd[2d]", time=(NOON + HOUR).timestamp())
+    """Hours that have ended are served as far as anything is known of them; baselines up to the watermark."""
+    newest = {
+        name: _newest_samples(start_server(version), name)
+        for name in ("ai_hourly_cost_usd", "ai_hourly_cost_upper_bound_usd")
+    }
+    for account in system.world.accounts:
+        watermark = system.window_range("last_hour", account).end
+        assert newest["ai_hourly_cost_upper_bound_usd"][account] == (watermark - HOURLY_SAMPLE_LEAD).timestamp()
+        assert (watermark - HOURLY_SAMPLE_LEAD).timestamp() <= newest["ai_hourly_cost_usd"][account] < NOON.timestamp()
+    assert newest["ai_hourly_cost_usd"] != newest["ai_hourly_cost_upper_bound_usd"]
+
+
+def _newest_samples(server: Prometheus, name: str) -> dict[str, float]:
+    """Return account -> time of its newest sample."""
     newest: dict[str, float] = {}
-    for series in answer["data"]["result"]:
+    for series in server.call_api("query", query=f"{name}[2d]", time=(NOON + HOUR).timestamp())["data"]["result"]:
         account = series["metric"]["account"]
         newest[account] = max(newest.get(account, 0), series["values"][-1][0])
-    assert newest == {
-        name: (system.window_range("last_hour", name).end - HOURLY_SAMPLE_LEAD).timestamp()
-        for name in system.world.accounts
-    }
+    return newest
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_hours_of_today_sum_to_today(system: System, start_server: ServerFactory, version: str) -> None:
+    """Ended hours from history and the running hour from its gauge are the gauge of the day, for every account."""
+    server = start_server(version)
+    ended = server.query("sum by (account) (sum_over_time(ai_hourly_cost_usd[12h]))", TODAY + 12 * HOUR)
+    page = system.samples()
+    for account in system.world.accounts:
+        totals = {
+            name: sum(value for series, value in page[name].items() if ("account", account) in series)
+            for name in ("ai_cost_today_usd", "ai_cost_this_hour_usd")
+        }
+        (hours,) = (value for series, value in ended.items() if ("account", account) in series)
+        assert hours + totals["ai_cost_this_hour_usd"] == pytest.approx(totals["ai_cost_today_usd"], abs=1e-7)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
