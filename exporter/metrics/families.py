@@ -69,6 +69,12 @@ COST_DAILY = _gauge(
     (*ACCOUNT_LABELS, "date"),
     f"USD of each of the last 35 UTC days, restated until it leaves. {_SOURCE_HELP}",
 )
+COST_DAILY_BILLED = _gauge(
+    "ai_cost_daily_billed_usd",
+    (*ACCOUNT_LABELS, "date"),
+    "USD of each of the last 35 UTC days that the provider has billed, equal to ai_cost_daily_usd of that day; absent "
+    "for a day that is estimated. From the provider's bill, polled hourly.",
+)
 COST_DAILY_ESTIMATE = _gauge(
     "ai_cost_daily_estimate_usd",
     (*ACCOUNT_LABELS, "date"),
@@ -346,6 +352,7 @@ SPEND_FAMILIES = (
     *REQUESTS.values(),
     *UNITS.values(),
     COST_DAILY,
+    COST_DAILY_BILLED,
     COST_DAILY_ESTIMATE,
     COST_MONTH_BILLED,
     COST_MONTH_FORECAST,

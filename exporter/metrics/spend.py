@@ -12,6 +12,7 @@ from exporter.metrics.families import (
     AGGREGATED_SERIES,
     COST,
     COST_DAILY,
+    COST_DAILY_BILLED,
     COST_DAILY_ESTIMATE,
     COST_MONTH_BILLED,
     COST_MONTH_FORECAST,
@@ -116,6 +117,10 @@ def _daily_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
     return _dated(COST_DAILY, cost, text)
 
 
+def _daily_billed_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    return _dated(COST_DAILY_BILLED, {day.start: day.cost for day in snapshot.day_costs if day.billed}, text)
+
+
 def _daily_estimate_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
     estimates = {day.start: day.estimate for day in snapshot.day_costs if day.billed and day.estimate is not None}
     return _dated(COST_DAILY_ESTIMATE, estimates, text)
@@ -189,6 +194,7 @@ SPEND_SAMPLES: SampleFunctions = {
     **_window_functions(REQUESTS, _requests_series),
     **_window_functions(UNITS, _units_series),
     COST_DAILY: _daily_samples,
+    COST_DAILY_BILLED: _daily_billed_samples,
     COST_DAILY_ESTIMATE: _daily_estimate_samples,
     COST_MONTH_BILLED: _month_billed_samples,
     COST_MONTH_FORECAST: _month_forecast_samples,

@@ -297,3 +297,21 @@ def test_an_account_that_only_moved_in_its_file_goes_on(tmp_path: Path) -> None:
         assert it.app.reload(lambda: load(path, PROVIDERS)) == ""
         assert it.value("ai_account_polls_total", account="solo") == polls
         assert it.app.polled_accounts["solo"] is member
+
+
+def test_billed_days_are_told_apart_from_estimated_ones(tmp_path: Path) -> None:
+    """A day is in ai_cost_daily_billed_usd, at the same cost, from its bill on; today and yesterday are estimated."""
+    with start_small_system(tmp_path, make_account("openai"), history="5d") as it:
+        it.poll_until_idle()
+        page = it.samples()
+        billed, daily = page["ai_cost_daily_billed_usd"], page["ai_cost_daily_usd"]
+        assert billed.items() <= daily.items()
+        today = midnight(it.clock.now)
+        estimated = {dict(series)["date"] for series in daily.keys() - billed.keys()}
+        assert f"{today:%Y-%m-%d}" in estimated
+        assert f"{today - 3 * DAY:%Y-%m-%d}" not in estimated
+        month = {series: usd for series, usd in billed.items() if dict(series)["date"] >= f"{today:%Y-%m}-01"}
+        assert sum(month.values()) == pytest.approx(it.value("ai_cost_month_billed_usd"))
+        it.advance(DAY)
+        later = it.samples()["ai_cost_daily_billed_usd"]
+        assert len(later) == len(billed) + 1
