@@ -1,4 +1,4 @@
-"""Past states of budgets, computed by the function that computes the present one."""
+"""Past states of budgets and months, computed by the function that computes the present one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from exporter.analysis.budgets import MAX_PROFILE_HISTORY, BudgetShare, budget_share, current_period
+from exporter.analysis.budgets import MAX_PROFILE_HISTORY, BudgetShare, PeriodType, budget_share, current_period
 from exporter.config.configuration import Budget
 from exporter.history.cache import LRUCache
 from exporter.history.hourly import HistoryAccount
@@ -35,37 +35,40 @@ class PastShare:
     """Burn-rate window -> spend."""
 
 
-def sample_times(budget: Budget, day: datetime) -> list[datetime]:
-    """Return the times of the samples of a UTC day: of a budget per day each hour, of others each INTERVAL."""
-    interval = HOUR if budget.period == "day" else INTERVAL
+def sample_times(period_type: PeriodType, day: datetime) -> list[datetime]:
+    """Return the times of the samples of a UTC day: of a budget per day each hour, of longer periods each INTERVAL."""
+    interval = HOUR if period_type == "day" else INTERVAL
     return [start + interval - HOURLY_SAMPLE_LEAD for start in slots(day, day + DAY, interval)]
 
 
 class PastShares:
-    """The past shares of accounts in budgets. Safe for several threads."""
+    """The past shares of accounts in budgets, and in the spend of a month. Safe for several threads."""
 
     def __init__(self, past_days: PastDays, max_cache_bytes: int) -> None:
         self._past_days = past_days
         self._cache: LRUCache[tuple[int, str, datetime], tuple[PastShare, ...]] = LRUCache(max_cache_bytes)
 
     def read(
-        self, history_account: HistoryAccount, budget: Budget, day: datetime, now: datetime, work: WorkBudget
+        self, history_account: HistoryAccount, budget: Budget | None, day: datetime, now: datetime, work: WorkBudget
     ) -> tuple[PastShare, ...]:
         """Return the share at the times of a day's samples up to `now`; empty where the account's part is not known.
+
+        Without a budget it is the account's month.
 
         It is known for the running period, as that is on /metrics, and for earlier periods of which all is known.
         Raises LedgerError, and QueryRejected when the work exceeds its budget.
         """
-        period = current_period(budget.period, day)
+        period_type: PeriodType = "month" if budget is None else budget.period
+        period = current_period(period_type, day)
         is_running = now < period.end
         if day < floor(history_account.known_since, DAY) or (
             period.start < history_account.known_since and not is_running
         ):
             return ()
-        times = [time for time in sample_times(budget, day) if time <= now]
+        times = [time for time in sample_times(period_type, day) if time <= now]
         # The forecast depends on four weeks before the day, and on the period so far.
         time_range = TimeRange(min(period.start, day - MAX_PROFILE_HISTORY), day + DAY)
-        key = (history_account.ledger_account.id, budget.name, day)
+        key = (history_account.ledger_account.id, "" if budget is None else budget.name, day)
         version = (
             self._past_days.versions(history_account, time_range),
             history_account.known_since,
@@ -75,12 +78,13 @@ class PastShares:
         shares = self._cache.get(key, version)
         if shares is None:
             work.spend(_SHARE_WORK * (1 + len(times)))
-            spend = self._past_days.join(history_account, time_range, with_usage=False).budgets[budget.name]
+            hourly = self._past_days.join(history_account, time_range, with_usage=False)
+            spend = hourly.account if budget is None else hourly.budgets[budget.name]
             if spend.total.known_since > max(history_account.known_since, period.start):
                 # Of a part of the period only the days' sums are kept.
                 times = []
             shares = tuple(
-                _past_share(budget_share(budget.period, spend, time, history_account.complete_until)) for time in times
+                _past_share(budget_share(period_type, spend, time, history_account.complete_until)) for time in times
             )
             self._cache.put(key, version, shares, _SHARE_BYTES * (1 + len(times)))
         return shares

@@ -28,6 +28,7 @@ from exporter.metrics.families import (
     BUDGET_HISTORY_FORECAST,
     BUDGET_HISTORY_LIMIT,
     BUDGET_HISTORY_SPENT,
+    COST_MONTH_FORECAST_HISTORY,
     HOURLY_COST_EXPECTED,
     HOURLY_COST_UPPER_BOUND,
     HOURLY_FAMILIES,
@@ -35,6 +36,7 @@ from exporter.metrics.families import (
     HOURLY_REQUESTS_UPPER_BOUND,
     HOURLY_TOKENS_EXPECTED,
     HOURLY_TOKENS_UPPER_BOUND,
+    MONTH_HISTORY_FAMILIES,
     Family,
 )
 from exporter.model import DAY, HOUR, NANO
@@ -189,8 +191,33 @@ def _compared_range(day: datetime) -> TimeRange:
     return TimeRange(day - BASELINE_DAYS * DAY, day + DAY)
 
 
-_WHOLE_BUDGET = HistorySeriesKey(SpendLabels("", "", "", ""))
-"""The only series of a budget's spend, forecast or limit."""
+_TOTAL = HistorySeriesKey(SpendLabels("", "", "", ""))
+"""The only series of an account's month, or of a budget's spend, forecast or limit."""
+
+
+class MonthSource(_AccountSource):
+    """Cost or forecast of an account's month."""
+
+    def __init__(
+        self, ledger: Ledger, family: Family, history_account: HistoryAccount, now: datetime, past_shares: PastShares
+    ) -> None:
+        super().__init__(ledger, family, history_account)
+        self.end = floor(now, HOUR)
+        self._now = now
+        self._past_shares = past_shares
+
+    def read(self, day: datetime, work: WorkBudget) -> DayValues:
+        """Return the day's values; shares are cached."""
+        shares = self._past_shares.read(self._history_account, None, day, self._now, work)
+        if not shares:
+            return {}
+        is_forecast = self.family is COST_MONTH_FORECAST_HISTORY
+        values = [share.forecast if is_forecast else share.spent for share in shares]
+        return {_TOTAL: [*values, *[0] * (len(sample_times("month", day)) - len(values))]}
+
+    def labels(self, key: HistorySeriesKey) -> Mapping[str, str]:  # noqa: ARG002 (there is one series)
+        """Return no labels besides the shared ones."""
+        return {}
 
 
 class BudgetSource(HistorySource):
@@ -229,18 +256,18 @@ class BudgetSource(HistorySource):
         period = current_period(self._budget.period, day)
         by_time = [*zip(*all_shares, strict=True)]
         # A day has all its samples; those after `now` are not served.
-        remaining = len(sample_times(self._budget, day)) - len(by_time)
+        remaining = len(sample_times(self._budget.period, day)) - len(by_time)
         return {key: [*values, *[0] * remaining] for key, values in self._values(by_time, period).items()}
 
     def _values(self, by_time: Sequence[Sequence[PastShare]], period: TimeRange) -> DayValues:
         if self.family is BUDGET_HISTORY_LIMIT:
-            return {_WHOLE_BUDGET: [self._limit] * len(by_time)}
+            return {_TOTAL: [self._limit] * len(by_time)}
         if self.family is BUDGET_HISTORY_SPENT:
-            return {_WHOLE_BUDGET: [sum(share.spent for share in shares) for shares in by_time]}
+            return {_TOTAL: [sum(share.spent for share in shares) for shares in by_time]}
         if self.family is BUDGET_HISTORY_FORECAST:
-            return {_WHOLE_BUDGET: [sum(share.forecast for share in shares) for shares in by_time]}
+            return {_TOTAL: [sum(share.forecast for share in shares) for shares in by_time]}
         rates = [burn_rates(self._limit, period, sum_window_spend(shares)) for shares in by_time]
-        return {_WHOLE_BUDGET._replace(window=window): [rate[window] for rate in rates] for window in rates[0]}
+        return {_TOTAL._replace(window=window): [rate[window] for rate in rates] for window in rates[0]}
 
     def labels(self, key: HistorySeriesKey) -> Mapping[str, str]:
         """Return the burn rate's window."""
@@ -263,6 +290,9 @@ class HistorySources:
         for family in BASELINE_HISTORY_FAMILIES:
             for account in history.accounts:
                 yield BaselineSource(self._ledger, family, account, self._past_days)
+        for family in MONTH_HISTORY_FAMILIES:
+            for account in history.accounts:
+                yield MonthSource(self._ledger, family, account, history.now, self._past_shares)
         for family in BUDGET_HISTORY_FAMILIES:
             for budget in history.budgets:
                 yield BudgetSource(family, budget, history, self._past_shares)

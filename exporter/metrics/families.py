@@ -315,6 +315,21 @@ BASELINE_HISTORY_FAMILIES = (
 )
 """Served over remote read; the gauges of SIGNAL_FAMILIES have the newest hours."""
 
+COST_MONTH_HISTORY = _gauge(
+    "ai_cost_month_history_usd",
+    ACCOUNT_LABELS,
+    "USD of the month (UTC) every six hours, one second before the hour's end: as ai_cost_month_usd was then, from "
+    "costs as known now.",
+)
+COST_MONTH_FORECAST_HISTORY = _gauge(
+    "ai_cost_month_forecast_history_usd",
+    ACCOUNT_LABELS,
+    "Expected USD of the whole month (UTC) every six hours, one second before the hour's end: as "
+    "ai_cost_month_forecast_usd was then, from costs as known now.",
+)
+MONTH_HISTORY_FAMILIES = (COST_MONTH_HISTORY, COST_MONTH_FORECAST_HISTORY)
+"""Served over remote read."""
+
 _BUDGET_HISTORY_HELP = (
     "every six hours (UTC), of a budget per day every hour, one second before the hour's end: as {name} was then, "
     "from costs as known now."
@@ -343,7 +358,7 @@ BUDGET_HISTORY_FAMILIES = (
 )
 """Served over remote read."""
 
-HISTORY_FAMILIES = HOURLY_FAMILIES + BASELINE_HISTORY_FAMILIES + BUDGET_HISTORY_FAMILIES
+HISTORY_FAMILIES = HOURLY_FAMILIES + BASELINE_HISTORY_FAMILIES + MONTH_HISTORY_FAMILIES + BUDGET_HISTORY_FAMILIES
 """Never on /metrics."""
 
 SPEND_FAMILIES = (

@@ -32,9 +32,11 @@ from exporter.metrics.families import (
 )
 from exporter.model import DAY, HOUR, NANO, Row
 from exporter.simulator.world import World
+from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.snapshot.budgets import EvaluatedBudget, evaluate_budgets
 from exporter.snapshot.builder import SnapshotBuilder
 from exporter.snapshot.source import LedgerSource
+from exporter.windows import TimeRange
 from tests.history.ledger_days import (
     DAY1,
     EQUAL,
@@ -146,12 +148,17 @@ def test_a_past_spike_exceeds_the_bound_of_its_time(tmp_path: Path) -> None:
         assert exceeded == {spike + HOUR - HOURLY_SAMPLE_LEAD}
 
 
-def evaluate(system: System, now: datetime) -> dict[str, EvaluatedBudget]:
-    """Evaluate the budgets by snapshots of a past time, as a scrape at that time would have shown them."""
-    snapshots = [
+def past_snapshots(system: System, now: datetime) -> list[AccountSnapshot]:
+    """Return the snapshots of a past time."""
+    return [
         SnapshotBuilder().build(polled.view(), LedgerSource(system.ledger, polled.ledger_account), BUDGETS, now)
         for polled in system.app.polled_accounts.values()
     ]
+
+
+def evaluate(system: System, now: datetime) -> dict[str, EvaluatedBudget]:
+    """Evaluate the budgets by snapshots of a past time, as a scrape at that time would have shown them."""
+    snapshots = past_snapshots(system, now)
     return {evaluated.budget.name: evaluated for evaluated in evaluate_budgets(BUDGETS, snapshots, now)}
 
 
@@ -163,6 +170,20 @@ def test_budgets_equal_snapshots_of_the_past(tmp_path: Path) -> None:
         for time in (*times, TODAY + 6 * HOUR - HOURLY_SAMPLE_LEAD, TODAY + 12 * HOUR - HOURLY_SAMPLE_LEAD):
             for name, evaluated in evaluate(system, time).items():
                 assert samples_of(served, name, time) == pytest.approx(expected_samples(evaluated), abs=1e-8)
+
+
+def test_months_equal_snapshots_of_the_past(tmp_path: Path) -> None:
+    """Cost and forecast of each account's month are those of a snapshot of that time."""
+    with start_exporter(tmp_path, "openai", "anthropic") as system:
+        cost, forecast = (read(system, f"ai_cost_month_{name}history_usd") for name in ("", "forecast_"))
+        for days in (16, 9, 1):
+            time = TODAY - days * DAY + 18 * HOUR - HOURLY_SAMPLE_LEAD
+            for snapshot in past_snapshots(system, time):
+                key = frozenset({("provider", snapshot.account.provider), ("account", snapshot.account.name)})
+                assert snapshot.month_forecast is not None
+                assert forecast[key][time] == pytest.approx(snapshot.month_forecast / NANO, abs=1e-8)
+                month = snapshot.hourly.account.total.total(TimeRange(time.replace(day=1, hour=0), time + HOUR))
+                assert cost[key][time] == pytest.approx(month / NANO, abs=1e-8)
 
 
 def samples_of(
