@@ -14,10 +14,11 @@ from grafana_foundation_sdk.models import dashboard as d
 
 from grafana.dashboard_sources.account import account_rows
 from grafana.dashboard_sources.budgets import budget_rows
+from grafana.dashboard_sources.shared import DashboardRows
 from grafana.dashboard_sources.signals import signal_rows
 from grafana.dashboard_sources.spend import spend_rows
 from grafana.dashboard_sources.telemetry import telemetry_rows
-from grafana.panels import DATA_SOURCE, PanelSpec
+from grafana.panels import DATA_SOURCE
 
 DASHBOARDS_FOLDER = Path(__file__).parent / "dashboards"
 TAG = "ai-spend"
@@ -27,13 +28,13 @@ GRID_WIDTH = 24
 
 @dataclass(frozen=True)
 class DashboardSpec:
-    """A dashboard: its metadata, the names of its variables, and its rows of panels."""
+    """A dashboard: its metadata, the names of its variables, its rows of panels, and its time range."""
 
     uid: str
     title: str
     description: str
     variables: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[PanelSpec]]]
+    rows: DashboardRows
     time_from: str = "now-30d"
 
 
@@ -51,7 +52,6 @@ DASHBOARD_SPECS = (
         "All budgets: spend, burn rate, forecast and exhaustion time.",
         ("owner", "budget"),
         budget_rows(),
-        "now-24h",
     ),
     DashboardSpec(
         "ai-spend-signals",
@@ -59,7 +59,7 @@ DASHBOARD_SPECS = (
         "Actual and expected cost, contributors to changes, and alerts.",
         ("provider", "owner", "account", "workspace"),
         signal_rows(),
-        "now-24h",
+        "now-7d",
     ),
     DashboardSpec(
         "ai-spend-account",
@@ -95,24 +95,38 @@ def build_dashboard(dashboard: DashboardSpec) -> dict[str, Any]:
     builder = builder.link(_dashboard_links()).annotation(_alert_annotation()).annotation(_change_annotation())
     for variable in (_datasource_variable(), *map(_build_variable, dashboard.variables)):
         builder = builder.with_variable(variable)
+    _add_rows(builder, dashboard.rows)
+    document: dict[str, Any] = json.loads(json.dumps(builder.build(), cls=JSONEncoder))
+    return document
+
+
+def _add_rows(builder: build.Dashboard, rows: DashboardRows) -> None:
+    """Add the rows and their panels with positions and ids."""
     panel_id = y = 0
-    for title, panels in dashboard.rows:
+    for spec in rows:
         panel_id += 1
-        builder = builder.with_row(build.Row(title).id(panel_id).grid_pos(d.GridPos(x=0, y=y, w=GRID_WIDTH, h=1)))
+        row = build.Row(spec.title).id(panel_id).grid_pos(d.GridPos(x=0, y=y, w=GRID_WIDTH, h=1))
+        panels = []
         y += 1
         x = line_height = 0
-        for spec in panels:
-            if x + spec.width > GRID_WIDTH:
+        for panel in spec.panels:
+            if x + panel.width > GRID_WIDTH:
                 y += line_height
                 x = line_height = 0
             panel_id += 1
-            position = d.GridPos(x=x, y=y, w=spec.width, h=spec.height)
-            builder = builder.with_panel(spec.panel.id(panel_id).grid_pos(position))
-            x += spec.width
-            line_height = max(line_height, spec.height)
-        y += line_height
-    document: dict[str, Any] = json.loads(json.dumps(builder.build(), cls=JSONEncoder))
-    return document
+            panels.append(panel.panel.id(panel_id).grid_pos(d.GridPos(x=x, y=y, w=panel.width, h=panel.height)))
+            x += panel.width
+            line_height = max(line_height, panel.height)
+        if spec.collapsed:
+            # A collapsed row holds its panels, and the rows below it move up.
+            for panel in panels:
+                row = row.with_panel(panel)
+            builder.with_row(row)
+        else:
+            builder.with_row(row.collapsed(False))
+            for panel in panels:
+                builder.with_panel(panel)
+            y += line_height
 
 
 def _dashboard_links() -> build.DashboardLink:
@@ -172,7 +186,11 @@ MATCH_ALL = ".*"
 
 def _build_variable(name: str) -> Any:
     if name == "group_by":
-        variable = build.CustomVariable("group_by").label("Group by").values("provider,account,workspace,model")
+        variable = (
+            build.CustomVariable("group_by")
+            .label("Group by")
+            .values("provider,owner,account,workspace,model,tier,api_key")
+        )
         return variable.current(d.VariableOption(text="provider", value="provider", selected=True))
     label, query = _VARIABLE_QUERIES[name.removeprefix(_SINGLE)]
     builder = build.QueryVariable(name.removeprefix(_SINGLE)).label(label).datasource(DATA_SOURCE).query(query)

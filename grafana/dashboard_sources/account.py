@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from grafana.dashboard_sources.shared import DAILY_BARS_NOTE, DashboardRows, cost_per_day
+from grafana.dashboard_sources.account_status import account_status_panel
+from grafana.dashboard_sources.shared import DAILY_BARS_NOTE, DashboardRows, RowSpec, cost_per_day
 from grafana.panels import NO_VALUE, RATIO, Query, bar_chart_panel, stat_panel, time_series_panel
 
 
@@ -19,28 +20,35 @@ def account_rows() -> DashboardRows:
             f'label_replace({cost}, "{label}", "{NO_VALUE}", "{label}", "")', f"{{{{{label}}}}}", interval="1d"
         )
 
+    billed = f"sum(ai_cost_month_billed_usd{{{account}}}) / (sum(ai_cost_month_usd{{{account}}}) > 0)"
     return (
-        (
+        RowSpec("Status", (account_status_panel("Polls", 4),)),
+        RowSpec(
             "Now",
             (
                 stat_panel(
-                    "Today", "Since midnight UTC.", Query(f"sum(ai_cost_today_usd{{{account}}})", "today"), width=5
+                    "Today (USD)",
+                    "Since midnight UTC.",
+                    Query(f"sum(ai_cost_today_usd{{{account}}})", "today"),
+                    width=5,
                 ),
                 stat_panel(
-                    "This month",
+                    "This month (USD)",
                     "Since the first of the month, UTC.",
                     Query(f"sum(ai_cost_month_usd{{{account}}})", "month"),
                     width=5,
                 ),
                 stat_panel(
                     "Billed share",
-                    "The share of this month's cost that the provider has billed; the rest is estimated.",
+                    "The share of this month's cost that the provider has billed; the rest is estimated. Pushed usage has no bills.",
                     Query(
-                        f"sum(ai_account_info{{{account}}} * on (provider, account) ai_cost_month_billed_usd) / sum(ai_cost_month_usd{{{account}}})",
+                        # A pushed account never has a bill, which is not a share of 0 %.
+                        f"{billed} > 0 or {billed} and on () count(ai_account_incomplete_bills{{{account}}})",
                         "billed",
                     ),
                     unit=RATIO,
                     width=5,
+                    no_value="No bills",
                 ),
                 stat_panel(
                     "Estimate error",
@@ -51,14 +59,14 @@ def account_rows() -> DashboardRows:
                     width=5,
                 ),
                 stat_panel(
-                    "Restated",
+                    "Restated (USD)",
                     "USD by which billed days were restated since the ledger was created, increases plus decreases.",
                     Query(f"sum(ai_account_restated_usd_total{{{account}}})", "restated"),
                     width=4,
                 ),
             ),
         ),
-        (
+        RowSpec(
             "Cost per day",
             (
                 bar_chart_panel(
@@ -96,6 +104,11 @@ def account_rows() -> DashboardRows:
                     bars=True,
                     interval="1d",
                 ),
+            ),
+        ),
+        RowSpec(
+            "Cost per API key",
+            (
                 time_series_panel(
                     "By API key",
                     f"Cost per day and API key, if the account's configuration has labels: [api_key]; {DAILY_BARS_NOTE}. {NO_VALUE}: no key reported.",
@@ -103,10 +116,13 @@ def account_rows() -> DashboardRows:
                     stacked=True,
                     bars=True,
                     interval="1d",
+                    width=24,
+                    no_value="This account has no API keys in its labels: set labels: [api_key]",
                 ),
             ),
+            collapsed=True,
         ),
-        (
+        RowSpec(
             "Accuracy",
             (
                 time_series_panel(
@@ -123,5 +139,6 @@ def account_rows() -> DashboardRows:
                     time_from="24h",
                 ),
             ),
+            collapsed=True,
         ),
     )

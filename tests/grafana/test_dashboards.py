@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from exporter.model import DAY, HOUR
 from exporter.simulator.world import demo_world, start_incident
 from exporter.windows import floor
 from grafana.build import DASHBOARD_SPECS, DASHBOARDS_FOLDER, render_files
+from grafana.dashboard_sources.shared import RUNBOOKS
 from tests.command import wait_until
 from tests.paths import ROOT
 from tests.prometheus.test_rules import RECORDING_RULES
@@ -31,15 +33,26 @@ from tests.system import Clock, System, start_system
 DASHBOARDS: dict[str, dict[str, Any]] = {
     path.stem: json.loads(path.read_text()) for path in sorted(DASHBOARDS_FOLDER.glob("*.json"))
 }
-PANELS = [(uid, panel) for uid, board in DASHBOARDS.items() for panel in board["panels"] if panel["type"] != "row"]
+PANELS = [
+    (uid, panel)
+    for uid, board in DASHBOARDS.items()
+    for shown in board["panels"]
+    for panel in (shown, *shown.get("panels", ()))
+    if panel["type"] != "row"
+]
+"""Every panel with its dashboard's uid, those of collapsed rows included."""
 each_panel = pytest.mark.parametrize(("uid", "panel"), PANELS, ids=[f"{uid}-{panel['title']}" for uid, panel in PANELS])
-GROUPS = ("provider", "account", "workspace", "model")
+GROUPS = ("provider", "owner", "account", "workspace", "model", "tier")
 EXTERNAL_METRICS = {"ALERTS", "ALERTS_FOR_STATE", "process_resident_memory_bytes", "process_cpu_seconds_total"}
 EXTERNAL_METRICS |= {"scrape_duration_seconds", "scrape_samples_scraped"}
+LAST_START_MINUTE = 57
+"""The minute of an hour from which on the servers wait for the next hour: at most three minutes."""
 FIRING_QUERY = 'ALERTS{alertname="AIBudgetExceeded",alertstate="firing"}'
 FUNCTIONS = {"label_replace", "sum_over_time", "last_over_time", "days_in_month", "day_of_month", "day_of_week"}
-EMPTY_IN_DEMO = {"New models"}
-"""Panels without data in the demo, which uses no new models."""
+FUNCTIONS |= {"group_left"}
+EMPTY_IN_DEMO = {"New models", "Change event", "vs. last week"}
+"""Panels, columns and comparisons without data in the demo: it has no new models and no change events, and there is
+nothing to compare before the first hour of a day is complete."""
 
 
 def test_the_dashboards_are_current() -> None:
@@ -103,7 +116,9 @@ def test_a_daily_panel_has_daily_steps(uid: str, panel: dict[str, Any]) -> None:
     del uid
     for target in panel["targets"]:
         if "[1d] offset -1d" in target["expr"]:
-            assert (panel["interval"], target["interval"]) == ("1d", "1d")
+            assert target["interval"] == "1d"
+            # A tile's other query has a step of its own.
+            assert panel["type"] == "stat" or panel["interval"] == "1d"
 
 
 @each_panel
@@ -112,7 +127,7 @@ def test_a_panel_queries_only_existing_metrics(uid: str, panel: dict[str, Any]) 
     del uid
     for target in panel["targets"]:
         expr = re.sub(
-            r'\$\{[^}]*\}|\$\w+|"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by) \([^)]*\)|group_left \(\)', " ", target["expr"]
+            r'\$\{[^}]*\}|\$\w+|"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by|group_left) \([^)]*\)', " ", target["expr"]
         )
         names = set(re.findall(r"[a-zA-Z_][\w:]*_[\w:]+|ALERTS", expr)) - FUNCTIONS
         assert names <= {family.name for family in FAMILIES} | RECORDING_RULES | EXTERNAL_METRICS
@@ -127,6 +142,11 @@ class DashboardServer:
     time: datetime
     """The time of the exporter's clock, which stands still."""
 
+    @property
+    def now(self) -> datetime:
+        """The present, or the end of the exporter's running hour: in the next hour its gauges are of the past."""
+        return min(datetime.now(UTC), floor(self.time, HOUR) + HOUR - timedelta(seconds=1))
+
     def expand_variables(
         self, expr: str, group: str = "provider", step: timedelta = HOUR, end: datetime | None = None
     ) -> str:
@@ -139,15 +159,15 @@ class DashboardServer:
             "__interval": f"{seconds}s",
             "__interval_ms": str(1000 * seconds),
             "__range": "30d",
-            "__to": str(int(1000 * (end or datetime.now(UTC)).timestamp())),
+            "__to": str(int(1000 * (end or self.now).timestamp())),
         }
         expr = expr.replace("${__to:date:seconds}", str(int(values["__to"]) // 1000))
         return re.sub(r"\$(\w+)", lambda match: values.get(match[1], ".*"), expr)
 
     def query_panel(self, target: dict[str, Any], group: str = "provider") -> list[dict[str, Any]]:
         """Run a panel's query as Grafana does, and return the series."""
-        now = datetime.now(UTC)
-        step = {"1d": DAY, "1h": HOUR}.get(target.get("interval", ""), timedelta(seconds=15))
+        now = self.now
+        step = {"1d": DAY, "6h": 6 * HOUR, "1h": HOUR}.get(target.get("interval", ""), timedelta(seconds=15))
         expr = self.expand_variables(target["expr"], group, step, now)
         if target.get("instant"):
             answer = self.server.call_api("query", query=expr, time=now.timestamp())
@@ -164,6 +184,9 @@ class DashboardServer:
 @pytest.fixture(name="dashboard_servers", scope="module")
 def _start_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, DashboardServer]]:
     """Run every version of Prometheus on the demo's accounts, with a spike, a nearly spent and an exceeded budget."""
+    # Prometheus has to scrape in the hour of the exporter's clock, which stands still.
+    while datetime.now(UTC).minute >= LAST_START_MINUTE:
+        time.sleep(1)
     folder, clock = tmp_path_factory.mktemp("dashboards"), Clock(datetime.now(UTC))
     world = demo_world(clock)
     start_incident(world)
@@ -208,12 +231,21 @@ def test_a_panel_shows_data_in_the_demo(uid: str, panel: dict[str, Any], dashboa
     assert panel["targets"]
     for target in panel["targets"]:
         series = dashboard_server.query_panel(target)
-        assert series or panel["title"] in EMPTY_IN_DEMO, target["expr"]
+        names = {panel["title"], target["legendFormat"], _column_heading(panel, target["refId"])}
+        assert series or names & EMPTY_IN_DEMO, target["expr"]
+
+
+def _column_heading(panel: dict[str, Any], ref_id: str) -> str:
+    """Return the heading of a table's column by the name of its query; empty in other panels."""
+    for transformation in panel.get("transformations", ()):
+        if "renameByName" in transformation["options"]:
+            return str(transformation["options"]["renameByName"].get(f"Value #{ref_id}", ""))
+    return ""
 
 
 def test_sums_do_not_depend_on_how_they_are_grouped(dashboard_server: DashboardServer) -> None:
-    """The daily cost has the same total for every day, grouped by provider, account, workspace or model."""
-    (panel,) = (panel for uid, panel in PANELS if uid == "ai-spend" and panel["title"].startswith("Daily cost by"))
+    """The cost has the same total for every hour, however it is grouped."""
+    (panel,) = (panel for uid, panel in PANELS if uid == "ai-spend" and panel["title"].startswith("Cost by"))
     sums = []
     for group in GROUPS:
         days: dict[float, float] = {}
@@ -226,51 +258,102 @@ def test_sums_do_not_depend_on_how_they_are_grouped(dashboard_server: DashboardS
         assert days == {timestamp: pytest.approx(value, rel=1e-9) for timestamp, value in sums[0].items()}
 
 
-@pytest.mark.parametrize("days", [1, 7, 14])
-@pytest.mark.parametrize("step_hours", [1, 2, 6])
-def test_hourly_totals_do_not_depend_on_the_step(
-    dashboard_servers: dict[str, DashboardServer], days: int, step_hours: int
+WIDTHS = (450, 690, 1840)
+"""Pixels, and so the most data points, of a panel: a narrow one, half of a screen, and a wide screen."""
+RANGES = (timedelta(hours=1), DAY, 7 * DAY, 30 * DAY, 90 * DAY)
+NICE_STEPS = [timedelta(seconds=seconds) for seconds in (15, 20, 30, 60, 120, 300, 600, 900, 1200, 1800)]
+NICE_STEPS += [timedelta(hours=hours) for hours in (1, 2, 3, 6, 12, 24, 168)]
+"""The intervals to which Grafana rounds."""
+
+
+def grafana_interval(time_range: timedelta, width: int, minimum: timedelta) -> timedelta:
+    """Return the interval of a panel, of which its width in pixels has at least one each."""
+    exact = time_range / width
+    below = [step for step in NICE_STEPS if step <= exact]
+    above = next(step for step in NICE_STEPS if step > exact)
+    # Grafana rounds to the nearer of the two.
+    rounded = above if not below or exact >= (below[-1] + above) / 2 else below[-1]
+    return max(rounded, minimum)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("time_range", RANGES, ids=str)
+def test_totals_do_not_depend_on_the_time_range_and_the_width(
+    dashboard_server: DashboardServer, time_range: timedelta, width: int
 ) -> None:
-    """However wide the bars are, the cost panels of whole past days sum to the days' cost, without a hole."""
-    server = dashboard_servers[VERSIONS[0]]
+    """The bars of any range at any width sum to the hours that they cover, the running one included, without a hole."""
     (panel,) = (panel for uid, panel in PANELS if uid == "ai-spend" and panel["title"].startswith("Cost by"))
-    end = floor(server.time, DAY)
-    shown = _sum_range(server, panel["targets"][0]["expr"], end - days * DAY, end, step_hours * HOUR)
-    dates = "|".join(f"{end - number * DAY:%Y-%m-%d}" for number in range(1, days + 1))
-    (total,) = server.server.query(f'sum(ai_cost_daily_usd{{date=~"{dates}"}})', datetime.now(UTC)).values()
-    assert shown == pytest.approx(total, rel=1e-9)
-
-
-def test_today_is_the_same_in_bars_and_tiles(dashboard_server: DashboardServer) -> None:
-    """Today's bar of the daily panel is the tile, and the newest hourly bar contains the running hour once."""
-    daily, hourly = (
-        next(panel for uid, panel in PANELS if uid == "ai-spend" and panel["title"].startswith(title))["targets"][0]
-        for title in ("Daily cost by", "Cost by")
+    now = dashboard_server.now
+    step = grafana_interval(time_range, width, HOUR)
+    start = floor(now - time_range, step)
+    bars = _bars(dashboard_server, panel["targets"][0]["expr"], start, now, step)
+    hours = int((floor(now, HOUR) - start) / HOUR)
+    ended = dashboard_server.server.query(
+        f"sum(sum_over_time(ai_hourly_cost_usd[{hours}h]))" if hours else "vector(0)", floor(now, HOUR)
     )
-    now = datetime.now(UTC)
-    (tile,) = dashboard_server.server.query("sum(ai_cost_today_usd)", now).values()
     (running,) = dashboard_server.server.query("sum(ai_cost_this_hour_usd)", now).values()
-    today, hour = floor(now, DAY), floor(now, HOUR)
-    assert _sum_range(dashboard_server, daily["expr"], today, now, DAY) == pytest.approx(tile)
-    assert _sum_range(dashboard_server, hourly["expr"], hour, now, HOUR) == pytest.approx(running)
+    assert sum(bars.values()) == pytest.approx(sum(ended.values()) + running, rel=1e-9)
+    # The demo has cost in every hour of its sixteen days.
+    known = max(start, floor(now - 15 * DAY, step) + step)
+    expected = [known + number * step for number in range(int((now - known) / step) + 1)]
+    assert [time for time in sorted(bars) if time >= known] == expected
 
 
-def _sum_range(server: DashboardServer, expr: str, start: datetime, end: datetime, step: timedelta) -> float:
-    """Return the sum of a panel's bars that begin from `start` on and before `end`.
+def test_hours_days_and_windows_agree(dashboard_server: DashboardServer) -> None:
+    """Hourly bars of a day sum to its daily bar; the days of the month and the last 30 days sum to their tiles."""
+    server, now = dashboard_server.server, dashboard_server.now
+    today = floor(now, DAY)
+    (hourly,) = (panel for uid, panel in PANELS if uid == "ai-spend" and panel["title"].startswith("Cost by"))
+    (daily,) = (panel for uid, panel in PANELS if panel["title"] == "Cost per day, last 35 days")
+    by_date: dict[str, float] = {}
+    for target in daily["targets"]:
+        for series in dashboard_server.query_panel(target):
+            date = series["metric"]["date"]
+            by_date[date] = by_date.get(date, 0) + float(series["value"][1])
+    for number in range(10):
+        day = today - number * DAY
+        end = min(now, day + DAY)
+        bars = _bars(dashboard_server, hourly["targets"][0]["expr"], day, end, HOUR)
+        total = sum(value for time, value in bars.items() if day <= time < day + DAY)
+        assert total == pytest.approx(by_date[f"{day:%Y-%m-%d}"], rel=1e-9), day
+    for metric, since in (("30d", today - 29 * DAY), ("month", today.replace(day=1)), ("today", today)):
+        (tile,) = server.query(f"sum(ai_cost_{metric}_usd)", now).values()
+        days = sum(usd for date, usd in by_date.items() if date >= f"{since:%Y-%m-%d}")
+        assert tile == pytest.approx(days, rel=1e-9), metric
 
-    As Grafana does, the query ends at the last step of the time range.
-    """
+
+def test_tiles_have_the_value_of_their_gauge(dashboard_server: DashboardServer) -> None:
+    """The newest value of a tile with a graph is the gauge's, although the graph is from served history."""
+    now = dashboard_server.now
+    for title, gauge in (
+        ("Today (USD)", "ai_cost_today_usd"),
+        ("This month (USD)", "ai_cost_month_usd"),
+        ("Month forecast (USD)", "ai_cost_month_forecast_usd"),
+    ):
+        (panel,) = (panel for uid, panel in PANELS if uid == "ai-spend" and panel["title"] == title)
+        step = {"1d": DAY, "6h": 6 * HOUR}[panel["targets"][0]["interval"]]
+        graph = _bars(dashboard_server, panel["targets"][0]["expr"], floor(now - 10 * DAY, step), now, step)
+        (value,) = dashboard_server.server.query(f"sum({gauge})", now).values()
+        assert graph[max(graph)] == pytest.approx(value, rel=1e-9), title
+        assert len(graph) > 10 * DAY / step - 1, title
+
+
+def _bars(server: DashboardServer, expr: str, start: datetime, end: datetime, step: timedelta) -> dict[datetime, float]:
+    """Return the sum of a panel's series at each step, which Grafana aligns to multiples of the step."""
     expanded = server.expand_variables(expr, step=step, end=end)
-    last = floor(end, step)
     answer = server.server.call_api(
-        "query_range", query=expanded, start=start.timestamp(), end=last.timestamp(), step=step.total_seconds()
+        "query_range",
+        query=expanded,
+        start=start.timestamp(),
+        end=floor(end, step).timestamp(),
+        step=step.total_seconds(),
     )
-    return sum(
-        float(value)
-        for series in answer["data"]["result"]
-        for timestamp, value in series["values"]
-        if timestamp < end.timestamp()
-    )
+    bars: dict[datetime, float] = {}
+    for series in answer["data"]["result"]:
+        for timestamp, value in series["values"]:
+            time = datetime.fromtimestamp(timestamp, UTC)
+            bars[time] = bars.get(time, 0) + float(value)
+    return bars
 
 
 @pytest.mark.parametrize("uid", DASHBOARDS)
@@ -297,14 +380,57 @@ def test_the_folder_has_a_uid_and_a_title_of_its_own() -> None:
     assert len(set(titles)) == len(titles)
 
 
-@pytest.mark.parametrize("uid", DASHBOARDS)
-def test_instant_queries_are_evaluated_at_the_end_of_the_time_range(uid: str) -> None:
-    """Grafana aligns an instant query's time to its step, which many points keep to a few minutes at 30 days."""
-    for panel in DASHBOARDS[uid]["panels"]:
-        for inner in (panel, *panel.get("panels", ())):
-            targets = inner.get("targets", ())
-            if targets and all(target.get("instant") for target in targets):
-                assert timedelta(days=30) / inner["maxDataPoints"] < timedelta(minutes=5), inner["title"]
+@each_panel
+def test_instant_queries_show_the_present(uid: str, panel: dict[str, Any]) -> None:
+    """Grafana aligns an instant query's time to the panel's step: a short range or many points keep it to minutes."""
+    del uid
+    if any(target.get("instant") for target in panel["targets"]):
+        time_range = {"1h": HOUR, "30d": 30 * DAY}[panel["timeFrom"]]
+        assert panel["hideTimeOverride"]
+        assert time_range / panel.get("maxDataPoints", 100) < timedelta(minutes=5)
+
+
+LINK = re.compile(r"/d/([a-z-]+)\?(\S*)")
+FIXED_VARIABLES = {"group_by"}
+
+
+@each_panel
+def test_a_link_opens_an_existing_page(uid: str, panel: dict[str, Any]) -> None:
+    """A link of a value opens a dashboard that exists, with variables that it has, a runbook, or a silence's form."""
+    del uid
+    overrides = panel["fieldConfig"]["overrides"]
+    properties = [item for override in overrides for item in override["properties"] if item["id"] == "links"]
+    links = [
+        *panel["fieldConfig"]["defaults"].get("links", ()),
+        *(link for item in properties for link in item["value"]),
+    ]
+    for link in links:
+        assert link["title"]
+        found = LINK.match(link["url"])
+        if found is None:
+            assert link["url"].startswith((f"{RUNBOOKS}#", "/alerting/silence/new?alertmanager=Alertmanager"))
+            continue
+        names = {variable["name"] for variable in DASHBOARDS[found[1]]["templating"]["list"]}
+        for name in re.findall(r"var-([^=]+)=", found[2]):
+            wanted = set(GROUPS) - {"owner"} if name == "${group_by}" else {name}
+            # A group that the dashboard has no variable for is shown unfiltered.
+            assert wanted & names or name in FIXED_VARIABLES, (link["url"], name)
+
+
+def test_every_table_of_accounts_or_workspaces_links_to_them() -> None:
+    """From each row a click leads to the account, the workspace, the budget or the alert."""
+    for uid, panel in PANELS:
+        if panel["type"] == "table":
+            assert '"id": "links"' in json.dumps(panel["fieldConfig"]["overrides"]), (uid, panel["title"])
+
+
+def test_charts_without_a_bound_are_limited() -> None:
+    """A chart of scraped series by account or workspace shows the largest ones, because there may be a thousand."""
+    for uid, panel in PANELS:
+        for target in panel["targets"]:
+            by_account = re.search(r"sum by \((account|account, workspace|account, report)\)", target["expr"])
+            if by_account and uid in ("ai-spend", "ai-spend-telemetry", "ai-spend-signals"):
+                assert re.search(r"topk\(", target["expr"]), (uid, panel["title"])
 
 
 def test_provisioning_includes_every_dashboard() -> None:

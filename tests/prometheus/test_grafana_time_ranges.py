@@ -102,14 +102,15 @@ class ServedTokens:
     """An exporter that serves tokens, and their ground truth."""
 
     system: System
-    complete_until: datetime
+    reported_until: datetime
+    """The end of the newest hour that has ended."""
     tokens_by_hour: Mapping[datetime, int]
     """Start of each hour -> tokens of the account according to the simulator."""
 
     def hours(self, start: datetime, end: datetime) -> list[datetime]:
-        """Return the starts of the complete hours between two times; the last second of an hour means the full hour."""
+        """Return the starts of the served hours between two times; the last second of an hour means the full hour."""
         first, last = floor(start + SECOND, HOUR), floor(end + SECOND, HOUR)
-        return [*slots(first, min(last, self.complete_until), HOUR)]
+        return [*slots(first, min(last, self.reported_until), HOUR)]
 
     def tokens(self, hours: list[datetime]) -> int:
         """Return the tokens of these hours."""
@@ -127,9 +128,8 @@ def _serve_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedTo
         for hour, row in world.reported_rows("solo", midnight(NOW) - 36 * DAY, NOW):
             if row.meter in TOKEN_METERS:
                 tokens[hour] += row.value
-        complete_until = system.window_range("last_hour", "solo").end
-        assert complete_until > max(NOW_TIMES)
-        yield ServedTokens(system, complete_until, tokens)
+        assert floor(NOW, HOUR) > max(NOW_TIMES)
+        yield ServedTokens(system, floor(NOW, HOUR), tokens)
 
 
 @pytest.fixture(scope="module", name="start_server")
@@ -155,7 +155,7 @@ def _start_servers(
 def test_a_range_holds_each_of_its_hours_once(
     served: ServedTokens, start_server: Callable[[str], Prometheus], version: str, name: str, variable: str
 ) -> None:
-    """An instant query over the dashboard's range sums each complete hour of the range once, at any millisecond."""
+    """An instant query over the dashboard's range sums each ended hour of the range once, at any millisecond."""
     server = start_server(version)
     for now in NOW_TIMES:
         time_range = TIME_RANGES[name](now)
