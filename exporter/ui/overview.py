@@ -149,6 +149,7 @@ def _render_each_total(page_data: PageData) -> Iterator[str]:
     running = "running, in UTC"
     if bars[-2].has_data:
         running += f"; yesterday {format_money(bars[-2].billed + bars[-2].estimated)}"
+    running += _without_unread([account.today for account in accounts])
     yield _render_total("Today", _sum(account.today for account in accounts), running)
     note = _NOTHING_READ
     if month is not None:
@@ -157,6 +158,7 @@ def _render_each_total(page_data: PageData) -> Iterator[str]:
         if not billed and not any(account.is_polled for account in accounts):
             # Pushed usage never gets a bill: 0 % would look like something that is missing.
             note = "estimated: pushed usage has no bill"
+        note += _without_unread([account.month for account in accounts])
     yield _render_total("This month", month, note)
     yield _render_total(
         "Month forecast", _sum(account.month_forecast for account in accounts), _forecast_note(page_data)
@@ -180,11 +182,16 @@ def _sum(values: Iterator[int | None]) -> int | None:
 def _forecast_note(page_data: PageData) -> str:
     now, accounts = page_data.now, page_data.accounts
     last_day = now.replace(day=monthrange(now.year, now.month)[1])
-    unknown = sum(account.month_forecast is None for account in accounts)
-    if unknown == len(accounts):
+    forecasts = [account.month_forecast for account in accounts]
+    if all(forecast is None for forecast in forecasts):
         return "no complete hour has been read yet"
-    without = f", without {format_count(unknown, 'account')} not read" if unknown else ""
-    return f"expected by the end of {format_day(last_day)}{without}"
+    return f"expected by the end of {format_day(last_day)}{_without_unread(forecasts)}"
+
+
+def _without_unread(values: Sequence[int | None]) -> str:
+    """Return how many accounts a sum leaves out because they were not read; empty where it has all or none of them."""
+    unread = sum(value is None for value in values)
+    return f", without {format_count(unread, 'account')} not read" if 0 < unread < len(values) else ""
 
 
 def _render_total(name: str, nano_usd: int | None, note: str, chart: str = "") -> str:

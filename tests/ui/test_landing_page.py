@@ -237,6 +237,17 @@ def test_a_provider_that_is_down_is_one_problem(tmp_path: Path) -> None:
     assert "/organization/costs answered 500" in page.text
 
 
+def test_sums_name_the_accounts_that_they_leave_out(tmp_path: Path) -> None:
+    """Where an account was never read, today, month and forecast are sums of the others, and say so."""
+    with start_small_system(tmp_path, make_account("openai"), make_account("cursor", "crew")) as system:
+        system.simulator.add_fault("solo", "server_error")
+        system.poll_until_idle()
+        page = fetch_page(system)
+    assert page.text.count(", without 1 account not read") == 3
+    assert re.search(r"not read not read not read", page.row("solo"))
+    assert re.search(r"\$[\d.]+ \$[\d.]+ \$[\d.]+ ", page.row("crew"))
+
+
 def test_late_data_is_a_notice(tmp_path: Path) -> None:
     """A watermark more than four hours old is shown, though nothing has failed."""
     with start_small_system(tmp_path, make_account("anthropic")) as system:
