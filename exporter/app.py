@@ -42,6 +42,7 @@ from exporter.push.parse import MAX_EVENT_AGE
 from exporter.push.service import PushService
 from exporter.snapshot.store import SnapshotStore
 from exporter.ui import render_landing_page
+from exporter.ui.links import PageLinks
 from exporter.ui.summary import build_summary
 from exporter.web import Handlers
 from exporter.windows import floor
@@ -61,7 +62,7 @@ TOKEN_RELOAD_INTERVAL = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What the process depends on: clocks, environment, providers, list prices, retention and limits."""
+    """What the process depends on: clocks, environment, providers, list prices, retention, limits and addresses."""
 
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
@@ -72,6 +73,8 @@ class Dependencies:
     daily_retention: timedelta = 1096 * DAY
     max_remote_read_samples: int = MAX_REMOTE_READ_SAMPLES
     """Limit of samples in the response to a remote read."""
+    page_links: PageLinks = field(default_factory=PageLinks)
+    """Addresses that the landing page links to."""
 
 
 @dataclass(slots=True)
@@ -293,7 +296,8 @@ class App:
     def _landing_page(self) -> str:
         now = self._dependencies.clock()
         change_events = self.ledger.change_events.recent(now)
-        return render_landing_page(self.snapshots.all(), self._metrics_cache.evaluated_budgets, change_events, now)
+        budgets, links = self._metrics_cache.evaluated_budgets, self._dependencies.page_links
+        return render_landing_page(self.snapshots.all(), budgets, change_events, now, links)
 
     def _hour_changed(self) -> bool:
         """Return True once per UTC hour: the windows have moved, so every account needs a new snapshot."""

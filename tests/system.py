@@ -30,6 +30,7 @@ from exporter.providers import PROVIDERS, ProviderType
 from exporter.simulator.accounts import CHAT, Member, SimAccount, Stream
 from exporter.simulator.server import Simulator
 from exporter.simulator.world import World, demo_world
+from exporter.ui.links import PageLinks
 from exporter.web import build_asgi_app
 from exporter.web.server import listen
 from exporter.windows import TimeRange, calendar_windows
@@ -73,6 +74,7 @@ class System:
     url: str = field(init=False)
     providers: Mapping[str, ProviderType] = field(default_factory=lambda: PROVIDERS)
     prices: PriceList = list_rates
+    page_links: PageLinks = field(default_factory=PageLinks)
 
     def poll_until_idle(self) -> None:
         """Tick until no account is due, then assemble /metrics."""
@@ -197,7 +199,9 @@ class System:
     def run_exporter(self) -> Iterator[None]:
         """Run the exporter on the system's ledger; entering the context again is a restart."""
         # Durations are measured by the same clock: none of them depends on the machine's speed.
-        dependencies = Dependencies(self.clock, self.clock.monotonic, {}, self.providers, self.prices)
+        dependencies = Dependencies(
+            self.clock, self.clock.monotonic, {}, self.providers, self.prices, page_links=self.page_links
+        )
         self.app = App(self.folder / "ledger", dependencies)
         self.app.apply(self.config)
         listening = listen("127.0.0.1:0")

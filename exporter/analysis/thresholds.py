@@ -5,6 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 BUDGET_NEARLY_SPENT_RATIO = 0.8
+BUDGET_FAST_BURN_RATE = 14.4
+BUDGET_SLOW_BURN_RATE = 1.5
+MIN_SPIKE_USD = 5
+"""A complete hour that is above its upper bound is a spike only if it costs this much more than expected."""
+MIN_RUNAWAY_USD = 25
+"""The same of the running hour: its whole cost."""
+MIN_EXCESS_USD = 20
+"""The same of 24 hours: the sum of what each hour costs more than its upper bound."""
 MAX_HOURLY_DELAY = timedelta(hours=4)
 """Hourly usage that is complete only up to a longer time ago is late: the slowest provider is two hours behind."""
 MAX_DAILY_DELAY = timedelta(hours=40)

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from exporter import __version__, logs
+from exporter.cli import flag_types
 from exporter.errors import ConfigError, ExporterError
 
 
@@ -76,6 +77,24 @@ storage_option = click.option(
 listen_option = click.option(
     "--web.listen-address", "address", default=":10042", show_default=True, help="Address to serve /metrics on."
 )
+
+
+def link_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the addresses that the landing page links to, as the parameters `grafana_url` and `docs_url`."""
+    grafana = click.option(
+        "--web.grafana-url",
+        "grafana_url",
+        callback=flag_types.parse_base_url,
+        help="Address of the Grafana with the dashboards, for links on the landing page.  [default: no links]",
+    )
+    docs = click.option(
+        "--web.docs-url",
+        "docs_url",
+        callback=flag_types.parse_base_url,
+        help="Address below which prometheus/runbooks.md and docs/ are, for links on the landing page.  "
+        "[default: no links]",
+    )
+    return grafana(docs(command))
 
 
 def now() -> datetime:

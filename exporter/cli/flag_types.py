@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import blake2b
+from urllib.parse import urlsplit
 
 import click
 
@@ -53,3 +54,26 @@ def parse_shard(_context: click.Context, _parameter: click.Parameter, value: str
     if match is None or int(match[1]) > int(match[2]):
         raise click.BadParameter(f"{value!r} is not I/N with I from 1 to N, such as 2/8")
     return Shard(int(match[1]), int(match[2]))
+
+
+def parse_base_url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
+    """Parse an address that paths are appended to, such as `https://grafana.example/prefix`; empty where not given.
+
+    Returned without a slash at the end. It is shown to every reader of the page, so it must not have credentials.
+    """
+    if value is None:
+        return ""
+    try:
+        url = urlsplit(value)
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        valid = False
+    if not valid or not _URL_CHARACTERS.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is not an address such as https://grafana.example.com")
+    if url.query or url.fragment or "@" in url.netloc or value.endswith(("?", "#")):
+        raise click.BadParameter("paths are appended to the address: it has no user, no ? and no #")
+    return value.rstrip("/")
+
+
+_URL_CHARACTERS = re.compile(r"[!#-;=?-\[\]_a-z~%]+")
+"""Of RFC 3986, and no quotes, spaces, control characters or angle brackets."""

@@ -18,13 +18,23 @@ import click
 from exporter import __version__, logs
 from exporter.app import MAX_REMOTE_READ_SAMPLES, App, Dependencies
 from exporter.cli import flag_types
-from exporter.cli.command import config_option, exit_on_error, listen_option, log_options, main, now, storage_option
+from exporter.cli.command import (
+    config_option,
+    exit_on_error,
+    link_options,
+    listen_option,
+    log_options,
+    main,
+    now,
+    storage_option,
+)
 from exporter.config import configuration, keys, web_configuration
 from exporter.config.reload import ConfigWatcher
 from exporter.demo.demo import run_demo
 from exporter.errors import ConfigError, LedgerError
 from exporter.model import DAY
 from exporter.providers import ProviderType, load_providers
+from exporter.ui.links import PageLinks
 from exporter.web import WebConfigReloader
 from exporter.web.server import format_address, listen, serve
 from exporter.windows import DAYS_EXPORTED
@@ -76,6 +86,7 @@ MIN_HOURLY_RETENTION = (DAYS_EXPORTED + 1) * DAY
     help="TLS and basic authentication, in exporter-toolkit's format.  [default: plain HTTP without authentication]",
 )
 @click.option("--web.enable-lifecycle", "lifecycle", is_flag=True, help="Allow POST /-/reload and /-/reread.")
+@link_options
 @click.option(
     "--shard",
     callback=flag_types.parse_shard,
@@ -95,6 +106,8 @@ def run(
     address: str,
     web: Path | None,
     lifecycle: bool,
+    grafana_url: str,
+    docs_url: str,
     shard: flag_types.Shard,
     level: str,
     log_format: Any,
@@ -117,6 +130,7 @@ def run(
         hourly_retention=hours,
         daily_retention=days,
         max_remote_read_samples=max_samples,
+        page_links=PageLinks(grafana_url, docs_url),
     )
 
     def load() -> configuration.Config:
@@ -184,12 +198,22 @@ def _log_startup(config: configuration.Config, address: str) -> None:
 )
 @click.option("--prometheus.port", "prometheus", default=9090, show_default=True, help="Port of Prometheus.")
 @click.option("--alertmanager.port", "alertmanager", default=9093, show_default=True, help="Port of Alertmanager.")
+@link_options
 @log_options
-def demo(address: str, prometheus: int, alertmanager: int, level: str, log_format: Any) -> None:
+def demo(
+    *,
+    address: str,
+    prometheus: int,
+    alertmanager: int,
+    grafana_url: str,
+    docs_url: str,
+    level: str,
+    log_format: Any,
+) -> None:
     """Run everything on this machine with simulated accounts, without keys and without access to the internet."""
     logs.configure("warn" if level == "info" else level, log_format, sys.stderr)
     with exit_on_error():
-        run_demo(address, prometheus, alertmanager, now, click.echo)
+        run_demo(address, prometheus, alertmanager, now, click.echo, PageLinks(grafana_url, docs_url))
 
 
 def _check_retention(hours: timedelta, days: timedelta) -> None:

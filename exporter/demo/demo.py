@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -19,16 +19,23 @@ from pathlib import Path
 
 import yaml
 
+from exporter.analysis.budgets import matches
 from exporter.app import App, Dependencies
 from exporter.backtest.rule_files import find_prometheus_folder
 from exporter.config import configuration as settings
 from exporter.demo.alert_webhook import serve_webhook
 from exporter.errors import ExporterError, LedgerError
+from exporter.model import NANO
 from exporter.providers import PROVIDERS
 from exporter.simulator.accounts import SimAccount
 from exporter.simulator.server import base_url
 from exporter.simulator.world import demo_world
+from exporter.snapshot.account_snapshot import AccountSnapshot
+from exporter.snapshot.aggregation import Totals, aggregate_days
+from exporter.snapshot.labels import SpendLabels
+from exporter.ui.links import PageLinks
 from exporter.web.server import listen, serve
+from exporter.windows import calendar_windows
 
 PrintLine = Callable[[str], object]
 READY_TIMEOUT = 60
@@ -40,7 +47,12 @@ class DemoError(ExporterError):
 
 
 def run_demo(
-    address: str, prometheus_port: int, alertmanager_port: int, clock: Callable[[], datetime], print_line: PrintLine
+    address: str,
+    prometheus_port: int,
+    alertmanager_port: int,
+    clock: Callable[[], datetime],
+    print_line: PrintLine,
+    page_links: PageLinks,
 ) -> None:
     """Run until SIGINT or SIGTERM, then remove all temporary files.
 
@@ -55,11 +67,11 @@ def run_demo(
         print_line(
             f"Simulated admin APIs       {url}  ({len(config.accounts)} accounts, 30 days of history, an ongoing spike)"
         )
-        app = App(folder / "ledger", Dependencies(clock, time.monotonic, {}, PROVIDERS))
+        app = App(folder / "ledger", Dependencies(clock, time.monotonic, {}, PROVIDERS, page_links=page_links))
         app.apply(config)
         with _run_stack(folder, exporter_address, prometheus_port, alertmanager_port, print_line):
             threading.Thread(
-                target=_print_when_complete, args=(app, config, exporter_address, print_line), daemon=True
+                target=_print_when_complete, args=(app, config, clock, exporter_address, print_line), daemon=True
             ).start()
             serve(app, app.handlers(), sock, lambda: None)
     print_line("Stopped.")
@@ -104,33 +116,54 @@ def _reachable_address(sock: socket.socket) -> str:
     return f"{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104 - compared, not bound
 
 
-def _print_when_complete(app: App, config: settings.Config, exporter_address: str, print_line: PrintLine) -> None:
+def _print_when_complete(
+    app: App, config: settings.Config, clock: Callable[[], datetime], exporter_address: str, print_line: PrintLine
+) -> None:
     start = time.monotonic()
-    while not app.up_to_date and time.monotonic() - start < READY_TIMEOUT:
-        time.sleep(0.1)
-    with contextlib.suppress(LedgerError):  # the demo has been stopped meanwhile
-        app.apply(config.model_copy(update={"budgets": _create_budgets(app, config)}))
-    if app.up_to_date:
+    is_complete = _wait_until_complete(app, READY_TIMEOUT)
+    if is_complete:
+        _apply_budgets(app, config, clock())
         print_line(f"Thirty days of history fetched in {time.monotonic() - start:.1f} s. Open")
     else:
         print_line(f"Still fetching history after {READY_TIMEOUT} s. The data so far is on")
     print_line(f"  http://{exporter_address}/            accounts, their health and spend")
     print_line(f"  http://{exporter_address}/metrics     metrics for Prometheus")
     print_line("Ctrl-C stops everything.")
+    if not is_complete:
+        _wait_until_complete(app, math.inf)
+        _apply_budgets(app, config, clock())
 
 
-def _create_budgets(app: App, config: settings.Config) -> tuple[settings.Budget, ...]:
-    """Return budgets with limits relative to the spend of this month, so that one is nearly spent on any day."""
+def _wait_until_complete(app: App, timeout: float) -> bool:
+    """Wait until every account was polled completely; return False after `timeout` seconds."""
+    start = time.monotonic()
+    while not app.up_to_date:
+        if time.monotonic() - start >= timeout:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _apply_budgets(app: App, config: settings.Config, now: datetime) -> None:
+    with contextlib.suppress(LedgerError):  # the demo has been stopped meanwhile
+        app.apply(config.model_copy(update={"budgets": _create_budgets(app.snapshots.all(), now)}))
+
+
+def _create_budgets(snapshots: Sequence[AccountSnapshot], now: datetime) -> tuple[settings.Budget, ...]:
+    """Return budgets with limits relative to the spend of this month, so that one is nearly spent on any day.
+
+    They need the complete spend: before the first polls have ended the demo has no budgets.
+    """
+    month = calendar_windows(now, None)["month"]
 
     def budget(name: str, owner: str, spent_ratio: float, match: Mapping[str, str]) -> settings.Budget:
-        # Applied with any limit first, because only the exporter knows what the budget has spent.
-        unlimited = settings.Budget(
-            name=name, owner=owner, period="month", limit_usd=Decimal(1), match=settings.BudgetMatch(**match)
-        )
-        app.apply(config.model_copy(update={"budgets": (unlimited,)}))
-        found = re.search(rb"^ai_budget_spent_usd\{.*\} (\S+)$", app.handlers().page().spend.plain, re.MULTILINE)
-        spent = float(found[1]) if found else 0.0
-        return unlimited.model_copy(update={"limit_usd": Decimal(max(10, round(spent / spent_ratio, -1)))})
+        def is_counted(snapshot: AccountSnapshot, labels: SpendLabels) -> bool:
+            return matches(match, {"owner": snapshot.account.owner, "workspace": labels.workspace})
+
+        spent = aggregate_days(snapshots, month, is_counted).get(True, Totals()).cost / NANO
+        limit = Decimal(max(10, round(spent / spent_ratio, -1)))
+        selection = settings.BudgetMatch(**match)
+        return settings.Budget(name=name, owner=owner, period="month", limit_usd=limit, match=selection)
 
     return (
         budget("everything", "platform", 0.55, {}),

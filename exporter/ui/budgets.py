@@ -1,105 +1,138 @@
-"""Budgets on the landing page: a bar each, with its forecast."""
+"""Budgets on the landing page: a bar each, with its limit, its forecast and the even pace."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from exporter.analysis.budgets import BudgetStatus
-from exporter.analysis.thresholds import BUDGET_NEARLY_SPENT_RATIO
 from exporter.snapshot.budgets import EvaluatedBudget
-from exporter.ui.format import escape_text, format_money, format_percent, format_time, humanize_duration
-from exporter.ui.page_data import State
+from exporter.ui.alerts import PERIODS, STATE_ORDER, BudgetCondition, assess_budget
+from exporter.ui.format import escape_text, format_count, format_money, format_percent, format_time, humanize_duration
+from exporter.ui.links import BUDGETS_DASHBOARD, METRICS_PATH, PageLinks, render_link
 from exporter.ui.style import render_state
 
-_PERIODS = {"day": "today", "week": "this week", "month": "this month"}
-_STATE_ORDER = {"exceeded": 0, "nearly spent": 1, "forecast above the limit": 2}
+MAX_BUDGETS = 20
+"""Shown at once."""
+MAX_FOLDED_BUDGETS = 80
+"""To unfold; beyond them only their number is shown."""
 
 
-def budget_state(status: BudgetStatus) -> tuple[State, str]:
-    """Return a budget's state and its text; known spend takes precedence over the forecast."""
-    if status.spent > status.limit:
-        return "bad", "exceeded"
-    if status.spent >= BUDGET_NEARLY_SPENT_RATIO * status.limit:
-        return "wait", "nearly spent"
-    if status.forecast is None:
-        return "wait", "nothing read yet"
-    if status.forecast > status.limit:
-        return "wait", "forecast above the limit"
-    return "good", "on pace"
-
-
-def render_budget_bars(evaluated_budgets: Sequence[EvaluatedBudget], now: datetime) -> str:
+def render_budget_bars(evaluated_budgets: Sequence[EvaluatedBudget], now: datetime, links: PageLinks) -> str:
     """Return a bar for every budget, the worst first; nothing where there is none."""
     if not evaluated_budgets:
         return ""
-    ranked = sorted(
-        evaluated_budgets,
-        key=lambda evaluated: (_STATE_ORDER.get(budget_state(evaluated.status)[1], 3), evaluated.budget.name),
+    assessed = [(budget, assess_budget(budget.status, budget.budget.period)) for budget in evaluated_budgets]
+    assessed.sort(
+        key=lambda item: (STATE_ORDER[item[1].state], -_ratio(item[0].status.spent, item[0]), item[0].budget.name)
     )
-    items = "".join(_render_item(evaluated, now) for evaluated in ranked)
-    return f'<h2>Budgets</h2>\n<ul class="budgets">\n{items}</ul>\n'
+    items = [_render_item(evaluated, condition, now, links) for evaluated, condition in assessed]
+    folded, uncounted = items[MAX_BUDGETS:][:MAX_FOLDED_BUDGETS], len(items) - MAX_BUDGETS - MAX_FOLDED_BUDGETS
+    more = (
+        f'<details><summary>{format_count(len(items) - MAX_BUDGETS, "more budget")}</summary><ul class="budgets">\n'
+        f"{''.join(folded)}</ul>{_render_uncounted(uncounted)}</details>\n"
+        if folded
+        else ""
+    )
+    return (
+        '<section aria-labelledby="budgets"><h2 id="budgets">Budgets</h2>\n'
+        f'{_LEGEND}<ul class="budgets">\n{"".join(items[:MAX_BUDGETS])}</ul>\n{more}</section>\n'
+    )
 
 
-def _render_item(evaluated_budget: EvaluatedBudget, now: datetime) -> str:
-    budget, standing = evaluated_budget.budget, evaluated_budget.status
-    state, words = budget_state(standing)
+_LEGEND = (
+    '<p class="key"><small><span><svg aria-hidden="true"><rect class="spent" width="100%" height="100%"/></svg> spent'
+    '</span><span><svg aria-hidden="true"><rect class="coming" width="100%" height="100%"/></svg> forecast</span>'
+    '<span><svg aria-hidden="true"><line class="limit" x1="50%" x2="50%" y1="0" y2="100%"/></svg> limit, 100 %</span>'
+    '<span><svg aria-hidden="true"><line class="pace" x1="50%" x2="50%" y1="0" y2="100%"/></svg> even pace</span>'
+    "</small></p>\n"
+)
+
+
+def _render_uncounted(number: int) -> str:
+    if number <= 0:
+        return ""
+    return f"<p>{format_count(number, 'more budget')}: see {render_link(METRICS_PATH, 'the metrics')}.</p>"
+
+
+def _render_item(evaluated: EvaluatedBudget, condition: BudgetCondition, now: datetime, links: PageLinks) -> str:
+    budget, status = evaluated.budget, evaluated.status
     owner = f"owner {escape_text(budget.owner)}" if budget.owner else "no owner"
     counts = (
         ", ".join(f"{escape_text(name)} {escape_text(glob)}" for name, glob in budget.match.globs.items())
         or "everything"
     )
     spent = (
-        f"{format_money(standing.spent)} of {format_money(standing.limit)} "
-        f"({format_percent(standing.spent, standing.limit)})"
+        f"{format_money(status.spent)} of {format_money(status.limit)} ({format_percent(status.spent, status.limit)})"
     )
-    outlook = "".join(f"<span>{text}</span>" for text in _outlook(evaluated_budget, now))
+    if status.forecast is None and not status.spent:
+        # An unknown cost is not zero.
+        spent = f"nothing read yet of this period; limit {format_money(status.limit)}"
+    outlook = "".join(f"<span>{text}</span>" for text in _outlook(evaluated, now))
+    name = render_link(links.dashboard(BUDGETS_DASHBOARD, budget=budget.name), escape_text(budget.name))
     return (
-        f'<li><div class="pair"><span><strong>{escape_text(budget.name)}</strong> · {owner} · '
-        f"{_PERIODS[budget.period]}</span>"
-        f'{render_state(state, words)}</div><div class="{state}">{_render_budget_bar(evaluated_budget, now)}</div>'
-        f'<div class="pair"><span>{spent}</span>{outlook}</div><small>counts {counts}</small></li>\n'
+        f'<li><div class="pair"><span><strong>{name}</strong> · {owner} · {PERIODS[budget.period]}</span>'
+        f'{render_state(condition.state, condition.text)}</div><div class="{condition.state}">'
+        f'{_render_budget_bar(evaluated, now)}</div><div class="pair"><span>{spent}</span>{outlook}</div>'
+        f"<small>counts {counts}</small></li>\n"
     )
 
 
-def _outlook(evaluated_budget: EvaluatedBudget, now: datetime) -> Iterator[str]:
-    standing = evaluated_budget.status
-    yield f"even pace: {format_percent(_elapsed_fraction(evaluated_budget, now), 1)}"
-    if standing.forecast is not None:
-        yield f"forecast {format_money(standing.forecast)} ({format_percent(standing.forecast, standing.limit)})"
-    at = standing.exhausted_at
+def _outlook(evaluated: EvaluatedBudget, now: datetime) -> Iterator[str]:
+    status = evaluated.status
+    yield f"even pace: {format_percent(_elapsed_fraction(evaluated, now), 1)}"
+    if status.forecast is not None:
+        yield f"forecast {format_money(status.forecast)} ({format_percent(status.forecast, status.limit)})"
+    at = status.exhausted_at
     if at is None:
         return
     if at > now:
         yield f"runs out {format_time(at)} UTC, in {humanize_duration(at - now)}"
-    elif standing.spent >= standing.limit:
+    elif status.spent >= status.limit:
         yield f"ran out {format_time(at)} UTC, {humanize_duration(now - at)} ago"
     else:
         # Hours that could not be read count with their expected cost.
         yield f"by forecast ran out {format_time(at)} UTC; not all is read"
 
 
-def _elapsed_fraction(evaluated_budget: EvaluatedBudget, now: datetime) -> float:
+def _elapsed_fraction(evaluated: EvaluatedBudget, now: datetime) -> float:
     """Return which part of the period is over."""
-    return min(
-        1.0, (now - evaluated_budget.period.start) / (evaluated_budget.period.end - evaluated_budget.period.start)
+    return min(1.0, (now - evaluated.period.start) / (evaluated.period.end - evaluated.period.start))
+
+
+def _ratio(nano_usd: int, evaluated: EvaluatedBudget) -> float:
+    """Return an amount relative to the limit, at least 0: a credit may make the spend negative."""
+    limit = evaluated.status.limit
+    return max(0, nano_usd) / limit if limit else float(nano_usd > 0)
+
+
+def _render_budget_bar(evaluated: EvaluatedBudget, now: datetime) -> str:
+    """Return a bar whose full width is the limit, or where that is less the spend and its forecast.
+
+    The limit is always marked: a bar that ends at its mark differs from a bar that goes far beyond it.
+    """
+    status = evaluated.status
+    spent, coming = _ratio(status.spent, evaluated), _ratio(status.forecast or 0, evaluated)
+    width = max(1.0, spent, coming)
+    pace = _elapsed_fraction(evaluated, now)
+    title = f"{format_percent(status.spent, status.limit)} of the limit spent, "
+    if status.forecast is not None:
+        title += f"{format_percent(status.forecast, status.limit)} forecast, "
+    title += f"{format_percent(pace, 1)} of the period over"
+    over = (
+        f'<rect class="over" x="{100 / width:.2f}%" width="{100 * (spent - 1) / width:.2f}%" height="100%"/>'
+        if spent > 1
+        else ""
     )
-
-
-def _render_budget_bar(evaluated_budget: EvaluatedBudget, now: datetime) -> str:
-    standing = evaluated_budget.status
-    spent, coming = (_bar_width(cost, standing.limit) for cost in (standing.spent, standing.forecast or 0))
-    pace = f"{100 * _elapsed_fraction(evaluated_budget, now):.2f}%"
-    mark = f'x1="{pace}" x2="{pace}" y1="-3" y2="125%"'
     return (
-        f'<svg role="img"><title>{format_percent(standing.spent, standing.limit)} spent; at an even pace it '
-        f"would be {format_percent(_elapsed_fraction(evaluated_budget, now), 1)}</title>"
-        f'<rect class="frame" width="100%" height="100%"/>'
-        f'<rect class="coming" width="{max(spent, coming):.2f}%" height="100%"/>'
-        f'<rect class="spent" width="{spent:.2f}%" height="100%"/>'
-        f'<line class="pace edge" {mark}/><line class="pace" {mark}/></svg>'
+        f'<svg role="img" aria-label="{title}"><title>{title}</title>'
+        '<rect class="frame" width="100%" height="100%"/>'
+        f'<rect class="coming" width="{100 * max(spent, coming) / width:.2f}%" height="100%"/>'
+        f'<rect class="spent" width="{100 * spent / width:.2f}%" height="100%"/>{over}'
+        f"{_mark('limit', 100 / width, 8)}{_mark('pace', 100 * pace / width, 3)}</svg>"
     )
 
 
-def _bar_width(nano_usd: int, limit: int) -> float:
-    return 100 * min(1.0, max(0, nano_usd) / limit) if limit else 100.0 * (nano_usd > 0)
+def _mark(name: str, percent: float, above: int) -> str:
+    # The edge in the background's colour separates the mark from the bar.
+    place = f'x1="{percent:.2f}%" x2="{percent:.2f}%" y1="-{above}" y2="125%"'
+    return f'<line class="{name} edge" {place}/><line class="{name}" {place}/>'

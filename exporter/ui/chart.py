@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from math import ceil, floor, log10
 
 from exporter.model import NANO
-from exporter.ui.format import format_day, format_money
+from exporter.ui.format import DASH, format_day, format_money
 from exporter.ui.page_data import Bar
+from exporter.ui.table import Column, render_table
 
 MAX_GRID_LINES = 5
 _TICK_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+SPARKLINE_HEIGHT = 20
+"""In units of its view box; CSS gives it its size."""
+MIN_SPARKLINE_DAYS = 2
+_HEADING = '<section aria-labelledby="days"><h2 id="days">Daily cost</h2>\n'
 
 
 def axis_ticks(maximum: int) -> list[int]:
@@ -24,7 +29,7 @@ def axis_ticks(maximum: int) -> list[int]:
 def render_chart(bars: Sequence[Bar]) -> str:
     """Render the daily cost as a bar chart; the last day is still running."""
     if not any(bar.has_data for bar in bars):
-        return "<h2>Daily cost</h2>\n<p>No day has been read yet.</p>\n"
+        return f"{_HEADING}<p>No day has been read yet.</p>\n</section>\n"
     lines = axis_ticks(max((bar.billed + bar.estimated for bar in bars), default=0))
     top, width = lines[-1], 100 / max(1, len(bars))
     scale = "".join(
@@ -43,15 +48,17 @@ def render_chart(bars: Sequence[Bar]) -> str:
         if (len(bars) - 1 - place) % 7 == 0
     )
     return (
-        f'<h2>Daily cost</h2>\n<div class="chart"><div class="scale" aria-hidden="true">{scale}</div>'
+        f'{_HEADING}<div class="chart"><div class="scale" aria-hidden="true">{scale}</div>'
         f'<svg role="group" aria-label="Cost of each of the last {len(bars)} UTC days">{grid}{drawn}</svg>'
         f'<div class="dates" aria-hidden="true">{dates}<span class="last">today</span></div></div>\n'
-        f"{_LEGEND}{_render_table(bars)}"
+        f"{_LEGEND}{_render_table(bars)}</section>\n"
     )
 
 
 def describe_bar(bar: Bar, *, running: bool) -> str:
     """Return a day in words: `2026-11-17: $12.00, billed`."""
+    if not bar.has_data:
+        return f"{bar.start:%Y-%m-%d}: not read"
     return f"{bar.start:%Y-%m-%d}: {_format_amount(bar)}, {_describe_state(bar, running=running)}"
 
 
@@ -98,15 +105,34 @@ _LEGEND = (
 
 
 def _render_table(bars: Sequence[Bar]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{bar.start:%Y-%m-%d}</th><td class="n">{_format_amount(bar)}</td>'
-        f"<td>{_describe_state(bar, running=bar is bars[-1])}</td></tr>\n"
+    rows = (
+        (f"{bar.start:%Y-%m-%d}", _format_amount(bar), _describe_state(bar, running=bar is bars[-1]))
         for bar in reversed(bars)
         if bar.has_data
     )
+    table = render_table("Daily cost", (Column("Day"), Column("Cost", "n"), Column("State")), rows, "narrow")
+    return f"<details><summary>The days as a table</summary>{table}</details>\n"
+
+
+def render_sparkline(costs: Sequence[int | None]) -> str:
+    """Return daily costs as a small line; a day that was not read is a gap, and without two days there is a dash."""
+    known = [max(0, cost) for cost in costs if cost is not None]
+    if len(known) < MIN_SPARKLINE_DAYS:
+        return f'<span class="muted" title="fewer than two days were read">{DASH}</span>'
+    top = max(known) or 1
+    points = [
+        None if cost is None else f"{number} {SPARKLINE_HEIGHT * (1 - max(0, cost) / top):.1f}"
+        for number, cost in enumerate(costs)
+    ]
+    path = "".join(
+        f"{'M' if number == 0 or points[number - 1] is None else 'L'}{point}"
+        for number, point in enumerate(points)
+        if point is not None
+    )
+    label = f"Daily cost of {len(known)} days, from {format_money(min(known))} to {format_money(max(known))}"
     return (
-        '<details><summary>The days as a table</summary><table class="narrow"><thead><tr><th>Day</th>'
-        f'<th class="n">Cost</th><th></th></tr></thead><tbody>\n{rows}</tbody></table></details>\n'
+        f'<svg class="spark" role="img" aria-label="{label}" viewBox="0 -1 {len(costs) - 1} {SPARKLINE_HEIGHT + 2}" '
+        f'preserveAspectRatio="none"><title>{label}</title><path d="{path}"/></svg>'
     )
 
 

@@ -7,6 +7,9 @@ from html import escape
 
 from exporter.model import DAY, HOUR, NANO
 
+DASH = "\N{EN DASH}"
+"""Where there is no value, or where it cannot be counted."""
+
 
 def format_money(nano_usd: int) -> str:
     """Return nano-USD as dollars and cents: `$1,234.56`, `-$0.07`."""
@@ -18,6 +21,16 @@ def format_percent(part: float, total: float) -> str:
     """Return a part in percent: without decimals from 10 on, else with one; `0 %` of nothing."""
     share = 100 * part / total if total else 0.0
     return f"{share:.1f} %" if 0 < abs(share) < 9.95 else f"{share:,.0f} %"
+
+
+def format_change(value: float, previous: float) -> str:
+    """Return a change in percent with its sign: `+12 %`; `new` where there was nothing before."""
+    if previous <= 0:
+        return "new" if value > 0 else DASH
+    change = 100 * (value - previous) / previous
+    sign = "+" if change > 0 else "\N{MINUS SIGN}"
+    text = f"{abs(change):.1f}" if abs(change) < 9.95 else f"{abs(change):,.0f}"
+    return "±0 %" if text == "0.0" else f"{sign}{text} %"
 
 
 def format_day(time: datetime) -> str:
@@ -49,5 +62,5 @@ def format_count(number: int, noun: str) -> str:
 
 
 def escape_text(value: str) -> str:
-    """Escape text for HTML; empty text becomes a hyphen."""
-    return escape(value) or "-"
+    """Escape text for HTML; empty text becomes a dash."""
+    return escape(value) or DASH

@@ -3,75 +3,77 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
 
-from exporter.errors import KeyRejected, ProviderError
 from exporter.ledger import DayCost
 from exporter.model import DAY, ChangeEvent
 from exporter.snapshot.account_snapshot import AccountSnapshot
-from exporter.snapshot.aggregation import aggregate_days
+from exporter.snapshot.aggregation import Totals, aggregate_days
 from exporter.snapshot.budgets import EvaluatedBudget
 from exporter.snapshot.day_reads import DayReads
-from exporter.snapshot.estimates import OneTimeCost, one_time_costs, unpriced_usage
-from exporter.windows import TimeRange, calendar_windows, floor, slots
+from exporter.snapshot.estimates import OneTimeCost, one_time_costs
+from exporter.ui.alerts import STATE_ORDER, Alert, State, collect_alerts
+from exporter.ui.links import PageLinks
+from exporter.windows import calendar_windows, days_back, floor, slots
 
 FIRST_POLL = "first poll under way"
 
-State = Literal["good", "wait", "bad"]
+TREND_DAYS = 7
+"""Days that a trend compares with as many days before them."""
 
 
 @dataclass(frozen=True, slots=True)
-class AccountProblem:
-    """A failure of an account's polls, and the action it needs."""
+class Trend:
+    """Cost of the last seven complete days, and of the seven before, in nano-USD."""
 
-    account: str
-    owner: str
-    messages: tuple[str, ...]
-    """What happened, for each report that fails this way."""
-    advice: str
-    reports: tuple[str, ...]
-    """Failing reports; empty where the whole account fails."""
-    last_read: datetime | None
-    """When any of them was last read; None: never."""
+    last: int
+    previous: int
+
+    def __add__(self, other: Trend) -> Trend:
+        return Trend(self.last + other.last, self.previous + other.previous)
 
 
 @dataclass(frozen=True, slots=True)
 class AccountRow:
-    """One account's row, its days and its notices; money in nano-USD."""
+    """One account's row and its days; money in nano-USD, None where it was not read."""
 
     name: str
     provider: str
     owner: str
     state: State
     state_text: str
-    today: int
-    month: int
+    today: int | None
+    month: int | None
     month_billed: int
+    month_forecast: int | None
+    trend: Trend | None
+    """None where not all of the fourteen days were read."""
     complete_until: datetime | None
     last_sync: datetime | None
     days: Mapping[datetime, DayCost | None]
-    """The last 30 UTC days that were read; None: read, without any usage."""
-    models: Mapping[str, int]
-    """Model -> cost of the last 30 days."""
-    unpriced: Mapping[str, int]
-    """Model -> tokens of all unbilled days without a price."""
-    unpriced_cost_ratio: float
-    """The estimated share of the unbilled days' cost that is missing for it."""
+    """The UTC days that were read, of the last 35; None: read, without any usage."""
+    models: Mapping[str, Totals]
+    """Model -> cost and requests of the last 30 days."""
     one_time_costs: Sequence[OneTimeCost]
     """Of the last 30 days, newest first."""
     aggregated_series: int
     """How many series are shown as `other`."""
     late: bool
-    problems: tuple[AccountProblem, ...] = ()
+    alerts: Sequence[Alert] = ()
+    """Those about this account, the worst first."""
     day_reads: Mapping[datetime, DayReads] = field(default_factory=dict)
     """Start of a UTC day -> when it was read last."""
     has_bills: bool = False
     """Whether the provider bills in reports of their own."""
-    pending_key_message: str = ""
-    """Why a changed key is not used, and the action needed; empty where there is none."""
+    is_polled: bool = True
+    """False: its usage is pushed."""
+
+    @property
+    def worst_state(self) -> State:
+        """The worst of the account's own state and of the alerts about it."""
+        return min((self.state, *(alert.kind.state for alert in self.alerts)), key=lambda state: STATE_ORDER[state])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +93,13 @@ class PageData:
 
     now: datetime
     accounts: tuple[AccountRow, ...]
-    """By name."""
+    """Those that need attention first, then by their cost this month."""
     budgets: tuple[EvaluatedBudget, ...]
     change_events: tuple[ChangeEvent, ...] = ()
     """Change events of the last week, newest first."""
+    alerts: tuple[Alert, ...] = ()
+    """The worst first."""
+    links: PageLinks = field(default_factory=PageLinks)
 
     @property
     def days(self) -> list[datetime]:
@@ -113,12 +118,31 @@ class PageData:
                 (billed if day.billed else open_)[day.start] += day.cost
         return [Bar(day, billed[day], open_[day], day in read) for day in self.days]
 
-    def models(self) -> list[tuple[str, int]]:
-        """Return each model's cost in the last 30 days, most expensive first."""
-        cost: Counter[str] = Counter()
+    def models(self) -> list[tuple[str, Totals]]:
+        """Return each model's cost and requests in the last 30 days, most expensive first."""
+        totals: dict[str, Totals] = {}
         for account in self.accounts:
-            cost.update(account.models)
-        return sorted(cost.items(), key=lambda item: (-item[1], item[0]))
+            for model, used in account.models.items():
+                totals[model] = totals.get(model, Totals()) + used
+        return sorted(totals.items(), key=lambda item: (-item[1].cost, item[0]))
+
+    def trend(self) -> Trend | None:
+        """Return the trend of all accounts for which it is known; None where it is known of none."""
+        trends = [account.trend for account in self.accounts if account.trend is not None]
+        return sum(trends, Trend(0, 0)) if trends else None
+
+    def daily_cost(self) -> list[int | None]:
+        """Return the cost of each of the 30 complete days before today, over all accounts."""
+        days: dict[datetime, int] = {}
+        for account in self.accounts:
+            for start, day in account.days.items():
+                days[start] = days.get(start, 0) + (day.cost if day is not None else 0)
+        return [days.get(start) for start in self.complete_days]
+
+    @property
+    def complete_days(self) -> list[datetime]:
+        """The starts of the 30 UTC days before today, oldest first."""
+        return list(slots(days_back(self.now, 30), floor(self.now, DAY), DAY))
 
 
 def collect_page_data(
@@ -126,49 +150,70 @@ def collect_page_data(
     budgets: Sequence[EvaluatedBudget],
     change_events: Sequence[ChangeEvent],
     now: datetime,
+    links: PageLinks,
 ) -> PageData:
     """Collect the page's values from the accounts' newest snapshots; `budgets` are those of /metrics."""
-    rows = sorted((_account_row(snapshot, now) for snapshot in snapshots), key=lambda row: row.name)
-    return PageData(now, tuple(rows), tuple(budgets), tuple(change_events))
+    snapshots = list(snapshots)
+    alerts = collect_alerts(snapshots, budgets, now)
+    alerts_by_account: dict[tuple[str, str] | None, list[Alert]] = {}
+    for alert in alerts:
+        alerts_by_account.setdefault(alert.account, []).append(alert)
+    rows = [_account_row(snapshot, alerts_by_account.get(snapshot.key, ()), now) for snapshot in snapshots]
+    rows.sort(key=lambda row: (STATE_ORDER[row.worst_state], -(row.month or 0), row.name, row.provider))
+    return PageData(now, tuple(rows), tuple(budgets), tuple(change_events), alerts, links)
 
 
-def _account_row(snapshot: AccountSnapshot, now: datetime) -> AccountRow:
+def _account_row(snapshot: AccountSnapshot, alerts: Sequence[Alert], now: datetime) -> AccountRow:
     windows, today = calendar_windows(now, None), floor(now, DAY)
-    unpriced = unpriced_usage(snapshot)
+    days = _days_by_start(snapshot)
     this_month = [day for day in snapshot.day_costs if day.start >= windows["month"].start]
-    cost_by_model = aggregate_days([snapshot], windows["30d"], lambda _, labels: labels.model)
     state, state_text = _state(snapshot, now)
     polled = [known.coverage.until for known in snapshot.reports if known.coverage is not None]
+    # A window of which no day was read has an unknown cost, not none.
+    month_was_read = any(start >= windows["month"].start for start in days)
     return AccountRow(
         name=snapshot.account.name,
         provider=snapshot.account.provider,
         owner=snapshot.account.owner,
         state=state,
         state_text=state_text,
-        today=sum(day.cost for day in this_month if day.start == today),
-        month=sum(day.cost for day in this_month),
+        today=sum(day.cost for day in this_month if day.start == today) if today in days else None,
+        month=sum(day.cost for day in this_month) if month_was_read else None,
         month_billed=sum(day.cost for day in this_month if day.billed),
+        month_forecast=snapshot.month_forecast,
+        trend=_trend(snapshot, days, now),
         complete_until=snapshot.complete_until,
         last_sync=max(polled, default=None),
-        days=_days_by_start(snapshot, windows["30d"]),
-        models={model: totals.cost for model, totals in cost_by_model.items() if totals.cost},
-        unpriced=unpriced.tokens,
-        unpriced_cost_ratio=unpriced.cost_ratio,
+        days=days,
+        models=aggregate_days([snapshot], windows["30d"], lambda _, labels: labels.model),
         one_time_costs=[cost for cost in one_time_costs(snapshot) if cost.day >= windows["30d"].start],
         aggregated_series=snapshot.label_mapper.aggregated_series,
         late=snapshot.is_late(now),
-        problems=tuple(_account_problems(snapshot)),
+        alerts=alerts,
         day_reads=snapshot.day_reads,
         has_bills=any(known.report.kind == "bill" for known in snapshot.reports),
-        pending_key_message=_pending_key_message(snapshot.health.pending_key_error),
+        is_polled=bool(snapshot.view.polled_reports),
     )
 
 
-def _days_by_start(snapshot: AccountSnapshot, window: TimeRange) -> dict[datetime, DayCost | None]:
+def _days_by_start(snapshot: AccountSnapshot) -> dict[datetime, DayCost | None]:
     days: dict[datetime, DayCost | None] = {}
     if snapshot.covered is not None:
-        days = dict.fromkeys(slots(max(snapshot.covered.start, window.start), snapshot.covered.end, DAY))
-    return days | {day.start: day for day in snapshot.day_costs if day.start >= window.start}
+        first = max(snapshot.covered.start, snapshot.exported.start)
+        days = dict.fromkeys(slots(first, snapshot.covered.end, DAY))
+    return days | {day.start: day for day in snapshot.day_costs}
+
+
+def _trend(snapshot: AccountSnapshot, days: Mapping[datetime, DayCost | None], now: datetime) -> Trend | None:
+    """Return the trend up to the newest complete day; None where that is older than two days, or days were not read."""
+    if snapshot.complete_until is None:
+        return None
+    end = floor(min(snapshot.complete_until, now), DAY)
+    compared = [end - number * DAY for number in range(1, 2 * TREND_DAYS + 1)]
+    if end < days_back(now, 1) or any(start not in days for start in compared):
+        return None
+    cost = [day.cost if (day := days[start]) is not None else 0 for start in compared]
+    return Trend(sum(cost[:TREND_DAYS]), sum(cost[TREND_DAYS:]))
 
 
 def _state(snapshot: AccountSnapshot, now: datetime) -> tuple[State, str]:
@@ -180,44 +225,3 @@ def _state(snapshot: AccountSnapshot, now: datetime) -> tuple[State, str]:
     if not snapshot.up:
         return "wait", FIRST_POLL
     return ("wait", "up, data late") if snapshot.is_late(now) else ("good", "up")
-
-
-def _account_problems(snapshot: AccountSnapshot) -> Iterator[AccountProblem]:
-    """Yield the present problems; reports that fail for one reason are one problem."""
-    problems = snapshot.health.problems
-    coverage = {known.report.name: known.coverage for known in snapshot.reports}
-    reports_by_advice: dict[tuple[str, str], list[str]] = {}
-    for report in sorted(problems):
-        error = problems[report]
-        reports_by_advice.setdefault((error.reason, _advice(error)), []).append(report)
-    for (_, advice), failing in reports_by_advice.items():
-        # A problem of the whole account, such as a rejected key, is recorded under a name that is no report.
-        reports = tuple(report for report in failing if report in coverage)
-        read = [known for report in reports or coverage if (known := coverage[report]) is not None]
-        yield AccountProblem(
-            account=snapshot.account.name,
-            owner=snapshot.account.owner,
-            messages=tuple(dict.fromkeys(str(problems[report]) for report in failing)),
-            advice=advice,
-            reports=reports,
-            last_read=max((known.until for known in read), default=None),
-        )
-
-
-def _pending_key_message(error: ProviderError | None) -> str:
-    return "" if error is None else f"{str(error).rstrip('.')}. {_advice(error)}".rstrip()
-
-
-_ADVICE = {
-    "rate_limited": "The poll is retried automatically. If it fails again, raise poll_interval or use a separate key.",
-    "unavailable": "The poll is retried automatically. If it fails again, check the provider's status page and the "
-    "network.",
-    "unsupported": "The previous numbers are kept. Check base_url, and whether the plan includes this report.",
-    "malformed": "The previous numbers are kept. If the problem persists, update this exporter or report the error.",
-    "internal_error": "The previous numbers are kept, and the poll is retried every 15 minutes. Update this exporter, "
-    "or report the error with its log.",
-}
-
-
-def _advice(error: ProviderError) -> str:
-    return error.advice if isinstance(error, KeyRejected) else _ADVICE.get(error.reason, "")

@@ -37,6 +37,8 @@ class Demo:
     prometheus: str
     alertmanager: str
     output_lines: list[str] = field(default_factory=list)
+    budget_limits: set[str] = field(default_factory=set)
+    """The samples of `ai_budget_limit_usd` on any page that was read until all accounts were complete."""
     client: httpx.Client = field(default_factory=httpx.Client)
 
     @property
@@ -58,7 +60,9 @@ class Demo:
 
     def is_complete(self) -> bool:
         """Return whether every account was polled completely."""
-        return len(re.findall(r"^ai_account_up\{.*\} 1$", self.metrics(), re.MULTILINE)) == ACCOUNTS
+        page = self.metrics()
+        self.budget_limits.update(re.findall(r"^ai_budget_limit_usd\{.*$", page, re.MULTILINE))
+        return len(re.findall(r"^ai_account_up\{.*\} 1$", page, re.MULTILINE)) == ACCOUNTS
 
     def query(self, expression: str) -> dict[tuple[str, ...], float]:
         """Run an instant query: label values -> value; empty while Prometheus is not ready."""
@@ -133,6 +137,15 @@ def test_the_first_complete_page_takes_few_api_calls(demo: Demo) -> None:
     # A slow machine may poll the hourly reports again meanwhile, which takes a page or two.
     repeated = sum(polls) - len(polls)
     assert _sum_samples(page, "ai_account_api_requests_total") <= MAX_API_CALLS + 2 * repeated
+
+
+def test_budgets_have_no_limit_before_their_spend_is_known(demo: Demo) -> None:
+    """The demo has no budget while its first polls are under way, and then each with its final limit."""
+    wait_until("budgets", lambda: "ai_budget_limit_usd{" in demo.metrics(), TIMEOUT)
+    limits = set(re.findall(r"^ai_budget_limit_usd\{.*$", demo.metrics(), re.MULTILINE))
+    assert len(limits) == 3
+    assert demo.budget_limits <= limits
+    assert all(float(sample.rpartition(" ")[2]) > 100 for sample in limits)
 
 
 def test_prometheus_has_the_cost_of_now_and_of_thirty_days(demo: Demo) -> None:

@@ -135,9 +135,11 @@ def test_servers_start_with_these_commands(name: str, program: str, version: str
 
 
 def test_the_exporter_starts_as_its_image_does(tmp_path: Path) -> None:
-    """The image's command becomes healthy with the mounted configuration, a secret, and an empty ledger."""
+    """The image's command with an address more becomes healthy, with the mounted configuration and a secret."""
     port = free_port()
-    assert "command" not in SERVICES["ai-spend-exporter"]
+    command = SERVICES["ai-spend-exporter"]["command"]
+    grafana = SERVICES["grafana"]["ports"][0].removeprefix("127.0.0.1:").partition(":")[0]
+    assert command == [*dockerfile_value("CMD"), f"--web.grafana-url=http://localhost:{grafana}"]
     assert dockerfile_value("ENTRYPOINT") == ["ai-spend-exporter"]
     root = lay_out_container("ai-spend-exporter", tmp_path)
     key = root / "run" / "secrets" / "openai"
@@ -148,7 +150,7 @@ def test_the_exporter_starts_as_its_image_does(tmp_path: Path) -> None:
     config = root / "etc" / "ai-spend-exporter" / "config.yaml"
     config.parent.mkdir(parents=True)
     config.write_text(yaml.safe_dump({"accounts": [account]}))
-    arguments = [*localize(dockerfile_value("CMD"), root, port), f"--web.listen-address=127.0.0.1:{port}"]
+    arguments = [*localize(command, root, port), f"--web.listen-address=127.0.0.1:{port}"]
     url = health_url("ai-spend-exporter").replace(":10042/", f":{port}/")
     with run_server([*COMMAND, *arguments], url, tmp_path / "log", ENVIRONMENT):
         assert list((root / "data").iterdir())

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 import yaml
 
-from exporter.analysis.thresholds import BUDGET_NEARLY_SPENT_RATIO, MAX_DAILY_DELAY, MAX_HOURLY_DELAY
+from exporter.analysis.thresholds import (
+    BUDGET_FAST_BURN_RATE,
+    BUDGET_NEARLY_SPENT_RATIO,
+    BUDGET_SLOW_BURN_RATE,
+    MAX_DAILY_DELAY,
+    MAX_HOURLY_DELAY,
+    MIN_EXCESS_USD,
+    MIN_RUNAWAY_USD,
+    MIN_SPIKE_USD,
+)
 from exporter.metrics.families import FAMILIES, HISTORY_FAMILIES
 from tests.paths import ROOT
 from tests.servers import VERSIONS, run_promtool
@@ -114,6 +123,11 @@ def test_thresholds_are_defined_once() -> None:
 def test_the_landing_page_uses_the_thresholds_of_the_rules() -> None:
     """A threshold that both use has one value."""
     assert THRESHOLDS["budget_nearly_spent_ratio"] == f"vector({BUDGET_NEARLY_SPENT_RATIO})"
+    assert THRESHOLDS["budget_burn_fast"] == f"vector({BUDGET_FAST_BURN_RATE})"
+    assert THRESHOLDS["budget_burn_slow"] == f"vector({BUDGET_SLOW_BURN_RATE})"
+    assert THRESHOLDS["spike_usd"] == f"vector({MIN_SPIKE_USD})"
+    assert THRESHOLDS["runaway_usd"] == f"vector({MIN_RUNAWAY_USD})"
+    assert THRESHOLDS["excess_24h_usd"] == f"vector({MIN_EXCESS_USD})"
     assert THRESHOLDS["use_late_seconds"] == f"vector({MAX_HOURLY_DELAY.total_seconds():.0f})"
     assert THRESHOLDS["bill_late_seconds"] == f"vector({MAX_DAILY_DELAY.total_seconds():.0f})"
 

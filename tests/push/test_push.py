@@ -446,7 +446,8 @@ def test_change_events_are_exported_and_expire(system: System) -> None:
     (change,) = httpx.get(f"{system.url}/api/v1/ai/usage/summary").json()["changes"]
     assert (change["title"], change["service"], change["time"]) == ("Search 1.2", "search", "2026-11-18T11:07:30Z")
     page = system.app.handlers().landing_page()
-    assert '<a rel="noreferrer" href="https://ci.example/7">Search 1.2</a></td><td>search</td>' in page
+    assert '<a rel="noreferrer" href="https://ci.example/7">Search 1.2</a></td>' in page
+    assert ">search</td>" in page
     service = _push_service(system)
     for number in range(250):
         service.record_change(json.dumps(event | {"title": f"t{number}"}).encode())
@@ -463,7 +464,9 @@ def test_the_summary_adds_up_to_metrics(polled_system: System) -> None:
     )
     _wait_until_exported(system)
     summary = httpx.get(f"{system.url}/api/v1/ai/usage/summary", params={"days": 30}).json()
-    assert "<summary>gateway · $3.25</summary>" in system.app.handlers().landing_page()
+    landing_page = system.app.handlers().landing_page()
+    assert "<summary>gateway · $3.25</summary>" in landing_page
+    assert '<small class="under">pushed</small>' in landing_page
     assert summary["totals"]["costUsd"] == pytest.approx(system.value("ai_cost_30d_usd"))
     assert summary["totals"]["tokens"] == system.value("ai_tokens_30d")
     assert summary["totals"]["requests"] == system.value("ai_requests_30d")

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from exporter.analysis.budgets import BudgetStatus, current_period
+from exporter.analysis.budgets import BudgetStatus, PeriodType, current_period
 from exporter.config.configuration import Budget, BudgetMatch
 from exporter.model import DAY, HOUR, NANO
 from exporter.polling.reread import RereadRequest
@@ -24,16 +24,19 @@ from exporter.simulator.billing_terms import LineDelay
 from exporter.simulator.world import World
 from exporter.snapshot.budgets import EvaluatedBudget
 from exporter.ui import render_page
-from exporter.ui.budgets import budget_state, render_budget_bars
+from exporter.ui.alerts import FAST_BURN, POLLS_FAIL, SLOW_BURN, Alert, AlertKind, assess_budget
+from exporter.ui.budgets import render_budget_bars
 from exporter.ui.chart import axis_ticks, describe_bar, render_chart
-from exporter.ui.format import format_money, format_percent, humanize_duration
-from exporter.ui.page_data import AccountProblem, AccountRow, Bar, PageData
+from exporter.ui.format import DASH, format_money, format_percent, humanize_duration
+from exporter.ui.links import ACCOUNT_DASHBOARD, PageLinks
+from exporter.ui.page_data import AccountRow, Bar, PageData
 from exporter.windows import floor
 from tests.benchmarks.many_accounts import build_app
 from tests.system import NOON, Clock, System, make_account, make_small_world, midnight, start_small_system, start_system
 
 HOSTILE = "<script>alert('&\"')</script>"
 VOID_TAGS = {"meta", "rect", "line", "path", "br"}
+LINKS = PageLinks("https://grafana.example", "https://docs.example/main")
 
 
 class ParsedPage(HTMLParser):
@@ -56,7 +59,7 @@ class ParsedPage(HTMLParser):
         self.tags.append(tag)
         if tag not in VOID_TAGS:
             self._open.append(tag)
-        if tag in ("p", "div", "td", "th", "dd", "dt", "li", "summary", "span"):
+        if tag in ("p", "div", "td", "th", "dd", "dt", "li", "summary", "span", "small", "h2", "h3", "strong"):
             self._text_parts.append(" ")
 
     def handle_endtag(self, tag: str) -> None:
@@ -73,9 +76,10 @@ class ParsedPage(HTMLParser):
 
     def row(self, account: str) -> str:
         """Return an account's row of the table in words."""
-        table = self.html.partition('class="accounts"')[2].partition("</table>")[0]
-        (row,) = re.findall(rf'<tr><th scope="row"><span[^>]*>.</span> {re.escape(account)}</th>(.*?)</tr>', table)
-        return " ".join(unescape(re.sub("<[^>]*>", " ", row)).split())
+        table = self.html.partition('class="cards accounts"')[2].partition("</table>")[0]
+        name = f'<span class="name">{re.escape(account)}</span>'
+        (row,) = re.findall(rf'<tr role="row"><th[^>]*><span[^>]*>.</span> {name}(.*?)</tr>', table)
+        return " ".join(unescape(re.sub("<title>.*?</title>|<[^>]*>", " ", row)).split())
 
 
 def fetch_page(system: System) -> ParsedPage:
@@ -117,8 +121,15 @@ def test_sums_are_those_of_metrics(system: System) -> None:
             f"{format_metric(system, 'ai_cost_today_usd', account=account)} "
             f"{format_metric(system, 'ai_cost_month_usd', account=account)}"
         )
-        assert f" up {sums} Nov 18 " in page.row(account)
-    for model in re.findall(r'scope="row">([^<]*)</th>', page.html.partition('class="models"')[2]):
+        forecast = format_metric(system, "ai_cost_month_forecast_usd", account=account)
+        assert f" up {sums} {forecast} " in page.row(account)
+    assert (
+        f"Month forecast {format_metric(system, 'ai_cost_month_forecast_usd')} expected by the end of Nov 30"
+        in page.text
+    )
+    models = re.findall(r'<span class="name">([^<]*)</span>', page.html.partition('class="cards models"')[2])
+    assert len(models) == 10
+    for model in models:
         assert f" {model} {format_metric(system, 'ai_cost_30d_usd', model=model)} " in page.text
 
 
@@ -135,12 +146,14 @@ def test_every_day_is_a_bar_with_a_title(system: System) -> None:
 
 
 def test_healthy_accounts_take_one_line(system: System) -> None:
-    """Where nothing is wrong there is one line of health, no problem, no notice and no budget."""
+    """Where nothing is wrong the headline is green, and there is no alert, no notice and no budget."""
     page = fetch_page(system)
-    assert "3 accounts, all up" in page.text
-    assert not re.search(r'class="(problem|notice|budgets)"', page.html)
+    assert "● No alerts 3 accounts: all up." in page.text
+    assert not re.search(r'class="(alerts|notice|budgets)"', page.html)
     names = re.findall(r"<summary>([^ ]*) · ", page.html)
-    assert names == sorted(system.world.accounts)
+    assert names == sorted(
+        system.world.accounts, key=lambda name: -(system.value("ai_cost_month_usd", account=name) or 0)
+    )
 
 
 def test_the_page_is_self_contained(system: System) -> None:
@@ -149,7 +162,7 @@ def test_the_page_is_self_contained(system: System) -> None:
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
     assert not re.search(r"https?:|@import|\son\w+=|javascript:", page.html)
     assert re.findall(r"url\(([^)]*)\)", page.html) == ["#hatch"]
-    assert re.findall(r'href="([^"]*)"', page.html) == ["metrics"]
+    assert re.findall(r'href="([^"]*)"', page.html) == ["api/v1/ai/usage/summary?days=30", "metrics"]
 
 
 def test_budgets_match_metrics(system: System) -> None:
@@ -183,12 +196,13 @@ def test_the_first_poll_is_shown(tmp_path: Path) -> None:
     """Before anything was read the account is neither up nor failing, and no day is drawn."""
     with start_small_system(tmp_path, make_account("openai")) as system:
         page = fetch_page(system)
-        assert "1 account, no failures; 1 in the first poll" in page.text
+        assert "▲ No alerts, but not everything has been read yet 1 account: 0 up, 1 in the first poll." in page.text
         assert "First poll under way: solo." in page.text
-        assert "first poll under way not read not read not yet never" in page.row("solo")
+        assert f"first poll under way not read not read not read {DASH} {DASH} not yet never read" in page.row("solo")
         assert "No day has been read yet." in page.text
+        assert "$0.00" not in page.text
         system.poll_until_idle()
-        assert "1 account, up" in fetch_page(system).text
+        assert "● No alerts 1 account: up." in fetch_page(system).text
 
 
 def test_a_rejected_key_comes_with_advice(tmp_path: Path) -> None:
@@ -198,14 +212,13 @@ def test_a_rejected_key_comes_with_advice(tmp_path: Path) -> None:
         system.simulator.add_fault("solo", "revoked")
         system.advance(6 * HOUR)
         page = fetch_page(system)
-    assert "1 of 2 accounts needs attention" in page.text
-    assert "solo (owner platform)" in page.text
+    assert "✖ 1 key rejected 2 accounts: 1 up, 1 failing." in page.text
+    assert "Key rejected: solo owner platform · Not read since Nov 18 12:07 UTC (6 h)" in page.text
     assert "answered 401 (invalid_request_error, invalid_api_key)" in page.text
-    assert "Action needed: The key was revoked. Create an admin key: platform.openai.com" in page.text
-    assert "Not read since Nov 18 12:07 UTC (6 h)." in page.text
-    assert "stopped: key rejected" in page.row("solo")
+    assert "Next step: The key was revoked. Create an admin key: platform.openai.com" in page.text
+    assert "stopped: key rejected 1 alert" in page.row("solo")
     assert "Data is late" not in page.text
-    assert page.text.index("Action needed") < page.text.index("This month")
+    assert page.text.index("Next step") < page.text.index("Daily cost")
 
 
 def test_a_provider_that_is_down_is_one_problem(tmp_path: Path) -> None:
@@ -214,11 +227,25 @@ def test_a_provider_that_is_down_is_one_problem(tmp_path: Path) -> None:
         system.simulator.add_fault("solo", "server_error")
         system.poll_until_idle()
         page = fetch_page(system)
-    assert page.html.count('class="problem"') == 1
+    assert page.html.count('class="alert bad-alert"') == 1
     assert "failing: unavailable" in page.row("solo")
     assert "The poll is retried automatically." in page.text
-    assert "Never read successfully." in page.text
+    assert "Never read successfully" in page.text
+    assert "1 account: 0 up, 1 failing." in page.text
+    assert "not read not read not read" in page.row("solo")
+    assert "$0.00" not in page.text
     assert "/organization/costs answered 500" in page.text
+
+
+def test_sums_name_the_accounts_that_they_leave_out(tmp_path: Path) -> None:
+    """Where an account was never read, today, month and forecast are sums of the others, and say so."""
+    with start_small_system(tmp_path, make_account("openai"), make_account("cursor", "crew")) as system:
+        system.simulator.add_fault("solo", "server_error")
+        system.poll_until_idle()
+        page = fetch_page(system)
+    assert page.text.count(", without 1 account not read") == 3
+    assert re.search(r"not read not read not read", page.row("solo"))
+    assert re.search(r"\$[\d.]+ \$[\d.]+ \$[\d.]+ ", page.row("crew"))
 
 
 def test_late_data_is_a_notice(tmp_path: Path) -> None:
@@ -227,8 +254,8 @@ def test_late_data_is_a_notice(tmp_path: Path) -> None:
         system.poll_until_idle()
         system.clock.now += 5 * HOUR
         page = fetch_page(system)
-    assert "1 account, no failures; 1 with late data" in page.text
-    assert re.search(r"Data is late: solo \(complete until Nov 18 1[12]:00, \d h ago\)", page.text)
+    assert "▲ 1 account with late data 1 account: up, 1 with late data." in page.text
+    assert re.search(r"Data is late: solo owner platform · Complete until Nov 18 1[12]:00 UTC \(\d h ago\)", page.text)
     assert "up, data late" in page.row("solo")
 
 
@@ -245,9 +272,11 @@ def test_tokens_without_a_price_are_a_notice(tmp_path: Path) -> None:
         share = system.value("ai_account_unpriced_cost_ratio")
     assert share is not None
     assert 0 < share < 1
-    notice = f"No known price: gpt-99-secret ({tokens:,.0f} tokens) of solo (about {share:.0%} of its unbilled cost)."
-    assert notice.replace("%", " %") in page.text
-    assert "set a price under prices:" in page.text
+    assert "▲ 1 account without a price" in page.text
+    assert "No known price: solo owner platform · since Nov 18" in page.text
+    detail = f"gpt-99-secret ({tokens:,.0f} tokens): about {share:.0%} of its unbilled cost is missing."
+    assert detail.replace("%", " %") in page.text
+    assert "Set a price under prices:" in page.text
 
 
 def test_aggregated_series_are_a_notice(tmp_path: Path) -> None:
@@ -270,7 +299,7 @@ def test_a_corrected_day_is_marked(tmp_path: Path) -> None:
         page, now = fetch_page(system), format_metric(system, "ai_cost_daily_usd", date=f"{day:%Y-%m-%d}")
     assert f"Mon 11-16 {now}* billed, corrected, first {before}" in page.text
     assert "Wed 11-18 ≈ $" in page.text
-    assert "Thu 11-12 ? not read" in page.text
+    assert f"Thu 11-12 {DASH} not read" in page.text
 
 
 def test_one_time_costs_and_incomplete_bills_are_shown(tmp_path: Path) -> None:
@@ -298,7 +327,8 @@ def test_one_time_costs_and_incomplete_bills_are_shown(tmp_path: Path) -> None:
     assert [(cost["item"], cost["date"], cost["costUsd"]) for cost in summary["oneTimeCosts"]] == [
         ("Onboarding", f"{charged:%Y-%m-%d}", 250.0)
     ]
-    assert "Bill incomplete: solo (Nov 17). These days stay estimated" in page.text
+    assert "Bill incomplete: solo owner platform · since Nov 17" in page.text
+    assert "Nov 17: not all usage is on the bill; the cost stays estimated." in page.text
     assert re.search(r"Tue 11-17 ≈ \$[\d.]+ estimated, bill incomplete", page.text)
     assert incomplete_bills == 1
     assert [freshness["incompleteBills"] for freshness in summary["freshness"]] == [[f"{incomplete:%Y-%m-%d}"]]
@@ -311,7 +341,7 @@ def test_each_day_has_the_time_at_which_it_was_read(tmp_path: Path) -> None:
         system.poll_until_idle()
         page = fetch_page(system)
         assert re.search(r"Mon 11-16 \$[\d.]+ billed Nov 18 12:07 Nov 18 12:07 ", page.text)
-        assert "Thu 11-12 ? not read - - " in page.text
+        assert f"Thu 11-12 {DASH} not read {DASH} {DASH} " in page.text
         assert page.text.count("Usage read") == 2
         assert page.text.count("Bill read") == 1
 
@@ -344,55 +374,65 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 
 def test_what_a_provider_says_is_text() -> None:
     """The provider's words, advice, reports and states cannot become tags either."""
-    trouble = AccountProblem(HOSTILE, HOSTILE, (HOSTILE, HOSTILE), HOSTILE, (HOSTILE,), None)
+    alert = make_alert(HOSTILE)
     page = ParsedPage(
-        render_page(PageData(NOON, (make_page_account(HOSTILE, troubles=(trouble,), unpriced={HOSTILE: 5}),), ()))
+        render_page(PageData(NOON, (make_page_account(HOSTILE, alerts=(alert,)),), (), (), (alert,), LINKS))
     )
     assert "script" not in page.tags
     assert page.text.count(HOSTILE) > 8
 
 
-def make_page_account(
-    name: str = "solo", *, troubles: tuple[AccountProblem, ...] = (), unpriced: dict[str, int] | None = None
-) -> AccountRow:
-    """Return an account that was read and used nothing, or that has troubles."""
+def make_alert(text: str, kind: AlertKind = POLLS_FAIL) -> Alert:
+    """Return an alert all of whose texts are the same."""
+    return Alert(
+        kind, text, text, (text, text, text), text, text, ACCOUNT_DASHBOARD, {"account": text}, (text, "openai")
+    )
+
+
+def make_page_account(name: str = "solo", *, alerts: tuple[Alert, ...] = (), month: int = 0) -> AccountRow:
+    """Return an account that was read and used nothing, or that has alerts."""
     return AccountRow(
         name=name,
         provider="openai",
         owner="platform",
-        state="bad" if troubles else "good",
-        state_text="failing" if troubles else "up",
+        state="bad" if alerts else "good",
+        state_text="failing" if alerts else "up",
         today=0,
-        month=0,
+        month=month,
         month_billed=0,
+        month_forecast=None,
+        trend=None,
         complete_until=NOON - HOUR,
         last_sync=NOON,
         days={midnight(NOON): None},
         models={},
-        unpriced=unpriced or {},
-        unpriced_cost_ratio=0.25 if unpriced else 0.0,
         one_time_costs=(),
         aggregated_series=0,
         late=False,
-        problems=troubles,
+        alerts=alerts,
     )
 
 
-def test_many_problems_unfold() -> None:
-    """Of a thousand failing accounts twenty problems are open and the rest unfolds; the health line counts them."""
-    every = tuple(
-        make_page_account(f"a{number:04}", troubles=(AccountProblem(f"a{number:04}", "", ("down",), "", (), NOON),))
-        for number in range(1000)
-    )
-    page = ParsedPage(render_page(PageData(NOON, every, ())))
-    assert "1,000 of 1,000 accounts need attention" in page.text
-    assert page.html.partition("980 more")[0].count('class="problem"') == 20
+def test_a_thousand_accounts_with_alerts_have_a_page_of_bounded_size() -> None:
+    """Ten alerts are open, ninety unfold, fifty accounts are listed; the rest is counted, with a link to it."""
+    alerts = tuple(make_alert(f"a{number:04}" + 50 * "-name") for number in range(1000))
+    accounts = tuple(make_page_account(alert.title, alerts=(alert,), month=NANO) for alert in alerts)
+    page = ParsedPage(render_page(PageData(NOON, accounts, (), (), alerts, LINKS)))
+    assert "✖ 1,000 accounts failing 1,000 accounts: 0 up, 1,000 failing." in page.text
+    opened, _, folded = page.html.partition("990 more")
+    assert opened.count('class="alert bad-alert"') == 10
+    assert folded.count('class="alert bad-alert"') == 90
+    assert "900 more alerts: see the summary" in page.text
+    assert page.html.count('class="name"') == 50
+    assert "950 more accounts" in page.text
+    assert "$950.00 this month" in page.text
+    assert len(page.html) < 500_000
 
 
 @pytest.mark.parametrize(
     ("spent", "forecast", "state"),
     [
-        (0, None, "nothing read yet"),
+        (0, None, "no forecast: no complete hour has been read"),
         (799, 1000, "on pace"),
         (799, 1001, "forecast above the limit"),
         (800, 1001, "nearly spent"),
@@ -404,7 +444,21 @@ def test_many_problems_unfold() -> None:
 )
 def test_budget_status(spent: int, forecast: int | None, state: str) -> None:
     """Nearly spent from 80 % on, exceeded above 100 %, as the alert rules have it; below that the forecast counts."""
-    assert budget_state(BudgetStatus(1000, spent, forecast, {}, None))[1] == state
+    assert assess_budget(BudgetStatus(1000, spent, forecast, {}, None), "month").text == state
+
+
+def test_burn_rates_need_attention() -> None:
+    """The rates are those of the alert rules: 14.4 in an hour, 1.5 in three days and the last; not of daily budgets."""
+
+    def assess(period: PeriodType, **burn_rates: float) -> AlertKind | None:
+        windows = {f"{name[1:]}": rate for name, rate in burn_rates.items()}
+        return assess_budget(BudgetStatus(1000, 100, 900, windows, None), period).kind
+
+    assert assess("month", _1h=14.5) is FAST_BURN
+    assert assess("month", _1h=14.4) is None
+    assert assess("month", _1d=1.6, _3d=1.6) is SLOW_BURN
+    assert assess("month", _1d=1.4, _3d=1.6) is None
+    assert assess("day", _1d=1.6, _3d=1.6) is None
 
 
 def test_when_a_budget_runs_out() -> None:
@@ -414,13 +468,28 @@ def test_when_a_budget_runs_out() -> None:
     def bar(spent: int, hours: int) -> str:
         at = floor(NOON, DAY) + hours * HOUR
         standing = BudgetStatus(10 * NANO, spent * NANO, 12 * NANO, {}, at)
-        return render_budget_bars([EvaluatedBudget(budget, current_period("day", NOON), standing)], NOON)
+        return render_budget_bars([EvaluatedBudget(budget, current_period("day", NOON), standing)], NOON, PageLinks())
 
     assert "runs out Nov 18 20:00 UTC, in 7 h" in bar(5, 20)
     assert "ran out Nov 18 10:00 UTC, 2 h ago" in bar(11, 10)
     assert "by forecast ran out Nov 18 10:00 UTC" in bar(5, 10)
-    assert 'x1="50.52%"' in bar(5, 20)
-    assert 'class="spent" width="100.00%"' in bar(11, 10)
+    assert 'class="limit" x1="83.33%"' in bar(5, 20), "a forecast of 120 % is the full width"
+    assert 'class="pace" x1="42.10%"' in bar(5, 20), "half of the day is over: half of the way to the limit"
+    assert 'class="spent" width="91.67%"' in bar(11, 10)
+
+
+def test_how_far_a_budget_is_exceeded_can_be_seen() -> None:
+    """At 105 % the mark of the limit is near the end of the bar, at 627 % near its begin; below 100 % at its end."""
+
+    def limit_mark(percent: int) -> str:
+        standing = BudgetStatus(100 * NANO, percent * NANO, percent * NANO, {}, None)
+        evaluated = EvaluatedBudget(
+            Budget(name="b", owner="", period="day", limit_usd=Decimal(100)), current_period("day", NOON), standing
+        )
+        (x,) = re.findall(r'class="limit" x1="([\d.]+)%"', render_budget_bars([evaluated], NOON, PageLinks()))[1:]
+        return str(x)
+
+    assert [limit_mark(percent) for percent in (50, 100, 105, 627)] == ["100.00", "100.00", "95.24", "15.95"]
 
 
 def test_a_day_may_be_half_billed_or_a_credit() -> None:
@@ -429,7 +498,7 @@ def test_a_day_may_be_half_billed_or_a_credit() -> None:
     assert describe_bar(half, running=False) == "2026-11-18: $3.00, $2.00 billed, $1.00 estimated"
     assert describe_bar(credit, running=False) == "2026-11-18: -$1.00, billed"
     assert describe_bar(Bar(NOON, 0, 0, has_data=True), running=False) == "2026-11-18: $0.00, nothing used"
-    assert describe_bar(Bar(NOON, 0, 0, has_data=False), running=False) == "2026-11-18: not read, not read"
+    assert describe_bar(Bar(NOON, 0, 0, has_data=False), running=False) == "2026-11-18: not read"
     assert render_chart([half, half]).count('class="billed"') == render_chart([half, half]).count('class="open"') == 3
     assert 'height="-' not in render_chart([credit, credit])
 
@@ -469,7 +538,9 @@ def test_how_amounts_read() -> None:
 
 def test_no_account_at_all() -> None:
     """An empty configuration has a page that says so."""
-    assert "No account is configured" in ParsedPage(render_page(PageData(NOON, (), ()))).text
+    page = ParsedPage(render_page(PageData(NOON, (), ())))
+    assert "No account is configured Add accounts to the configuration" in page.text
+    assert "$" not in page.text
 
 
 def test_a_page_of_two_hundred_accounts_is_rendered_in_little_time(tmp_path: Path) -> None:

@@ -1,0 +1,505 @@
+"""Conditions that need attention, as the exporter itself knows them from snapshots and budgets.
+
+The values are those of the gauges: baselines of the snapshots, evaluated budgets, health. The conditions are those of
+the alert rules of the same names, without their waiting times: Prometheus notifies, the page shows what holds now.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from exporter.analysis.budgets import BudgetStatus, PeriodType, budget_status
+from exporter.analysis.thresholds import (
+    BUDGET_FAST_BURN_RATE,
+    BUDGET_NEARLY_SPENT_RATIO,
+    BUDGET_SLOW_BURN_RATE,
+    MIN_EXCESS_USD,
+    MIN_RUNAWAY_USD,
+    MIN_SPIKE_USD,
+)
+from exporter.errors import KeyRejected, ProviderError
+from exporter.model import COST, HOUR, NANO
+from exporter.snapshot.account_snapshot import AccountSnapshot, WorkspaceSignals
+from exporter.snapshot.budgets import EvaluatedBudget
+from exporter.snapshot.estimates import unpriced_usage
+from exporter.snapshot.signals import workspace_baselines
+from exporter.ui.format import (
+    format_count,
+    format_day,
+    format_money,
+    format_percent,
+    format_time,
+    humanize_duration,
+)
+from exporter.ui.links import ACCOUNT_DASHBOARD, BUDGETS_DASHBOARD, SIGNALS_DASHBOARD, TELEMETRY_DASHBOARD
+from exporter.windows import floor
+
+State = Literal["good", "wait", "bad"]
+
+MAX_HOURS_BACK = 48
+"""How far the begin of a spike is searched."""
+PERIODS = {"day": "today", "week": "this week", "month": "this month"}
+"""The running period of a budget in words."""
+STATE_ORDER = {"bad": 0, "wait": 1, "good": 2}
+"""The worst first."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertKind:
+    """The properties that all alerts of a kind share."""
+
+    noun: str
+    """In the headline, of one alert: `budget exceeded`."""
+    plural: str
+    state: State
+    rule: str
+    """The alert rule of the same condition, which names the runbook; empty where there is none."""
+
+
+# In the order of the page: cost of this moment first, then accounts whose cost is unknown, then uncertain cost.
+RUNAWAY = AlertKind("runaway cost", "runaway costs", "bad", "AIRunawaySpend")
+SPIKE = AlertKind("cost spike", "cost spikes", "bad", "AICostSpike")
+FAST_BURN = AlertKind("budget burning fast", "budgets burning fast", "bad", "AIBudgetBurnFast")
+EXCEEDED = AlertKind("budget exceeded", "budgets exceeded", "bad", "AIBudgetExceeded")
+KEY_REJECTED = AlertKind("key rejected", "keys rejected", "bad", "AIAccountKeyRejected")
+RATE_LIMITED = AlertKind("account rate limited", "accounts rate limited", "bad", "AIProviderRateLimited")
+POLLS_FAIL = AlertKind("account failing", "accounts failing", "bad", "AIAccountStale")
+EXCESS = AlertKind("unexpected cost", "unexpected costs", "wait", "AIUnexpectedSpend")
+NEARLY_SPENT = AlertKind("budget nearly spent", "budgets nearly spent", "wait", "AIBudgetNearlySpent")
+FORECAST = AlertKind(
+    "budget forecast to be exceeded", "budgets forecast to be exceeded", "wait", "AIBudgetForecastExceeded"
+)
+SLOW_BURN = AlertKind("budget above its pace", "budgets above their pace", "wait", "AIBudgetBurnSlow")
+NEW_KEY_REJECTED = AlertKind("new key rejected", "new keys rejected", "wait", "AIAccountKeyRejected")
+DATA_LATE = AlertKind("account with late data", "accounts with late data", "wait", "AIAccountDataLate")
+UNPRICED = AlertKind("account without a price", "accounts without a price", "wait", "AIUnpricedTokens")
+UNITS_ABOVE_BOUND = AlertKind("usage spike", "usage spikes", "wait", "AIRequestSpike")
+BILL_INCOMPLETE = AlertKind("incomplete bill", "incomplete bills", "wait", "AIBillIncomplete")
+_KINDS = (
+    *(RUNAWAY, SPIKE, FAST_BURN, EXCEEDED, KEY_REJECTED, RATE_LIMITED, POLLS_FAIL),
+    *(EXCESS, NEARLY_SPENT, FORECAST, SLOW_BURN, NEW_KEY_REJECTED, DATA_LATE, UNPRICED),
+    *(UNITS_ABOVE_BOUND, BILL_INCOMPLETE),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A condition that holds now. All texts are plain text, not HTML."""
+
+    kind: AlertKind
+    title: str
+    """The event and its place: `Cost spike: acme / Web`."""
+    owner: str
+    """Who is responsible; empty where nobody is configured."""
+    details: tuple[str, ...]
+    """The amounts, or the messages of failures; only the first is open."""
+    since: str
+    """Since when, or until when; empty where that is not known."""
+    action: str
+    """One next step."""
+    dashboard: str = ""
+    """Uid."""
+    variables: Mapping[str, str] | None = None
+    """Template variables of the dashboard."""
+    account: tuple[str, str] | None = None
+    """Name and provider of the account; None for a budget."""
+    weight: float = 0.0
+    """Alerts of one kind are shown in descending order of this."""
+
+
+def collect_alerts(
+    snapshots: Iterable[AccountSnapshot], budgets: Iterable[EvaluatedBudget], now: datetime
+) -> tuple[Alert, ...]:
+    """Return everything that needs attention, the worst first."""
+    snapshots = list(snapshots)
+    alerts = [alert for snapshot in snapshots for alert in _account_alerts(snapshot, now)]
+    alerts += [alert for evaluated in budgets if (alert := _budget_alert(evaluated, snapshots, now)) is not None]
+    return tuple(sorted(alerts, key=lambda alert: (_KINDS.index(alert.kind), -alert.weight, alert.title)))
+
+
+def count_alerts(alerts: Iterable[Alert]) -> list[str]:
+    """Return the number of alerts of each kind in words, the worst first: `2 budgets exceeded`."""
+    counts = Counter(alert.kind.noun for alert in alerts)
+    plurals = {kind.noun: kind.plural for kind in _KINDS}
+    return [
+        f"{counts[noun]:,} {noun if counts[noun] == 1 else plural}" for noun, plural in plurals.items() if counts[noun]
+    ]
+
+
+def _account_alerts(snapshot: AccountSnapshot, now: datetime) -> Iterator[Alert]:
+    yield from _problem_alerts(snapshot, now)
+    if snapshot.health.pending_key_error is not None:
+        yield _pending_key_alert(snapshot, snapshot.health.pending_key_error)
+    is_late = snapshot.is_late(now)
+    if is_late and not snapshot.health.current_problems and snapshot.complete_until is not None:
+        yield _late_alert(snapshot, snapshot.complete_until, now)
+    if not is_late:
+        # As in the rules: late hours are compared when they have been read.
+        ids = _workspace_ids(snapshot) if snapshot.signals else {}
+        for signals in snapshot.signals:
+            alert = _signal_alert(snapshot, signals, ids.get(signals.workspace, ""), now)
+            if alert is not None:
+                yield alert
+    yield from _estimate_alerts(snapshot)
+
+
+# Signals
+
+
+def _workspace_ids(snapshot: AccountSnapshot) -> dict[str, str]:
+    """Return exported name -> id of every workspace: hourly totals are kept by id."""
+    hourly, name_of = snapshot.hourly, snapshot.label_mapper.workspace_name
+    ids = {*hourly.usage_cost, *hourly.fixed_cost, *hourly.requests, *hourly.tokens}
+    return {name_of(workspace): workspace for workspace in ids}
+
+
+def _signal_alert(snapshot: AccountSnapshot, signals: WorkspaceSignals, workspace: str, now: datetime) -> Alert | None:
+    """Return the worst alert of a workspace; None where its hours are usual."""
+    assert snapshot.complete_until is not None  # noqa: S101 - there are no signals without a watermark
+    hours = _Hours(snapshot, signals, workspace, floor(min(snapshot.complete_until, snapshot.time), HOUR) - HOUR)
+    return (
+        _runaway_alert(hours, now) or _spike_alert(hours, now) or _excess_alert(hours, now) or _units_alert(hours, now)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Hours:
+    """The newest hours of one workspace."""
+
+    snapshot: AccountSnapshot
+    signals: WorkspaceSignals
+    workspace: str
+    """Its id."""
+    last_hour: datetime
+    """The start of the newest complete hour."""
+
+    def alert(self, kind: AlertKind, what: str, details: Sequence[str], since: str, action: str, weight: int) -> Alert:
+        """Return an alert of this workspace."""
+        account, workspace = self.snapshot.account, self.signals.workspace
+        place = account.name + (f" / {workspace}" if workspace else "")
+        return Alert(
+            kind=kind,
+            title=f"{what}: {place}",
+            owner=account.owner,
+            details=tuple(details),
+            since=since,
+            action=action,
+            dashboard=SIGNALS_DASHBOARD,
+            variables={"account": account.name, "workspace": workspace},
+            account=self.snapshot.key,
+            weight=float(weight),
+        )
+
+    def above_bound_since(self, hour: datetime) -> datetime:
+        """Return the start of the first of the consecutive hours up to `hour` that cost more than their upper bound."""
+        first = hour
+        while hour - first < MAX_HOURS_BACK * HOUR and self.is_above_bound(first - HOUR):
+            first -= HOUR
+        return first
+
+    def is_above_bound(self, hour: datetime) -> bool:
+        """Return whether an hour cost more than its upper bound."""
+        hourly = self.snapshot.hourly
+        bound = workspace_baselines(hourly, self.workspace, hour).cost
+        return bound is not None and hourly.cost_at(self.workspace, hour) > bound.upper_bound
+
+
+def _runaway_alert(hours: _Hours, now: datetime) -> Alert | None:
+    this_hour, bound = floor(hours.snapshot.time, HOUR), hours.signals.this_hour_cost
+    if bound is None or this_hour != floor(now, HOUR):
+        return None
+    cost = hours.snapshot.hourly.cost_at(hours.workspace, this_hour)
+    if cost <= bound.upper_bound or cost <= MIN_RUNAWAY_USD * NANO:
+        return None
+    running = (
+        f"{format_money(cost)} in the running hour so far; expected of the whole hour: {format_money(bound.expected)}, "
+        f"upper bound {format_money(bound.upper_bound)}."
+    )
+    details = [running]
+    if hours.signals.is_spike and hours.signals.cost is not None:
+        details.append(_describe_spike(hours))
+    since = hours.above_bound_since(this_hour)
+    action = _intent_action(hours.snapshot.account.owner)
+    return hours.alert(RUNAWAY, "Runaway cost", details, _since(since, now), action, cost - bound.upper_bound)
+
+
+def _spike_alert(hours: _Hours, now: datetime) -> Alert | None:
+    signals = hours.signals
+    if not signals.is_spike or signals.cost is None:
+        return None
+    if signals.last_hour_cost - signals.cost.expected <= MIN_SPIKE_USD * NANO:
+        return None
+    since = hours.above_bound_since(hours.last_hour)
+    action = _intent_action(hours.snapshot.account.owner)
+    excess = signals.last_hour_cost - signals.cost.upper_bound
+    return hours.alert(SPIKE, "Cost spike", [_describe_spike(hours)], _since(since, now), action, excess)
+
+
+def _describe_spike(hours: _Hours) -> str:
+    cost, signals = hours.signals.cost, hours.signals
+    assert cost is not None  # noqa: S101 - the caller has found a spike
+    models: Counter[str] = Counter()
+    mapper = hours.snapshot.label_mapper
+    for labels, value in hours.snapshot.windows.get("last_hour", {}).items():
+        series = mapper.label_values(mapper.remap(labels))
+        if labels.meter == COST and series.workspace == signals.workspace:
+            models[series.model] += value
+    largest = "".join(f" Largest: {model or '-'} {format_money(value)}." for model, value in models.most_common(1))
+    return (
+        f"{format_money(signals.last_hour_cost)} in the hour from {format_time(hours.last_hour)}; expected "
+        f"{format_money(cost.expected)}, upper bound {format_money(cost.upper_bound)}.{largest}"
+    )
+
+
+def _excess_alert(hours: _Hours, now: datetime) -> Alert | None:
+    excess = hours.signals.excess
+    if excess is None or excess <= MIN_EXCESS_USD * NANO:
+        return None
+    newest_first = [hours.last_hour - number * HOUR for number in range(24)]
+    above = [hour for hour in newest_first if hours.is_above_bound(hour)]
+    details = [f"{format_money(excess)} above the upper bounds, in {len(above)} of the 24 newest complete hours."]
+    since = _since(above[-1], now) if above else ""
+    return hours.alert(EXCESS, "Unexpected cost", details, since, _intent_action(hours.snapshot.account.owner), excess)
+
+
+def _units_alert(hours: _Hours, now: datetime) -> Alert | None:
+    signals, hourly = hours.signals, hours.snapshot.hourly
+    for noun, bound, totals in (
+        ("request", signals.requests, hourly.requests),
+        ("token", signals.tokens, hourly.tokens),
+    ):
+        if bound is None or hours.workspace not in totals:
+            continue
+        units = totals[hours.workspace].at(hours.last_hour)
+        if units > bound.upper_bound:
+            detail = (
+                f"{format_count(units, noun)} in the hour from {format_time(hours.last_hour)}; expected "
+                f"{bound.expected:,}, upper bound {bound.upper_bound:,}. Their cost is not unusual."
+            )
+            action = "Find out whether a retry loop or a new job sends them."
+            since = _since(hours.last_hour, now)
+            return hours.alert(UNITS_ABOVE_BOUND, f"Unusually many {noun}s", [detail], since, action, units)
+    return None
+
+
+def _intent_action(owner: str) -> str:
+    who = f"Ask {owner}" if owner else "Find out"
+    return f"{who} whether this is intended. If not, stop the job or revoke the application's key at the provider."
+
+
+# Budgets
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetCondition:
+    """A budget's state in colour and words."""
+
+    state: State
+    text: str
+    kind: AlertKind | None
+    """None where nothing needs attention."""
+
+
+def assess_budget(status: BudgetStatus, period_type: PeriodType) -> BudgetCondition:
+    """Return a budget's state; known spend takes precedence over rates, and those over the forecast."""
+    burn_rates = status.burn_rates
+    fast_burn = burn_rates.get("1h", 0.0)
+    # As in the rules: a day is too short for an average of days.
+    slow_burn = min(burn_rates.get("3d", 0.0), burn_rates.get("1d", 0.0)) if period_type != "day" else 0.0
+    if status.spent > status.limit:
+        return BudgetCondition("bad", "exceeded", EXCEEDED)
+    if fast_burn > BUDGET_FAST_BURN_RATE:
+        return BudgetCondition("bad", f"burning at {fast_burn:.1f} times the even pace", FAST_BURN)
+    if status.spent >= BUDGET_NEARLY_SPENT_RATIO * status.limit:
+        return BudgetCondition("wait", "nearly spent", NEARLY_SPENT)
+    if status.forecast is None:
+        return BudgetCondition("wait", "no forecast: no complete hour has been read", None)
+    if status.forecast > status.limit:
+        return BudgetCondition("wait", "forecast above the limit", FORECAST)
+    if slow_burn > BUDGET_SLOW_BURN_RATE:
+        return BudgetCondition("wait", f"burning at {slow_burn:.1f} times the even pace", SLOW_BURN)
+    return BudgetCondition("good", "on pace", None)
+
+
+def _budget_alert(evaluated: EvaluatedBudget, snapshots: Sequence[AccountSnapshot], now: datetime) -> Alert | None:
+    budget, status = evaluated.budget, evaluated.status
+    condition = assess_budget(status, budget.period)
+    if condition.kind is None:
+        return None
+    title = {
+        EXCEEDED.noun: f"Budget exceeded: {budget.name}",
+        NEARLY_SPENT.noun: f"Budget nearly spent: {budget.name}",
+        FORECAST.noun: f"Budget forecast to be exceeded: {budget.name}",
+    }.get(condition.kind.noun, f"Budget {budget.name} is {condition.text}")
+    forecast = (
+        ""
+        if status.forecast is None
+        else f"; forecast {format_money(status.forecast)} ({format_percent(status.forecast, status.limit)})"
+    )
+    spent = (
+        f"{format_money(status.spent)} of {format_money(status.limit)} "
+        f"({format_percent(status.spent, status.limit)}) spent {PERIODS[budget.period]}{forecast}."
+    )
+    owner = budget.owner or "those who spend it"
+    action = f"Agree with {owner} on less spend or a higher limit_usd."
+    if condition.kind is FAST_BURN:
+        action = _intent_action(budget.owner)
+    return Alert(
+        kind=condition.kind,
+        title=title,
+        owner=budget.owner,
+        details=(spent,),
+        since=_budget_since(condition.kind, evaluated, snapshots, now),
+        action=action,
+        dashboard=BUDGETS_DASHBOARD,
+        variables={"budget": budget.name},
+        weight=status.spent / status.limit if status.limit else float("inf"),
+    )
+
+
+def _budget_since(
+    kind: AlertKind, evaluated: EvaluatedBudget, snapshots: Sequence[AccountSnapshot], now: datetime
+) -> str:
+    exhausted_at = evaluated.status.exhausted_at
+    if kind is EXCEEDED:
+        return "" if exhausted_at is None or exhausted_at > now else _since(exhausted_at, now)
+    texts = []
+    if kind is NEARLY_SPENT:
+        # A budget of 80 % of this one was exhausted when this one became nearly spent.
+        name, period = evaluated.budget.name, evaluated.budget.period
+        shares = [snapshot.budget_shares[name] for snapshot in snapshots if name in snapshot.budget_shares]
+        limit = round(evaluated.status.limit * BUDGET_NEARLY_SPENT_RATIO)
+        reached_at = budget_status(limit, period, shares, now).exhausted_at
+        if reached_at is not None and reached_at <= now:
+            texts.append(_since(reached_at, now))
+    if exhausted_at is not None and exhausted_at > now:
+        texts.append(f"runs out {format_time(exhausted_at)} UTC, in {humanize_duration(exhausted_at - now)}")
+    return "; ".join(texts)
+
+
+# Accounts
+
+
+def _problem_alerts(snapshot: AccountSnapshot, now: datetime) -> Iterator[Alert]:
+    """Yield the present problems; reports that fail for one reason are one problem."""
+    problems = snapshot.health.problems
+    coverage = {known.report.name: known.coverage for known in snapshot.reports}
+    reports_by_advice: dict[tuple[str, str], list[str]] = {}
+    for report in sorted(problems):
+        error = problems[report]
+        reports_by_advice.setdefault((error.reason, _advice(error)), []).append(report)
+    for (reason, advice), failing in reports_by_advice.items():
+        # A problem of the whole account, such as a rejected key, is recorded under a name that is no report.
+        reports = [report for report in failing if report in coverage]
+        read = [known for report in reports or coverage if (known := coverage[report]) is not None]
+        last_read = max((known.until for known in read), default=None)
+        since = "Never read successfully"
+        if last_read is not None:
+            since = f"Not read since {format_time(last_read)} UTC ({humanize_duration(now - last_read)})"
+        error = problems[failing[0]]
+        kind = (
+            KEY_REJECTED if isinstance(error, KeyRejected) else RATE_LIMITED if reason == "rate_limited" else POLLS_FAIL
+        )
+        what = {KEY_REJECTED.noun: "Key rejected", RATE_LIMITED.noun: "Rate limited"}.get(kind.noun, "Polls fail")
+        yield Alert(
+            kind=kind,
+            title=f"{what}: {snapshot.account.name}" + (f" · {', '.join(reports)}" if reports else ""),
+            owner=snapshot.account.owner,
+            details=tuple(dict.fromkeys(str(problems[report]) for report in failing)),
+            since=since,
+            action=advice,
+            dashboard=TELEMETRY_DASHBOARD,
+            variables={"account": snapshot.account.name},
+            account=snapshot.key,
+        )
+
+
+def _pending_key_alert(snapshot: AccountSnapshot, error: ProviderError) -> Alert:
+    return Alert(
+        kind=NEW_KEY_REJECTED,
+        title=f"New key rejected: {snapshot.account.name}",
+        owner=snapshot.account.owner,
+        details=(f"{str(error).rstrip('.')}. The previous key is still in use.",),
+        since="",
+        action=_advice(error),
+        dashboard=TELEMETRY_DASHBOARD,
+        variables={"account": snapshot.account.name},
+        account=snapshot.key,
+    )
+
+
+def _late_alert(snapshot: AccountSnapshot, complete_until: datetime, now: datetime) -> Alert:
+    return Alert(
+        kind=DATA_LATE,
+        title=f"Data is late: {snapshot.account.name}",
+        owner=snapshot.account.owner,
+        details=("Newer usage is not included yet, and no spike would be found.",),
+        since=f"Complete until {format_time(complete_until)} UTC ({humanize_duration(now - complete_until)} ago)",
+        action="Compare with the usage page of the provider, and look at its status page.",
+        dashboard=TELEMETRY_DASHBOARD,
+        variables={"account": snapshot.account.name},
+        account=snapshot.key,
+        weight=(now - complete_until).total_seconds(),
+    )
+
+
+def _estimate_alerts(snapshot: AccountSnapshot) -> Iterator[Alert]:
+    """Yield why the cost of unbilled days is uncertain: usage without a price, incomplete bills."""
+    account, unpriced = snapshot.account, unpriced_usage(snapshot)
+    variables = {"account": account.name}
+    if unpriced.tokens:
+        by_tokens = sorted(unpriced.tokens.items(), key=lambda item: -item[1])
+        models = ", ".join(f"{model} ({format_count(tokens, 'token')})" for model, tokens in by_tokens)
+        billed = {day.start for day in snapshot.day_costs if day.billed}
+        first = min(day for day in snapshot.unpriced_tokens if day not in billed)
+        yield Alert(
+            kind=UNPRICED,
+            title=f"No known price: {account.name}",
+            owner=account.owner,
+            details=(f"{models}: about {unpriced.cost_ratio * 100:.0f} % of its unbilled cost is missing.",),
+            since=f"since {format_day(first)}",
+            action="Set a price under prices: in the configuration; the bill corrects these days later.",
+            dashboard=ACCOUNT_DASHBOARD,
+            variables=variables,
+            account=snapshot.key,
+            weight=unpriced.cost_ratio,
+        )
+    incomplete = [day.start for day in snapshot.day_costs if day.bill_is_incomplete]
+    if incomplete:
+        yield Alert(
+            kind=BILL_INCOMPLETE,
+            title=f"Bill incomplete: {account.name}",
+            owner=account.owner,
+            details=(
+                f"{', '.join(map(format_day, incomplete))}: not all usage is on the bill; the cost stays estimated.",
+            ),
+            since=f"since {format_day(incomplete[0])}",
+            action="Wait: parts of a bill may come up to 72 hours late.",
+            dashboard=ACCOUNT_DASHBOARD,
+            variables=variables,
+            account=snapshot.key,
+            weight=float(len(incomplete)),
+        )
+
+
+_ADVICE = {
+    "rate_limited": "The poll is retried automatically. If it fails again, raise poll_interval or use a separate key.",
+    "unavailable": "The poll is retried automatically. If it fails again, check the provider's status page and the "
+    "network.",
+    "unsupported": "The previous numbers are kept. Check base_url, and whether the plan includes this report.",
+    "malformed": "The previous numbers are kept. If the problem persists, update this exporter or report the error.",
+    "internal_error": "The previous numbers are kept, and the poll is retried every 15 minutes. Update this exporter, "
+    "or report the error with its log.",
+}
+
+
+def _advice(error: ProviderError) -> str:
+    return error.advice if isinstance(error, KeyRejected) else _ADVICE.get(error.reason, "")
+
+
+def _since(time: datetime, now: datetime) -> str:
+    return f"since {format_time(time)} UTC ({humanize_duration(now - time)})"
