@@ -16,7 +16,7 @@ from exporter.errors import QueryRejected
 from exporter.history.hourly import HistorySeriesKey
 from exporter.history.remote_read import SAMPLE_BYTES, EncodedDay, RemoteReadHandler, encode_day
 from exporter.history.remote_read_protocol import MAX_REQUEST_BYTES, MESSAGES, encode_varint
-from exporter.metrics.families import HOURLY_FAMILIES
+from exporter.metrics.families import HOURLY_FAMILIES, MONTH_HISTORY_FAMILIES
 from exporter.model import DAY, HOUR, NANO, REQUESTS, Row
 from exporter.snapshot.labels import SpendLabels
 from tests.history.ledger_days import (
@@ -37,6 +37,7 @@ from tests.history.ledger_days import (
 COST_MATCHER = (EQUAL, "__name__", "ai_hourly_cost_usd")
 TOKENS_MATCHER = (EQUAL, "__name__", "ai_hourly_tokens")
 REQUESTS_MATCHER = (EQUAL, "__name__", "ai_hourly_requests")
+MONTH_NAMES = {family.name for family in MONTH_HISTORY_FAMILIES}
 
 
 @pytest.fixture
@@ -117,10 +118,10 @@ def test_matchers_select_as_in_prometheus(history: LedgerHistory, matchers: list
     ("matcher", "names"),
     [
         ((REGEX, "__name__", "ai_hourly_.*"), {family.name for family in HOURLY_FAMILIES}),
-        ((NOT_EQUAL, "__name__", "ai_hourly_tokens"), {"ai_hourly_cost_usd", "ai_hourly_requests"}),
+        ((NOT_EQUAL, "__name__", "ai_hourly_tokens"), {"ai_hourly_cost_usd", "ai_hourly_requests"} | MONTH_NAMES),
         ((NOT_REGEX, "__name__", ".*_usd"), {"ai_hourly_tokens", "ai_hourly_requests"}),
         ((EQUAL, "__name__", "ai_cost_today_usd"), set()),
-        ((EQUAL, "type", ""), {"ai_hourly_cost_usd", "ai_hourly_requests"}),
+        ((EQUAL, "type", ""), {"ai_hourly_cost_usd", "ai_hourly_requests"} | MONTH_NAMES),
     ],
 )
 def test_the_metric_is_a_label_like_any_other(history: LedgerHistory, matcher: Matcher, names: set[str]) -> None:
