@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -331,6 +332,25 @@ def test_a_connection_that_breaks(start: bytes, code: str, reached: bool) -> Non
             opened.get("/x")
     assert caught.value.reached is reached
     assert codes == [code]
+
+
+def test_a_connection_that_is_established_after_the_close_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request whose connection is established after `close` fails, and leaves no socket open."""
+    established: list[socket.socket] = []
+    connect = socket.create_connection
+
+    def close_and_connect(address: tuple[str, int], *arguments: Any, **options: Any) -> socket.socket:
+        closing_thread = threading.Thread(target=opened.close)
+        closing_thread.start()
+        closing_thread.join()
+        established.append(connect(address, *arguments, **options))
+        return established[-1]
+
+    with start_canned_server(lambda _: Reply({})) as server, open_client(server.url) as opened:
+        monkeypatch.setattr(socket, "create_connection", close_and_connect)
+        with pytest.raises(Unavailable, match="broke"):
+            opened.get("/x")
+    assert [connection.fileno() for connection in established] == [-1]
 
 
 def test_nobody_listens() -> None:
