@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
@@ -44,10 +44,10 @@ def _start_server_that_waits_for(connections: int) -> Iterator[str]:
     """Respond 503 to all connections once so many are open at the same time, and to none before."""
 
     def respond() -> None:
-        clients = [server.accept()[0] for _ in range(connections)]
-        for client in clients:
-            client.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            client.close()
+        with ExitStack() as stack:
+            clients = [stack.enter_context(server.accept()[0]) for _ in range(connections)]
+            for client in clients:
+                client.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         threading.Thread(target=respond, daemon=True).start()

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,22 +62,24 @@ def _address(server: Server) -> str:
 
 def connect(address: str, receive_buffer: int | None = None) -> socket.socket:
     host, _, port = address.rpartition(":")
-    connection = socket.socket()
-    if receive_buffer is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    connection.settimeout(PATIENCE)
-    connection.connect((host, int(port)))
-    return connection
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.socket())
+        if receive_buffer is not None:
+            # The size that is negotiated depends on it, so it is set before the connection is established.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.settimeout(PATIENCE)
+        connection.connect((host, int(port)))
+        stack.pop_all()
+        return connection
 
 
 @contextmanager
 def keep_connection(address: str) -> Iterator[http.client.HTTPConnection]:
     """Open a connection that does not reconnect when the server closes it."""
-    connection = http.client.HTTPConnection(address, timeout=PATIENCE)
-    connection.connect()
-    connection.auto_open = 0
-    yield connection
-    connection.close()
+    with closing(http.client.HTTPConnection(address, timeout=PATIENCE)) as connection:
+        connection.connect()
+        connection.auto_open = 0
+        yield connection
 
 
 def scrape(connection: http.client.HTTPConnection) -> int:
@@ -361,7 +363,7 @@ def test_an_unfinished_tls_handshake_is_disconnected(tmp_path: Path) -> None:
             assert httpx.get(f"https://{address}/-/healthy", verify=context, timeout=PATIENCE).status_code == 200
             loop.advance(LIMITS.handshake_timeout + 1)
             assert read_until_closed(silent) == 0
-        with context.wrap_socket(connect(address), server_hostname="127.0.0.1") as silent:
+        with connect(address) as plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as silent:
             assert httpx.get(f"https://{address}/-/healthy", verify=context, timeout=PATIENCE).status_code == 200
             loop.advance(LIMITS.header_timeout + 1)
             assert read_until_closed(silent) == 0

@@ -15,7 +15,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import cramjam
@@ -29,6 +29,7 @@ from exporter.metrics.exposition import OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_T
 from exporter.metrics.families import HISTORY_FAMILIES
 from tests.command import (
     ANY_PORT_FLAG,
+    TIMEOUT,
     ExporterProcess,
     Sandbox,
     run_command,
@@ -142,11 +143,10 @@ def test_metrics_are_served_in_the_requested_format(
 ) -> None:
     """Accept selects text or OpenMetrics, Accept-Encoding gzip; headers are correct and the page is complete."""
     host = exporter.url.removeprefix("http://")
-    connection = http.client.HTTPConnection(host, timeout=10)
-    connection.request("GET", "/metrics", headers={"Accept": accept, "Accept-Encoding": encoding})
-    answer = connection.getresponse()
-    raw = answer.read()
-    connection.close()
+    with closing(http.client.HTTPConnection(host, timeout=TIMEOUT)) as connection:
+        connection.request("GET", "/metrics", headers={"Accept": accept, "Accept-Encoding": encoding})
+        answer = connection.getresponse()
+        raw = answer.read()
 
     assert answer.status == 200
     assert answer.getheader("content-type") == form
