@@ -37,6 +37,7 @@ from tests.command import (
     start_sandbox,
     wait_until,
 )
+from tests.file_opens import watch_opens
 from tests.history.ledger_days import REGEX, decode_read_response, encode_read_request
 from tests.system import make_account
 
@@ -325,7 +326,9 @@ def test_changed_files_are_reloaded_automatically(tmp_path: Path) -> None:
             extra.write_text("accounts: [{name: labs}]")
             wait_until("the failed reload", lambda: exporter.value(RELOAD_METRIC) == "0.0")
             assert exporter.accounts("ai_account_up", "1") == {"acme", "labs"}
-            time.sleep(2.5)
+            with watch_opens(extra.parent) as count_checks:
+                # A check lists the folder once; the first count may still be of the check that failed.
+                wait_until("further checks", lambda: count_checks() >= 3)
             extra.unlink()
             wait_until("the fixed folder", lambda: exporter.value(RELOAD_METRIC) == "1.0")
             assert exporter.accounts() == {"acme"}
