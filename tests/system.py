@@ -80,7 +80,7 @@ class System:
     def poll_until_idle(self) -> None:
         """Tick until no account is due, then assemble /metrics."""
         deadline, idle_ticks = time.monotonic() + MAX_POLL_SECONDS, 0
-        # The tick after the first idle tick starts nothing either: what a finished poll makes due has been polled.
+        # The tick after the first idle tick starts nothing either: reports that a finished poll makes due were polled.
         while idle_ticks < 2:
             assert time.monotonic() < deadline, "accounts are still due"
             self.app.tick()
@@ -103,7 +103,7 @@ class System:
         return ledger_of(self.app)
 
     def advance(self, duration: timedelta) -> None:
-        """Move the clock and poll what is due then."""
+        """Move the clock and poll the reports that are due then."""
         self.clock.now += duration
         self.poll_until_idle()
 

@@ -1,4 +1,4 @@
-"""The exporter is killed again and again while clients push: every acknowledged event is counted once."""
+"""The exporter is killed repeatedly while clients push: every acknowledged event is counted once."""
 
 from __future__ import annotations
 
