@@ -202,6 +202,9 @@ def escape_text(text: str) -> str:
     Escaping, unlike removal, keeps texts apart that differ only in such a character. The result can be encoded in
     UTF-8. A text without such characters is returned unchanged.
     """
+    # Nearly all texts: of ASCII, only control characters are unsafe, and only these are not printable.
+    if text.isascii() and text.isprintable():
+        return text
     return _UNSAFE_CHARACTERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

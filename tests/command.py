@@ -67,6 +67,7 @@ def run_command(
             status = process.wait(TIMEOUT)
         finally:
             process.kill()
+            process.wait()
         stdout.seek(0)
         stderr.seek(0)
         return subprocess.CompletedProcess(arguments, status, stdout.read(), stderr.read())

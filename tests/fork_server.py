@@ -87,11 +87,16 @@ def start_process(
 
     Processes that need a command before theirs, such as `setpriv`, come from a server that was started with it.
     """
-    reply, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     request = json.dumps({"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)})
-    with theirs:
+    with contextlib.ExitStack() as stack:
+        reply, theirs = map(stack.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         socket.send_fds(_start_server(tuple(prefix)), [request.encode()], [*streams, theirs.fileno()])
-    return ForkedProcess(arguments, reply)
+        # Closed before the first read, so that a server that ends is noticed.
+        theirs.close()
+        process = ForkedProcess(arguments, reply)
+        # The process closes it when it has ended.
+        stack.pop_all()
+        return process
 
 
 @functools.cache
@@ -125,7 +130,7 @@ def _receive_command(control: socket.socket) -> dict[str, Any]:
         if not message:
             os._exit(0)
         if os.fork() == 0:
-            # This process waits for the command, so that the server can go on.
+            # This process waits for the command, so that the server can accept the next request.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             command = os.fork()
             if command == 0:

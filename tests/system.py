@@ -24,6 +24,7 @@ from exporter.errors import PROBLEM_REASONS
 from exporter.ledger import Ledger
 from exporter.model import DAY, NANO, REQUESTS, TOKEN_METERS
 from exporter.polling.account_state import PolledAccount
+from exporter.polling.poller import Poller
 from exporter.pricing.list_prices import list_rates
 from exporter.pricing.valuer import PriceList
 from exporter.providers import PROVIDERS, ProviderType
@@ -72,6 +73,8 @@ class System:
     config: Config
     app: App = field(init=False)
     url: str = field(init=False)
+    client: httpx.Client = field(init=False)
+    """Shared by all scrapes: creating a client and connecting it takes longer than a scrape of a small page."""
     providers: Mapping[str, ProviderType] = field(default_factory=lambda: PROVIDERS)
     prices: PriceList = list_rates
     page_links: PageLinks = field(default_factory=PageLinks)
@@ -79,12 +82,17 @@ class System:
     def poll_until_idle(self) -> None:
         """Tick until no account is due, then assemble /metrics."""
         deadline, idle_ticks = time.monotonic() + MAX_POLL_SECONDS, 0
-        # The tick after the first idle one starts nothing either: what a finished poll makes due has been polled.
+        # The tick after the first idle tick starts nothing either: reports that a finished poll makes due were polled.
         while idle_ticks < 2:
             assert time.monotonic() < deadline, "accounts are still due"
             self.app.tick()
-            idle_ticks = idle_ticks + 1 if self.app.idle else 0
-            threading.Event().wait(0.002)
+            if self.app.idle:
+                idle_ticks += 1
+                threading.Event().wait(0.002)
+            else:
+                idle_ticks = 0
+                # Not a loop of short waits: each of them would take the interpreter from the threads that poll.
+                poller_of(self.app).wait_until_idle(timeout=1)
         self.app.refresh_metrics()
 
     def polled_account(self, name: str) -> PolledAccount:
@@ -97,7 +105,7 @@ class System:
         return ledger_of(self.app)
 
     def advance(self, duration: timedelta) -> None:
-        """Move the clock and poll what is due then."""
+        """Move the clock and poll the reports that are due then."""
         self.clock.now += duration
         self.poll_until_idle()
 
@@ -107,7 +115,7 @@ class System:
 
     def samples(self, **headers: str) -> Samples:
         """Scrape /metrics and return name -> labels -> value."""
-        response = httpx.get(f"{self.url}/metrics", headers=headers, timeout=60)
+        response = self.client.get(f"{self.url}/metrics", headers=headers)
         assert response.status_code == 200
         return parse_samples(response.text)
 
@@ -206,20 +214,23 @@ class System:
         self.app.apply(self.config)
         listening = listen("127.0.0.1:0")
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server = _ServerWithoutSignals(
-            uvicorn.Config(build_asgi_app(self.app.handlers()), log_config=None, lifespan="off")
+        # A connection between two scrapes stays open however long the machine takes for the time between them.
+        config = uvicorn.Config(
+            build_asgi_app(self.app.handlers()), log_config=None, lifespan="off", timeout_keep_alive=MAX_POLL_SECONDS
         )
+        server = _ServerWithoutSignals(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            yield
+            with httpx.Client(timeout=60) as self.client:
+                yield
         finally:
             server.should_exit = server.force_exit = True
             thread.join()
             self.app.stop()
 
 
-# No other function under tests/ needs to know the private members of the application that these two return.
+# No other function under tests/ needs to know the private members of the application that these return.
 
 
 def polled_account(app: App, name: str) -> PolledAccount:
@@ -230,6 +241,11 @@ def polled_account(app: App, name: str) -> PolledAccount:
 def ledger_of(app: App) -> Ledger:
     """Return the ledger that an application writes to."""
     return app.ledger
+
+
+def poller_of(app: App) -> Poller:
+    """Return the poller of an application."""
+    return app._poller
 
 
 def parse_samples(text: str) -> Samples:

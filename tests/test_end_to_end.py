@@ -1,4 +1,4 @@
-"""/metrics shows what the simulated providers report, to the unit, through restarts, failures and revisions."""
+"""/metrics has exactly the usage that the simulated providers report, through restarts, failures and revisions."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def utc_time(*parts: int) -> datetime:
 
 
 def test_the_windows_at_an_ordinary_time() -> None:
-    """Each window is what its name says."""
+    """Each window has the length and the start of its name."""
     now = utc_time(2026, 11, 20, 14, 23, 5)
     assert calendar_windows(now, utc_time(2026, 11, 20, 13)) == {
         "this_hour": TimeRange(utc_time(2026, 11, 20, 14), utc_time(2026, 11, 20, 15)),

@@ -137,21 +137,22 @@ class Cursor:
 
     def _read_buckets(self, since: datetime, until: datetime) -> Iterator[RawBucket]:
         groups = self._groups or self._read_groups()
-        hours: dict[datetime, Counter[RowLabels]] = {}
+        hours: dict[datetime, dict[RowLabels, Counter[str]]] = {}
         while since < until:
             end = min(since + _MAX_TIME_RANGE, until)
             for event in self._read_events(since, end):
                 time = time_field(event, "timestamp")
                 if since <= time < end:
-                    counts = hours.setdefault(floor(time, HOUR), Counter())
                     labels = self._event_labels(event, time, groups)
+                    values = hours.setdefault(floor(time, HOUR), {}).setdefault(labels, Counter())
                     for meter, value in _parse_meter_values(event).items():
-                        counts[labels._replace(meter=meter)] += value
+                        values[meter] += value
             since = end
-        for hour, counts in hours.items():
+        for hour, values_by_labels in hours.items():
             rows = [
-                Row(labels.meter, value, labels.workspace, labels.model, labels.tier, labels.api_key)
-                for labels, value in counts.items()
+                Row(meter, value, labels.workspace, labels.model, labels.tier, labels.api_key)
+                for labels, values in values_by_labels.items()
+                for meter, value in values.items()
             ]
             yield RawBucket(hour, hour + HOUR, rows)
 

@@ -109,6 +109,7 @@ class Client:
         self._key_rejection_rules = tuple(key_rejection_rules)
         self._base_url = config.base_url.rstrip("/")
         self._socket: socket.socket | None = None
+        self._closed = False
         self._deadline = 0.0
         self._http = httpx.Client(
             verify=_shared_ssl_context(),
@@ -172,6 +173,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connections, also from another thread: a running request fails as Unavailable."""
+        # Set before the connection is aborted: a connection that is established meanwhile is aborted by its own thread.
+        self._closed = True
         self._abort_connection()
         self._http.close()
 
@@ -249,7 +252,8 @@ class Client:
         if event.endswith((".connect_tcp.complete", ".start_tls.complete")):
             stream = info["return_value"]
             self._socket = stream.get_extra_info("socket")  # type: ignore[attr-defined]
-        if self._deadline_passed():
+        # httpx's pool forgets a connection that is established after the pool was closed: nothing else would close it.
+        if self._closed or self._deadline_passed():
             self._abort_connection()
 
     def _abort_connection(self) -> None:

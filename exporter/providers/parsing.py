@@ -37,9 +37,9 @@ def clean_bucket(report: Report, bucket: Bucket) -> Bucket:
         labels = (row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
         if not all(isinstance(label, str) for label in labels):
             raise Malformed(f"{report.name}: a label is not a text", "label")
-        meter, *others = map(clean_text, labels)
-        cleaned = Row(meter, row.value, *others)
-        rows.append(row if cleaned == row else cleaned)
+        cleaned = tuple(map(clean_text, labels))
+        meter, *others = cleaned
+        rows.append(row if cleaned == labels else Row(meter, row.value, *others))
     return replace(bucket, rows=tuple(rows))
 
 

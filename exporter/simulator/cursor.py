@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -84,7 +84,7 @@ def _usage_events(context: _CallContext) -> ApiResponse:
         raise ApiError("bad_request", "Date range cannot exceed 30 days")
     if not 1 <= size <= 1000 or page < 1:
         raise ApiError("bad_request", "pageSize must be between 1 and 1000, page at least 1")
-    events = list(_events_newest_first(context, start, end))
+    events = _events_newest_first(context, start, end)
     pages = -(-len(events) // size)
     body = {
         "totalUsageEventsCount": len(events),
@@ -101,22 +101,29 @@ def _usage_events(context: _CallContext) -> ApiResponse:
     return ApiResponse(200, body, page)
 
 
-def _events_newest_first(context: _CallContext, start: int, end: int) -> Iterator[CursorEvent]:
-    """Yield the reported events of [start, end], in epoch milliseconds, both inclusive."""
+def _events_newest_first(context: _CallContext, start: int, end: int) -> list[CursorEvent]:
+    """Return the reported events of [start, end], in epoch milliseconds, both inclusive."""
     email, bot = context.call.body.get("email"), context.call.body.get("serviceAccountId")
-    now = int(context.world.clock().timestamp() * 1000)
-    newest = min(end, now) // _HOUR_MS
-    for hour in range(newest, max(start // _HOUR_MS, int(context.world.start_time.timestamp()) // 3600) - 1, -1):
-        events = context.world.events(context.account.name, hour * 3600)
+    events: list[CursorEvent] = []
+    for hour in _hours_newest_first(context, start, end):
+        hour_events = context.world.events(context.account.name, hour * 3600)
         is_whole_hour = start <= hour * _HOUR_MS and end >= (hour + 1) * _HOUR_MS - 1
         if is_whole_hour and email is None and bot is None:
-            yield from reversed(events)
+            events.extend(reversed(hour_events))
         else:
-            yield from (
+            events.extend(
                 event
-                for event in reversed(events)
+                for event in reversed(hour_events)
                 if start <= event.time_ms <= end and _matches_user(event, email, bot)
             )
+    return events
+
+
+def _hours_newest_first(context: _CallContext, start: int, end: int) -> range:
+    """Return the hours since the epoch, up to now, that [start, end], in epoch milliseconds, touches."""
+    now = int(context.world.clock().timestamp() * 1000)
+    oldest = max(start // _HOUR_MS, int(context.world.start_time.timestamp()) // 3600)
+    return range(min(end, now) // _HOUR_MS, oldest - 1, -1)
 
 
 def _matches_user(event: CursorEvent, email: object, service_account: object) -> bool:
@@ -186,11 +193,13 @@ def _billing_cycle(context: _CallContext) -> tuple[datetime, datetime]:
 
 
 def _cost_by_member_day(context: _CallContext, begin: datetime, end: datetime) -> dict[tuple[str, str], int]:
-    """Return (member id, date) -> reported nano-USD of the cycle."""
+    """Return (member id, date) -> reported nano-USD of the cycle, which begins and ends at midnight UTC."""
     spent: dict[tuple[str, str], int] = {}
-    for event in _events_newest_first(context, int(begin.timestamp() * 1000), int(end.timestamp() * 1000) - 1):
-        key = event.member.id, utc(event.time_ms / 1000).date().isoformat()
-        spent[key] = spent.get(key, 0) + event.charged_nano
+    for hour in _hours_newest_first(context, int(begin.timestamp() * 1000), int(end.timestamp() * 1000) - 1):
+        date = utc(hour * 3600).date().isoformat()
+        for event in context.world.events(context.account.name, hour * 3600):
+            key = event.member.id, date
+            spent[key] = spent.get(key, 0) + event.charged_nano
     return spent
 
 

@@ -1,4 +1,4 @@
-"""What an hour was expected to be: robust, by the kind of day, and silent where too little is known."""
+"""Expected values of an hour: robust, by the kind of day, and absent where too few days are known."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_an_hour_is_compared_with_the_same_hour_of_the_same_kind_of_day() -> Non
 
 
 def test_one_outlier_day_does_not_move_the_baseline() -> None:
-    """The day of an incident, and one without use, leave what is expected where it was."""
+    """The day of an incident and a day without usage do not change the expected value."""
     hours = replace_hours(
         make_hourly_series(workday_cost, FRIDAY_TEN), (FRIDAY_TEN - DAY, 900_000), (FRIDAY_TEN - 2 * DAY, 0)
     )
@@ -54,7 +54,7 @@ def test_normal_variation_is_not_above_the_upper_bound() -> None:
 
 
 def test_small_amounts_are_never_above_the_upper_bound() -> None:
-    """An hour is not high while it is less than the least amount above what was expected."""
+    """An hour is not high while it is less than the minimum increase above the expected value."""
     assert baseline(make_hourly_series(lambda _: 10, FRIDAY_TEN), FRIDAY_TEN, 500) == Baseline(10, 510)
 
 
@@ -75,7 +75,7 @@ def test_with_few_days_of_a_kind_all_days_count() -> None:
 
 
 def test_an_hour_is_not_part_of_its_own_baseline() -> None:
-    """What an hour cost, and what came after it, changes nothing of what was expected of it."""
+    """The cost of an hour and of later hours does not change its expected value."""
     hours = make_hourly_series(workday_cost, FRIDAY_TEN + 5 * HOUR)
     assert baseline(replace_hours(hours, (FRIDAY_TEN, 10**9), (FRIDAY_TEN + HOUR, 10**9)), FRIDAY_TEN, 500) == baseline(
         hours, FRIDAY_TEN, 500
@@ -83,7 +83,7 @@ def test_an_hour_is_not_part_of_its_own_baseline() -> None:
 
 
 def test_excess_is_cost_above_the_upper_bound() -> None:
-    """Two hours of an incident in the last day add up what each was above its own high value; all else is nothing."""
+    """The excess of the last day is the sum over two hours of an incident, each above its own upper bound."""
     hours = make_hourly_series(workday_cost, FRIDAY_TEN)
     assert excess(hours, FRIDAY_TEN, 500) == 0
     incident = replace_hours(hours, (FRIDAY_TEN - HOUR, 30_000), (FRIDAY_TEN - 6 * HOUR, 2_600))

@@ -96,7 +96,7 @@ def test_accounts_of_a_budget_add_up() -> None:
 
 
 def test_no_account_has_spent_nothing() -> None:
-    """A budget that counts nothing yet has spent nothing, and nobody says where it will end."""
+    """A budget without any usage has spent nothing and has no forecast."""
     assert budget_status(5, "month", [], NOON) == BudgetStatus(5, 0, None, {}, None)
 
 
@@ -124,7 +124,7 @@ def test_the_forecast_has_the_weekly_pattern_of_past_weeks() -> None:
 
 
 def test_the_forecast_follows_the_last_weeks_level() -> None:
-    """Where the last week cost twice what the weeks before did, the rest of the month is expected to go on so."""
+    """Where the last week cost twice as much as the weeks before, the rest of the month is expected at that level."""
     weeks = (NOON - 7 * DAY, NOON - 28 * DAY)
     hours = make_hourly_series(lambda hour: 2_000 if hour >= weeks[0] else 1_000 if hour >= weeks[1] else 0, NOON)
     status = compute_status(10**7, "month", hours)
@@ -133,7 +133,7 @@ def test_the_forecast_follows_the_last_weeks_level() -> None:
 
 
 def test_one_outlier_week_does_not_move_the_forecast() -> None:
-    """The last week lifts what is expected to four times the usual week at most."""
+    """The last week raises the expected cost to four times the usual week at most."""
     hours = make_hourly_series(
         lambda hour: 1_000_000 if hour >= NOON - 7 * DAY else 100 if hour < NOON - 28 * DAY else 0, NOON
     )
@@ -153,7 +153,7 @@ def test_with_little_history_the_forecast_is_linear() -> None:
 
 
 def test_a_running_hour_counts_once() -> None:
-    """What is known of an incomplete hour is spent at once; the forecast has the whole hour as expected."""
+    """The known cost of an incomplete hour is spent at once; the forecast has the whole expected hour."""
     now = NOON + 30 * MINUTE
     for known, expected in ((400, 1000), (5_000, 5_000)):
         hours = make_hourly_series(lambda hour, known=known: known if hour == NOON else 1000, NOON + HOUR)  # type: ignore[misc]
@@ -171,7 +171,7 @@ def test_hours_that_are_late_are_expected_not_missing() -> None:
 
 
 def test_an_account_unread_for_a_day_has_no_burn_rate() -> None:
-    """A spike just before an account was lost does not burn for ever; what it is expected to cost stays expected."""
+    """A spike just before an account was lost does not burn for ever; its expected cost stays in the forecast."""
     lost = NOON - 5 * DAY
     hours = make_hourly_series(lambda hour: 10**6 if hour == lost - HOUR else 1000, lost)
     status = compute_status(10**7, "month", hours, NOON, lost)
@@ -189,7 +189,7 @@ def test_a_limit_reached_in_the_past_has_its_time() -> None:
 
 
 def test_budgets_restart_at_the_start_of_a_month() -> None:
-    """In the first minute of a month nothing is spent; pace still looks back; what was of the old month counts not."""
+    """In the first minute of a month nothing is spent; burn rates include earlier hours; the old month is not spent."""
     first = utc_day(2026, 7, 1)
     old = budget_share("month", SpendSeries(make_hourly_series(lambda _: 1000, first)), first - MINUTE, first - HOUR)
     new = budget_share("month", SpendSeries(make_hourly_series(lambda _: 1000, first)), first + MINUTE, first)
@@ -208,7 +208,7 @@ def test_budgets_restart_at_the_start_of_a_month() -> None:
     st.integers(1, 10**14),
 )
 def test_the_figures_of_a_budget_are_consistent(values: list[int], kind: PeriodType, late: int, limit: int) -> None:
-    """The forecast is never below what is spent, and a limit runs out exactly where the forecast reaches it."""
+    """The forecast is never below the spent amount, and a limit runs out exactly where the forecast reaches it."""
     since = NOON.replace(hour=0) - 34 * DAY
     values[(NOON - since) // HOUR + 1 :] = [0] * (len(values) - (NOON - since) // HOUR - 1)
     status = compute_status(limit, kind, HourlySeries(since, values, since), NOON + MINUTE, NOON - late * HOUR)

@@ -47,7 +47,7 @@ def test_old_errors_are_forgotten() -> None:
 
 @given(st.integers(1, 10**15), st.lists(ERRORS, min_size=1, max_size=20))
 def test_the_estimate_itself_is_in_the_range(cost: int, errors: list[float]) -> None:
-    """Low is at most the estimate, high at least; all past errors but one in each direction lie between."""
+    """Low is at most the estimate, high at least; all past errors except the largest in each direction lie between."""
     found = estimate_range(cost, errors)
     assert found is not None
     assert found.low <= cost <= found.high

@@ -138,7 +138,7 @@ def test_an_alert_that_looks_back_further_than_the_replay_is_not_judged(
 
 
 def test_an_alert_is_judged_from_the_first_value_of_its_inputs() -> None:
-    """The input that begins last decides; of alternatives, the one that begins first."""
+    """The input that begins last decides; of alternatives, the input that begins first decides."""
     assert judge("ai_cost_today_usd > ai_cost_last_hour_upper_bound_usd") == ("", 75)
     assert judge("ai_cost_today_usd or ai_cost_last_hour_upper_bound_usd") == ("", 0)
 

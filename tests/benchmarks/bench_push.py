@@ -76,12 +76,12 @@ class MeasuredServer:
 def test_five_thousand_durable_events_a_second_while_being_scraped(tmp_path: Path) -> None:
     """Every batch is acknowledged, 99 of 100 within 250 ms, is there after kill -9, and scrapes stay as fast."""
     ours, plain = MeasuredServer("here"), MeasuredServer("a row per event")
-    with start_configured_exporter(tmp_path) as it:
-        with scrape_continuously(it) as meanwhile:
-            ours.push(int(it.url.rpartition(":")[2]), it.process.pid)
-        with scrape_continuously(it) as at_rest:
+    with start_configured_exporter(tmp_path) as exporter:
+        with scrape_continuously(exporter) as meanwhile:
+            ours.push(int(exporter.url.rpartition(":")[2]), exporter.process.pid)
+        with scrape_continuously(exporter) as at_rest:
             time.sleep(5)
-        it.stop(signal.SIGKILL)
+        exporter.stop(signal.SIGKILL)
     with run_process(__name__, "plain", str(tmp_path / "plain.db")) as info:
         plain.push(int(info["port"]), int(info["pid"]))
     print(f"\n  {RATE:,} events/s wanted, in batches of {SIZE} from {CLIENTS} clients, for {SECONDS} s")
@@ -100,8 +100,8 @@ def start_configured_exporter(folder: Path) -> Iterator[ExporterProcess]:
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(TOKEN)
     (folder / "config.yaml").write_text("ingest: {sources: [{name: gateway, token_file: token}]}\n")
-    with start_exporter(f"--config.file={folder / 'config.yaml'}", f"--storage.path={folder / 'ledger'}") as it:
-        yield it
+    with start_exporter(f"--config.file={folder / 'config.yaml'}", f"--storage.path={folder / 'ledger'}") as exporter:
+        yield exporter
 
 
 @contextmanager

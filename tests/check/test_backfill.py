@@ -55,7 +55,7 @@ def _start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found, and how long it waited."""
+    """The results of a check, and its waits."""
 
     history: PolledHistory
     totals: AccountTotals

@@ -99,7 +99,7 @@ def _column(table: Sequence[Sequence[str]], heading: str) -> list[str]:
 
 
 def test_what_was_billed_is_printed_to_the_cent(sandbox: Sandbox, output: str) -> None:
-    """Each billed day is what the provider charged; every table is at most 100 columns wide and sums to its total."""
+    """Each billed day costs the provider's bill; every table is at most 100 columns wide and sums to its total."""
     assert all(line.isprintable() and len(line) <= 100 for line in output.splitlines())
     head, tables = output.partition("\n\n")[0], _parse_tables(output)
     assert head.startswith("acme (openai): ok, an organization")
@@ -132,7 +132,7 @@ def test_long_tables_are_truncated_and_keep_their_sums(output: str) -> None:
 
 
 def test_the_last_lines_explain_the_tables(sandbox: Sandbox, tmp_path: Path) -> None:
-    """They state the error of estimates, the unbilled days and what the API leaves out, and that nothing is stored."""
+    """They list the error of estimates, unbilled days and costs that the API omits, and that nothing is stored."""
     result = _run_check(sandbox, tmp_path, "labs", "--days=3").stdout
     today = f"{datetime.now(UTC):%Y-%m-%d}"
     assert re.search(rf"^Not billed yet by the provider: .*{today}\.$", result, re.MULTILINE)
@@ -177,7 +177,7 @@ def test_nothing_is_left_when_it_is_interrupted(sandbox: Sandbox, tmp_path: Path
 
 
 def test_a_hangup_is_ignored_under_nohup(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A check whose parent ignores SIGHUP goes on when the terminal is closed, and prints its result."""
+    """A check whose parent ignores SIGHUP continues when the terminal is closed, and prints its result."""
     sandbox.simulator.add_fault("crew", "slow", path="usage-events", seconds=1)
     command = ["nohup", *COMMAND, "check", "account", "crew", "--days=1", f"--config.file={sandbox.config}"]
     env = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
@@ -201,12 +201,14 @@ def test_a_terminal_shows_the_progress(sandbox: Sandbox) -> None:
     """On a terminal a progress bar is shown while the account is read."""
     ours, theirs = pty.openpty()
     command = [*COMMAND, "check", "account", "crew", f"--config.file={sandbox.config}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env={**ENVIRONMENT, "TERM": "xterm"}) as it:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=theirs, env={**ENVIRONMENT, "TERM": "xterm"}
+    ) as process:
         os.close(theirs)
         output = b"".join(iter(lambda: _read_terminal(ours), b"")).decode()
-        it.communicate()
+        process.communicate()
     os.close(ours)
-    assert it.returncode == 0
+    assert process.returncode == 0
     assert "Reading crew" in output
     assert "100%" in output
 
@@ -288,7 +290,7 @@ def test_more_days_than_thirty_are_misuse(sandbox: Sandbox, tmp_path: Path) -> N
 
 
 def test_a_missing_temporary_folder_is_reported_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a writable folder, as in a read-only container, the error says what to set."""
+    """Without a writable folder, as in a read-only container, the error names the variable to set."""
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
     with (
         pytest.raises(ExporterError, match=r"\(No such file or directory\)\. Set TMPDIR to a folder"),

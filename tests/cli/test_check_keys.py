@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import yaml
@@ -44,10 +44,10 @@ def _start_server_that_waits_for(connections: int) -> Iterator[str]:
     """Respond 503 to all connections once so many are open at the same time, and to none before."""
 
     def respond() -> None:
-        clients = [server.accept()[0] for _ in range(connections)]
-        for client in clients:
-            client.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            client.close()
+        with ExitStack() as stack:
+            clients = [stack.enter_context(server.accept()[0]) for _ in range(connections)]
+            for client in clients:
+                client.sendall(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         threading.Thread(target=respond, daemon=True).start()
@@ -110,8 +110,8 @@ def test_check_keys_reports_every_failure(tmp_path: Path) -> None:
             here.simulator.add_fault(name, faults.get(name, name))
         here.simulator.add_fault("overloaded", "server_error")
         fields: dict[str, dict[str, object]] = {
-            name: {"provider": one.provider, "key": one.key, "base_url": here.simulator.base_url(name)}
-            for name, one in accounts.items()
+            name: {"provider": account.provider, "key": account.key, "base_url": here.simulator.base_url(name)}
+            for name, account in accounts.items()
         }
         good = fields["fine"]
         fields |= {
@@ -170,17 +170,17 @@ def test_a_key_of_the_wrong_kind_is_rejected_without_an_api_call(tmp_path: Path)
     """`run` rejects a key by its prefix without a request; log and landing page have the reason and advice."""
     with start_sandbox(tmp_path, make_account("openai", "acme"), make_account("anthropic", "labs")) as here:
         (here.folder / "acme.key").write_text(WRONG_KIND_KEY)
-        with start_exporter(*here.flags, "--log.level=debug") as it:
-            it.wait_until_up("labs")
-            it.wait_for_log("Key rejected")
-            landing, page = it.get("/").text, it.get().text
+        with start_exporter(*here.flags, "--log.level=debug") as exporter:
+            exporter.wait_until_up("labs")
+            exporter.wait_for_log("Key rejected")
+            landing, page = exporter.get("/").text, exporter.get().text
             assert 'ai_account_problem{provider="openai",account="acme",reason="wrong_key_kind"} 1' in page
             assert 'ai_account_up{provider="openai",account="acme"} 0' in page
-            assert it.stop() == 0
+            assert exporter.stop() == 0
         assert {served.account for served in here.simulator.requests} == {"labs"}
-    (line,) = (text for text in it.stderr_lines if "Key rejected" in text)
+    (line,) = (text for text in exporter.stderr_lines if "Key rejected" in text)
     for text in (line, landing):
         assert "the key starts with sk-proj-: project key" in text
         assert "Create an admin key: platform.openai.com" in text
     assert "account=acme reason=wrong_key_kind" in line
-    assert find_leaks(*it.stderr_lines, *it.stdout_lines, landing, page) == []
+    assert find_leaks(*exporter.stderr_lines, *exporter.stdout_lines, landing, page) == []

@@ -182,20 +182,22 @@ def test_an_exporter_reads_accounts_with_encrypted_keys(tmp_path: Path) -> None:
     environment = {**ENVIRONMENT, "AI_SPEND_MASTER_KEY_FILE": str(master)}
     with start_sandbox(tmp_path, make_account("openai", "acme"), make_account("anthropic", "labs")) as here:
         _encrypt_keys(here, OLD_KEY)
-        with start_exporter(*here.flags, "--config.auto-reload-interval=1s", env=environment) as it:
-            it.wait_until_up("acme", "labs")
+        with start_exporter(*here.flags, "--config.auto-reload-interval=1s", env=environment) as exporter:
+            exporter.wait_until_up("acme", "labs")
             request_count = len(here.simulator.requests)
             master.write_text(f"{NEW_KEY}\n{OLD_KEY}\n")
             assert run_command("encrypt", "--rotate", f"--config.file={here.config}", env=environment).returncode == 0
-            it.wait_for_log("Configuration reloaded")
-            assert it.accounts("ai_account_up", "1") == {"acme", "labs"}
+            exporter.wait_for_log("Configuration reloaded")
+            assert exporter.accounts("ai_account_up", "1") == {"acme", "labs"}
             assert len(here.simulator.requests) == request_count
-            assert it.stop() == 0
+            assert exporter.stop() == 0
         master.write_text(NEW_KEY)
         with start_exporter(*here.flags, env=environment) as again:
             again.wait_until_up("acme", "labs")
             assert again.stop() == 0
-    assert not [line for line in it.stderr_lines + again.stderr_lines if "level=error" in line or "level=warn" in line]
+    assert not [
+        line for line in exporter.stderr_lines + again.stderr_lines if "level=error" in line or "level=warn" in line
+    ]
 
 
 def test_a_start_without_the_master_key_fails(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def run_history(sandbox: Sandbox, *arguments: str) -> subprocess.CompletedProces
     return run_command("history", *sandbox.flags, *arguments)
 
 
-def test_the_file_holds_the_days_that_were_asked_for(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_the_file_has_the_requested_days(sandbox: Sandbox, tmp_path: Path) -> None:
     """--from and --to are both included; the file is on stdout, or complete under the name that was given."""
     days = (f"--from={NEWEST_DAY:%Y-%m-%d}", f"--to={NEWEST_DAY:%Y-%m-%d}")
     printed, written = run_history(sandbox, *days), run_history(sandbox, *days, f"--output={tmp_path / 'it.om'}")
@@ -117,7 +117,7 @@ def _read_terminal(terminal: int) -> bytes:
     ],
 )
 def test_a_write_error_is_reported(sandbox: Sandbox, arguments: list[str], status: int, message: str) -> None:
-    """Whatever is wrong, the message says what to do, without a traceback, and nothing is written."""
+    """Every error has a message with advice and no traceback, and nothing is written."""
     days = {"today": f"{NOW:%Y-%m-%d}", "newest": f"{NEWEST_DAY:%Y-%m-%d}", "before": f"{NEWEST_DAY - DAY:%Y-%m-%d}"}
     made = run_history(sandbox, *(argument.format(**days) for argument in arguments))
     assert made.returncode == status

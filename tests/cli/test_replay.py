@@ -88,7 +88,7 @@ def _write_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def replay_flags(folder: Path, version: str = "debian", rules: Path = RULES) -> list[str]:
-    """Return what the command is called with."""
+    """Return the arguments of the command."""
     program = f"--promtool={BIN_DIRS[version] / 'promtool'}"
     return [
         f"--config.file={folder / 'config.yaml'}",
@@ -144,7 +144,7 @@ def not_judged(stdout: str) -> dict[str, str]:
 
 
 def test_replay_matches_what_happened(tmp_path: Path) -> None:
-    """An exporter is watched through a spike and through use that stops; replayed, its ledger tells the same alerts."""
+    """An exporter is scraped through a spike and a stop of usage; a replay of its ledger reports the same alerts."""
     with start_timelapse(tmp_path, TUESDAY) as timelapse:
         hour = floor(timelapse.system.clock.now, HOUR)
         timelapse.advance(HOUR)
@@ -165,7 +165,7 @@ def test_replay_matches_what_happened(tmp_path: Path) -> None:
 
 
 def replay_rules(system: System, time_range: TimeRange) -> list[AlertEpisode]:
-    """Run the rules over what the stage's ledger knows of a span."""
+    """Evaluate the rules over a time range of the system's ledger."""
     found = list(backtest_gauges(system, time_range))
     return find_alert_episodes(
         BIN_DIRS["debian"] / "promtool",
@@ -271,7 +271,7 @@ def _values_of(series: Sequence[PromtoolSeries], name: str, labels: Labels) -> l
 
 
 POLL_FAMILIES = {POLLS, POLL_FAILURES, API_REQUESTS, POLL_DURATION, LAST_SUCCESS}
-"""What depends on how polls went, which the ledger does not record."""
+"""Alerts that depend on the success of polls, which the ledger does not record."""
 NOT_ON_THE_PAGE = {
     *POLL_FAMILIES,
     *UNITS.values(),
@@ -286,7 +286,7 @@ NOT_ON_THE_PAGE = {
     INCOMPLETE_BILLS,
     UNPRICED_TOKENS,
 }
-"""What a small account may not have."""
+"""Alerts whose inputs a small account may not have."""
 
 
 @pytest.mark.parametrize(

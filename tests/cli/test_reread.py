@@ -46,7 +46,7 @@ def _start_exporter(sandbox: Sandbox) -> Iterator[ExporterProcess]:
 
 
 def test_the_days_that_will_be_read_are_printed(exporter: ExporterProcess) -> None:
-    """Every account is printed with its reports and days; the exporter reads them, and its log says so."""
+    """Every account is printed with its reports and days; the exporter reads them, and its log confirms it."""
     first, last = _recent_days()
     result = run_command("reread", f"--from={first}", f"--to={last}", f"--url={exporter.url}/")
     assert (result.returncode, result.stderr) == (0, "")
@@ -72,7 +72,7 @@ def test_a_single_account_is_selected(exporter: ExporterProcess) -> None:
 
 
 def test_days_that_are_skipped_are_warnings(exporter: ExporterProcess) -> None:
-    """Days before the history are not read: the command says which are, and why the others are not."""
+    """Days before the history are not read: the command lists the days that are read and why others are not."""
     first = f"{datetime.now(UTC) - 30 * DAY:%Y-%m-%d}"
     result = run_command(
         "reread", f"--from={first}", f"--to={_recent_days().last}", "--account=labs", f"--url={exporter.url}"

@@ -1,6 +1,6 @@
 """Every command of the documents, run as a reader would: in order, against an exporter with simulated providers.
 
-The commands of docs/push.md are run by test_push_examples, which also compares what they change.
+The commands of docs/push.md are run by test_push_examples, which also compares the metrics.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Reader:
     environment: dict[str, str] = field(default_factory=dict)
 
     def run(self, command: Command) -> None:
-        """Run a command; it has to succeed and to print what the document shows."""
+        """Run a command; it has to succeed and to print the output in the document."""
         text = self._localize(command.text)
         words = text.split()
         if words[0] == "make":

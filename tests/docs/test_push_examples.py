@@ -1,4 +1,4 @@
-"""docs/push.md and docs/examples: every command and example is run, and prints what the document shows."""
+"""docs/push.md and docs/examples: every command and example prints the output in the document."""
 
 from __future__ import annotations
 
@@ -106,9 +106,9 @@ def _start_setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExampleSe
         document["ingest"] = {"sources": [source for example in examples for source in example["ingest"]["sources"]]}
         document["budgets"] = [budget for example in examples for budget in example.get("budgets", [])]
         at.config.write_text(yaml.safe_dump(document).replace("/run/secrets", str(secrets)))
-        with start_exporter(*at.flags) as it:
-            it.wait_until_up("acme-openai")
-            yield ExampleSetup(it, secrets)
+        with start_exporter(*at.flags) as exporter:
+            exporter.wait_until_up("acme-openai")
+            yield ExampleSetup(exporter, secrets)
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def _start_shell(folder: Path) -> Iterator[Callable[[str], str]]:
 
 
 def test_every_command_prints_the_output_of_the_document(setup: ExampleSetup, tmp_path: Path) -> None:
-    """The commands, run one after the other, print what the document shows."""
+    """The commands, run one after the other, print the output in the document."""
     with _start_shell(tmp_path) as run:
         for command, printed in COMMANDS:
             assert printed or "curl" not in command
@@ -375,7 +375,7 @@ def test_a_litellm_proxy_pushes_the_cost_of_its_calls(setup: ExampleSetup, gatew
     setup.wait_until_value(0.025, "ai_cost_30d_usd", **labels)
     setup.wait_until_value(2, "ai_requests_30d", **labels)
     tokens = {"uncached_input": 4000, "cache_read": 18000, "cache_write": 2000, "output": 1600}
-    assert {one: setup.value("ai_tokens_30d", type=one, **labels) for one in tokens} == tokens
+    assert {token_type: setup.value("ai_tokens_30d", type=token_type, **labels) for token_type in tokens} == tokens
     # LiteLLM has no price for it: the cost is not 0, but priced with the document's negotiated price.
     setup.wait_until_value(0.00088, "ai_cost_30d_usd", account="gateway", provider="hosted_vllm", model="llama-lite")
 

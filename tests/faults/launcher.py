@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import signal
@@ -21,12 +23,12 @@ from datetime import UTC, datetime, timedelta
 
 import exporter.cli.command
 
-clock_file, log = sys.argv[1:]
+request = {}
 
 def now():
     # The only function that reads the clock. Without a file, it is the machine's.
     try:
-        with open(clock_file) as file:
+        with open(request["clock_file"]) as file:
             return datetime.fromisoformat(file.read())
     except FileNotFoundError:
         return datetime.now(UTC)
@@ -43,14 +45,16 @@ exporter.app.TICK_INTERVAL = timedelta(seconds=0.05)
 for line in sys.stdin:
     process = os.fork()
     if process == 0:
-        sys.stderr = open(log, "a", buffering=1)
-        main(json.loads(line))
+        request = json.loads(line)
+        sys.stderr = open(request["log"], "a", buffering=1)
+        main(request["arguments"])
     print(process, flush=True)
     print(os.waitpid(process, 0)[1], flush=True)
 """
-"""Runs one exporter after the other: JSON arguments on stdin; process id and exit status on stdout.
+"""Runs one exporter after the other: JSON requests on stdin; process id and exit status on stdout.
 
-The exporters are forks of a process that has imported everything, since importing takes longer than all the rest.
+The exporters are forks of a process that has imported everything, since importing takes longer than all the rest. A
+request has the arguments of the command, the file with the time of day, and the file to which stderr is appended.
 """
 
 
@@ -61,7 +65,9 @@ class Launcher:
     process: subprocess.Popen[str]
     clock_file: Path
     log: Path
-    """What the exporters write to stderr."""
+    """The file of the exporters' stderr."""
+    running: int | None = None
+    """The process id of the exporter that has been started and not been waited for."""
 
     def set_clock(self, now: datetime) -> None:
         """Set the time of day of exporters that run and of those that are started; until then, it is the machine's."""
@@ -71,8 +77,10 @@ class Launcher:
 
     def start(self, flags: Sequence[str]) -> int:
         """Start an exporter; return its process id."""
-        self._write(json.dumps(["run", *flags]))
-        return self._read()
+        request = {"arguments": ["run", *flags], "clock_file": str(self.clock_file), "log": str(self.log)}
+        self._write(json.dumps(request))
+        self.running = self._read()
+        return self.running
 
     def kill(self, process: int) -> int:
         """Kill the exporter; return its exit status."""
@@ -81,7 +89,9 @@ class Launcher:
 
     def wait(self) -> int:
         """Wait for the end of the exporter; return its exit status."""
-        return os.waitstatus_to_exitcode(self._read())
+        status = os.waitstatus_to_exitcode(self._read())
+        self.running = None
+        return status
 
     def _write(self, line: str) -> None:
         assert self.process.stdin is not None
@@ -95,15 +105,26 @@ class Launcher:
 
 @contextmanager
 def start_launcher(folder: Path) -> Iterator[Launcher]:
-    """Start a launcher, whose clock and log are files of `folder`; at the end it exits."""
-    clock_file, log = folder / "clock", folder / "stderr"
-    command = [sys.executable, "-c", LAUNCHER, str(clock_file), str(log)]
-    with subprocess.Popen(
+    """Yield a launcher whose clock and log are files of `folder`; at the end, kill the exporter that still runs."""
+    launcher = Launcher(_start_interpreter(), folder / "clock", folder / "stderr")
+    try:
+        yield launcher
+    finally:
+        if launcher.running is not None:
+            launcher.kill(launcher.running)
+
+
+@functools.cache
+def _start_interpreter() -> subprocess.Popen[str]:
+    """Start the process from which all exporters of this test process are forked; it ends with this process."""
+    command = [sys.executable, "-c", LAUNCHER]
+    process = subprocess.Popen(
         command,
         env=ENVIRONMENT,
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-    ) as process:
-        yield Launcher(process, clock_file, log)
+    )
+    atexit.register(process.communicate)
+    return process

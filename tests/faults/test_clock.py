@@ -1,4 +1,4 @@
-"""The clock of a real process is set back and forward, and the process is suspended: polls go on, totals are exact."""
+"""The clock of a real process is set back and forward, the process is suspended: polls continue, totals are exact."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def wait_until_exact(system: AccountsSystem) -> None:
 
 
 @pytest.mark.parametrize("error", [10 * MINUTE, 6 * HOUR, 40 * HOUR, -6 * HOUR], ids=str)
-def test_a_process_polls_on_after_its_clock_was_wrong(tmp_path: Path, results: Results, error: timedelta) -> None:
+def test_a_process_polls_after_its_clock_was_wrong(tmp_path: Path, results: Results, error: timedelta) -> None:
     """With a clock that is wrong for some hours and then right, before and after a restart, every total is exact."""
     with start_accounts(tmp_path, make_account("anthropic", "labs")) as system:
         process = system.launcher.start(system.flags())
@@ -45,7 +45,7 @@ def test_a_process_polls_on_after_its_clock_was_wrong(tmp_path: Path, results: R
             system.advance(HOUR)
             wait_until_exact(system)
         system.launcher.kill(process)
-    results.add("clock", f"wrong by {error / HOUR:+.1f} hours", "polls go on at once, 0 differences")
+    results.add("clock", f"wrong by {error / HOUR:+.1f} hours", "polls continue at once, 0 differences")
 
 
 def _last_success(system: AccountsSystem) -> float:

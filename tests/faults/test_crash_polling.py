@@ -67,7 +67,7 @@ def test_later_polls_that_are_killed_lose_and_double_nothing(
 ) -> None:
     """While hours pass and every process is killed amid its polls, tokens are the truth at the end."""
     chosen = random.Random(seed)
-    kills = 64 if long else 6
+    kills = 64 if long else 4
     with start_accounts(tmp_path, *ACCOUNTS) as system:
         _, seconds = run_to_the_end(system)
         for _ in range(kills):

@@ -1,4 +1,4 @@
-"""The exporter is killed fifty times while clients push: every acknowledged event is counted once."""
+"""The exporter is killed repeatedly while clients push: every acknowledged event is counted once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from tests.command import ExporterProcess, free_port, start_exporter, wait_until
 from tests.faults.launcher import Launcher, start_launcher
 from tests.faults.results import Results
 
-KILLS = 50
+MIN_KILLS = 14
+MAX_KILLS = 50
+"""The short form ends before, as soon as every client has met each kind of interruption."""
 BATCH_SIZE = 40
 """Events in a batch."""
 MAX_LIFETIME = 0.06
@@ -163,18 +165,28 @@ def write_config(folder: Path, port: int) -> Sequence[str]:
     return f"--config.file={folder / 'config.yaml'}", storage, f"--web.listen-address=127.0.0.1:{port}"
 
 
-def test_every_acknowledged_event_is_counted_once_through_fifty_kills(tmp_path: Path, results: Results) -> None:
+def test_every_acknowledged_event_is_counted_once_through_kills(
+    tmp_path: Path, results: Results, *, long: bool
+) -> None:
     """With ids or idempotency keys, after kill -9 amid batches, clients' logs, the ledger and /metrics agree."""
     port, start, random_source, stop = free_port(), datetime.now(UTC), random.Random(8), threading.Event()
     flags = write_config(tmp_path, port)
     clients = [PushClient(name, f"http://127.0.0.1:{port}", name == "ids", start) for name in ("ids", "keys")]
+    kills = 0
+
+    def has_enough_kills() -> bool:
+        # Some kills come after a batch was stored and before its response, which no test can arrange.
+        is_enough = not long and kills >= MIN_KILLS and all(client.duplicates for client in clients)
+        return is_enough or kills >= MAX_KILLS
+
     with ThreadPoolExecutor(len(clients)) as pool:
         work = [pool.submit(client.push, stop) for client in clients]
         try:
             with start_launcher(tmp_path) as launcher:
-                for number in range(KILLS):
+                while not has_enough_kills():
                     lifetime = random_source.uniform(0, MAX_LIFETIME)
-                    run_and_kill(launcher, flags, clients[number % 2], work[number % 2], lifetime)
+                    run_and_kill(launcher, flags, clients[kills % 2], work[kills % 2], lifetime)
+                    kills += 1
         finally:
             stop.set()
         with start_exporter(*flags) as exporter:
@@ -191,7 +203,7 @@ def test_every_acknowledged_event_is_counted_once_through_fifty_kills(tmp_path: 
             )
             assert stored_sums(tmp_path / "ledger", start) == expected
     # Every kill interrupted a request, and some of them after the batch was stored and before its response.
-    assert sum(client.unanswered for client in clients) >= KILLS
+    assert sum(client.unanswered for client in clients) >= kills
     assert all(client.duplicates for client in clients)
     events_acknowledged = sum(len(client.log) for client in clients)
-    results.add("crash", "push", f"{KILLS} kills, {events_acknowledged} events acknowledged, 0 lost, 0 counted twice")
+    results.add("crash", "push", f"{kills} kills, {events_acknowledged} events acknowledged, 0 lost, 0 counted twice")

@@ -29,7 +29,7 @@ MAX_GROWTH = 0.05
 
 
 class Usage(NamedTuple):
-    """What a process uses at one moment."""
+    """The resources of a process at a time."""
 
     resident_bytes: int
     descriptors: int
@@ -38,7 +38,7 @@ class Usage(NamedTuple):
 
 @dataclass
 class Soak:
-    """One exporter, and what was done to it."""
+    """A running exporter, and counts of the faults, reloads and pushes so far."""
 
     system: AccountsSystem
     process: int
@@ -101,7 +101,7 @@ class Soak:
 
 
 def measure(process: int) -> Usage:
-    """Return what a process uses now."""
+    """Return the present resources of a process."""
     folder = Path("/proc") / str(process)
     status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
     resident_bytes = int(status["VmRSS"].split()[0]) * 1024

@@ -66,7 +66,7 @@ def test_a_duplicate_event_changes_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_an_id_of_another_content_is_a_conflict(ledger: Ledger, other: UsageEvent) -> None:
-    """An id that was given to something else is not counted, and what was counted first stays."""
+    """A second event with the id of another is not counted, and the first event stays counted."""
     assert ledger.events.add("gateway", [make_event("a")], NOW) == ["accepted"]
     assert ledger.events.add("gateway", [other, make_event("b")], NOW) == ["conflict", "accepted"]
     assert ledger.events.add("gateway", [make_event("c"), replace(other, id="c")], NOW) == ["accepted", "conflict"]
@@ -115,7 +115,7 @@ def test_each_provider_of_a_source_is_an_account(ledger: Ledger) -> None:
 
 
 def test_an_id_is_forgotten_when_its_event_can_no_longer_be_pushed(ledger: Ledger) -> None:
-    """Ids of events that are older than what is accepted are dropped; their sums stay."""
+    """Ids of events that are too old to be accepted are dropped; their sums stay."""
     ledger.events.add("gateway", [make_event("old", ago=36 * DAY), make_event("new")], NOW)
     ledger.events.delete_old_ids(NOW - 35 * DAY)
     assert ledger.events.add("gateway", [make_event("new"), make_event("old", ago=36 * DAY)], NOW) == [

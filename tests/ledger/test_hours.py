@@ -103,7 +103,7 @@ def test_a_valuation_that_came_too_late_changes_nothing(ledger: Ledger) -> None:
 
 
 def test_a_day_under_continuous_ingest_has_a_cost(ledger: Ledger) -> None:
-    """Where it is moving, it takes the cost of what was known, and has to be valued again."""
+    """While a day changes, its cost is that of the known usage, and it has to be valued again."""
     ledger.buckets.register_account("a", "p")
     before = ledger.costs.revision(1, DAY1)
     put_usage(ledger, "use", 0, 5)
@@ -126,7 +126,7 @@ def test_days_and_labels_are_those_of_the_account(ledger: Ledger) -> None:
 
 
 def test_a_reader_works_beside_the_writer(tmp_path: Path) -> None:
-    """A ledger opened for reading takes no lock, sees what is committed, and cannot write."""
+    """A ledger opened for reading takes no lock, sees committed data, and cannot write."""
     writer = Ledger(tmp_path)
     writer.buckets.register_account("a", "p")
     reader = Ledger(tmp_path, read_only=True)
@@ -149,9 +149,9 @@ def test_a_reader_makes_no_ledger_and_changes_none(tmp_path: Path) -> None:
         Ledger(tmp_path, read_only=True)
     assert list(tmp_path.iterdir()) == []
     Ledger(tmp_path).close()
-    for version, said in ((0, "written by an older .* Start this release's `run`"), (99, "written by a newer")):
+    for version, message in ((0, "written by an older .* Start this release's `run`"), (99, "written by a newer")):
         with sqlite3.connect(tmp_path / "ledger.db") as db:
             db.execute(f"PRAGMA user_version = {version}")
         db.close()
-        with pytest.raises(LedgerError, match=said):
+        with pytest.raises(LedgerError, match=message):
             Ledger(tmp_path, read_only=True)

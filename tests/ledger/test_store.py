@@ -49,7 +49,7 @@ def test_two_exporters_cannot_share_a_ledger(tmp_path: Path) -> None:
 
 
 def test_closing_a_ledger_waits_for_readers(tmp_path: Path) -> None:
-    """Closing waits for reads that go on and refuses later ones with a reason; nothing crashes, nothing hangs."""
+    """Closing waits for running reads and rejects later reads with a reason; nothing crashes or blocks."""
     ledger = Ledger(tmp_path)
     number = ledger.buckets.register_account("acme", "maker")
     reading, refused = threading.Barrier(9), list[str]()
@@ -116,7 +116,7 @@ def test_a_start_that_was_killed_before_the_tables_existed_is_repeated(tmp_path:
     (tmp_path / "ledger.db").touch()
     Ledger(tmp_path).close()
     (tmp_path / "ledger.db").unlink()
-    # What a process that was killed between the first two steps of its start leaves behind.
+    # A process that was killed between the first two steps of its start leaves this.
     (tmp_path / "ledger.db").touch()
     (tmp_path / "lock").write_bytes(b"")
     Ledger(tmp_path).close()

@@ -45,9 +45,9 @@ def start_system_with_history(
     """Run an exporter on an account of each provider with some weeks of past."""
     clock = Clock(now)
     world = World([make_account(name, name) for name in names], clock, start_time=midnight(now) - 40 * DAY)
-    with start_system(folder, world, clock, history=f"{days}d", **defaults) as it, it.run_exporter():
-        it.poll_until_idle()
-        yield it
+    with start_system(folder, world, clock, history=f"{days}d", **defaults) as system, system.run_exporter():
+        system.poll_until_idle()
+        yield system
 
 
 def cost_by_workspace(system: System, hour: datetime) -> Counter[str]:
@@ -81,107 +81,107 @@ def apply_budgets(system: System, *budgets: Budget) -> None:
 
 def test_what_an_hour_was_expected_to_cost(tmp_path: Path) -> None:
     """Expected is the median of the workdays' same hour, per workspace under its name; high is at least twice that."""
-    with start_system_with_history(tmp_path, "openai") as it:
-        hour = newest_complete_hour(it, "openai")
+    with start_system_with_history(tmp_path, "openai") as system:
+        hour = newest_complete_hour(system, "openai")
         for workspace, name in (("proj_web", "Web"), ("proj_lab", "Lab")):
             days = [hour - number * DAY for number in range(1, 15) if (hour - number * DAY).weekday() < 5]
-            expected = median(cost_by_workspace(it, day)[workspace] for day in days)
-            assert require_nano_usd(it, COST_SIGNALS[0], workspace=name) == pytest.approx(expected, abs=1)
-            assert require_nano_usd(it, COST_SIGNALS[1], workspace=name) >= max(2 * expected, expected + NANO) - 1
-        assert it.value(COST_SIGNALS[3]) == 0
-        assert require_nano_usd(it, "ai_cost_last_hour_usd") < require_nano_usd(it, COST_SIGNALS[1])
+            expected = median(cost_by_workspace(system, day)[workspace] for day in days)
+            assert require_nano_usd(system, COST_SIGNALS[0], workspace=name) == pytest.approx(expected, abs=1)
+            assert require_nano_usd(system, COST_SIGNALS[1], workspace=name) >= max(2 * expected, expected + NANO) - 1
+        assert system.value(COST_SIGNALS[3]) == 0
+        assert require_nano_usd(system, "ai_cost_last_hour_usd") < require_nano_usd(system, COST_SIGNALS[1])
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "cursor"])
 def test_requests_are_judged_where_they_are_counted_and_tokens_elsewhere(tmp_path: Path, provider: Provider) -> None:
     """An account has the one or the other, and both of its workspaces."""
-    with start_system_with_history(tmp_path, provider) as it:
+    with start_system_with_history(tmp_path, provider) as system:
         counted = provider != "anthropic"
         for unit, there in (("requests", counted), ("tokens", not counted)):
             for what in ("expected", "upper_bound"):
-                exported = it.samples().get(f"ai_{unit}_last_hour_{what}", {})
+                exported = system.samples().get(f"ai_{unit}_last_hour_{what}", {})
                 assert len(exported) == (2 if there else 0)
-        hour, meters = newest_complete_hour(it, provider), {REQUESTS} if counted else TOKEN_METERS
+        hour, meters = newest_complete_hour(system, provider), {REQUESTS} if counted else TOKEN_METERS
         days = [hour - number * DAY for number in range(1, 15) if (hour - number * DAY).weekday() < 5]
         sums = []
         for day in days:
-            rows = it.world.ground_truth(provider, day, day + HOUR)
+            rows = system.world.ground_truth(provider, day, day + HOUR)
             sums.append(sum(row.value for _, row in rows if row.meter in meters and row.workspace.endswith("web")))
         unit = "requests" if counted else "tokens"
-        assert it.value(f"ai_{unit}_last_hour_expected", workspace="Web") == pytest.approx(median(sums), abs=1)
+        assert system.value(f"ai_{unit}_last_hour_expected", workspace="Web") == pytest.approx(median(sums), abs=1)
 
 
 def test_with_two_days_of_history_nothing_is_expected(tmp_path: Path) -> None:
     """A new account has no baseline: the metrics are absent, not zero."""
-    with start_system_with_history(tmp_path, "openai", days=2) as it:
-        assert it.value("ai_cost_last_hour_usd") is not None
-        assert not {*COST_SIGNALS, "ai_requests_last_hour_expected"} & it.samples().keys()
+    with start_system_with_history(tmp_path, "openai", days=2) as system:
+        assert system.value("ai_cost_last_hour_usd") is not None
+        assert not {*COST_SIGNALS, "ai_requests_last_hour_expected"} & system.samples().keys()
 
 
 def test_a_spike_is_judged_by_the_hour_of_its_usage(tmp_path: Path) -> None:
     """A workspace's hour above its high value shows in that hour, then as excess for a day, and nowhere else."""
-    with start_system_with_history(tmp_path, "openai") as it:
-        spike = floor(it.clock.now, HOUR) + HOUR
-        it.world.revise("openai", spike, 300, "proj_web")
-        it.advance(HOUR + timedelta(minutes=50))
-        assert require_nano_usd(it, "ai_cost_this_hour_usd", workspace="Web") > require_nano_usd(
-            it, COST_SIGNALS[2], workspace="Web"
+    with start_system_with_history(tmp_path, "openai") as system:
+        spike = floor(system.clock.now, HOUR) + HOUR
+        system.world.revise("openai", spike, 300, "proj_web")
+        system.advance(HOUR + timedelta(minutes=50))
+        assert require_nano_usd(system, "ai_cost_this_hour_usd", workspace="Web") > require_nano_usd(
+            system, COST_SIGNALS[2], workspace="Web"
         )
-        it.advance(HOUR)
-        assert newest_complete_hour(it, "openai") == spike
+        system.advance(HOUR)
+        assert newest_complete_hour(system, "openai") == spike
         cost, high = (
-            require_nano_usd(it, "ai_cost_last_hour_usd", workspace="Web"),
-            require_nano_usd(it, COST_SIGNALS[1], workspace="Web"),
+            require_nano_usd(system, "ai_cost_last_hour_usd", workspace="Web"),
+            require_nano_usd(system, COST_SIGNALS[1], workspace="Web"),
         )
         assert cost > high
-        assert require_nano_usd(it, COST_SIGNALS[3], workspace="Web") == pytest.approx(cost - high, abs=1)
-        assert require_nano_usd(it, COST_SIGNALS[3], workspace="Lab") == 0
-        it.advance(5 * HOUR)
-        assert require_nano_usd(it, "ai_cost_last_hour_usd", workspace="Web") < require_nano_usd(
-            it, COST_SIGNALS[1], workspace="Web"
+        assert require_nano_usd(system, COST_SIGNALS[3], workspace="Web") == pytest.approx(cost - high, abs=1)
+        assert require_nano_usd(system, COST_SIGNALS[3], workspace="Lab") == 0
+        system.advance(5 * HOUR)
+        assert require_nano_usd(system, "ai_cost_last_hour_usd", workspace="Web") < require_nano_usd(
+            system, COST_SIGNALS[1], workspace="Web"
         )
-        assert require_nano_usd(it, COST_SIGNALS[3], workspace="Web") > 0
-        it.advance(20 * HOUR)
-        assert require_nano_usd(it, COST_SIGNALS[3], workspace="Web") == 0
+        assert require_nano_usd(system, COST_SIGNALS[3], workspace="Web") > 0
+        system.advance(20 * HOUR)
+        assert require_nano_usd(system, COST_SIGNALS[3], workspace="Web") == 0
 
 
 def test_a_spike_inside_an_outage_of_ours_still_shows(tmp_path: Path) -> None:
     """After five hours without a poll the newest hour is usual and the excess shows the spike in between."""
-    with start_system_with_history(tmp_path, "anthropic") as it:
-        spike = floor(it.clock.now, HOUR) + 2 * HOUR
-        it.world.revise("anthropic", spike, 300, "wrkspc_lab")
-        it.advance(6 * HOUR)
-        assert require_nano_usd(it, "ai_cost_last_hour_usd", workspace="Lab") < require_nano_usd(
-            it, COST_SIGNALS[1], workspace="Lab"
+    with start_system_with_history(tmp_path, "anthropic") as system:
+        spike = floor(system.clock.now, HOUR) + 2 * HOUR
+        system.world.revise("anthropic", spike, 300, "wrkspc_lab")
+        system.advance(6 * HOUR)
+        assert require_nano_usd(system, "ai_cost_last_hour_usd", workspace="Lab") < require_nano_usd(
+            system, COST_SIGNALS[1], workspace="Lab"
         )
-        assert require_nano_usd(it, COST_SIGNALS[3], workspace="Lab") > NANO
-        assert it.value(COST_SIGNALS[3], workspace="Web") == 0
+        assert require_nano_usd(system, COST_SIGNALS[3], workspace="Lab") > NANO
+        assert system.value(COST_SIGNALS[3], workspace="Web") == 0
 
 
 def test_signals_come_back_with_a_restart(tmp_path: Path) -> None:
     """After a restart the same is expected before any request."""
-    with start_system_with_history(tmp_path, "openai") as it:
-        apply_budgets(it, make_budget())
-        before = {name: it.samples()[name] for name in (*COST_SIGNALS, "ai_budget_forecast_usd")}
-    requests_before = len(it.simulator.requests)
-    with it.run_exporter():
-        assert {name: it.samples()[name] for name in before} == before
-        assert len(it.simulator.requests) == requests_before
+    with start_system_with_history(tmp_path, "openai") as system:
+        apply_budgets(system, make_budget())
+        before = {name: system.samples()[name] for name in (*COST_SIGNALS, "ai_budget_forecast_usd")}
+    requests_before = len(system.simulator.requests)
+    with system.run_exporter():
+        assert {name: system.samples()[name] for name in before} == before
+        assert len(system.simulator.requests) == requests_before
 
 
 def test_signals_are_aggregated_with_the_series(tmp_path: Path) -> None:
     """Where even workspaces are too many to be shown, expected and actual cost have the same labels."""
-    with start_system_with_history(tmp_path, "openai", max_series="1") as it:
+    with start_system_with_history(tmp_path, "openai", max_series="1") as system:
         for name in ("ai_cost_last_hour_usd", *COST_SIGNALS):
-            exported = {dict(series).get("workspace") for series in it.samples()[name]}
-            assert exported == {dict(series).get("workspace") for series in it.samples()["ai_cost_30d_usd"]}
+            exported = {dict(series).get("workspace") for series in system.samples()[name]}
+            assert exported == {dict(series).get("workspace") for series in system.samples()["ai_cost_30d_usd"]}
 
 
 def test_overlapping_budgets_count_what_fits(tmp_path: Path) -> None:
-    """Budgets over everything, a provider, a workspace by name, a model and an owner each tell the page's own sums."""
-    with start_system_with_history(tmp_path, "openai", "anthropic", "cursor", days=35) as it:
+    """Budgets over everything, a provider, a workspace by name, a model and an owner each equal the page's own sums."""
+    with start_system_with_history(tmp_path, "openai", "anthropic", "cursor", days=35) as system:
         apply_budgets(
-            it,
+            system,
             make_budget("all"),
             make_budget("day", "day"),
             make_budget("web", workspace="Web"),
@@ -190,98 +190,106 @@ def test_overlapping_budgets_count_what_fits(tmp_path: Path) -> None:
             make_budget("nobody", model="llama-*"),
         )
         spent = {
-            dict(series)["budget"]: round(value * NANO) for series, value in it.samples()["ai_budget_spent_usd"].items()
+            dict(series)["budget"]: round(value * NANO)
+            for series, value in system.samples()["ai_budget_spent_usd"].items()
         }
         assert spent == {
-            "all": require_nano_usd(it, "ai_cost_month_usd"),
-            "day": require_nano_usd(it, "ai_cost_today_usd"),
-            "web": require_nano_usd(it, "ai_cost_month_usd", workspace="Web"),
+            "all": require_nano_usd(system, "ai_cost_month_usd"),
+            "day": require_nano_usd(system, "ai_cost_today_usd"),
+            "web": require_nano_usd(system, "ai_cost_month_usd", workspace="Web"),
             "claude": sum(
                 round(value * NANO)
-                for series, value in it.samples()["ai_cost_month_usd"].items()
+                for series, value in system.samples()["ai_cost_month_usd"].items()
                 if dict(series)["model"].startswith("claude-")
             ),
-            "mine": require_nano_usd(it, "ai_cost_month_usd", account="openai"),
+            "mine": require_nano_usd(system, "ai_cost_month_usd", account="openai"),
             "nobody": 0,
         }
         labels = {"owner": "platform", "period": "month", "budget": "all"}
-        assert it.value("ai_budget_limit_usd", **labels) == 1000
-        assert {dict(series)["window"] for series in it.samples()["ai_budget_burn_rate"]} == {"1h", "6h", "1d", "3d"}
-        assert require_nano_usd(it, "ai_budget_forecast_usd", budget="nobody") == 0
+        assert system.value("ai_budget_limit_usd", **labels) == 1000
+        assert {dict(series)["window"] for series in system.samples()["ai_budget_burn_rate"]} == {
+            "1h",
+            "6h",
+            "1d",
+            "3d",
+        }
+        assert require_nano_usd(system, "ai_budget_forecast_usd", budget="nobody") == 0
 
 
 def test_a_budget_that_changes_by_reload_is_right_at_once(tmp_path: Path) -> None:
     """New, changed and removed budgets are on the page when the reload has returned; no request is sent for it."""
-    with start_system_with_history(tmp_path, "openai", "anthropic") as it:
-        requests_before = len(it.simulator.requests)
-        apply_budgets(it, make_budget("one"))
-        assert require_nano_usd(it, "ai_budget_spent_usd", budget="one") == require_nano_usd(it, "ai_cost_month_usd")
-        apply_budgets(it, make_budget("one", limit=7, account="openai"), make_budget("two", workspace="Lab"))
-        assert it.value("ai_budget_limit_usd", budget="one") == 7
-        assert require_nano_usd(it, "ai_budget_spent_usd", budget="one") == require_nano_usd(
-            it, "ai_cost_month_usd", account="openai"
+    with start_system_with_history(tmp_path, "openai", "anthropic") as system:
+        requests_before = len(system.simulator.requests)
+        apply_budgets(system, make_budget("one"))
+        assert require_nano_usd(system, "ai_budget_spent_usd", budget="one") == require_nano_usd(
+            system, "ai_cost_month_usd"
         )
-        assert require_nano_usd(it, "ai_budget_spent_usd", budget="two") == require_nano_usd(
-            it, "ai_cost_month_usd", workspace="Lab"
+        apply_budgets(system, make_budget("one", limit=7, account="openai"), make_budget("two", workspace="Lab"))
+        assert system.value("ai_budget_limit_usd", budget="one") == 7
+        assert require_nano_usd(system, "ai_budget_spent_usd", budget="one") == require_nano_usd(
+            system, "ai_cost_month_usd", account="openai"
         )
-        apply_budgets(it)
-        assert not [name for name in it.samples() if name.startswith("ai_budget")]
-        assert len(it.simulator.requests) == requests_before
+        assert require_nano_usd(system, "ai_budget_spent_usd", budget="two") == require_nano_usd(
+            system, "ai_cost_month_usd", workspace="Lab"
+        )
+        apply_budgets(system)
+        assert not [name for name in system.samples() if name.startswith("ai_budget")]
+        assert len(system.simulator.requests) == requests_before
 
 
 def test_the_forecast_is_near_the_ground_truth(tmp_path: Path) -> None:
-    """On the eighteenth, the month's forecast is within 5 % of what the month finally comes to."""
-    with start_system_with_history(tmp_path, "openai", "cursor", days=35) as it:
-        apply_budgets(it, make_budget())
-        forecast = it.value("ai_budget_forecast_usd", budget="all")
-        it.advance(12 * DAY - timedelta(hours=12, minutes=10))
-        final = it.value("ai_cost_month_usd")
+    """On the eighteenth, the month's forecast is within 5 % of its final cost."""
+    with start_system_with_history(tmp_path, "openai", "cursor", days=35) as system:
+        apply_budgets(system, make_budget())
+        forecast = system.value("ai_budget_forecast_usd", budget="all")
+        system.advance(12 * DAY - timedelta(hours=12, minutes=10))
+        final = system.value("ai_cost_month_usd")
         assert forecast == pytest.approx(final, rel=0.05)
 
 
 def test_budgets_restart_with_the_month(tmp_path: Path) -> None:
     """In a leap February's last minute all of it is spent, a minute later nothing; pace still looks back."""
     last = datetime(2028, 2, 29, 23, 59, 0, tzinfo=NOON.tzinfo)
-    with start_system_with_history(tmp_path, "cursor", days=35, now=last) as it:
-        apply_budgets(it, make_budget())
-        spent = require_nano_usd(it, "ai_budget_spent_usd")
-        assert spent == require_nano_usd(it, "ai_cost_month_usd")
+    with start_system_with_history(tmp_path, "cursor", days=35, now=last) as system:
+        apply_budgets(system, make_budget())
+        spent = require_nano_usd(system, "ai_budget_spent_usd")
+        assert spent == require_nano_usd(system, "ai_cost_month_usd")
         assert spent > 0
-        burn = require_nano_usd(it, "ai_budget_burn_rate", window="3d")
-        it.advance(timedelta(minutes=2))
-        assert require_nano_usd(it, "ai_budget_spent_usd") == require_nano_usd(it, "ai_cost_month_usd") == 0
+        burn = require_nano_usd(system, "ai_budget_burn_rate", window="3d")
+        system.advance(timedelta(minutes=2))
+        assert require_nano_usd(system, "ai_budget_spent_usd") == require_nano_usd(system, "ai_cost_month_usd") == 0
         # February has 29 days and March 31: an even pace is that much slower.
-        assert require_nano_usd(it, "ai_budget_burn_rate", window="3d") == pytest.approx(burn * 31 / 29, rel=0.02)
+        assert require_nano_usd(system, "ai_budget_burn_rate", window="3d") == pytest.approx(burn * 31 / 29, rel=0.02)
 
 
 def test_a_removed_account_takes_its_budget_share_along(tmp_path: Path) -> None:
-    """A budget over two accounts has spent what the remaining one did once the other is removed."""
-    with start_system_with_history(tmp_path, "openai", "anthropic") as it:
-        apply_budgets(it, make_budget())
-        it.config = it.config.model_copy(update={"accounts": it.config.accounts[:1]})
-        it.app.apply(it.config)
-        assert require_nano_usd(it, "ai_budget_spent_usd") == require_nano_usd(
-            it, "ai_cost_month_usd", account="openai"
+    """A budget over two accounts has the spend of the remaining account once the other is removed."""
+    with start_system_with_history(tmp_path, "openai", "anthropic") as system:
+        apply_budgets(system, make_budget())
+        system.config = system.config.model_copy(update={"accounts": system.config.accounts[:1]})
+        system.app.apply(system.config)
+        assert require_nano_usd(system, "ai_budget_spent_usd") == require_nano_usd(
+            system, "ai_cost_month_usd", account="openai"
         )
 
 
 def test_a_renamed_owner_moves_to_the_other_budget(tmp_path: Path) -> None:
-    """What an account spends counts for the budget of its owner from the reload on."""
-    with start_system_with_history(tmp_path, "openai") as it:
+    """The spend of an account counts for the budget of its new owner from the reload on."""
+    with start_system_with_history(tmp_path, "openai") as system:
         match = BudgetMatch(owner="platform")
         budget = Budget(name="a", owner="x", period="month", limit_usd=Decimal(5), match=match)
-        it.config = it.config.model_copy(update={"budgets": (budget,)})
-        it.app.apply(it.config)
-        assert require_nano_usd(it, "ai_budget_spent_usd") == require_nano_usd(it, "ai_cost_month_usd")
-        it.change_account("openai", lambda account: account.model_copy(update={"owner": "search"}))
-        assert require_nano_usd(it, "ai_budget_spent_usd") == 0
+        system.config = system.config.model_copy(update={"budgets": (budget,)})
+        system.app.apply(system.config)
+        assert require_nano_usd(system, "ai_budget_spent_usd") == require_nano_usd(system, "ai_cost_month_usd")
+        system.change_account("openai", lambda account: account.model_copy(update={"owner": "search"}))
+        assert require_nano_usd(system, "ai_budget_spent_usd") == 0
 
 
 def test_budget_info_selects_what_the_budget_counts(tmp_path: Path) -> None:
-    """The selector in ai_budget_info is PromQL that finds what the budget counts, whatever stands in its globs."""
-    with start_system_with_history(tmp_path, "openai", days=2) as it:
-        apply_budgets(it, make_budget("odd", workspace='We"b\\ (1)*', model="gpt-5.?"), make_budget("all"))
-        found = {dict(series)["budget"]: dict(series)["selector"] for series in it.samples()["ai_budget_info"]}
+    """The selector in ai_budget_info is PromQL that finds the series of the budget, whatever its globs contain."""
+    with start_system_with_history(tmp_path, "openai", days=2) as system:
+        apply_budgets(system, make_budget("odd", workspace='We"b\\ (1)*', model="gpt-5.?"), make_budget("all"))
+        found = {dict(series)["budget"]: dict(series)["selector"] for series in system.samples()["ai_budget_info"]}
     assert found == {"odd": '{model=~"gpt-5\\\\..",workspace=~"We\\"b\\\\\\\\ \\\\(1\\\\).*"}', "all": "{}"}
     for version in VERSIONS:
         for query in found.values():

@@ -51,68 +51,71 @@ def test_a_renamed_workspace_keeps_its_series(tmp_path: Path) -> None:
     """After the next look at the names all of a workspace's past is under its new name, nothing under the old."""
     account = make_account("anthropic")
     names = dict(account.workspaces)
-    with start_small_system(tmp_path, replace(account, workspaces=names)) as it:
-        it.poll_until_idle()
-        assert label_values(it, "ai_cost_30d_usd", "workspace") == {"Web", "Lab"}
-        before = it.nano_usd("ai_cost_month_billed_usd")
+    with start_small_system(tmp_path, replace(account, workspaces=names)) as system:
+        system.poll_until_idle()
+        assert label_values(system, "ai_cost_30d_usd", "workspace") == {"Web", "Lab"}
+        before = system.nano_usd("ai_cost_month_billed_usd")
         names["wrkspc_web"] = "Shop"
-        it.advance(7 * HOUR)
+        system.advance(7 * HOUR)
         for metric in ("ai_cost_30d_usd", "ai_tokens_today", "ai_cost_this_hour_usd"):
-            assert label_values(it, metric, "workspace") == {"Shop", "Lab"}
-        assert it.nano_usd("ai_cost_month_billed_usd") == before
-        assert (it.nano_usd("ai_cost_30d_usd", workspace="Shop") or 0) > (
-            it.nano_usd("ai_cost_30d_usd", workspace="Lab") or 0
+            assert label_values(system, metric, "workspace") == {"Shop", "Lab"}
+        assert system.nano_usd("ai_cost_month_billed_usd") == before
+        assert (system.nano_usd("ai_cost_30d_usd", workspace="Shop") or 0) > (
+            system.nano_usd("ai_cost_30d_usd", workspace="Lab") or 0
         )
 
 
 def test_two_workspaces_of_one_name_stay_apart(tmp_path: Path) -> None:
     """They are named by the tails of their ids, each with its own money."""
     account = replace(make_account("openai"), workspaces={"proj_web": "Team", "proj_lab": "Team"})
-    with start_small_system(tmp_path, account) as it:
-        it.poll_until_idle()
-        assert label_values(it, "ai_cost_30d_usd", "workspace") == {"Team (oj_web)", "Team (oj_lab)"}
-        assert label_values(it, "ai_tokens_today", "workspace") == {"Team (oj_web)", "Team (oj_lab)"}
-        tokens = sum(n for (_, _, _, tier, _), n in it.expected_totals("today")[0].items() if tier == "batch")
-        assert it.value("ai_tokens_today", workspace="Team (oj_lab)") == tokens
+    with start_small_system(tmp_path, account) as system:
+        system.poll_until_idle()
+        assert label_values(system, "ai_cost_30d_usd", "workspace") == {"Team (oj_web)", "Team (oj_lab)"}
+        assert label_values(system, "ai_tokens_today", "workspace") == {"Team (oj_web)", "Team (oj_lab)"}
+        tokens = sum(n for (_, _, _, tier, _), n in system.expected_totals("today")[0].items() if tier == "batch")
+        assert system.value("ai_tokens_today", workspace="Team (oj_lab)") == tokens
 
 
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_archived_workspaces_keep_their_names(tmp_path: Path, provider: str) -> None:
     """The money of a workspace that was archived is shown under its name."""
     account = make_account("openai" if provider == "openai" else "anthropic")
-    with start_small_system(tmp_path, replace(account, archived_workspaces=frozenset(account.workspaces))) as it:
-        it.poll_until_idle()
-        assert label_values(it, "ai_cost_30d_usd", "workspace") == {"Web", "Lab"}
+    with start_small_system(tmp_path, replace(account, archived_workspaces=frozenset(account.workspaces))) as system:
+        system.poll_until_idle()
+        assert label_values(system, "ai_cost_30d_usd", "workspace") == {"Web", "Lab"}
 
 
 @pytest.mark.parametrize("fault", ["server_error", "malformed", "missing_scope", "rate_limited"])
 def test_names_that_cannot_be_read_do_not_stop_the_use(tmp_path: Path, fault: str) -> None:
     """Whatever happens to the list of workspaces, their use is read, and shown by id until there are names."""
-    with start_small_system(tmp_path, make_account("openai")) as it:
-        it.simulator.add_fault("solo", fault, path="/projects")
-        it.poll_until_idle()
+    with start_small_system(tmp_path, make_account("openai")) as system:
+        system.simulator.add_fault("solo", fault, path="/projects")
+        system.poll_until_idle()
         for _ in range(4):
-            it.advance(5 * MINUTE)
-        assert label_values(it, "ai_cost_today_usd", "workspace") == {"proj_web", "proj_lab"}
-        assert it.value("ai_account_last_success_timestamp_seconds", report="completions") == it.clock.now.timestamp()
-        assert it.value("ai_account_up") == (1 if fault == "missing_scope" else 0)
+            system.advance(5 * MINUTE)
+        assert label_values(system, "ai_cost_today_usd", "workspace") == {"proj_web", "proj_lab"}
+        assert (
+            system.value("ai_account_last_success_timestamp_seconds", report="completions")
+            == system.clock.now.timestamp()
+        )
+        assert system.value("ai_account_up") == (1 if fault == "missing_scope" else 0)
 
-        it.simulator.clear_faults()
-        it.advance(DAY)
-        assert label_values(it, "ai_cost_today_usd", "workspace") == {"Web", "Lab"}
-        assert it.value("ai_account_up") == 1
+        system.simulator.clear_faults()
+        system.advance(DAY)
+        assert label_values(system, "ai_cost_today_usd", "workspace") == {"Web", "Lab"}
+        assert system.value("ai_account_up") == 1
 
 
 def test_aggregation_keeps_every_sum(tmp_path: Path) -> None:
     """Above max_series the small ones are shown together; by workspace and by type every sum stays the same."""
-    with start_small_system(tmp_path, make_large_account()) as it:
-        it.poll_until_idle()
-        whole = it.samples()
-        assert it.value("ai_account_aggregated_series") == 0
-        it.change_account("solo", lambda account: account.model_copy(update={"max_series": 3}))
-        folded = it.samples()
+    with start_small_system(tmp_path, make_large_account()) as system:
+        system.poll_until_idle()
+        whole = system.samples()
+        assert system.value("ai_account_aggregated_series") == 0
+        system.change_account("solo", lambda account: account.model_copy(update={"max_series": 3}))
+        folded = system.samples()
 
-        assert it.value("ai_account_aggregated_series") == 5
+        assert system.value("ai_account_aggregated_series") == 5
         for labels in ((), ("workspace",), ("type",), ("date",), ("workspace", "type")):
             assert sum_by(folded, *labels) == sum_by(whole, *labels)
         kept = sorted(whole["ai_cost_30d_usd"].items(), key=lambda item: -item[1])[:3]
@@ -131,14 +134,16 @@ def test_an_account_may_show_its_api_keys(tmp_path: Path) -> None:
     for folder, labels in (("without", ()), ("with", ("api_key",))):
         streams = make_account("openai").streams
         again = replace(streams[0], api_key="key_canary")
-        with start_small_system(tmp_path / folder, replace(make_account("openai"), streams=(*streams, again))) as it:
+        with start_small_system(
+            tmp_path / folder, replace(make_account("openai"), streams=(*streams, again))
+        ) as system:
             update = {"labels": frozenset(labels)}
-            it.change_account("solo", lambda account, update=update: account.model_copy(update=update))  # type: ignore[misc]
-            it.poll_until_idle()
-            exported.append(it.samples())
+            system.change_account("solo", lambda account, update=update: account.model_copy(update=update))  # type: ignore[misc]
+            system.poll_until_idle()
+            exported.append(system.samples())
             keys = {"web-production", "lab-notebook", "key_canary"} if labels else {""}
             for metric in ("ai_cost_30d_usd", "ai_tokens_today", "ai_requests_last_hour"):
-                assert label_values(it, metric, "api_key") == keys
+                assert label_values(system, metric, "api_key") == keys
     without, keyed = (sum_by(samples, "workspace", "model", "tier", "type") for samples in exported)
     assert without.keys() == keyed.keys()
     for name, value in without.items():
@@ -148,7 +153,7 @@ def test_an_account_may_show_its_api_keys(tmp_path: Path) -> None:
 
 
 def fail_after_first_poll(system: System) -> Samples:
-    """Read everything once, then let the provider fail for ever; return what was shown."""
+    """Read everything once, then let the provider fail for ever; return the exported samples."""
     system.poll_until_idle()
     shown = system.samples()
     system.simulator.add_fault("solo", "server_error")
@@ -162,12 +167,12 @@ def is_all_zero(samples: Samples, metric: str) -> bool:
 
 def test_the_hour_changes_without_a_provider(tmp_path: Path) -> None:
     """When the clock passes an hour, the running hour begins at 0 for every series; nothing else changes."""
-    with start_small_system(tmp_path, make_account("anthropic")) as it:
-        before = fail_after_first_poll(it)
-        it.advance(midnight(NOON) + 13 * HOUR - it.clock.now - timedelta(seconds=1))
-        assert it.samples()["ai_cost_this_hour_usd"] == before["ai_cost_this_hour_usd"]
-        it.advance(timedelta(seconds=1))
-        after = it.samples()
+    with start_small_system(tmp_path, make_account("anthropic")) as system:
+        before = fail_after_first_poll(system)
+        system.advance(midnight(NOON) + 13 * HOUR - system.clock.now - timedelta(seconds=1))
+        assert system.samples()["ai_cost_this_hour_usd"] == before["ai_cost_this_hour_usd"]
+        system.advance(timedelta(seconds=1))
+        after = system.samples()
         assert is_all_zero(after, "ai_cost_this_hour_usd")
         for name in before:
             if name.startswith(SPEND_PREFIXES):
@@ -177,10 +182,10 @@ def test_the_hour_changes_without_a_provider(tmp_path: Path) -> None:
 
 def test_midnight_passes_without_a_provider(tmp_path: Path) -> None:
     """Today begins at 0 for every series; the day that was is kept, and the new one is not claimed to cost nothing."""
-    with start_small_system(tmp_path, make_account("anthropic")) as it:
-        before = fail_after_first_poll(it)
-        it.advance(midnight(NOON) + DAY - it.clock.now)
-        after = it.samples()
+    with start_small_system(tmp_path, make_account("anthropic")) as system:
+        before = fail_after_first_poll(system)
+        system.advance(midnight(NOON) + DAY - system.clock.now)
+        after = system.samples()
         for name in ("ai_cost_today_usd", "ai_tokens_today"):
             assert is_all_zero(after, name)
             assert after[name].keys() == before[name].keys()
@@ -188,130 +193,133 @@ def test_midnight_passes_without_a_provider(tmp_path: Path) -> None:
             assert after[name] == before[name]
         assert after["ai_cost_daily_usd"].items() >= before["ai_cost_daily_usd"].items()
 
-        it.simulator.clear_faults()
-        it.advance(20 * MINUTE)
-        assert it.nano_usd("ai_cost_daily_usd", date="2026-11-19") == it.nano_usd("ai_cost_today_usd")
-        assert not is_all_zero(it.samples(), "ai_cost_today_usd")
+        system.simulator.clear_faults()
+        system.advance(20 * MINUTE)
+        assert system.nano_usd("ai_cost_daily_usd", date="2026-11-19") == system.nano_usd("ai_cost_today_usd")
+        assert not is_all_zero(system.samples(), "ai_cost_today_usd")
 
 
 def test_an_unpolled_day_is_not_exported_as_zero(tmp_path: Path) -> None:
     """In an outage of days, ai_cost_daily_usd holds the days that were read, and no others at 0."""
-    with start_small_system(tmp_path, make_account("anthropic")) as it:
-        before = fail_after_first_poll(it)
-        it.advance(3 * DAY)
-        assert it.samples()["ai_cost_daily_usd"].keys() == before["ai_cost_daily_usd"].keys()
+    with start_small_system(tmp_path, make_account("anthropic")) as system:
+        before = fail_after_first_poll(system)
+        system.advance(3 * DAY)
+        assert system.samples()["ai_cost_daily_usd"].keys() == before["ai_cost_daily_usd"].keys()
 
 
 def test_a_month_ends_without_a_provider(tmp_path: Path) -> None:
-    """The new month begins at 0, its billed part too, while the last 30 days still hold what was."""
-    with start_small_system(tmp_path, make_account("anthropic")) as it:
-        before = fail_after_first_poll(it)
-        it.advance(datetime(2026, 12, 1, tzinfo=UTC) - it.clock.now)
-        after = it.samples()
+    """The new month begins at 0, its billed part too, while the last 30 days still include the old month."""
+    with start_small_system(tmp_path, make_account("anthropic")) as system:
+        before = fail_after_first_poll(system)
+        system.advance(datetime(2026, 12, 1, tzinfo=UTC) - system.clock.now)
+        after = system.samples()
         for name in ("ai_cost_month_usd", "ai_tokens_month", "ai_cost_today_usd"):
             assert is_all_zero(after, name)
             assert after[name].keys() == before[name].keys()
-        assert it.nano_usd("ai_cost_month_billed_usd") == 0
+        assert system.nano_usd("ai_cost_month_billed_usd") == 0
         assert after["ai_tokens_30d"] == before["ai_tokens_30d"]
-        assert it.nano_usd("ai_cost_30d_usd") == it.nano_usd("ai_cost_daily_usd")
+        assert system.nano_usd("ai_cost_30d_usd") == system.nano_usd("ai_cost_daily_usd")
 
 
 def test_series_older_than_thirty_days_are_removed(tmp_path: Path) -> None:
     """The last 30 days lose a day at each midnight, and a series goes when its last use has left them."""
-    with start_small_system(tmp_path, make_account("anthropic")) as it:
-        fail_after_first_poll(it)
-        it.advance(midnight(NOON) + 29 * DAY - it.clock.now)
-        day = it.nano_usd("ai_cost_daily_usd", date="2026-11-18")
-        assert it.nano_usd("ai_cost_30d_usd") == day
+    with start_small_system(tmp_path, make_account("anthropic")) as system:
+        fail_after_first_poll(system)
+        system.advance(midnight(NOON) + 29 * DAY - system.clock.now)
+        day = system.nano_usd("ai_cost_daily_usd", date="2026-11-18")
+        assert system.nano_usd("ai_cost_30d_usd") == day
         assert day
-        it.advance(DAY)
-        gone = it.samples()
+        system.advance(DAY)
+        gone = system.samples()
         assert "ai_cost_daily_usd" in gone
         for window in ("this_hour", "today", "month", "30d"):
             assert f"ai_cost_{window}_usd" not in gone
             assert f"ai_tokens_{window}" not in gone
-        assert it.nano_usd("ai_cost_daily_usd", date="2026-11-18") == day
-        it.advance(5 * DAY)
-        assert it.nano_usd("ai_cost_daily_usd", date="2026-11-18") is None
+        assert system.nano_usd("ai_cost_daily_usd", date="2026-11-18") == day
+        system.advance(5 * DAY)
+        assert system.nano_usd("ai_cost_daily_usd", date="2026-11-18") is None
 
 
 def test_an_hour_of_last_month_is_not_the_last_hour(tmp_path: Path) -> None:
     """After thirty days without any usage, the newest complete hour leaves the page with all other series."""
-    with start_small_system(tmp_path, make_account("anthropic")) as it:
-        fail_after_first_poll(it)
-        it.advance(31 * DAY)
-        assert "ai_cost_last_hour_usd" not in it.samples()
-        assert "ai_tokens_last_hour" not in it.samples()
+    with start_small_system(tmp_path, make_account("anthropic")) as system:
+        fail_after_first_poll(system)
+        system.advance(31 * DAY)
+        assert "ai_cost_last_hour_usd" not in system.samples()
+        assert "ai_tokens_last_hour" not in system.samples()
 
 
 def test_a_removed_account_returns_with_its_history(tmp_path: Path) -> None:
     """Without it in the configuration its series are gone; with it again they are there before any request."""
-    with start_small_system(tmp_path, make_account("openai", "stays"), make_account("anthropic", "goes")) as it:
-        it.poll_until_idle()
-        both, stays, before = it.config, it.app.polled_accounts["stays"], it.samples()
-        it.app.apply(both.model_copy(update={"accounts": both.accounts[:1]}))
-        it.poll_until_idle()
+    with start_small_system(tmp_path, make_account("openai", "stays"), make_account("anthropic", "goes")) as system:
+        system.poll_until_idle()
+        both, stays, before = system.config, system.app.polled_accounts["stays"], system.samples()
+        system.app.apply(both.model_copy(update={"accounts": both.accounts[:1]}))
+        system.poll_until_idle()
         ours = [
-            series_labels for name, series in it.samples().items() if name.startswith("ai_") for series_labels in series
+            series_labels
+            for name, series in system.samples().items()
+            if name.startswith("ai_")
+            for series_labels in series
         ]
         assert not [series_labels for series_labels in ours if ("account", "goes") in series_labels]
         assert [series_labels for series_labels in ours if ("account", "stays") in series_labels]
 
-        it.simulator.requests.clear()
-        it.app.apply(both)
-        assert {name: series for name, series in it.spend_samples().items() if series} == {
+        system.simulator.requests.clear()
+        system.app.apply(both)
+        assert {name: series for name, series in system.spend_samples().items() if series} == {
             name: series for name, series in before.items() if name.startswith(SPEND_PREFIXES)
         }
-        it.poll_until_idle()
-        assert it.simulator.requests == []
-        assert it.value("ai_account_up", account="goes") == 1
-        assert it.app.polled_accounts["stays"] is stays
+        system.poll_until_idle()
+        assert system.simulator.requests == []
+        assert system.value("ai_account_up", account="goes") == 1
+        assert system.app.polled_accounts["stays"] is stays
         polls = "ai_account_polls_total"
-        assert it.value(polls, account="stays") == sum(
+        assert system.value(polls, account="stays") == sum(
             value for one, value in before[polls].items() if ("account", "stays") in one
         )
 
 
-def test_an_account_of_another_owner_goes_on_under_its_new_name(tmp_path: Path) -> None:
-    """A renamed owner is shown at once; its account and the others go on, and nothing is requested again."""
-    with start_small_system(tmp_path, make_account("openai", "stays"), make_account("anthropic", "changes")) as it:
-        it.poll_until_idle()
-        stays, changes = it.app.polled_accounts["stays"], it.app.polled_accounts["changes"]
-        it.simulator.requests.clear()
-        it.change_account("changes", lambda account: account.model_copy(update={"owner": "research"}))
-        it.poll_until_idle()
-        assert it.app.polled_accounts["stays"] is stays
-        assert it.app.polled_accounts["changes"] is changes
-        assert it.value("ai_account_info", account="changes", owner="research") == 1
-        assert it.value("ai_account_info", account="changes", owner="platform") is None
-        assert it.simulator.requests == []
+def test_an_account_of_another_owner_is_exported_under_the_new_name(tmp_path: Path) -> None:
+    """A renamed owner is shown at once; its account and the others stay exported, and nothing is requested again."""
+    with start_small_system(tmp_path, make_account("openai", "stays"), make_account("anthropic", "changes")) as system:
+        system.poll_until_idle()
+        stays, changes = system.app.polled_accounts["stays"], system.app.polled_accounts["changes"]
+        system.simulator.requests.clear()
+        system.change_account("changes", lambda account: account.model_copy(update={"owner": "research"}))
+        system.poll_until_idle()
+        assert system.app.polled_accounts["stays"] is stays
+        assert system.app.polled_accounts["changes"] is changes
+        assert system.value("ai_account_info", account="changes", owner="research") == 1
+        assert system.value("ai_account_info", account="changes", owner="platform") is None
+        assert system.simulator.requests == []
 
 
-def test_an_account_that_only_moved_in_its_file_goes_on(tmp_path: Path) -> None:
-    """A line added further up changes where an account stands, and nothing else: its counters go on."""
-    with start_small_system(tmp_path, make_account("anthropic")) as it:
-        it.poll_until_idle()
-        member, polls = it.app.polled_accounts["solo"], it.value("ai_account_polls_total", account="solo")
-        path = it.config.path
+def test_an_account_that_only_moved_in_its_file_keeps_its_counters(tmp_path: Path) -> None:
+    """A line added further up changes the line of an account, and nothing else: its counters keep their values."""
+    with start_small_system(tmp_path, make_account("anthropic")) as system:
+        system.poll_until_idle()
+        member, polls = system.app.polled_accounts["solo"], system.value("ai_account_polls_total", account="solo")
+        path = system.config.path
         path.write_text("# The accounts of our platform.\n" + path.read_text())
-        assert it.app.reload(lambda: load(path, PROVIDERS)) == ""
-        assert it.value("ai_account_polls_total", account="solo") == polls
-        assert it.app.polled_accounts["solo"] is member
+        assert system.app.reload(lambda: load(path, PROVIDERS)) == ""
+        assert system.value("ai_account_polls_total", account="solo") == polls
+        assert system.app.polled_accounts["solo"] is member
 
 
 def test_billed_days_are_told_apart_from_estimated_ones(tmp_path: Path) -> None:
     """A day is in ai_cost_daily_billed_usd, at the same cost, from its bill on; today and yesterday are estimated."""
-    with start_small_system(tmp_path, make_account("openai"), history="5d") as it:
-        it.poll_until_idle()
-        page = it.samples()
+    with start_small_system(tmp_path, make_account("openai"), history="5d") as system:
+        system.poll_until_idle()
+        page = system.samples()
         billed, daily = page["ai_cost_daily_billed_usd"], page["ai_cost_daily_usd"]
         assert billed.items() <= daily.items()
-        today = midnight(it.clock.now)
+        today = midnight(system.clock.now)
         estimated = {dict(series)["date"] for series in daily.keys() - billed.keys()}
         assert f"{today:%Y-%m-%d}" in estimated
         assert f"{today - 3 * DAY:%Y-%m-%d}" not in estimated
         month = {series: usd for series, usd in billed.items() if dict(series)["date"] >= f"{today:%Y-%m}-01"}
-        assert sum(month.values()) == pytest.approx(it.value("ai_cost_month_billed_usd"))
-        it.advance(DAY)
-        later = it.samples()["ai_cost_daily_billed_usd"]
+        assert sum(month.values()) == pytest.approx(system.value("ai_cost_month_billed_usd"))
+        system.advance(DAY)
+        later = system.samples()["ai_cost_daily_billed_usd"]
         assert len(later) == len(billed) + 1

@@ -1,4 +1,4 @@
-"""What a running exporter touches: its ledger's folder, and nothing else."""
+"""A running exporter writes to its ledger's folder and to nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def watch(event, arguments):
 
 sys.addaudithook(watch)
 """
-"""Imported by Python itself at its start; tells every path that is opened for writing, made, renamed or removed."""
+"""Imported by Python itself at its start; prints every path that is opened for writing, created, renamed or removed."""
 
 
 def test_only_the_ledgers_folder_is_written(tmp_path: Path) -> None:

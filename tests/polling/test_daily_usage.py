@@ -62,7 +62,7 @@ def make_days(rows_by_day: list[list[Row]]) -> list[Bucket]:
 
 
 def sum_units(buckets: Sequence[Bucket]) -> Counter[tuple[datetime, str, str, str]]:
-    """Return units by day and labels; what is 0 is left out."""
+    """Return units by day and labels; labels without units are left out."""
     units: Counter[tuple[datetime, str, str, str]] = Counter()
     for bucket in buckets:
         for row in bucket.rows:
@@ -201,7 +201,7 @@ class DailySystem:
     system: System
 
     def set_day(self, day: datetime, output: int, requests: int, cost: int) -> None:
-        """Set what the API reports of a day; cost in nano-USD."""
+        """Set the usage that the API reports of a day; cost in nano-USD."""
         self.api.days[f"{day:%Y-%m-%d}"] = {"output": output, REQUESTS: requests, COST: cost, "bytes": STORED_BYTES}
 
     def hours_of(self, day: datetime, meter: str) -> list[int]:
@@ -288,7 +288,7 @@ def test_the_hours_of_a_stored_day_sum_to_the_day(daily: DailySystem) -> None:
 
 
 def test_a_later_poll_replaces_the_hours_of_the_running_day(daily: DailySystem) -> None:
-    """What the provider adds, or revises downward, is in all hours of the day after the next poll, and once only."""
+    """Usage that the provider adds or revises downward is in all hours of the day after the next poll, only once."""
     daily.set_day(TODAY, 2000, 20, 8 * NANO)
     daily.set_day(YESTERDAY, 1000, 10, 4 * NANO)
     daily.system.advance(3 * HOUR)

@@ -62,7 +62,7 @@ def _start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
 def test_an_odd_text_stops_nothing(system: System, text: str) -> None:
-    """Whatever a name, model, tier, line item or error contains, usage is counted and the process goes on."""
+    """Whatever a name, model, tier, line item or error contains, usage is counted and the process keeps running."""
     with start_canned_server(lambda request: _openai_answer(request, text)) as server:
         system.change_account("solo", lambda account: account.model_copy(update={"base_url": server.url}))
         system.advance(HOUR)
@@ -86,7 +86,7 @@ def test_an_odd_text_stops_nothing(system: System, text: str) -> None:
 def test_an_answer_without_its_buckets_changes_nothing(
     tmp_path: Path, provider: Literal["openai", "anthropic"], fault: str
 ) -> None:
-    """While answers have no or too few buckets, what is stored stays and the account is reported as malformed."""
+    """While answers have no or too few buckets, the stored usage stays and the account is reported as malformed."""
     with start_small_system(tmp_path, make_account(provider)) as system:
         system.poll_until_idle()
         before = system.exported_totals("ai_tokens_today")
@@ -105,7 +105,7 @@ def test_an_answer_without_its_buckets_changes_nothing(
 
 @pytest.mark.parametrize("tokens", [10**12, 10**13, 2**63 - 1, 10**30])
 def test_an_absurd_number_is_no_failure_of_the_ledger(tmp_path: Path, tokens: int) -> None:
-    """However many tokens a provider claims in every hour, the process goes on, and a corrected answer is shown."""
+    """However many tokens a provider claims in every hour, the process keeps running, and corrections are exported."""
     number = [tokens]
 
     def answer(request: ReceivedRequest) -> Reply:

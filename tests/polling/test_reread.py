@@ -1,4 +1,4 @@
-"""Requests to read past days again: what they may contain, which days are read, and in which parts."""
+"""Requests to read past days again: valid requests, the days that are read, and in which parts."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ class BrokenForOldBills(Anthropic):
 
 
 def test_an_internal_error_of_old_days_stops_polls_only_once(tmp_path: Path) -> None:
-    """After an unexpected error the waiting days are dropped, and a quarter of an hour later polls go on."""
+    """After an unexpected error the waiting days are dropped, and a quarter of an hour later polls continue."""
     clock = Clock()
     world = World([make_account("anthropic")], clock, start_time=TODAY - 52 * DAY)
     with start_system(tmp_path, world, clock, history="50d") as system:
@@ -339,7 +339,7 @@ class FailingForOldBills(Anthropic):
 def test_days_that_cannot_be_read_stop_no_poll_and_are_given_up(
     tmp_path: Path, error: ProviderError, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Failures to read old bills are counted and logged; polls go on, and after enough failures they are given up."""
+    """Failures to read old bills are counted and logged; polls continue, after enough failures days are given up."""
     FailingForOldBills.error = error
     clock = Clock()
     world = World([make_account("anthropic")], clock, start_time=TODAY - 52 * DAY)
@@ -359,7 +359,7 @@ def test_days_that_cannot_be_read_stop_no_poll_and_are_given_up(
 
 
 def test_days_wait_for_the_network(tmp_path: Path) -> None:
-    """A connection that cannot be made, however often, is no reason to give up: it says nothing about the days."""
+    """A connection that cannot be made, however often, is no reason to give up: the days may still be readable."""
     FailingForOldBills.error = Unavailable("connection refused", reached=False)
     clock = Clock()
     world = World([make_account("anthropic")], clock, start_time=TODAY - 52 * DAY)
@@ -429,7 +429,7 @@ def _serve_routes(system: System) -> Iterator[str]:
         yield f"http://{address}/-/reread"
 
 
-def test_the_answer_says_what_is_read(system: System, address: str) -> None:
+def test_the_answer_lists_the_days_that_are_read(system: System, address: str) -> None:
     """The answer has status 202 and the accounts, their reports and the days that will be read."""
     first, last = f"{TODAY - 2 * DAY:%Y-%m-%d}", f"{TODAY - DAY:%Y-%m-%d}"
     answer = httpx.post(address, params={"from": first, "to": last, "account": "crew", "provider": "cursor"})
@@ -492,7 +492,7 @@ def test_without_the_lifecycle_flag_nothing_is_read(system: System) -> None:
 
 
 def test_a_rejected_key_delays_the_request(tmp_path: Path) -> None:
-    """The answer says that the key is rejected; the days are read once the provider accepts it."""
+    """The answer reports that the key is rejected; the days are read once the provider accepts it."""
     with start_long_system(tmp_path, make_account("openai")) as system:
         system.simulator.add_fault("solo", "revoked")
         system.advance(5 * MINUTE)

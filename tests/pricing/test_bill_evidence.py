@@ -48,7 +48,7 @@ def test_a_row_for_several_tiers_is_shared_by_value() -> None:
 
 
 def test_a_row_for_several_models_is_shared_by_value_where_all_have_a_rate() -> None:
-    """One line for all images goes by what they list at, and by their number where one has no price."""
+    """A single line for all images is split by their list prices, and by their number where a model has no price."""
     usage = {1: [Row("images", 1, "w", "big"), Row("images", 2, "w", "small")]}
     bill = [Row("images", 600, "w", item="Image models")]
     rates = RateTable({("big", "images"): 40, ("small", "images"): 10})

@@ -151,7 +151,7 @@ def test_a_new_months_list_price_does_not_change_learned_rates() -> None:
 @no_deadline
 @given(DAY_USAGE, CHARGES.filter(bool), RATES)
 def test_the_same_day_again_is_estimated_at_its_bill(usage: Usage, bill: list[Row], rates: RateTable) -> None:
-    """Equal use at equal prices costs what it cost, to a nano-dollar per row, explained by use or not."""
+    """Equal usage at equal prices is estimated at the bill, to a nano-dollar per row, explained by usage or not."""
     value = _estimate(usage, _collect_evidence([(usage, bill)], rates), rates)
     assert abs(sum(value.hours.values()) - _sum(bill)) <= sum(len(rows) for rows in usage.values())
     assert value.unpriced_tokens == {}

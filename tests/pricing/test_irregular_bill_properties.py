@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -123,21 +123,27 @@ class SteadyAccount:
         bucket = Bucket("bill", day, day + DAY, tuple(rows))
         self.ledger.buckets.put(self.ledger_account.id, "bill", TimeRange(day, day + DAY), [bucket])
 
-    def value(self, now: datetime) -> AccountSnapshot:
-        """Value all days and return the snapshot."""
+    def value(self, now: datetime) -> None:
+        """Value all days."""
         self.valuer.value_days(self.ledger_account, now, hour_changed=True)
+
+    def build_snapshot(self, now: datetime) -> AccountSnapshot:
+        """Return the snapshot of the valued days."""
         return self.builder.build(self.view, LedgerSource(self.ledger, self.ledger_account), (), now)
 
 
-def _play(account: SteadyAccount, bills: Sequence[Sequence[BillVersion]]) -> list[AccountSnapshot]:
-    """Play ordinary days and then the irregular ones; return the snapshots of the latter."""
+def _play(
+    account: SteadyAccount,
+    bills: Sequence[Sequence[BillVersion]],
+    on_valued: Callable[[datetime], None] = lambda _: None,
+) -> None:
+    """Play ordinary days and then the irregular days, with a call after each valuation of the latter."""
     start = FIRST + HISTORY_DAYS * DAY
     account.put_usage(FIRST, start)
     for number in range(HISTORY_DAYS - 1):
         account.put_bill(FIRST + number * DAY, BILL)
     account.value(start)
     account.put_bill(start - DAY, BILL)
-    snapshots = []
     until = start
     for number in range(len(bills) + 4):
         day = start + number * DAY
@@ -150,9 +156,9 @@ def _play(account: SteadyAccount, bills: Sequence[Sequence[BillVersion]]) -> lis
                 answer = (number - billed - 1) * len(VALUATION_HOURS) + step
                 if 0 <= answer < len(answers):
                     account.put_bill(start + billed * DAY, answers[answer].to_rows())
-            snapshots.append(account.value(now))
+            account.value(now)
+            on_valued(now)
     account.value(until + MAX_WAIT)
-    return snapshots
 
 
 @settings(max_examples=25, deadline=None)
@@ -185,7 +191,9 @@ def test_steady_usage_is_never_a_spike(
 ) -> None:
     """No condition of a spike alert is met by any version of a bill whose final prices are less than doubled."""
     account = SteadyAccount(tmp_path_factory.mktemp("ledger"))
-    for snapshot in _play(account, _charge_once(bills, charged_day)):
+
+    def check_signals(now: datetime) -> None:
+        snapshot = account.build_snapshot(now)
         for signals in snapshot.signals:
             this_hour = snapshot.hourly.cost_at(signals.workspace, snapshot.time.replace(minute=0))
             assert signals.cost is not None
@@ -193,6 +201,8 @@ def test_steady_usage_is_never_a_spike(
             assert not signals.is_spike, (snapshot.time, signals)
             assert this_hour <= signals.this_hour_cost.upper_bound, (snapshot.time, signals)
             assert not signals.excess, (snapshot.time, signals)
+
+    _play(account, _charge_once(bills, charged_day), check_signals)
     account.ledger.close()
 
 

@@ -139,7 +139,7 @@ def test_a_late_bill_prices_every_open_day_alike() -> None:
 
 
 def test_without_bills_the_list_price_applies() -> None:
-    """A new account pays list prices; what is not listed has none; a price of zero is one."""
+    """A new account pays list prices; unlisted models have none; a price of zero is a price."""
     assert _rate() == 1000
     assert _rate(tier="batch") == 500
     assert _rate(model="nova") is None

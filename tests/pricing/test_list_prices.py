@@ -78,7 +78,7 @@ def test_what_is_not_listed_has_no_rate(provider: str, model: str, meter: str) -
 
 
 def test_a_listed_price_of_zero_is_a_price() -> None:
-    """What is listed as free has the rate 0."""
+    """Usage that is listed as free has the rate 0."""
     assert _rate("openai", "omni-moderation-latest", "uncached_input", "") == 0
     assert _rate("openai", "omni-moderation-latest", "uncached_input", "batch") == 0
 

@@ -38,12 +38,12 @@ def test_unattributed_cost_grows_with_the_value_of_its_workspaces_usage() -> Non
 
 @pytest.mark.parametrize(("last_hour", "hours"), [(23, 24), (0, 1), (7, 8)])
 def test_without_use_it_is_even_over_the_hours_that_have_begun(last_hour: int, hours: int) -> None:
-    """Storage of a workspace that uses nothing grows with the clock to what the newest bill said."""
+    """Storage of a workspace that uses nothing grows with the clock to the amount of the newest bill."""
     assert _estimate_fee({}, _evidence(0, 2400), last_hour=last_hour) == dict.fromkeys(range(hours), 100)
 
 
 def test_a_whole_day_has_every_nano_dollar() -> None:
-    """What does not divide by 24 is all there at the day's end."""
+    """An amount that does not divide by 24 is complete at the day's end."""
     assert sum(_estimate_fee({}, _evidence(0, 1001)).values()) == 1001
 
 

@@ -61,7 +61,7 @@ def test_an_open_day_is_its_tokens_at_rates() -> None:
 
 
 def test_tokens_without_a_price_are_reported_by_model() -> None:
-    """What has no price costs nothing and is counted, tokens only, requests and units never."""
+    """Usage without a price costs nothing; its tokens are counted, its requests and units are not."""
     rows = [Row("output", 5, model="x"), Row("cache_read", 6, model="x"), Row("output", 0, model="y")]
     usage = {1: [*rows, Row("images", 7, model="x"), Row("requests", 8, model="x")]}
     assert value_day(usage, None, NO_RATES) == DayValuation({}, billed=False, unpriced_tokens={"x": 11})
@@ -131,7 +131,7 @@ def test_free_usage_is_reported_as_zero() -> None:
     assert value == DayValuation({(0, CostLabels("w", "free")): 0}, billed=False, unpriced_tokens={})
 
 
-# --- a billed day: what a row pays for --------------------------------------------------------------------------------
+# --- a billed day: the usage of a row ---------------------------------------------------------------------------------
 
 
 def test_a_row_follows_the_units_it_pays_for() -> None:
@@ -197,7 +197,7 @@ def test_a_tier_is_claimed_for_the_meter_it_is_billed_for() -> None:
 def test_a_billed_tier_without_usage_is_attributed_to_the_nearest_tier() -> None:
     """Long context falls to its own tier, another tier to use without one, else to any."""
     tiers = {"m": ("standard", "flex", ""), "n": ("", "flex"), "o": ("flex",)}
-    usage = {1: [Row("output", 10, "p", model, tier) for model, said in tiers.items() for tier in said]}
+    usage = {1: [Row("output", 10, "p", model, tier) for model, tier_names in tiers.items() for tier in tier_names]}
     bill = [
         Row("output", 5, "p", "m", "standard_long_context"),
         Row("output", 7, "p", "n", "priority"),

@@ -46,7 +46,7 @@ def _start_system(tmp_path: Path) -> Iterator[System]:
 
 
 def simulated_bill(system: System, account: str, day: datetime) -> int:
-    """Return what the simulator finally bills for a day, in nano-USD."""
+    """Return the simulator's final bill of a day, in nano-USD."""
     return sum(row.value for row in system.world.bill(account, day))
 
 
@@ -68,7 +68,7 @@ def exported_costs(system: System, metric: str, account: str) -> Counter[tuple[s
 
 
 def test_every_billed_day_is_its_bill(system: System) -> None:
-    """Each closed day of each kind of account costs what its bill says, to the nano-dollar, and so does the month."""
+    """Each closed day of each kind of account costs its bill, to the nano-dollar, and so does the month."""
     for account in system.world.accounts:
         bills = {f"{day:%Y-%m-%d}": simulated_bill(system, account, day) for day in BILLED_DAYS}
         assert all(bills.values())
@@ -76,13 +76,13 @@ def test_every_billed_day_is_its_bill(system: System) -> None:
         assert system.nano_usd("ai_cost_month_billed_usd", account=account) == sum(bills.values())
 
 
-def test_a_days_bill_is_shared_out_as_its_lines_say(system: System) -> None:
-    """Per workspace, the billed days and the open one sum to the bills and to what today shows."""
-    for account, one in system.world.accounts.items():
+def test_a_days_bill_is_attributed_by_its_lines(system: System) -> None:
+    """Per workspace, the billed days and the open day sum to the bills and to today's cost."""
+    for account, simulated_account in system.world.accounts.items():
         billed: Counter[str] = Counter()
         for day in BILLED_DAYS:
             for row in system.world.bill(account, day):
-                billed[one.workspaces[row.workspace]] += row.value
+                billed[simulated_account.workspaces[row.workspace]] += row.value
         shown = Counter[str]()
         for (workspace, *_), value in exported_costs(system, "ai_cost_30d_usd", account).items():
             shown[workspace] += value
@@ -136,7 +136,7 @@ def test_cursor_costs_what_its_events_say(system: System) -> None:
 
 
 def test_a_day_becomes_billed_when_only_time_passes(tmp_path: Path) -> None:
-    """A bill that is out before its lag has passed counts when it has, though the provider says nothing more."""
+    """A bill that is out before its lag has passed counts when it has, although the provider reports nothing more."""
     with start_small_system(tmp_path, replace(make_complex_account(), bill_delay=4 * HOUR)) as system:
         system.poll_until_idle()
         before = system.nano_usd("ai_cost_month_billed_usd")
@@ -211,7 +211,7 @@ def test_use_that_cursor_corrects_changes_a_closed_day(system: System) -> None:
 
 
 def test_use_that_is_corrected_after_its_bill_moves_no_money(system: System) -> None:
-    """A billed day goes on costing what its bill says when only its use is corrected."""
+    """A billed day keeps the cost of its bill when only its usage is corrected."""
     day, before = BILLED_DAYS[1], simulated_bill(system, "anthropic", BILLED_DAYS[1])
     system.world.revise("anthropic", day + 9 * HOUR, 2.0)
     system.world.restate("anthropic", day, before / simulated_bill(system, "anthropic", day))

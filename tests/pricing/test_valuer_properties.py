@@ -83,7 +83,7 @@ class ValuedAccount:
         self.valuer.value_days(self.ledger_account, NOW + MAX_WAIT)
 
     def cost_by_labels(self, day: datetime) -> dict[RowLabels, int]:
-        """Return what a day costs, by labels."""
+        """Return the cost of a day by labels."""
         return self.ledger.costs.total(self.ledger_account.id, TimeRange(day, day + DAY))
 
 

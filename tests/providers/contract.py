@@ -44,7 +44,7 @@ class SimulatedApi:
         self.simulator.clear_faults(self.account)
 
     def expected_usage(self, since: datetime, until: datetime) -> Iterable[tuple[datetime, Row]]:
-        """Return what the simulated provider reports at the current time."""
+        """Return the usage that the simulated provider reports at the current time."""
         return self.simulator.world.reported_rows(self.account, since, until)
 
     def expected_bill(self, day: datetime) -> Iterable[Row]:
@@ -72,7 +72,7 @@ class SimulatedProviderContract(ProviderContract):
             yield SimulatedApi(simulator, self.account)
 
     def check_key_rejection(self, fault: str, error: KeyRejected) -> None:
-        """Check that the advice says where to create a key, and why a revoked or expired key fails."""
+        """Check that the advice links to the page for keys, and explains why a revoked or expired key fails."""
         assert "Create a" in error.advice
         assert fault not in {"revoked", "expired"} or fault in error.advice
 

@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -195,7 +196,7 @@ def test_retry_after(header: str, seconds: float | None, status: int) -> None:
 
 
 def test_retry_after_as_a_time_needs_the_providers_clock() -> None:
-    """Without a readable Date of the answer, a time says nothing: the usual back-off applies."""
+    """Without a readable Date of the answer, a Retry-After time has no meaning: the usual back-off applies."""
     headers = {"Date": "today", "Retry-After": "Sat, 21 Nov 2026 12:02:30 GMT"}
     error = error_for_reply(Reply({}, 503, headers))
     assert isinstance(error, Unavailable)
@@ -333,8 +334,27 @@ def test_a_connection_that_breaks(start: bytes, code: str, reached: bool) -> Non
     assert codes == [code]
 
 
+def test_a_connection_that_is_established_after_the_close_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request whose connection is established after `close` fails, and leaves no socket open."""
+    established: list[socket.socket] = []
+    connect = socket.create_connection
+
+    def close_and_connect(address: tuple[str, int], *arguments: Any, **options: Any) -> socket.socket:
+        closing_thread = threading.Thread(target=opened.close)
+        closing_thread.start()
+        closing_thread.join()
+        established.append(connect(address, *arguments, **options))
+        return established[-1]
+
+    with start_canned_server(lambda _: Reply({})) as server, open_client(server.url) as opened:
+        monkeypatch.setattr(socket, "create_connection", close_and_connect)
+        with pytest.raises(Unavailable, match="broke"):
+            opened.get("/x")
+    assert [connection.fileno() for connection in established] == [-1]
+
+
 def test_nobody_listens() -> None:
-    """A refused connection is Unavailable and not reached, and the message says so."""
+    """A refused connection is Unavailable and not reached, and the message contains it."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     error = error_at(f"http://127.0.0.1:{port}")
@@ -421,7 +441,7 @@ def test_pagination_resends_its_parameters() -> None:
 
 @pytest.mark.parametrize("last", [{"n": 1, "next_page": None}, {"n": 1}, {"n": 1, "has_more": False}])
 def test_the_end_of_pagination(last: dict[str, object]) -> None:
-    """A page without a cursor is the last, whether or not it says has_more."""
+    """A page without a cursor is the last, whatever its has_more is."""
     with start_canned_server(lambda _: Reply(last)) as server:
         assert fetch_pages(server) == [1]
 
@@ -494,7 +514,7 @@ def test_offset_pages_are_bounded() -> None:
 
 
 def test_numbered_pages_are_read_to_the_last() -> None:
-    """Pages are numbered from one and read while the page says that there is another."""
+    """Pages are numbered from 1 and read until a page announces no further page."""
     pages = list(paginate_by_number(lambda number: {"number": number}, lambda page: page["number"] != 3))
     assert pages == [{"number": 1}, {"number": 2}, {"number": 3}]
 

@@ -29,7 +29,7 @@ ReadAnswer = Callable[[bytes], Json]
 
 @pytest.fixture(name="read_answer", scope="module")
 def _start_server() -> Iterator[ReadAnswer]:
-    """Return what the client reads when a server on loopback answers with a body."""
+    """Return the object that the client parses when a server on loopback answers with a body."""
     bodies: list[bytes] = []
 
     def read(body: bytes) -> Json:

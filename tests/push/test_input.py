@@ -207,7 +207,7 @@ def test_a_body_may_be_compressed() -> None:
     ],
 )
 def test_an_invalid_compressed_body_is_rejected(body: bytes, encoding: str, status: int) -> None:
-    """What is no single gzip member, or is too long when decompressed, is rejected; a bomb is not decompressed."""
+    """A body that is not one gzip member, or too long when decompressed, is rejected; a bomb is not decompressed."""
     with pytest.raises(PushError) as error:
         decode_body(body, encoding, 1000)
     assert error.value.status == status

@@ -61,7 +61,7 @@ def _start_exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Export
 
 
 def test_the_served_document_is_the_tested_one(exporter: ExporterProcess, document: schemathesis.BaseSchema) -> None:
-    """The document from which the requests below are generated is the one that the server serves."""
+    """The server serves the document from which the requests of these tests are generated."""
     assert exporter.get("/api/v1/openapi.json").json() == document.raw_schema
 
 
@@ -96,7 +96,7 @@ def test_without_a_token_nothing_is_accepted(exporter: ExporterProcess, case: Ca
 @settings(max_examples=MAX_EXAMPLES // 4, deadline=None, derandomize=True)
 @REREAD_API.parametrize()
 def test_every_answer_about_days_to_read_again_is_a_documented_one(exporter: ExporterProcess, case: Case[Any]) -> None:
-    """Any days and names are answered as the document says, with 400 or 404 where there is nothing to read."""
+    """Any days and names have a documented answer, 400 or 404 where there is nothing to read."""
     response = case.call_and_validate(base_url=exporter.url, excluded_checks=[positive_data_acceptance])
     assert response.status_code in (400, 404, 405)
 

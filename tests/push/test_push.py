@@ -123,7 +123,7 @@ def _push_service(system: System) -> PushService:
 
 
 def _wait_until_exported(system: System) -> None:
-    """Run what the timer runs until /metrics has all events. After each refresh the service pauses for a moment."""
+    """Tick until /metrics has all events. After each refresh the service pauses for a moment."""
     service = _push_service(system)
 
     def exported() -> bool:
@@ -136,10 +136,10 @@ def _wait_until_exported(system: System) -> None:
 
 def test_an_event_is_exported_like_polled_usage(system: System) -> None:
     """The source is the label account; provider, workspace, model, tier, cost, tokens and requests are the event's."""
-    told = _make_event(
+    event = _make_event(
         workspace="Search", tier="batch", costUsd=0.25, cacheReadTokens=30, cacheWriteTokens=10, requests=2
     )
-    assert _status_and_body(_post(system, told)) == (202, {"status": "accepted"})
+    assert _status_and_body(_post(system, event)) == (202, {"status": "accepted"})
     _wait_until_exported(system)
     labels = {"provider": "bedrock", "account": "gateway", "workspace": "Search", "tier": "batch"}
     assert system.value("ai_cost_today_usd", **labels) == 0.25
@@ -204,7 +204,7 @@ def test_the_same_id_is_counted_once(system: System) -> None:
 
 @pytest.mark.parametrize("update", [{"labels": ["api_key"]}, {"max_series": 1}, {"owner": "data"}], ids=str)
 def test_a_duplicate_is_recognized_after_a_configuration_change(system: System, update: dict[str, Any]) -> None:
-    """Whether an event is a duplicate or a conflict depends on what was sent, not on how the source is configured."""
+    """Whether an event is a duplicate or a conflict depends on its content, not on how the source is configured."""
     known = [_make_event(id=f"call-{number}", model=f"m{number}", apiKey="search") for number in range(11)]
     assert _post(system, known, BATCH_PATH).json()["accepted"] == 11
     late = _make_event(id="late", model="late", apiKey="search")

@@ -30,7 +30,7 @@ _SHIFTING = (1.0, 0.6, 1.3, 0.7, 1.4, 0.9, 1.2)
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The largest errors of one run, as parts of the true value, and counts of what is wrong."""
+    """The largest errors of a run, as parts of the true value, and counts of wrong hours, spikes and days."""
 
     yesterday: float
     today: float

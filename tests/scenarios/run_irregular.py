@@ -1,4 +1,4 @@
-"""Plays a scenario of irregular bills on the whole exporter and measures what it exports at every observation.
+"""Plays a scenario of irregular bills on the whole exporter and measures the errors of its metrics over time.
 
 An observation is compared with the true cost of the days, which the simulator knows: the bill as it finally is, and of
 past hours their final cost in the ledger, when every bill has been issued. Nobody can know in advance of the bill that
@@ -70,7 +70,7 @@ class _Range(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class IrregularObservation:
-    """What the exporter exports at a time, and what the simulator's bills are then."""
+    """The exporter's metrics and the simulator's bills at a time."""
 
     time: datetime
     samples: Samples

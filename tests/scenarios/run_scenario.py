@@ -1,4 +1,4 @@
-"""Plays a scenario day by day on the whole exporter, and keeps what its page showed beside what was billed."""
+"""Plays a scenario day by day on the whole exporter, and keeps its exported costs beside the bills."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ def run_scenario(scenario: Scenario, folder: Path) -> ScenarioRun:
     days = [scenario.day(number) for number in range(scenario.days)]
     bills = {day: _bill_total(world, day) for day in days}
     looks = []
-    with start_system(folder, world, clock, history="4d") as it, it.run_exporter():
-        it.poll_until_idle()
+    with start_system(folder, world, clock, history="4d") as system, system.run_exporter():
+        system.poll_until_idle()
         for number, day in enumerate(days):
-            looks += [_observe(it, day + _BEFORE_MIDNIGHT), _observe(it, day + _USAGE_COMPLETE)]
+            looks += [_observe(system, day + _BEFORE_MIDNIGHT), _observe(system, day + _USAGE_COMPLETE)]
             if number in scenario.restatements:
                 other, factor = scenario.restatements[number]
                 world.restate(scenario.account.name, scenario.day(other), factor)
-            looks.append(_observe(it, day + _BILL_AVAILABLE))
+            looks.append(_observe(system, day + _BILL_AVAILABLE))
     return ScenarioRun(scenario, tuple(looks), bills, {day: _list_cost(world, day) for day in days})
 
 

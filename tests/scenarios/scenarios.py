@@ -1,4 +1,4 @@
-"""One small world per situation in which an estimate can go wrong: an account, a week or so, and what is claimed."""
+"""A small world for each situation in which an estimate can be wrong: an account, some days, and the maximum error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from exporter.simulator.accounts import CHAT, ExtraCharge, Mix, PriceChange, Sim
 
 MONDAY = datetime(2026, 11, 2, tzinfo=UTC)
 STABLE_MIX_ERROR, SHIFTING_MIX_ERROR = 0.001, 0.01
-"""What is claimed of an estimate: where the mix is the same from day to day, and where it is not."""
+"""Maximum errors of an estimate: where the mix is the same from day to day, and where it is not."""
 
 _CLAUDE_MIX: Mix = (("uncached_input", 900.0), ("cache_read", 9800.0), ("cache_write_5m", 1300.0), ("output", 520.0))
 _CLAUDE_1H_CACHE_MIX: Mix = (*_CLAUDE_MIX, ("cache_write_1h", 2600.0))
@@ -30,7 +30,7 @@ class Scenario:
 
     name: str
     description: str
-    """What happens, for the table."""
+    """The situation, for the table."""
     account: SimAccount
     max_error: float
     """The largest error of an estimate that is made after the first bill."""

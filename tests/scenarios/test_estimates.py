@@ -16,7 +16,7 @@ from tests.scenarios.scenarios import SCENARIOS, STABLE_MIX_ERROR
 ScenarioRunner = Callable[[str], ScenarioRun]
 every_scenario = pytest.mark.parametrize("name", SCENARIOS)
 ROUNDING_TOLERANCE = 1e-6
-"""Less than what is lost where a provider rounds a line of its bill to whole nano-dollars."""
+"""Less than the rounding error where a provider rounds a line of its bill to whole nano-dollars."""
 
 
 @every_scenario
@@ -62,7 +62,7 @@ def test_before_midnight_the_running_day_is_nearly_its_bill(run_by_name: Scenari
 
 @every_scenario
 def test_a_billed_day_is_the_bill_to_the_nano_dollar(run_by_name: ScenarioRunner, name: str) -> None:
-    """From the first observation after its bill on, a day is shown with exactly what the provider bills for it now."""
+    """From the first observation after its bill on, a day has exactly the cost of the provider's present bill."""
     run = run_by_name(name)
     assert len(run.observations[-1].bills) >= 3
     for observation in run.observations:
@@ -143,7 +143,7 @@ def test_late_bills_correct_all_open_days_at_once(run_by_name: ScenarioRunner) -
 
 
 def test_a_restatement_is_applied_and_counted(run_by_name: ScenarioRunner) -> None:
-    """What a closed, billed day gains or loses afterwards is on its day at once, and its size is added to a counter."""
+    """A later change of a billed day is exported on its day at once, and its size is added to a counter."""
     run = run_by_name("restated bill")
     expected, earlier = 0, run.observations[0]
     for observation in run.observations:

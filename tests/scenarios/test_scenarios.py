@@ -1,4 +1,4 @@
-"""The situations are really there: what the simulator uses and bills where a scenario says that something happens."""
+"""The simulator really uses and bills the situations that the scenarios describe."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_changes_multiply() -> None:
 
 
 @pytest.mark.parametrize("name", ["names differ", "priority tier", "late bill"])
-def test_what_else_a_scenario_is_about(name: str) -> None:
+def test_names_tiers_and_delays_are_as_described(name: str) -> None:
     """Names on the bill are not those of the usage; priority use is never billed; a late bill is late."""
     scenario = SCENARIOS[name]
     used = {model for model, _, _ in _usage(scenario, 1)}

@@ -57,7 +57,7 @@ def test_a_charge_with_dates_occurs_on_them_alone() -> None:
 
 
 def test_a_charge_with_a_day_share_occurs_on_about_that_share_of_the_days() -> None:
-    """The days of such a charge are the same in every world and about as many as its share says."""
+    """The days of such a charge are the same in every world and about as many as its share of days."""
     charge = ExtraCharge("proj_a", "Training", 30.0, day_share=1 / 3)
     days = [date(2026, 1, 1) + timedelta(days=number) for number in range(300)]
     assert 80 <= sum(charge.occurs_on(day) for day in days) <= 120

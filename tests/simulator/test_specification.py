@@ -1,4 +1,4 @@
-"""The specifications in the repository: what they accept, and that simulator and exporter keep to them."""
+"""The specifications in the repository accept valid answers only, and simulator and exporter conform to them."""
 
 from __future__ import annotations
 

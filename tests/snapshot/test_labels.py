@@ -17,7 +17,7 @@ spend_labels = st.builds(
 def test_aggregation_keeps_every_sum_and_the_largest_names(
     cost: dict[SpendLabels, int], known: set[SpendLabels], limit: int
 ) -> None:
-    """Whatever is folded, the total stays, the largest keep their labels, and what is shown is bounded."""
+    """Aggregation keeps the total and the labels of the largest series, and bounds the number of series."""
     places = LabelMapper.build(cost, known, {}, limit)
     shown: dict[SpendLabels, int] = {}
     for one, value in cost.items():
@@ -32,17 +32,17 @@ def test_aggregation_keeps_every_sum_and_the_largest_names(
 
 
 def test_aggregated_series_keep_their_workspace_where_bounded() -> None:
-    """Folded series keep their workspace, so a workspace's sum stays what it is."""
+    """Aggregated series keep their workspace, so a workspace's sum is unchanged."""
     cost = {SpendLabels("a", "m", "", ""): 9, SpendLabels("a", "n", "", ""): 2, SpendLabels("b", "m", "", ""): 1}
     assert aggregate(cost, 2) == {SpendLabels("b", "m", "", ""): ("b", OTHER, "", "")}
 
 
 def test_inactive_series_are_aggregated_first() -> None:
-    """An idle workspace of an active one's name gets its id's tail; idle series are the first to be folded."""
+    """An idle workspace of an active one's name gets its id's tail; idle series are aggregated first."""
     names = {"proj_old111": "web", "proj_new222": "web", "proj_ccc333": "lab"}
-    lately = {SpendLabels("proj_new222", "m", "", ""): 1}
+    active_series = {SpendLabels("proj_new222", "m", "", ""): 1}
     places = LabelMapper.build(
-        lately, {SpendLabels("proj_old111", "m", "", ""), SpendLabels("proj_ccc333", "m", "", "")}, names, 2
+        active_series, {SpendLabels("proj_old111", "m", "", ""), SpendLabels("proj_ccc333", "m", "", "")}, names, 2
     )
     assert places.label_values(SpendLabels("proj_new222", "m", "", "")) == ("web", "m", "", "")
     assert places.label_values(SpendLabels("proj_old111", "m", "", "")) == ("web (old111)", "m", "", "")

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,8 +31,8 @@ UNREAD_BODY = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\
 
 LIMITS = ConnectionLimits()
 UNLIMITED_TIME = ConnectionLimits(header_timeout=10**6, body_timeout=10**6, request_timeout=10**6)
-PATIENCE = 60
-"""Seconds after which a test fails instead of waiting on; nothing depends on how long something takes."""
+TIMEOUT = 60
+"""Seconds after which a test fails instead of waiting longer; nothing depends on how long something takes."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Server:
 
 def process_sent_data(address: str) -> None:
     """Return when the server has processed all data sent before, and overdue timers: it handles them in turn."""
-    assert httpx.get(f"http://{address}/-/healthy", timeout=PATIENCE).status_code == 200
+    assert httpx.get(f"http://{address}/-/healthy", timeout=TIMEOUT).status_code == 200
 
 
 @pytest.fixture(scope="module", name="server")
@@ -62,22 +62,24 @@ def _address(server: Server) -> str:
 
 def connect(address: str, receive_buffer: int | None = None) -> socket.socket:
     host, _, port = address.rpartition(":")
-    connection = socket.socket()
-    if receive_buffer is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    connection.settimeout(PATIENCE)
-    connection.connect((host, int(port)))
-    return connection
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.socket())
+        if receive_buffer is not None:
+            # The size that is negotiated depends on it, so it is set before the connection is established.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.settimeout(TIMEOUT)
+        connection.connect((host, int(port)))
+        stack.pop_all()
+        return connection
 
 
 @contextmanager
 def keep_connection(address: str) -> Iterator[http.client.HTTPConnection]:
     """Open a connection that does not reconnect when the server closes it."""
-    connection = http.client.HTTPConnection(address, timeout=PATIENCE)
-    connection.connect()
-    connection.auto_open = 0
-    yield connection
-    connection.close()
+    with closing(http.client.HTTPConnection(address, timeout=TIMEOUT)) as connection:
+        connection.connect()
+        connection.auto_open = 0
+        yield connection
 
 
 def scrape(connection: http.client.HTTPConnection) -> int:
@@ -98,7 +100,7 @@ def read_until_closed(connection: socket.socket) -> int:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_an_unexpected_body_is_rejected(address: str, path: str) -> None:
-    """On every path and method, a body above a few KiB is answered with 413, and the server goes on."""
+    """On every path and method, a body above a few KiB is answered with 413, and the server keeps running."""
     for method in ("GET", "POST"):
         assert (
             httpx.request(method, f"http://{address}{path}", content=bytes(DEFAULT_MAX_BODY_BYTES + 1)).status_code
@@ -207,7 +209,7 @@ def test_idle_connections_do_not_block_a_scrape() -> None:
         known = stack.enter_context(keep_connection(address))
         assert scrape(known) == 200
         connections = [stack.enter_context(connect(address)) for _ in range(strangers)]
-        assert httpx.get(f"http://{address}/metrics", timeout=PATIENCE).status_code == 200
+        assert httpx.get(f"http://{address}/metrics", timeout=TIMEOUT).status_code == 200
         for connection in connections[: strangers - maximum]:
             read_until_closed(connection)
         assert scrape(known) == 200
@@ -223,7 +225,7 @@ def test_slow_bodies_do_not_block_a_scrape() -> None:
             connections.append(stack.enter_context(connect(address)))
             connections[-1].sendall(READ)
             assert connections[-1].recv(1 << 16).startswith(b"HTTP/1.1 100 ")
-        assert httpx.get(f"http://{address}/metrics", timeout=PATIENCE).status_code == 200
+        assert httpx.get(f"http://{address}/metrics", timeout=TIMEOUT).status_code == 200
         for connection in connections[: strangers - maximum]:
             read_until_closed(connection)
 
@@ -260,7 +262,7 @@ def test_responses_that_are_not_read_do_not_block_a_scrape() -> None:
             connections.append(stack.enter_context(connect(address, receive_buffer=buffer)))
             connections[-1].sendall(GET)
             assert connections[-1].recv(1)
-        assert httpx.get(f"http://{address}/-/healthy", timeout=PATIENCE).status_code == 200
+        assert httpx.get(f"http://{address}/-/healthy", timeout=TIMEOUT).status_code == 200
         for connection in connections[: strangers - maximum]:
             assert read_until_closed(connection) < size
 
@@ -271,7 +273,7 @@ def test_connections_are_reserved_for_scrapes() -> None:
     finish = threading.Event()
 
     def remote_read(body: bytes) -> bytes:
-        assert finish.wait(PATIENCE)
+        assert finish.wait(TIMEOUT)
         return body
 
     handlers = replace(make_handlers(), remote_read=remote_read)
@@ -282,17 +284,17 @@ def test_connections_are_reserved_for_scrapes() -> None:
         readers = [stack.enter_context(connect(address)) for _ in range(maximum)]
         for reader in readers:
             reader.sendall(READ + b"x" * 99)
-            # The server is busy with this request once it has asked for the body.
+            # The server is busy with this request once it has responded with 100 Continue.
             assert reader.recv(1 << 16).startswith(b"HTTP/1.1 100 ")
         for path in ("/metrics", "/-/healthy", "/-/ready"):
-            assert httpx.get(f"http://{address}{path}", timeout=PATIENCE).status_code == 200
+            assert httpx.get(f"http://{address}{path}", timeout=TIMEOUT).status_code == 200
         for method, path in (("POST", "/api/v1/read"), ("GET", "/nothing")):
-            rejected = httpx.request(method, f"http://{address}{path}", timeout=PATIENCE)
+            rejected = httpx.request(method, f"http://{address}{path}", timeout=TIMEOUT)
             assert (rejected.status_code, rejected.headers["retry-after"]) == (503, "1")
         finish.set()
         for reader in readers:
             assert reader.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
-        assert httpx.get(f"http://{address}/nothing", timeout=PATIENCE).status_code == 404
+        assert httpx.get(f"http://{address}/nothing", timeout=TIMEOUT).status_code == 404
 
 
 def test_unfinished_tls_handshakes_are_bounded_in_number(tmp_path: Path) -> None:
@@ -305,13 +307,13 @@ def test_unfinished_tls_handshakes_are_bounded_in_number(tmp_path: Path) -> None
     with ExitStack() as stack:
         reloader = WebConfigReloader(tmp_path / "web.yml", time.monotonic)
         address = stack.enter_context(serve(reloader, limits=limits))
-        client = stack.enter_context(httpx.Client(base_url=f"https://{address}", verify=context, timeout=PATIENCE))
+        client = stack.enter_context(httpx.Client(base_url=f"https://{address}", verify=context, timeout=TIMEOUT))
         assert client.get("/metrics").status_code == 200
         strangers = [stack.enter_context(connect(address)) for _ in range(30)]
         for stranger in strangers:
             with suppress(ConnectionError):
                 stranger.sendall(b"\x16\x03\x01")
-        assert httpx.get(f"https://{address}/metrics", verify=context, timeout=PATIENCE).status_code == 200
+        assert httpx.get(f"https://{address}/metrics", verify=context, timeout=TIMEOUT).status_code == 200
         for stranger in strangers[:26]:
             assert read_until_closed(stranger) == 0
         assert client.get("/metrics").status_code == 200
@@ -358,11 +360,11 @@ def test_an_unfinished_tls_handshake_is_disconnected(tmp_path: Path) -> None:
     loop = AdvanceableLoop()
     with serve(WebConfigReloader(tmp_path / "web.yml", time.monotonic), loop=loop) as address:
         with connect(address) as silent:
-            assert httpx.get(f"https://{address}/-/healthy", verify=context, timeout=PATIENCE).status_code == 200
+            assert httpx.get(f"https://{address}/-/healthy", verify=context, timeout=TIMEOUT).status_code == 200
             loop.advance(LIMITS.handshake_timeout + 1)
             assert read_until_closed(silent) == 0
-        with context.wrap_socket(connect(address), server_hostname="127.0.0.1") as silent:
-            assert httpx.get(f"https://{address}/-/healthy", verify=context, timeout=PATIENCE).status_code == 200
+        with connect(address) as plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as silent:
+            assert httpx.get(f"https://{address}/-/healthy", verify=context, timeout=TIMEOUT).status_code == 200
             loop.advance(LIMITS.header_timeout + 1)
             assert read_until_closed(silent) == 0
 

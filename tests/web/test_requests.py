@@ -16,8 +16,8 @@ from exporter.web import WebConfigReloader
 from exporter.web.auth import MAX_PENDING_CHECKS
 from tests.web_server import hash_password, make_handlers, serve, write_web_config
 
-PATIENCE = 60
-"""Seconds after which a test fails instead of waiting on."""
+TIMEOUT = 60
+"""Seconds after which a test fails instead of waiting longer."""
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -37,7 +37,7 @@ def _serve() -> Iterator[str]:
 def _send(url: str, data: bytes) -> bytes:
     """Send bytes and return everything that the server sends until it closes the connection."""
     host, _, port = url.removeprefix("http://").rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
+    with socket.create_connection((host, int(port)), timeout=TIMEOUT) as connection:
         connection.sendall(data)
         return b"".join(iter(lambda: connection.recv(1 << 16), b""))
 
@@ -49,7 +49,7 @@ def test_pending_password_checks_are_bounded(tmp_path: Path) -> None:
 
     async def scrape_during_guesses(url: str) -> tuple[list[int], int]:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits) as client:
             assert (await client.get("/metrics", auth=known)).status_code == 200
             requests = [client.get("/metrics", auth=("reader", str(number))) for number in range(80)]
             guesses = asyncio.gather(*requests)

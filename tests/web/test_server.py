@@ -15,7 +15,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import cramjam
@@ -29,6 +29,7 @@ from exporter.metrics.exposition import OPENMETRICS_CONTENT_TYPE, TEXT_CONTENT_T
 from exporter.metrics.families import HOURLY_FAMILIES
 from tests.command import (
     ANY_PORT_FLAG,
+    TIMEOUT,
     ExporterProcess,
     Sandbox,
     run_command,
@@ -36,6 +37,7 @@ from tests.command import (
     start_sandbox,
     wait_until,
 )
+from tests.file_opens import watch_opens
 from tests.history.ledger_days import REGEX, decode_read_response, encode_read_request
 from tests.system import make_account
 
@@ -142,11 +144,10 @@ def test_metrics_are_served_in_the_requested_format(
 ) -> None:
     """Accept selects text or OpenMetrics, Accept-Encoding gzip; headers are correct and the page is complete."""
     host = exporter.url.removeprefix("http://")
-    connection = http.client.HTTPConnection(host, timeout=10)
-    connection.request("GET", "/metrics", headers={"Accept": accept, "Accept-Encoding": encoding})
-    answer = connection.getresponse()
-    raw = answer.read()
-    connection.close()
+    with closing(http.client.HTTPConnection(host, timeout=TIMEOUT)) as connection:
+        connection.request("GET", "/metrics", headers={"Accept": accept, "Accept-Encoding": encoding})
+        answer = connection.getresponse()
+        raw = answer.read()
 
     assert answer.status == 200
     assert answer.getheader("content-type") == form
@@ -325,7 +326,9 @@ def test_changed_files_are_reloaded_automatically(tmp_path: Path) -> None:
             extra.write_text("accounts: [{name: labs}]")
             wait_until("the failed reload", lambda: exporter.value(RELOAD_METRIC) == "0.0")
             assert exporter.accounts("ai_account_up", "1") == {"acme", "labs"}
-            time.sleep(2.5)
+            with watch_opens(extra.parent) as count_checks:
+                # A check lists the folder once; the first count may still be of the check that failed.
+                wait_until("further checks", lambda: count_checks() >= 3)
             extra.unlink()
             wait_until("the fixed folder", lambda: exporter.value(RELOAD_METRIC) == "1.0")
             assert exporter.accounts() == {"acme"}

@@ -6,7 +6,6 @@ import logging
 import re
 import shutil
 import ssl
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -33,6 +32,7 @@ from tests.command import (
     start_sandbox,
     wait_until,
 )
+from tests.file_opens import watch_opens
 from tests.paths import ROOT
 from tests.servers import VERSIONS, Prometheus, run_promtool, start_prometheus
 from tests.system import make_account
@@ -390,7 +390,8 @@ def test_a_changed_password_is_used_and_an_invalid_change_is_not(sandbox: Sandbo
 
         write_web_config(sandbox.folder, basic_auth_users={"alice": "plain text"})
         wait_until("the failed reload", lambda: reload_metric(bob) == "0.0")
-        time.sleep(CHECK_INTERVAL)
+        with watch_opens(path) as count_checks:
+            wait_until("another check", lambda: reload_metric(bob) == "0.0" and count_checks() > 0)
         assert reload_metric(bob) == "0.0"
         line = next(line for line in exporter.stderr_lines if "Reloading the web configuration failed" in line)
         assert "level=error" in line
