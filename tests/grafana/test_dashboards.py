@@ -299,6 +299,49 @@ def test_totals_do_not_depend_on_the_time_range_and_the_width(
     assert [time for time in sorted(bars) if time >= known] == expected
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("time_range", RANGES, ids=str)
+def test_tokens_do_not_depend_on_the_time_range_and_the_width(
+    dashboard_server: DashboardServer, time_range: timedelta, width: int
+) -> None:
+    """The points of the chart of tokens sum to the tokens of all ended hours that it covers."""
+    (panel,) = (panel for _, panel in PANELS if panel["title"] == "Tokens by type")
+    now = dashboard_server.now
+    step = grafana_interval(time_range, width, HOUR)
+    start = floor(now - time_range, step)
+    bars = _bars(dashboard_server, panel["targets"][0]["expr"], start, now, step)
+    hours = int((floor(now, HOUR) - start) / HOUR)
+    ended = dashboard_server.server.query(
+        f"sum(sum_over_time(ai_hourly_tokens[{hours}h]))" if hours else "vector(0)", floor(now, HOUR)
+    )
+    assert sum(bars.values()) == sum(ended.values())
+
+
+@pytest.mark.parametrize("time_range", RANGES, ids=str)
+def test_every_chart_works_at_every_time_range(dashboard_server: DashboardServer, time_range: timedelta) -> None:
+    """No query of a chart fails, warns, or returns a point of the future, at a time range of an hour or of 90 days."""
+    now = dashboard_server.now
+    for uid, panel in PANELS:
+        for target in panel["targets"]:
+            if target.get("instant"):
+                continue
+            minimum = {"1d": DAY, "6h": 6 * HOUR, "1h": HOUR}.get(target.get("interval", ""), timedelta(seconds=15))
+            step = grafana_interval(time_range, WIDTHS[1], minimum)
+            start, end = floor(now - time_range, step), floor(now, step)
+            answer = dashboard_server.server.call_api(
+                "query_range",
+                query=dashboard_server.expand_variables(target["expr"], step=step, end=now),
+                start=start.timestamp(),
+                end=end.timestamp(),
+                step=step.total_seconds(),
+            )
+            where = (uid, panel["title"], target["refId"])
+            assert answer["status"] == "success", (where, answer)
+            assert not answer.get("warnings"), (where, answer)
+            newest = [float(series["values"][-1][0]) for series in answer["data"]["result"]]
+            assert all(timestamp <= now.timestamp() for timestamp in newest), where
+
+
 def test_hours_days_and_windows_agree(dashboard_server: DashboardServer) -> None:
     """Hourly bars of a day sum to its daily bar; the days of the month and the last 30 days sum to their tiles."""
     server, now = dashboard_server.server, dashboard_server.now
