@@ -131,7 +131,8 @@ def _add_rows(builder: build.Dashboard, rows: DashboardRows) -> None:
 
 def _dashboard_links() -> build.DashboardLink:
     link = build.DashboardLink("AI spend").type(d.DashboardLinkType.DASHBOARDS).tags([TAG]).as_dropdown(False)
-    return link.include_vars(True).keep_time(True)
+    # Each dashboard has a time range that suits it: polls of 30 days, or a month's budget of 6 hours, show nothing.
+    return link.include_vars(True).keep_time(False)
 
 
 def _alert_annotation() -> build.AnnotationQuery:

@@ -104,12 +104,15 @@ def complete_hours_of_today(matchers: str, weeks_before: int = 0) -> str:
     return f"sum_over_time(({hour} and on () {counted})[1d:1h]{offset})"
 
 
+_OWN_TIME_RANGE = {"ai-spend-telemetry", "ai-spend-budgets"}
+"""Dashboards whose time range suits them better than that of the page with the link."""
+
+
 def link_to(uid: str, title: str, **variables: str) -> Link:
-    """Return a link to a dashboard that passes the time range on and sets variables to templates."""
-    values = "&".join(f"var-{name}={value}" for name, value in variables.items())
-    return Link(
-        title, f"/d/{uid}?${{__url_time_range}}&var-datasource=${{datasource}}" + (f"&{values}" if values else "")
-    )
+    """Return a link to a dashboard that passes the data source and the time range on and sets variables to templates."""
+    time_range = "" if uid in _OWN_TIME_RANGE else "${__url_time_range}&"
+    values = "".join(f"&var-{name}={value}" for name, value in variables.items())
+    return Link(title, f"/d/{uid}?{time_range}var-datasource=${{datasource}}{values}")
 
 
 def field(name: str) -> str:

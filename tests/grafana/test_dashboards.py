@@ -74,7 +74,7 @@ def test_a_dashboard_can_be_linked_to(uid: str) -> None:
     assert board["description"]
     assert board["templating"]["list"][0]["type"] == "datasource"
     (link,) = board["links"]
-    assert (link["includeVars"], link["keepTime"], link["tags"]) == (True, True, ["ai-spend"])
+    assert (link["includeVars"], link["keepTime"], link["tags"]) == (True, False, ["ai-spend"])
     assert any("ALERTS" in annotation.get("expr", "") for annotation in board["annotations"]["list"])
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids))
