@@ -109,7 +109,7 @@ _OWN_TIME_RANGE = {"ai-spend-telemetry", "ai-spend-budgets"}
 
 
 def link_to(uid: str, title: str, **variables: str) -> Link:
-    """Return a link to a dashboard that passes the data source and the time range on and sets variables to templates."""
+    """Return a link to a dashboard that keeps the data source and the time range and sets variables to templates."""
     time_range = "" if uid in _OWN_TIME_RANGE else "${__url_time_range}&"
     values = "".join(f"&var-{name}={value}" for name, value in variables.items())
     return Link(title, f"/d/{uid}?{time_range}var-datasource=${{datasource}}{values}")
