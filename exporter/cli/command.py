@@ -126,6 +126,7 @@ class LazyGroup(click.Group):
 MODULES = {
     "check": "exporter.cli.check",
     "demo": "exporter.cli.run",
+    "digest": "exporter.cli.digest",
     "encrypt": "exporter.cli.encrypt",
     "history": "exporter.cli.history",
     "notices": "exporter.cli.alert_webhook",

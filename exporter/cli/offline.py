@@ -9,7 +9,7 @@ from pathlib import Path
 
 from exporter.backtest.past_source import PastSource
 from exporter.backtest.sampling import PastAccount
-from exporter.config.configuration import Config
+from exporter.config.configuration import Budget, Config
 from exporter.errors import LedgerError
 from exporter.history.hourly import HistoryAccount
 from exporter.ledger import Ledger
@@ -35,15 +35,22 @@ def open_ledger(folder: Path) -> Iterator[Ledger]:
 
 
 def load_polled_snapshots(
-    ledger: Ledger, config: Config, providers: Mapping[str, ProviderType], now: datetime
+    ledger: Ledger,
+    config: Config,
+    providers: Mapping[str, ProviderType],
+    now: datetime,
+    budgets: Sequence[Budget] = (),
 ) -> list[AccountSnapshot]:
     """Return a snapshot of every polled account that the ledger has usage of. Raises LedgerError."""
-    return build_snapshots(ledger, stored_accounts(ledger, config.accounts, config.sources, providers), now)
+    accounts = stored_accounts(ledger, config.accounts, config.sources, providers)
+    return build_snapshots(ledger, accounts, now, budgets)
 
 
-def load_pushed_snapshots(ledger: Ledger, config: Config, now: datetime) -> list[AccountSnapshot]:
+def load_pushed_snapshots(
+    ledger: Ledger, config: Config, now: datetime, budgets: Sequence[Budget] = ()
+) -> list[AccountSnapshot]:
     """Return a snapshot of every account of pushed events. Raises LedgerError."""
-    return build_snapshots(ledger, stored_pushed_accounts(ledger, config.sources), now)
+    return build_snapshots(ledger, stored_pushed_accounts(ledger, config.sources), now, budgets)
 
 
 def newest_exportable_day(now: datetime) -> datetime:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from exporter.config.configuration import Account, Source
+from exporter.config.configuration import Account, Budget, Source
 from exporter.ledger import Ledger
 from exporter.ledger.events import EVENTS_REPORT_NAME
 from exporter.polling.account_state import AccountView, Crosscheck
@@ -46,14 +46,16 @@ def stored_pushed_accounts(ledger: Ledger, sources: Sequence[Source]) -> Iterato
                 yield _view(ledger, account, ledger_account, ())
 
 
-def build_snapshot(ledger: Ledger, view: AccountView, now: datetime) -> AccountSnapshot:
-    """Return an account's snapshot, without budgets. Raises LedgerError."""
-    return SnapshotBuilder().build(view, LedgerSource(ledger, view.ledger_account), (), now)
+def build_snapshot(ledger: Ledger, view: AccountView, now: datetime, budgets: Sequence[Budget] = ()) -> AccountSnapshot:
+    """Return an account's snapshot. Raises LedgerError."""
+    return SnapshotBuilder().build(view, LedgerSource(ledger, view.ledger_account), budgets, now)
 
 
-def build_snapshots(ledger: Ledger, views: Iterator[AccountView], now: datetime) -> list[AccountSnapshot]:
+def build_snapshots(
+    ledger: Ledger, views: Iterator[AccountView], now: datetime, budgets: Sequence[Budget] = ()
+) -> list[AccountSnapshot]:
     """Return the snapshots of accounts that have a watermark. Raises LedgerError."""
-    snapshots = (build_snapshot(ledger, view, now) for view in views)
+    snapshots = (build_snapshot(ledger, view, now, budgets) for view in views)
     return [snapshot for snapshot in snapshots if snapshot.complete_until is not None]
 
 
