@@ -111,6 +111,8 @@ class App:
         """The configured accounts by name; replaced as a whole by `apply`."""
         self._reload_status = _ReloadStatus()
         self._jobs = Jobs(dependencies.monotonic)
+        self._failed_jobs = 0
+        self._failed_publications = 0
         self._stop = threading.Event()
         self._timer = threading.Thread(target=self._run_timer, name="timer", daemon=True)
         self.fatal: LedgerError | None = None
@@ -129,13 +131,27 @@ class App:
         self._push_service.apply(config.sources, tokens)
         self._update_accounts()
         self._poller.set_accounts(list(self.polled_accounts.values()))
-        for polled_account in changed:
-            self._publish(polled_account)
-        for account_state in self._push_service.account_states:
-            if self.snapshots.get(account_state.account.identity) is None:
-                self.snapshots.update(account_state)
+        new_sources = [
+            account_state
+            for account_state in self._push_service.account_states
+            if self.snapshots.get(account_state.account.identity) is None
+        ]
+        for account_state in (*changed, *new_sources):
+            self._publish_applied(account_state)
         self.refresh_metrics()
         self._reload_status.succeeded, self._reload_status.timestamp = True, self._dependencies.clock().timestamp()
+
+    def _publish_applied(self, account_state: AccountState) -> None:
+        """Publish an account while a configuration is applied. Raises LedgerError."""
+        try:
+            self.snapshots.update(account_state)
+        except LedgerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug in one account must end neither the start nor a reload
+            # Its next poll or refresh meets the same error, and exports it as the account's problem.
+            self._failed_publications += 1
+            fields = {"account": account_state.account.name, "error": error}
+            log_event(logger, "error", "Account not published because of an internal error", **fields)
 
     def _reconfigure_accounts(self, config: Config) -> list[PolledAccount]:
         """Replace the configuration and its accounts; return those that are new or configured differently."""
@@ -328,6 +344,17 @@ class App:
         return self._poller.active_polls
 
     @property
+    def internal_errors(self) -> int:
+        """How many polls, refreshes, publications and timed jobs ended in an unexpected exception."""
+        # A counter for each thread that increases it: `+=` of several threads on one attribute may lose an increase.
+        return (
+            self._poller.internal_errors
+            + self._push_service.internal_errors
+            + self._failed_jobs
+            + self._failed_publications
+        )
+
+    @property
     def up_to_date(self) -> bool:
         """Whether the newest poll of every report of every account succeeded and is on /metrics."""
         snapshots = [self.snapshots.get(state.account.identity) for state in self.polled_accounts.values()]
@@ -350,7 +377,7 @@ class App:
             RELOAD_SUCCESSFUL: lambda: float(self._reload_status.succeeded and self.web_config_healthy()),
             RELOAD_TIME: lambda: self._reload_status.timestamp,
             LEDGER_BYTES: lambda: float(self.ledger.size()),
-            INTERNAL_ERRORS: lambda: float(self._poller.internal_errors),
+            INTERNAL_ERRORS: lambda: float(self.internal_errors),
             INGEST_EVENTS: lambda: self._push_service.counts,
             CHANGE_TIME: self._change_times,
         }
@@ -380,7 +407,7 @@ class App:
         if isinstance(error, LedgerError):
             self._end_process(error)
         else:
-            self._poller.internal_errors += 1
+            self._failed_jobs += 1
             log_event(logger, "error", "A timed job failed with an internal error", error=error)
 
     def _end_process(self, error: LedgerError) -> None:

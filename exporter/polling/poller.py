@@ -27,7 +27,7 @@ from exporter.errors import (
 from exporter.ledger import Coverage, DaysRead, Ledger
 from exporter.logs import log_event
 from exporter.model import DAY, HOUR, Report, Secret
-from exporter.polling.account_state import KEY_PROBLEM, PolledAccount
+from exporter.polling.account_state import INTERNAL_ERROR_PROBLEM, KEY_PROBLEM, PolledAccount
 from exporter.polling.daily_usage import spread_daily_usage
 from exporter.polling.poll_session import PollSession
 from exporter.polling.reread import PendingReread, format_days
@@ -68,8 +68,6 @@ MIN_CLOCK_STEP = timedelta(seconds=1)
 """A clock that is set back by less only makes waits longer by as much."""
 MAX_CLOCK_ERROR = timedelta(minutes=1)
 """After a clock was ahead by more, what was read meanwhile is read again: too little of it was complete."""
-INTERNAL_ERROR_PROBLEM = "internal error"
-"""Stands in place of a report's name for a poll that ended with an unexpected exception."""
 
 
 class _ActivePoll(NamedTuple):
