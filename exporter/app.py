@@ -13,7 +13,7 @@ from typing import Any
 from exporter.config.configuration import Account, Config
 from exporter.config.keys import read_bearer_tokens as bearer_tokens
 from exporter.config.messages import format_value, suggest
-from exporter.errors import ConfigError, LedgerError, RereadRejected
+from exporter.errors import ConfigError, LedgerError, LedgerUnavailable, RereadRejected
 from exporter.history.hourly import history_accounts
 from exporter.history.remote_read import RemoteReadHandler
 from exporter.history.sources import History
@@ -212,7 +212,8 @@ class App:
                 )
                 return str(error)
             except LedgerError as error:
-                self._end_process(error)
+                self._reload_status.succeeded = False
+                self._handle_ledger_error(error)
                 return str(error)
             log_event(logger, "info", "Configuration reloaded", accounts=len(self.polled_accounts))
             return ""
@@ -300,7 +301,7 @@ class App:
             remote_read=self._remote_read.handle,
             push=self._push_service,
             summarize=self._summarize,
-            on_ledger_error=self._end_process,
+            on_ledger_error=self._handle_ledger_error,
             reload=reload,
             reread=None if reload is None else self.reread,
         )
@@ -311,7 +312,12 @@ class App:
 
     def _landing_page(self) -> str:
         now = self._dependencies.clock()
-        change_events = self.ledger.change_events.recent(now)
+        try:
+            change_events = self.ledger.change_events.recent(now)
+        except LedgerUnavailable as error:
+            # The page is where an operator looks when something is wrong: it says so in the accounts' problems.
+            self._handle_ledger_error(error)
+            change_events = []
         budgets, links = self._metrics_cache.evaluated_budgets, self._dependencies.page_links
         return render_landing_page(self.snapshots.all(), budgets, change_events, now, links)
 
@@ -405,14 +411,20 @@ class App:
 
     def _handle_job_error(self, error: Exception) -> None:
         if isinstance(error, LedgerError):
-            self._end_process(error)
+            self._handle_ledger_error(error)
         else:
             self._failed_jobs += 1
             log_event(logger, "error", "A timed job failed with an internal error", error=error)
 
-    def _end_process(self, error: LedgerError) -> None:
-        """End the process because of a disk error, unless it is ending already and has closed the ledger itself."""
+    def _handle_ledger_error(self, error: LedgerError) -> None:
+        """End the process where the ledger cannot be used any more; where it may be later, only log the reason.
+
+        The process that is ending already has closed the ledger itself.
+        """
         if self._stop.is_set():
+            return
+        if isinstance(error, LedgerUnavailable):
+            log_event(logger, "error", "Ledger unavailable; it is tried again", error=error)
             return
         self.fatal = error
         self.on_fatal()

@@ -27,6 +27,8 @@ KEY_PROBLEM = "key"
 """Stands in place of a report's name for a problem of the account's key."""
 INTERNAL_ERROR_PROBLEM = "internal error"
 """Stands in place of a report's name for a poll, or a refresh of pushed events, that an unexpected exception ended."""
+LEDGER_PROBLEM = "ledger"
+"""Stands in place of a report's name for a poll, or a refresh of pushed events, that could not be stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,16 +18,18 @@ from exporter.errors import (
     InternalError,
     KeyRejected,
     LedgerError,
+    LedgerUnavailable,
     Malformed,
     ProviderError,
     RateLimited,
+    StorageError,
     Unavailable,
     Unsupported,
 )
 from exporter.ledger import Coverage, DaysRead, Ledger
 from exporter.logs import log_event
 from exporter.model import DAY, HOUR, Report, Secret
-from exporter.polling.account_state import INTERNAL_ERROR_PROBLEM, KEY_PROBLEM, PolledAccount
+from exporter.polling.account_state import INTERNAL_ERROR_PROBLEM, KEY_PROBLEM, LEDGER_PROBLEM, PolledAccount
 from exporter.polling.daily_usage import spread_daily_usage
 from exporter.polling.poll_session import PollSession
 from exporter.polling.reread import PendingReread, format_days
@@ -269,7 +271,10 @@ class Poller:
             self._valuer.value_days(session.config.ledger_account, self._clock(), hour_changed=requests.hour_changed)
             session.next_poll_at = self._next_poll_at(session, self._clock())
             account.record_success(INTERNAL_ERROR_PROBLEM)
+            self._record_storage(session)
             self._publish(account)
+        except LedgerUnavailable as error:
+            self._record_storage_failure(session, error)
         except LedgerError as error:
             self.fatal = error
         except Exception as error:  # noqa: BLE001 - the top of a thread: a bug in one account must not end the others
@@ -331,10 +336,24 @@ class Poller:
         log_event(logger, "error", "Poll failed with an internal error", **fields)
         self._publish_failure(session)
 
+    def _record_storage(self, session: PollSession) -> None:
+        """End the problem of a ledger that was unavailable, once everything of a poll is stored."""
+        session.report_state(LEDGER_PROBLEM).failures = 0
+        if session.account.record_success(LEDGER_PROBLEM):
+            log_event(logger, "info", "Ledger available again", account=session.config.account.name)
+
+    def _record_storage_failure(self, session: PollSession, error: LedgerUnavailable) -> None:
+        """Report that a poll could not be stored: the stored buckets stay, and it is tried again after the back-off."""
+        session.backoff_until = self._record_failure(session, LEDGER_PROBLEM, StorageError(str(error)))
+        self._publish_failure(session)
+
     def _publish_failure(self, session: PollSession) -> None:
         """Export the failure. What ended the poll may end this as well: then the previous numbers stand beside it."""
         try:
             self._publish(session.account)
+        except LedgerUnavailable as error:
+            # Its problem is exported with the previous numbers; the next poll tries again.
+            log_event(logger, "debug", "The account cannot be read", account=session.config.account.name, error=error)
         except LedgerError as error:
             self.fatal = error
         except Exception as error:  # noqa: BLE001 - still at the top of the thread

@@ -15,12 +15,18 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from exporter.config.configuration import Account, Source
-from exporter.errors import InternalError, LedgerError, PushError
+from exporter.errors import InternalError, LedgerError, LedgerUnavailable, ProviderError, PushError, StorageError
 from exporter.ledger import Ledger
 from exporter.ledger.events import EVENTS_REPORT_NAME
 from exporter.logs import log_event
 from exporter.model import HOUR, Report, Row, Secret, UsageEvent
-from exporter.polling.account_state import INTERNAL_ERROR_PROBLEM, AccountConfig, AccountState, Crosscheck
+from exporter.polling.account_state import (
+    INTERNAL_ERROR_PROBLEM,
+    LEDGER_PROBLEM,
+    AccountConfig,
+    AccountState,
+    Crosscheck,
+)
 from exporter.pricing.learned_rates import NegotiatedPrice
 from exporter.pricing.valuer import LedgerAccount, Valuer
 from exporter.push.parse import MAX_EVENT_AGE, Rejected, parse_batch, parse_change_event, parse_events, parse_json
@@ -262,33 +268,44 @@ class PushService:
             if not source.config.crosscheck_of:
                 self._valuer.value_days(account_state.ledger_account, now)
                 account_state.record_success(INTERNAL_ERROR_PROBLEM)
+                account_state.record_success(LEDGER_PROBLEM)
                 self._publish(account_state)
             self._failing_accounts.discard(account_state)
+        except LedgerUnavailable as error:
+            message = "Pushed account not refreshed because the ledger is unavailable"
+            self._record_problem(account_state, LEDGER_PROBLEM, StorageError(str(error)), message, error)
+            with self._lock:
+                # Tried again after the pause: no event may come that would cause it.
+                self._changed_accounts.add(account_state.account.identity)
         except LedgerError:
             raise
         except Exception as error:  # noqa: BLE001 - a bug in one account must not end the refresh of the others
-            self._record_internal_error(account_state, error)
+            self.internal_errors += 1
+            problem = InternalError("pushed events were not valued because of an internal error of this exporter")
+            message = "Pushed account not refreshed because of an internal error"
+            self._record_problem(account_state, INTERNAL_ERROR_PROBLEM, problem, message, error)
 
-    def _record_internal_error(self, account_state: AccountState, error: Exception) -> None:
-        """Count a failure, export it as the account's problem, and log the first of several in a row.
+    def _record_problem(
+        self, account_state: AccountState, name: str, problem: ProviderError, message: str, error: Exception
+    ) -> None:
+        """Export a failure as the account's problem, and log the first of several in a row.
 
         The events stay stored. The account is refreshed again with its next event, or by the idle refresh.
         """
-        self.internal_errors += 1
-        problem = InternalError("pushed events were not valued because of an internal error of this exporter")
-        account_state.record_failure(INTERNAL_ERROR_PROBLEM, problem)
+        account_state.record_failure(name, problem)
         account = account_state.account
-        fields = {"account": account.name, "provider": account.provider, "error": error}
+        fields = {"account": account.name, "provider": account.provider}
         if account_state not in self._failing_accounts:
             self._failing_accounts.add(account_state)
-            log_event(logger, "error", "Pushed account not refreshed because of an internal error", **fields)
+            log_event(logger, "error", message, **fields, error=error)
         try:
             self._publish(account_state)
-        except LedgerError:
-            raise
-        except Exception as publish_error:  # noqa: BLE001 - the cause of the failure may end this as well
-            # Not counted again: it is the same refresh. The previous numbers stand.
-            log_event(logger, "debug", "The account's problem cannot be exported", **fields | {"error": publish_error})
+        except Exception as publish_error:
+            # What ended the refresh may end this as well; only a ledger that cannot be used any more matters.
+            if isinstance(publish_error, LedgerError) and not isinstance(publish_error, LedgerUnavailable):
+                raise
+            # Not counted again: it is the same refresh. The problem is exported with the previous numbers.
+            log_event(logger, "debug", "The account cannot be read", **fields, error=publish_error)
 
     def _apply_limits(
         self, source: _Source, events: Mapping[int, UsageEvent], rejected: list[Rejected]
