@@ -261,6 +261,7 @@ class Poller:
         try:
             requests = account.take_requests()
             session.accept_requests(requests)
+            self._restore_rereads(session)
             self._truncate_coverages(session)
             if self._may_request(session, rereads=rereads) and self._connect(session):
                 may_go_on = self._poll_reports(session)
@@ -290,6 +291,17 @@ class Poller:
             if removed:
                 self._attach(session, None)
 
+    def _restore_rereads(self, session: PollSession) -> None:
+        """Have read again what an earlier process found to be read while the clock was wrong, and did not finish."""
+        if session.rereads_restored:
+            return
+        account = session.config.account.name
+        for report, time_range in self._ledger.buckets.pending_rereads(session.config.ledger_account.id).items():
+            session.add_reread(report, [time_range])
+            fields = {"account": account, "report": report, "days": format_days(time_range)}
+            log_event(logger, "info", "Reading again what was read while the clock was ahead", **fields)
+        session.rereads_restored = True
+
     def _truncate_coverages(self, session: PollSession) -> None:
         """Cut back coverages that lie beyond now, and have read again what was read while the clock was ahead."""
         config, now = session.config, self._clock()
@@ -300,15 +312,17 @@ class Poller:
             ahead = coverage.until - now
             needs_refresh = ahead > MAX_CLOCK_ERROR
             session.report_state(report.name).partial_refresh = None
-            self._ledger.buckets.truncate_coverage(
-                config.ledger_account.id, report.name, now, needs_refresh=needs_refresh
-            )
+            reread = None
             if needs_refresh and report is not NAMES_REPORT:
                 # For how long the clock was ahead is not known: the refresh reads what may still be revised, and this
                 # the rest of the history, in the background.
                 start = max(coverage.since, history_start(report, config.poll_settings, now))
-                if start < now:
-                    session.add_reread(report.name, [TimeRange(start, now)])
+                reread = TimeRange(start, now) if start < now else None
+            self._ledger.buckets.truncate_coverage(
+                config.ledger_account.id, report.name, now, needs_refresh=needs_refresh, reread=reread
+            )
+            if reread is not None:
+                session.add_reread(report.name, [reread])
             fields = {"account": config.account.name, "report": report.name, "seconds": round(ahead.total_seconds(), 3)}
             log_event(logger, "warn", "The clock was ahead at an earlier poll; reading again", **fields)
 
