@@ -9,7 +9,32 @@ from random import Random
 MAX_BYTES = 8192
 """Of a mutated text. Longer inputs are the subject of tests/push/test_input.py, which measures how time grows."""
 
-_FILLERS = ("a", "9", "0.", "-", "_", " ", "\n", "\t", "\\", '"', "'", "{", "[", "(", ":", "*", "&", ",", "é", "\u202e")
+_FILLERS = (
+    "a",
+    "9",
+    "0.",
+    "-",
+    "_",
+    " ",
+    "\n",
+    "\t",
+    "\\",
+    '"',
+    "'",
+    "{",
+    "[",
+    "(",
+    ":",
+    "*",
+    "&",
+    ",",
+    "é",
+    "\u202e",
+    "- ",
+    "? ",
+    "a: ",
+    "{a: ",
+)
 _ODD_NUMBERS = (-1, 0, 1, 2**31, 2**63, 2**64, 10**30, 0.1, -0.0, 1e308, 5e-324, 1_800_000_000)
 _ODD_TEXTS = (
     "",

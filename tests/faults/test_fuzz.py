@@ -22,6 +22,7 @@ import pytest
 
 from exporter.config import configuration, web_configuration
 from exporter.errors import ConfigError, ProviderError, PushError, QueryRejected
+from exporter.history.remote_read import RemoteReadHandler
 from exporter.history.remote_read_protocol import MESSAGES
 from exporter.model import DAY, HOUR, Secret
 from exporter.providers import PROVIDERS, create_provider
@@ -247,7 +248,10 @@ def make_remote_read_parser(folder: Path) -> Iterator[Parser]:
             data = bytes(cramjam.snappy.compress_raw(data))
             return mutate_bytes(random, data, [b"\xff\xff\xff\xff\x0f", b"\0"]) if random.random() < 0.2 else data
 
-        yield Parser(make_input, history.reader.handle, (QueryRejected,))
+        # The exporter builds its snapshots before the request, too.
+        accounts = history.history_accounts()
+        handler = RemoteReadHandler(history.ledger, lambda: accounts, history.max_samples)
+        yield Parser(make_input, handler.handle, (QueryRejected,))
 
 
 @dataclass
