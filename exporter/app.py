@@ -351,13 +351,14 @@ class App:
 
     @property
     def internal_errors(self) -> int:
-        """How many polls, refreshes, publications and timed jobs ended in an unexpected exception."""
+        """How many polls, refreshes, publications, timed jobs and readings of metrics failed unexpectedly."""
         # A counter for each thread that increases it: `+=` of several threads on one attribute may lose an increase.
         return (
             self._poller.internal_errors
             + self._push_service.internal_errors
             + self._failed_jobs
             + self._failed_publications
+            + self._self_metrics.failures
         )
 
     @property

@@ -279,7 +279,9 @@ class Poller:
         except LedgerError as error:
             self.fatal = error
         except Exception as error:  # noqa: BLE001 - the top of a thread: a bug in one account must not end the others
-            if not self._closing.is_set():  # while closing, connections are closed under the poll
+            # Counted, logged and exported as the account's problem. While closing, connections are closed under the
+            # poll, so that any error may follow.
+            if not self._closing.is_set():
                 self._record_internal_error(session, error)
         finally:
             with self._condition:
@@ -370,7 +372,8 @@ class Poller:
             log_event(logger, "debug", "The account cannot be read", account=session.config.account.name, error=error)
         except LedgerError as error:
             self.fatal = error
-        except Exception as error:  # noqa: BLE001 - still at the top of the thread
+        except Exception as error:  # noqa: BLE001 - still at the top of the thread: nothing above handles it
+            # Not counted again: it is the poll that was counted before.
             fields = {"account": session.config.account.name, "error": error}
             log_event(logger, "error", "The account's numbers cannot be brought up to date", **fields)
 
