@@ -14,7 +14,7 @@ from exporter.config.messages import YamlPath, format_problem, redact
 from exporter.errors import ConfigError, ConfigProblem
 
 _MAX_FILE_BYTES = 4 << 20
-_MAX_VALUES = 100_000
+_MAX_VALUES = 50_000
 _MAX_DEPTH = 64
 """Of lists and mappings within each other; the configuration has six. PyYAML's time grows with the depth's square."""
 _TAG_PREFIX = "tag:yaml.org,2002:"
