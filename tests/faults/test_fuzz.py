@@ -38,7 +38,7 @@ from tests.history.ledger_days import DAY1, cost_row, open_ledger
 from tests.paths import ROOT
 from tests.system import NOON, make_account
 
-SHORT_SECONDS = 0.7
+SHORT_SECONDS = 0.4
 LONG_SECONDS = 40.0
 """CPU time for the inputs of each parser."""
 MAX_SECONDS = 0.1
