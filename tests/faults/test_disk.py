@@ -128,11 +128,11 @@ def account_value(system: AccountsSystem, name: str, **labels: str) -> float | N
 
 
 def spend(system: AccountsSystem) -> Mapping[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Return cost and usage of the polled account, by metric and labels."""
+    """Return cost and usage of 30 days of the polled account, by metric and labels; other windows end with the hour."""
     return {
         (name, labels): value
         for name, series in system.scrape().items()
-        if name.startswith(SPEND_PREFIXES)
+        if name.startswith(SPEND_PREFIXES) and "_30d" in name
         for labels, value in series.items()
         if ("account", "labs") in labels
     }
@@ -160,7 +160,8 @@ def check_fault(system: AccountsSystem, fault: Callable[[], AbstractContextManag
             assert response.status_code == 503, response.text
             assert "nothing of this request was stored" in response.json()["error"]
             assert response.headers["retry-after"]
-        system.advance(timedelta(minutes=10))
+        # The change of the hour makes both accounts due.
+        system.advance(HOUR)
         wait_until(
             "the problem of the account",
             lambda: account_value(system, "ai_account_problem", account="labs", reason="ledger_unavailable") == 1,

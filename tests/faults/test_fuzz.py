@@ -249,8 +249,8 @@ def make_remote_read_parser(folder: Path) -> Iterator[Parser]:
             return mutate_bytes(random, data, [b"\xff\xff\xff\xff\x0f", b"\0"]) if random.random() < 0.2 else data
 
         # The exporter builds its snapshots before the request, too.
-        accounts = history.history_accounts()
-        handler = RemoteReadHandler(history.ledger, lambda: accounts, history.max_samples)
+        known_history = history.history()
+        handler = RemoteReadHandler(history.ledger, lambda: known_history, history.max_samples)
         yield Parser(make_input, handler.handle, (QueryRejected,))
 
 
