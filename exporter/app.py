@@ -13,7 +13,7 @@ from typing import Any
 from exporter.config.configuration import Account, Config
 from exporter.config.keys import read_bearer_tokens as bearer_tokens
 from exporter.config.messages import format_value, suggest
-from exporter.errors import ConfigError, LedgerError, RereadRejected
+from exporter.errors import ConfigError, LedgerError, LedgerUnavailable, RereadRejected
 from exporter.history.hourly import history_accounts
 from exporter.history.remote_read import RemoteReadHandler
 from exporter.history.sources import History
@@ -111,6 +111,8 @@ class App:
         """The configured accounts by name; replaced as a whole by `apply`."""
         self._reload_status = _ReloadStatus()
         self._jobs = Jobs(dependencies.monotonic)
+        self._failed_jobs = 0
+        self._failed_publications = 0
         self._stop = threading.Event()
         self._timer = threading.Thread(target=self._run_timer, name="timer", daemon=True)
         self.fatal: LedgerError | None = None
@@ -129,13 +131,27 @@ class App:
         self._push_service.apply(config.sources, tokens)
         self._update_accounts()
         self._poller.set_accounts(list(self.polled_accounts.values()))
-        for polled_account in changed:
-            self._publish(polled_account)
-        for account_state in self._push_service.account_states:
-            if self.snapshots.get(account_state.account.identity) is None:
-                self.snapshots.update(account_state)
+        new_sources = [
+            account_state
+            for account_state in self._push_service.account_states
+            if self.snapshots.get(account_state.account.identity) is None
+        ]
+        for account_state in (*changed, *new_sources):
+            self._publish_applied(account_state)
         self.refresh_metrics()
         self._reload_status.succeeded, self._reload_status.timestamp = True, self._dependencies.clock().timestamp()
+
+    def _publish_applied(self, account_state: AccountState) -> None:
+        """Publish an account while a configuration is applied. Raises LedgerError."""
+        try:
+            self.snapshots.update(account_state)
+        except LedgerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug in one account must end neither the start nor a reload
+            # Its next poll or refresh meets the same error, and exports it as the account's problem.
+            self._failed_publications += 1
+            fields = {"account": account_state.account.name, "error": error}
+            log_event(logger, "error", "Account not published because of an internal error", **fields)
 
     def _reconfigure_accounts(self, config: Config) -> list[PolledAccount]:
         """Replace the configuration and its accounts; return those that are new or configured differently."""
@@ -196,7 +212,8 @@ class App:
                 )
                 return str(error)
             except LedgerError as error:
-                self._end_process(error)
+                self._reload_status.succeeded = False
+                self._handle_ledger_error(error)
                 return str(error)
             log_event(logger, "info", "Configuration reloaded", accounts=len(self.polled_accounts))
             return ""
@@ -284,7 +301,7 @@ class App:
             remote_read=self._remote_read.handle,
             push=self._push_service,
             summarize=self._summarize,
-            on_ledger_error=self._end_process,
+            on_ledger_error=self._handle_ledger_error,
             reload=reload,
             reread=None if reload is None else self.reread,
         )
@@ -295,7 +312,12 @@ class App:
 
     def _landing_page(self) -> str:
         now = self._dependencies.clock()
-        change_events = self.ledger.change_events.recent(now)
+        try:
+            change_events = self.ledger.change_events.recent(now)
+        except LedgerUnavailable as error:
+            # The page is where an operator looks when something is wrong: it says so in the accounts' problems.
+            self._handle_ledger_error(error)
+            change_events = []
         budgets, links = self._metrics_cache.evaluated_budgets, self._dependencies.page_links
         return render_landing_page(self.snapshots.all(), budgets, change_events, now, links)
 
@@ -328,6 +350,18 @@ class App:
         return self._poller.active_polls
 
     @property
+    def internal_errors(self) -> int:
+        """How many polls, refreshes, publications, timed jobs and readings of metrics failed unexpectedly."""
+        # A counter for each thread that increases it: `+=` of several threads on one attribute may lose an increase.
+        return (
+            self._poller.internal_errors
+            + self._push_service.internal_errors
+            + self._failed_jobs
+            + self._failed_publications
+            + self._self_metrics.failures
+        )
+
+    @property
     def up_to_date(self) -> bool:
         """Whether the newest poll of every report of every account succeeded and is on /metrics."""
         snapshots = [self.snapshots.get(state.account.identity) for state in self.polled_accounts.values()]
@@ -350,7 +384,7 @@ class App:
             RELOAD_SUCCESSFUL: lambda: float(self._reload_status.succeeded and self.web_config_healthy()),
             RELOAD_TIME: lambda: self._reload_status.timestamp,
             LEDGER_BYTES: lambda: float(self.ledger.size()),
-            INTERNAL_ERRORS: lambda: float(self._poller.internal_errors),
+            INTERNAL_ERRORS: lambda: float(self.internal_errors),
             INGEST_EVENTS: lambda: self._push_service.counts,
             CHANGE_TIME: self._change_times,
         }
@@ -378,14 +412,20 @@ class App:
 
     def _handle_job_error(self, error: Exception) -> None:
         if isinstance(error, LedgerError):
-            self._end_process(error)
+            self._handle_ledger_error(error)
         else:
-            self._poller.internal_errors += 1
+            self._failed_jobs += 1
             log_event(logger, "error", "A timed job failed with an internal error", error=error)
 
-    def _end_process(self, error: LedgerError) -> None:
-        """End the process because of a disk error, unless it is ending already and has closed the ledger itself."""
+    def _handle_ledger_error(self, error: LedgerError) -> None:
+        """End the process where the ledger cannot be used any more; where it may be later, only log the reason.
+
+        The process that is ending already has closed the ledger itself.
+        """
         if self._stop.is_set():
+            return
+        if isinstance(error, LedgerUnavailable):
+            log_event(logger, "error", "Ledger unavailable; it is tried again", error=error)
             return
         self.fatal = error
         self.on_fatal()

@@ -8,11 +8,13 @@ ExporterError
 │  ├─ Unavailable(reached, …)     timeout, 409, 5xx, 529, network: back off, or wait as long as the provider demands
 │  ├─ Unsupported                 the plan or host has no such report: noted once where the report is optional
 │  ├─ Malformed(field)            a response of an unknown format: keep the old buckets, report a problem
-│  └─ InternalError               a poll that an unexpected exception ended: a bug of this program
+│  ├─ InternalError               a poll that an unexpected exception ended: a bug of this program
+│  └─ StorageError                a poll whose result the ledger could not store
 ├─ PushError(status, reason)      a push request is rejected as a whole
 ├─ RereadRejected(status, reason) a request to read days again is rejected as a whole
 ├─ QueryRejected                  a remote read that is not understood, or would return too much
-└─ LedgerError                    the disk or the file is damaged or full: ends the process
+└─ LedgerError                    the ledger's file is damaged, removed or replaced: ends the process
+   └─ LedgerUnavailable           the disk is full, read-only or fails: nothing is stored, and it is tried again
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ PROBLEM_REASONS = (
     "unsupported",
     "malformed",
     "internal_error",
+    "ledger_unavailable",
 )
 
 
@@ -115,6 +118,12 @@ class InternalError(ProviderError):
     reason = "internal_error"
 
 
+class StorageError(ProviderError):
+    """A poll or a refresh that ended because the ledger is unavailable: no fault of the provider."""
+
+    reason = "ledger_unavailable"
+
+
 class PushError(ExporterError):
     """A push request of which nothing is accepted; `status` is that of the HTTP response."""
 
@@ -136,4 +145,12 @@ class QueryRejected(ExporterError):
 
 
 class LedgerError(ExporterError):
-    """The ledger's file cannot be read or written; nothing that was acknowledged is lost."""
+    """The ledger's file cannot be used any more, or not opened; nothing that was acknowledged is lost."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The open ledger cannot be read or written at present; nothing was stored, and a later attempt may succeed.
+
+    The disk may be full, read-only or failing: all of these end without a restart, and a process that ended because of
+    them could not start again before.
+    """

@@ -14,7 +14,9 @@ from exporter.config.messages import YamlPath, format_problem, redact
 from exporter.errors import ConfigError, ConfigProblem
 
 _MAX_FILE_BYTES = 4 << 20
-_MAX_VALUES = 100_000
+_MAX_VALUES = 50_000
+_MAX_DEPTH = 64
+"""Of lists and mappings within each other; the configuration has six. PyYAML's time grows with the depth's square."""
 _TAG_PREFIX = "tag:yaml.org,2002:"
 _TYPES = ("null", "bool", "int", "float", "str", "timestamp", "merge", "value", "seq", "map")
 _TAGS = frozenset(_TAG_PREFIX + kind for kind in _TYPES)
@@ -60,6 +62,26 @@ class YamlDocument:
         return f"{self.path}:{self.lines.get(yaml_path, 1)}"
 
 
+class _TooDeepError(Exception):
+    """Values are nested in more than _MAX_DEPTH levels."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader with a limit of nesting, which it checks before it looks further into the text."""
+
+    def fetch_flow_collection_start(self, TokenClass: type[yaml.Token]) -> None:  # noqa: N803 - as in PyYAML
+        self._check_depth()
+        super().fetch_flow_collection_start(TokenClass)
+
+    def add_indent(self, column: int) -> bool:
+        self._check_depth()
+        return bool(super().add_indent(column))
+
+    def _check_depth(self) -> None:
+        if self.flow_level + len(self.indents) > _MAX_DEPTH:
+            raise _TooDeepError
+
+
 def read(path: Path) -> YamlDocument:
     """Read a YAML file; its values are text, whole numbers, true, false, null, lists and mappings.
 
@@ -68,7 +90,7 @@ def read(path: Path) -> YamlDocument:
     text = _read_text(path)
     converter = _NodeConverter(path)
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=_Loader)
         value = None if node is None else converter.convert(node, ())
     except yaml.MarkedYAMLError as error:
         raise ConfigError([_syntax_problem(path, text, error)]) from None
@@ -76,7 +98,7 @@ def read(path: Path) -> YamlDocument:
         line = text.count("\n", 0, error.position) + 1
         location = f"{path}:{line}"
         raise ConfigError([ConfigProblem(location, "this line contains a control character; remove it")]) from None
-    except RecursionError:
+    except (_TooDeepError, RecursionError):
         raise ConfigError([ConfigProblem(str(path), "the values are nested too deeply; flatten them")]) from None
     except (ValueError, OverflowError):
         raise ConfigError([ConfigProblem(str(path), "a backslash escape is not a character; correct it")]) from None

@@ -108,6 +108,7 @@ class Buckets:
             _replace(db, account, report, {start: points_by_start[start] for start in changed}, digests)
             days = _mark_unvalued(db, account, changed)
             coverage = _extend_coverage(db, account, report, time_range, completes_refresh=completes_refresh)
+            _advance_reread(db, account, report, time_range)
             if days_read is not None:
                 _record_days_read(db, account, report, days_read)
         self.publish(BucketUpdate(account, report, days, coverage))
@@ -163,11 +164,16 @@ class Buckets:
             self._coverage.setdefault((account, report), coverage)
         return self._coverage[account, report]
 
-    def truncate_coverage(self, account: int, report: str, now: datetime, *, needs_refresh: bool) -> None:
+    def truncate_coverage(
+        self, account: int, report: str, now: datetime, *, needs_refresh: bool, reread: TimeRange | None = None
+    ) -> None:
         """End a coverage at `now` that reaches beyond it, because it was written while the clock was ahead.
 
-        With `needs_refresh` everything that the provider may still revise is due to be read again. Reads of days at a
-        time after `now` are forgotten. A coverage that only begins after `now` is removed. Raises LedgerError.
+        With `needs_refresh` everything that the provider may still revise is due to be read again. `reread` is stored
+        among `pending_rereads`, in the same transaction: afterwards nothing shows that the clock was wrong. Reads of
+        days at a time after `now` are forgotten. A coverage that only begins after `now` is removed.
+
+        Raises LedgerError.
         """
         known = self.coverage(account, report)
         if known is None or known.until <= now:
@@ -187,7 +193,20 @@ class Buckets:
             else:
                 db.execute("DELETE FROM coverage WHERE account = ? AND report = ?", key)
             db.execute("DELETE FROM day_read WHERE account = ? AND report = ? AND time > ?", (*key, now.timestamp()))
+            if reread is not None:
+                db.execute(
+                    "INSERT INTO reread (account, report, since, until) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (account, report) DO UPDATE"
+                    " SET since = MIN(since, excluded.since), until = MAX(until, excluded.until)",
+                    (*key, reread.start.timestamp(), reread.end.timestamp()),
+                )
         self._coverage[key] = coverage
+
+    def pending_rereads(self, account: int) -> dict[str, TimeRange]:
+        """Return report -> the time range that was read while the clock was wrong and has not been read again."""
+        with self._store.read() as db:
+            found = db.execute("SELECT report, since, until FROM reread WHERE account = ?", (account,)).fetchall()
+        return {report: TimeRange(utc(since), utc(until)) for report, since, until in found}
 
     def rows(self, account: int, report: str, day: datetime) -> dict[int, list[Row]]:
         """Return a report's rows of one UTC day: hour 0..23 -> rows; those of a bill are all under 0."""
@@ -344,6 +363,17 @@ def _read_coverage(db: sqlite3.Connection, account: int, report: str) -> Coverag
         "SELECT since, until, last_refresh FROM coverage WHERE account = ? AND report = ?", (account, report)
     ).fetchone()
     return None if found is None else Coverage(*map(utc, found))
+
+
+def _advance_reread(db: sqlite3.Connection, account: int, report: str, time_range: TimeRange) -> None:
+    """Shorten a time range that is to be read again by what was read of its beginning; parts are read oldest first."""
+    key = (account, report)
+    start, end = time_range.start.timestamp(), time_range.end.timestamp()
+    db.execute(
+        "UPDATE reread SET since = ? WHERE account = ? AND report = ? AND since >= ? AND since < ?",
+        (end, *key, start, end),
+    )
+    db.execute("DELETE FROM reread WHERE account = ? AND report = ? AND since >= until", key)
 
 
 def _extend_coverage(

@@ -106,12 +106,22 @@ def _m005_day_reads(db: sqlite3.Connection) -> None:
     )
 
 
+def _m006_pending_rereads(db: sqlite3.Connection) -> None:
+    # The time range of a report that was read while the clock was wrong, as far as it has not been read again.
+    db.execute(
+        """CREATE TABLE reread (
+            account INTEGER NOT NULL, report TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
+            PRIMARY KEY (account, report)) WITHOUT ROWID"""
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _m001_initial_tables,
     _m002_pushed_events,
     _m003_names,
     _m004_bill_states,
     _m005_day_reads,
+    _m006_pending_rereads,
 )
 
 

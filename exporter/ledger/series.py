@@ -74,18 +74,27 @@ class SeriesIndex:
         """Return number -> labels of at least these numbers, all of which the reader's view must hold."""
         known = self._labels.get((account, report), {})
         if any(number not in known for number in ids):
-            known = _read_labels(db, account, report)
-            self._numbers[account, report] = {labels: number for number, labels in known.items()}
-            self._labels[account, report] = known
+            known = self._read_new_labels(db, account, report)
         return known
+
+    def _read_new_labels(self, db: sqlite3.Connection, account: int, report: str) -> dict[int, RowLabels]:
+        """Add the labels that are stored since the last read to the cache, and return all.
+
+        Numbers grow with every new set of labels, and are neither reused nor changed: only larger ones can be new.
+        """
+        with self._lock:
+            known = self._labels.get((account, report), {})
+            new = _read_labels(db, account, report, max(known, default=0))
+            if new:
+                # Replaced, not changed: other threads are iterating over it.
+                self._labels[account, report] = known = {**known, **new}
+                numbers = self._numbers.get((account, report), {})
+                self._numbers[account, report] = {**numbers, **{labels: number for number, labels in new.items()}}
+            return known
 
     def all_labels(self, db: sqlite3.Connection, account: int, reports: Sequence[str]) -> list[RowLabels]:
         """Return every set of labels that these reports of an account ever had."""
-        found = db.execute(
-            f"SELECT {_COLUMNS} FROM series WHERE account = ? AND report IN ({placeholders(reports)})",
-            (account, *reports),
-        )
-        return [RowLabels(*columns) for columns in found]
+        return [labels for report in reports for labels in self._read_new_labels(db, account, report).values()]
 
 
 def _intern(db: sqlite3.Connection, account: int, report: str, labels: RowLabels) -> int:
@@ -100,6 +109,10 @@ def _intern(db: sqlite3.Connection, account: int, report: str, labels: RowLabels
     return int(number)
 
 
-def _read_labels(db: sqlite3.Connection, account: int, report: str) -> dict[int, RowLabels]:
-    found = db.execute(f"SELECT id, {_COLUMNS} FROM series WHERE account = ? AND report = ?", (account, report))
+def _read_labels(db: sqlite3.Connection, account: int, report: str, after: int) -> dict[int, RowLabels]:
+    """Return number -> labels of those with a number above `after`, in the order of their numbers."""
+    found = db.execute(
+        f"SELECT id, {_COLUMNS} FROM series WHERE account = ? AND report = ? AND id > ? ORDER BY id",
+        (account, report, after),
+    )
     return {number: RowLabels(*columns) for number, *columns in found}

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.errors import LedgerError
+from exporter.errors import LedgerError, LedgerUnavailable
 from exporter.ledger.schema import check_version, migrate
 
 LEDGER_FILE_NAME = "ledger.db"
@@ -40,6 +40,8 @@ class Store:
         self._lock = threading.RLock()
         self._idle_readers: list[sqlite3.Connection] = []
         self._active_readers = 0
+        self._is_open = False
+        """Whether the file was opened successfully."""
         self._closed = False
         self._readers_condition = threading.Condition()
         if read_only:
@@ -54,6 +56,7 @@ class Store:
                 self._folder_lock.close()
             raise
         self._files = () if read_only else tuple(_identify(file) for file in (self.path, self._wal_path))
+        self._is_open = True
 
     def _open(self) -> None:
         if self._read_only:
@@ -122,18 +125,22 @@ class Store:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """Run one transaction: all of it is stored, or none of it. Raises LedgerError when the disk fails."""
+        """Run one transaction: all of it is stored, or none of it.
+
+        Raises LedgerUnavailable where the disk fails, and LedgerError where the file is damaged or was removed.
+        """
         with self._lock, self._translate_errors():
             self._check_open()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
+                self._writer.execute("COMMIT")
             except BaseException:
-                # SQLite has already rolled back by itself if the disk was full.
+                # SQLite has already rolled back by itself if the disk was full. A COMMIT that failed for another reason
+                # leaves its transaction open, and every later one would fail.
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
                 raise
-            self._writer.execute("COMMIT")
             # After the transaction: what was removed during it is noticed, and the caller acknowledges nothing.
             self.check_files()
 
@@ -160,6 +167,12 @@ class Store:
                 db = self._connect("ro" if self._read_only else "rw")
                 db.execute("PRAGMA query_only = ON")
             yield db
+        except sqlite3.DatabaseError:
+            # Its transaction may not have ended: the next reader gets a new connection.
+            if db is not None:
+                db.close()
+                db = None
+            raise
         finally:
             with self._readers_condition:
                 self._active_readers -= 1
@@ -195,7 +208,9 @@ class Store:
         except sqlite3.DatabaseError as error:
             if _concerns_values(error):
                 raise
-            raise LedgerError(_explain(self.path, error)) from error
+            # Before it is open there is nothing to serve meanwhile: every error ends the start.
+            kind = LedgerUnavailable if self._is_open and _is_temporary(error) else LedgerError
+            raise kind(_explain(self.path, error)) from error
 
 
 _WHAT_IS_LOST = (
@@ -285,10 +300,34 @@ def _concerns_values(error: sqlite3.DatabaseError) -> bool:
     return isinstance(error, kinds) or "integer overflow" in str(error)
 
 
+_TEMPORARY_ERRORS = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+"""Primary result codes that say that the disk or the machine fails, not that the file's content is damaged."""
+_PRIMARY_CODE = 0xFF
+"""The bits of a result code that are its primary code; the others say more about it."""
+
+
+def _is_temporary(error: sqlite3.DatabaseError) -> bool:
+    # Errors that the sqlite3 module raises itself, without SQLite, have no code.
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & _PRIMARY_CODE in _TEMPORARY_ERRORS
+
+
 def _explain(path: Path, error: sqlite3.DatabaseError) -> str:
     text = str(error)
     if "full" in text:
-        advice = "The disk is full: free some space and start again. Everything stored so far is kept."
+        advice = "The disk is full: free some space. Everything stored so far is kept."
     elif "not a database" in text or "malformed" in text:
         advice = (
             f"The file is damaged: move it away, restore a backup and start again. Without a backup, {_WHAT_IS_LOST}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any
 
 from exporter.metrics.exposition import format_labels
 from exporter.metrics.families import ACCOUNT_LABELS, API_KEY_LABEL, SPEND_LABELS, Family
@@ -20,6 +21,8 @@ class LabelText:
         self._mapper = snapshot.label_mapper
         self._values = (snapshot.account.provider, snapshot.account.name)
         self._series: dict[SpendLabels, str] = {}
+        self.memo: dict[Hashable, Any] = {}
+        """For sample functions that share a part of their work while a snapshot is rendered."""
         self.account = format_labels(ACCOUNT_LABELS, self._values)
         """provider and account."""
 

@@ -32,7 +32,13 @@ class SelfMetrics:
         self._registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
-        self._registry.register(_SelfCollector(readers))
+        self._collector = _SelfCollector(readers)
+        self._registry.register(self._collector)
+
+    @property
+    def failures(self) -> int:
+        """How often a family could not be read although it could before."""
+        return self._collector.failures
 
     def render(self, *, openmetrics: bool) -> bytes:
         """Render them; OpenMetrics with the mark that ends the page."""
@@ -45,6 +51,7 @@ class _SelfCollector(Collector):
     def __init__(self, readers: ValueReaders) -> None:
         self._readers = readers
         self._failing: set[Family] = set()
+        self.failures = 0
 
     def collect(self) -> Iterator[Metric]:
         """Build the families from the present values."""
@@ -70,9 +77,11 @@ class _SelfCollector(Collector):
         try:
             value = self._readers[family]()
         except Exception as error:  # noqa: BLE001 - one metric about ourselves must not hide those of every account
-            # Once per failure, not once per scrape.
+            # Readers use the disk and the ledger, each with errors of its own. Whatever it is, it is counted and logged
+            # once per failure, not once per scrape; the family is absent until the failure ends.
             if family not in self._failing:
                 self._failing.add(family)
+                self.failures += 1
                 log_event(
                     logger, "error", "A metric about the exporter cannot be read", metric=family.name, error=error
                 )

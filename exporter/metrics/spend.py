@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple
@@ -70,22 +70,38 @@ def _units_series(mapper: LabelMapper, labels: RowLabels) -> _Series | None:
     return _Series(SpendLabels(series.workspace, series.model, "", ""), labels.meter)
 
 
+class _RecentSeries(NamedTuple):
+    """The series of a kind that have recent usage: the same for every window of a snapshot."""
+
+    by_row: Mapping[RowLabels, _Series]
+    ordered: Sequence[_Series]
+
+
+def _find_recent_series(snapshot: AccountSnapshot, to_series: _ToSeries) -> _RecentSeries:
+    by_row: dict[RowLabels, _Series] = {}
+    for name in RECENT_WINDOWS:
+        for labels in snapshot.windows[name]:
+            if labels not in by_row and (series := to_series(snapshot.label_mapper, labels)) is not None:
+                by_row[labels] = series
+    return _RecentSeries(by_row, sorted(set(by_row.values())))
+
+
 def _window_samples(
     family: Family, window: str, to_series: _ToSeries, snapshot: AccountSnapshot, text: LabelText
 ) -> Samples:
     """Yield a window's sum for every series with recent usage: without usage in this window it is 0, not absent."""
-    mapper, totals = snapshot.label_mapper, dict[_Series, int]()
-    for name in RECENT_WINDOWS:
-        for labels in snapshot.windows[name]:
-            if (series := to_series(mapper, labels)) is not None:
-                totals[series] = 0
+    recent = text.memo.get(to_series)
+    if recent is None:
+        recent = text.memo[to_series] = _find_recent_series(snapshot, to_series)
+    totals = dict.fromkeys(recent.ordered, 0)
     for labels, value in snapshot.windows.get(window, {}).items():
-        series = to_series(mapper, labels)
+        # A row of a window is nearly always one of the recent windows as well.
+        series = recent.by_row.get(labels) or to_series(snapshot.label_mapper, labels)
         if series is not None and series in totals:
             totals[series] += value
     format_value = format_usd if to_series is _cost_series else str
     meter_label = family.labels[-1]
-    for series, value in sorted(totals.items()):
+    for series, value in totals.items():
         labels_text = text.series(series.labels)
         yield (
             f'{labels_text},{meter_label}="{series.meter}"' if series.meter else labels_text,

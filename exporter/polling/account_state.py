@@ -25,6 +25,10 @@ from exporter.windows import TimeRange
 
 KEY_PROBLEM = "key"
 """Stands in place of a report's name for a problem of the account's key."""
+INTERNAL_ERROR_PROBLEM = "internal error"
+"""Stands in place of a report's name for a poll, or a refresh of pushed events, that an unexpected exception ended."""
+LEDGER_PROBLEM = "ledger"
+"""Stands in place of a report's name for a poll, or a refresh of pushed events, that could not be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,18 @@ class AccountState:
                 crosschecks=self._crosschecks,
             )
 
+    def record_failure(self, report: str, error: ProviderError) -> None:
+        """Count a failed poll, and keep the reason until the report succeeds."""
+        with self._lock:
+            self._failures[error.reason] += 1
+            self._problems[report] = error
+
+    def record_success(self, report: str) -> bool:
+        """Remove a report's problem; return whether there was one."""
+        with self._lock:
+            self._unsupported -= {report}
+            return self._problems.pop(report, None) is not None
+
     # The methods below this line need the lock to be held.
 
     def _supported_reports(self) -> tuple[Report, ...]:
@@ -295,22 +311,10 @@ class PolledAccount(AccountState):
         with self._lock:
             self._last_poll_seconds[report] = seconds
 
-    def record_failure(self, report: str, error: ProviderError) -> None:
-        """Count a failed poll, and keep the reason until the report succeeds."""
-        with self._lock:
-            self._failures[error.reason] += 1
-            self._problems[report] = error
-
     def record_reread_failure(self, error: ProviderError) -> None:
         """Count a failure to read days again. It is no problem of the account, whose polls go on."""
         with self._lock:
             self._failures[error.reason] += 1
-
-    def record_success(self, report: str) -> bool:
-        """Remove a report's problem; return whether there was one."""
-        with self._lock:
-            self._unsupported -= {report}
-            return self._problems.pop(report, None) is not None
 
     def mark_unsupported(self, report: str) -> bool:
         """Record that this account does not have an optional report; return whether that is new."""

@@ -48,7 +48,8 @@ class Jobs:
     def _run(self, run: Callable[[], object]) -> None:
         try:
             run()
-        except Exception as error:  # noqa: BLE001 - the caller of run_due decides; the other jobs must go on
+        except Exception as error:  # noqa: BLE001 - a job's bug must not end the timer, which runs the other jobs
+            # Not swallowed: `run_due` passes it to its caller, which counts and logs it, or ends the process.
             self._errors.append(error)
 
     def _follow_monotonic_clock(self) -> None:

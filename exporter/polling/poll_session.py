@@ -54,6 +54,8 @@ class PollSession:
     """When the next report is due; None before the first poll."""
     rereads: dict[str, PendingReread] = field(default_factory=dict)
     """By report. Kept when the key changes: it was requested of the account."""
+    rereads_restored: bool = False
+    """Whether the rereads that an earlier process did not finish are among `rereads`."""
     weekly_reread_times: dict[str, datetime] = field(default_factory=dict)
     """By report: the weekly time of which the days to read again are known, in `rereads` or read since."""
     request_count: int = 0

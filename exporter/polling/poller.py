@@ -18,16 +18,18 @@ from exporter.errors import (
     InternalError,
     KeyRejected,
     LedgerError,
+    LedgerUnavailable,
     Malformed,
     ProviderError,
     RateLimited,
+    StorageError,
     Unavailable,
     Unsupported,
 )
 from exporter.ledger import Coverage, DaysRead, Ledger
 from exporter.logs import log_event
 from exporter.model import DAY, HOUR, Report, Secret
-from exporter.polling.account_state import KEY_PROBLEM, PolledAccount
+from exporter.polling.account_state import INTERNAL_ERROR_PROBLEM, KEY_PROBLEM, LEDGER_PROBLEM, PolledAccount
 from exporter.polling.daily_usage import spread_daily_usage
 from exporter.polling.poll_session import PollSession
 from exporter.polling.reread import PendingReread, format_days
@@ -68,8 +70,6 @@ MIN_CLOCK_STEP = timedelta(seconds=1)
 """A clock that is set back by less only makes waits longer by as much."""
 MAX_CLOCK_ERROR = timedelta(minutes=1)
 """After a clock was ahead by more, what was read meanwhile is read again: too little of it was complete."""
-INTERNAL_ERROR_PROBLEM = "internal error"
-"""Stands in place of a report's name for a poll that ended with an unexpected exception."""
 
 
 class _ActivePoll(NamedTuple):
@@ -261,6 +261,7 @@ class Poller:
         try:
             requests = account.take_requests()
             session.accept_requests(requests)
+            self._restore_rereads(session)
             self._truncate_coverages(session)
             if self._may_request(session, rereads=rereads) and self._connect(session):
                 may_go_on = self._poll_reports(session)
@@ -271,11 +272,16 @@ class Poller:
             self._valuer.value_days(session.config.ledger_account, self._clock(), hour_changed=requests.hour_changed)
             session.next_poll_at = self._next_poll_at(session, self._clock())
             account.record_success(INTERNAL_ERROR_PROBLEM)
+            self._record_storage(session)
             self._publish(account)
+        except LedgerUnavailable as error:
+            self._record_storage_failure(session, error)
         except LedgerError as error:
             self.fatal = error
         except Exception as error:  # noqa: BLE001 - the top of a thread: a bug in one account must not end the others
-            if not self._closing.is_set():  # while closing, connections are closed under the poll
+            # Counted, logged and exported as the account's problem. While closing, connections are closed under the
+            # poll, so that any error may follow.
+            if not self._closing.is_set():
                 self._record_internal_error(session, error)
         finally:
             with self._condition:
@@ -287,6 +293,17 @@ class Poller:
             if removed:
                 self._attach(session, None)
 
+    def _restore_rereads(self, session: PollSession) -> None:
+        """Have read again what an earlier process found to be read while the clock was wrong, and did not finish."""
+        if session.rereads_restored:
+            return
+        account = session.config.account.name
+        for report, time_range in self._ledger.buckets.pending_rereads(session.config.ledger_account.id).items():
+            session.add_reread(report, [time_range])
+            fields = {"account": account, "report": report, "days": format_days(time_range)}
+            log_event(logger, "info", "Reading again what was read while the clock was ahead", **fields)
+        session.rereads_restored = True
+
     def _truncate_coverages(self, session: PollSession) -> None:
         """Cut back coverages that lie beyond now, and have read again what was read while the clock was ahead."""
         config, now = session.config, self._clock()
@@ -297,15 +314,17 @@ class Poller:
             ahead = coverage.until - now
             needs_refresh = ahead > MAX_CLOCK_ERROR
             session.report_state(report.name).partial_refresh = None
-            self._ledger.buckets.truncate_coverage(
-                config.ledger_account.id, report.name, now, needs_refresh=needs_refresh
-            )
+            reread = None
             if needs_refresh and report is not NAMES_REPORT:
                 # For how long the clock was ahead is not known: the refresh reads what may still be revised, and this
                 # the rest of the history, in the background.
                 start = max(coverage.since, history_start(report, config.poll_settings, now))
-                if start < now:
-                    session.add_reread(report.name, [TimeRange(start, now)])
+                reread = TimeRange(start, now) if start < now else None
+            self._ledger.buckets.truncate_coverage(
+                config.ledger_account.id, report.name, now, needs_refresh=needs_refresh, reread=reread
+            )
+            if reread is not None:
+                session.add_reread(report.name, [reread])
             fields = {"account": config.account.name, "report": report.name, "seconds": round(ahead.total_seconds(), 3)}
             log_event(logger, "warn", "The clock was ahead at an earlier poll; reading again", **fields)
 
@@ -333,13 +352,28 @@ class Poller:
         log_event(logger, "error", "Poll failed with an internal error", **fields)
         self._publish_failure(session)
 
+    def _record_storage(self, session: PollSession) -> None:
+        """End the problem of a ledger that was unavailable, once everything of a poll is stored."""
+        session.report_state(LEDGER_PROBLEM).failures = 0
+        if session.account.record_success(LEDGER_PROBLEM):
+            log_event(logger, "info", "Ledger available again", account=session.config.account.name)
+
+    def _record_storage_failure(self, session: PollSession, error: LedgerUnavailable) -> None:
+        """Report that a poll could not be stored: the stored buckets stay, and it is tried again after the back-off."""
+        session.backoff_until = self._record_failure(session, LEDGER_PROBLEM, StorageError(str(error)))
+        self._publish_failure(session)
+
     def _publish_failure(self, session: PollSession) -> None:
         """Export the failure. What ended the poll may end this as well: then the previous numbers stand beside it."""
         try:
             self._publish(session.account)
+        except LedgerUnavailable as error:
+            # Its problem is exported with the previous numbers; the next poll tries again.
+            log_event(logger, "debug", "The account cannot be read", account=session.config.account.name, error=error)
         except LedgerError as error:
             self.fatal = error
-        except Exception as error:  # noqa: BLE001 - still at the top of the thread
+        except Exception as error:  # noqa: BLE001 - still at the top of the thread: nothing above handles it
+            # Not counted again: it is the poll that was counted before.
             fields = {"account": session.config.account.name, "error": error}
             log_event(logger, "error", "The account's numbers cannot be brought up to date", **fields)
 

@@ -5,6 +5,7 @@ Every provider that a source names becomes an account, exported like a polled ac
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +15,25 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from exporter.config.configuration import Account, Source
-from exporter.errors import PushError
+from exporter.errors import InternalError, LedgerError, LedgerUnavailable, ProviderError, PushError, StorageError
 from exporter.ledger import Ledger
 from exporter.ledger.events import EVENTS_REPORT_NAME
+from exporter.logs import log_event
 from exporter.model import HOUR, Report, Row, Secret, UsageEvent
-from exporter.polling.account_state import AccountConfig, AccountState, Crosscheck
+from exporter.polling.account_state import (
+    INTERNAL_ERROR_PROBLEM,
+    LEDGER_PROBLEM,
+    AccountConfig,
+    AccountState,
+    Crosscheck,
+)
 from exporter.pricing.learned_rates import NegotiatedPrice
 from exporter.pricing.valuer import LedgerAccount, Valuer
 from exporter.push.parse import MAX_EVENT_AGE, Rejected, parse_batch, parse_change_event, parse_events, parse_json
 from exporter.push.tokens import BearerTokens
 from exporter.ratelimit import TokenBucket
+
+logger = logging.getLogger(__name__)
 
 _MINUTE = timedelta(minutes=1)
 EVENTS_REPORT = Report(
@@ -109,6 +119,10 @@ class PushService:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="push")
         self._refresh_task: Future[None] | None = None
+        self._failing_accounts: set[AccountState] = set()
+        """Accounts whose newest refresh ended in an internal error; used by the thread of refreshes only."""
+        self.internal_errors = 0
+        """Refreshes of an account that ended in an unexpected exception; increased by one thread only."""
         self.on_new_account: Callable[[], None] = lambda: None
         """Called when an event has created a new account."""
 
@@ -216,7 +230,7 @@ class PushService:
             }
 
     def tick(self) -> None:
-        """Start a refresh of the changed accounts, if any. Raises the error of the previous refresh, if it failed."""
+        """Start a refresh of the changed accounts, if any. Raises LedgerError if the previous refresh met one."""
         if self._refresh_task is not None:
             if not self._refresh_task.done():
                 return
@@ -242,13 +256,56 @@ class PushService:
             source = self._sources.get(name)
             account_state = source.account_states.get(provider) if source else None
             if source is not None and account_state is not None:
-                now = self._clock()
-                self._ledger.events.mark_complete(account_state.ledger_account.id, now)
-                if not source.config.crosscheck_of:
-                    self._valuer.value_days(account_state.ledger_account, now)
-                    self._publish(account_state)
+                self._refresh_account(source, account_state)
         ended = self._monotonic()
         self._not_before = ended + min(REFRESH_PAUSE_FACTOR * (ended - began), MAX_REFRESH_PAUSE)
+
+    def _refresh_account(self, source: _Source, account_state: AccountState) -> None:
+        """Value and publish one account. Raises LedgerError; any other exception is a problem of this account alone."""
+        try:
+            now = self._clock()
+            self._ledger.events.mark_complete(account_state.ledger_account.id, now)
+            if not source.config.crosscheck_of:
+                self._valuer.value_days(account_state.ledger_account, now)
+                account_state.record_success(INTERNAL_ERROR_PROBLEM)
+                account_state.record_success(LEDGER_PROBLEM)
+                self._publish(account_state)
+            self._failing_accounts.discard(account_state)
+        except LedgerUnavailable as error:
+            message = "Pushed account not refreshed because the ledger is unavailable"
+            self._record_problem(account_state, LEDGER_PROBLEM, StorageError(str(error)), message, error)
+            with self._lock:
+                # Tried again after the pause: no event may come that would cause it.
+                self._changed_accounts.add(account_state.account.identity)
+        except LedgerError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug in one account must not end the refresh of the others
+            self.internal_errors += 1
+            problem = InternalError("pushed events were not valued because of an internal error of this exporter")
+            message = "Pushed account not refreshed because of an internal error"
+            self._record_problem(account_state, INTERNAL_ERROR_PROBLEM, problem, message, error)
+
+    def _record_problem(
+        self, account_state: AccountState, name: str, problem: ProviderError, message: str, error: Exception
+    ) -> None:
+        """Export a failure as the account's problem, and log the first of several in a row.
+
+        The events stay stored. The account is refreshed again with its next event, or by the idle refresh.
+        """
+        account_state.record_failure(name, problem)
+        account = account_state.account
+        fields = {"account": account.name, "provider": account.provider}
+        if account_state not in self._failing_accounts:
+            self._failing_accounts.add(account_state)
+            log_event(logger, "error", message, **fields, error=error)
+        try:
+            self._publish(account_state)
+        except Exception as publish_error:
+            # What ended the refresh may end this as well; only a ledger that cannot be used any more matters.
+            if isinstance(publish_error, LedgerError) and not isinstance(publish_error, LedgerUnavailable):
+                raise
+            # Not counted again: it is the same refresh. The problem is exported with the previous numbers.
+            log_event(logger, "debug", "The account cannot be read", **fields, error=publish_error)
 
     def _apply_limits(
         self, source: _Source, events: Mapping[int, UsageEvent], rejected: list[Rejected]

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from exporter.config.configuration import Budget
-from exporter.errors import LedgerError
 from exporter.ledger import Ledger
 from exporter.polling.account_state import AccountState
 from exporter.snapshot.account_snapshot import AccountSnapshot
@@ -57,7 +56,8 @@ class SnapshotStore:
     def update(self, account_state: AccountState) -> None:
         """Build an account's snapshot from the ledger. Raises LedgerError.
 
-        Where an unexpected exception ends the build, the previous snapshot stays, with the account's present health.
+        Where that, or an unexpected exception, ends the build, the previous snapshot stays, with the account's present
+        health.
         """
         key = account_state.view().account.identity
         with self._lock:
@@ -67,10 +67,9 @@ class SnapshotStore:
             source = LedgerSource(self._ledger, view.ledger_account)
             try:
                 snapshot = entry.builder.build(view, source, self._budgets, self._clock())
-            except LedgerError:
-                raise
             except Exception:
-                # What the builder keeps between two builds may be half of one and half of the other.
+                # Every kind, and raised again: the caller counts and logs it. What the builder keeps between two builds
+                # may be half of one and half of the other.
                 entry.builder = SnapshotBuilder()
                 previous = self.get(key)
                 if previous is not None:

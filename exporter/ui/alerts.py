@@ -494,6 +494,7 @@ _ADVICE = {
     "malformed": "The previous numbers are kept. If the problem persists, update this exporter or report the error.",
     "internal_error": "The previous numbers are kept, and the poll is retried every 15 minutes. Update this exporter, "
     "or report the error with its log.",
+    "ledger_unavailable": "The previous numbers are kept, and the poll is retried automatically. No restart is needed.",
 }
 
 

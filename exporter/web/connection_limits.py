@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import operator
 import ssl
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -46,8 +47,8 @@ class ConnectionLimits:
     """One more closes the connection whose client has kept the server waiting longest."""
     reserved_connections: int = 32
     """Further connections if none can be closed, since the server is busy with all of them: for monitoring only."""
-    max_handshakes: int = 64
-    """Unfinished TLS handshakes, which take more memory than requests; one more closes the oldest."""
+    max_handshakes: int = 128
+    """Unfinished TLS handshakes, of 300 KiB each, which is more than a request has; one more closes the oldest."""
     keep_alive_timeout: int = 75
     """Between two requests of a connection."""
 
@@ -65,35 +66,44 @@ class _Connections:
 
         If the server is busy with all of them, the newest is closed once the reserved ones are used as well.
         """
-        remaining = self._remaining()
-        in_handshake = [connection for connection in remaining if connection.in_handshake]
-        if len(in_handshake) > self.limits.max_handshakes:
-            # Connections are in the order in which they were opened.
-            in_handshake[0].abort()
+        if self.get_ssl_context is not None and self._close_oldest_handshake():
             return
+        # This is evaluated for every connection, also for thousands within a second: one pass, and only where needed.
+        if len(self.open) <= self.limits.max_connections:
+            return
+        remaining = [connection for connection in self.open if not connection.closing]
         if len(remaining) <= self.limits.max_connections:
             return
-        waiting = [connection for connection in remaining if connection.waits_for_client and connection is not newest]
-        if waiting:
+        between: list[LimitedProtocol] = []
+        unfinished: list[LimitedProtocol] = []
+        for connection in remaining:
+            if connection is not newest and connection.waits_for_client:
+                (between if connection.is_between_requests else unfinished).append(connection)
+        if between or unfinished:
             # From the larger of two groups, those between two requests and those in the middle of one: so neither a
             # scraper's idle connection nor its new one is the first to be closed, whatever the others do.
-            between = [connection for connection in waiting if connection.is_between_requests]
-            unfinished = [connection for connection in waiting if not connection.is_between_requests]
             victims = between if len(between) > len(unfinished) else unfinished
-            min(victims, key=lambda connection: connection.waits_since).abort()
+            min(victims, key=operator.attrgetter("waits_since")).abort()
         elif len(remaining) > self.limits.max_connections + self.limits.reserved_connections:
             newest.abort()
+
+    def _close_oldest_handshake(self) -> bool:
+        """Close the oldest connection in its TLS handshake if there are too many; return whether there were."""
+        # Connections are in the order in which they were opened.
+        in_handshake = [connection for connection in self.open if connection.in_handshake and not connection.closing]
+        if len(in_handshake) <= self.limits.max_handshakes:
+            return False
+        in_handshake[0].abort()
+        return True
 
     @property
     def only_reserved(self) -> bool:
         """Whether only reserved connections are left: all others have requests, without counting the newest one."""
         maximum = self.limits.max_connections
         # This is evaluated for every request: the usual case must not count.
-        return len(self.open) > maximum and sum(not connection.idle for connection in self._remaining()) > maximum
-
-    def _remaining(self) -> list[LimitedProtocol]:
-        # Aborted connections stay in `open` until the event loop calls connection_lost.
-        return [connection for connection in self.open if not connection.closing]
+        if len(self.open) <= maximum:
+            return False
+        return sum(not connection.idle and not connection.closing for connection in self.open) > maximum
 
 
 class LimitedProtocol(asyncio.Protocol):
@@ -166,6 +176,8 @@ class LimitedProtocol(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the connection without waiting for the client."""
+        # At once, not when the event loop calls connection_lost: many others may be opened before.
+        self._connections.open.pop(self, None)
         if self._transport is not None:
             self._transport.abort()
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from exporter import __version__
-from exporter.errors import LedgerError, PushError
+from exporter.errors import LedgerError, LedgerUnavailable, PushError
 from exporter.push.parse import decode_body
 from exporter.push.service import Accepted, PushService
 from exporter.ui.summary import parse_days
@@ -38,6 +38,7 @@ MAX_CONCURRENT_SUMMARIES = 1
 """Separate from pushes: a summary reads much, and must not delay them."""
 
 _LEDGER_FAILED = "the ledger cannot be read or written; nothing of this request was stored"
+_LEDGER_RETRY_SECONDS = "30"
 _IDEMPOTENCY_KEY = re.compile("[!-~]{0,255}")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -51,7 +52,7 @@ def build_push_routes(
     """Return the routes of the JSON API.
 
     `summarize` returns the summary of a number of days; its fields are those of SummaryResponse. `on_ledger_error` is
-    called if the ledger cannot be read or written; the client gets 503.
+    called if the ledger cannot be read or written; the client gets 503, and learns from the log of this process why.
     """
     push_limiter, summary_limiter = CapacityLimiter(MAX_CONCURRENT_PUSHES), CapacityLimiter(MAX_CONCURRENT_SUMMARIES)
 
@@ -107,9 +108,10 @@ def _handle_errors(endpoint: Endpoint, on_ledger_error: Callable[[LedgerError], 
             headers = {401: {"www-authenticate": "Bearer"}, 429: {"retry-after": "1"}}.get(error.status)
             return json_response(ErrorResponse(error=str(error)), error.status, headers)
         except LedgerError as error:
-            # A ledger that has failed is not used any more: the callback ends the process.
+            # The callback ends the process, unless the ledger is only unavailable at present.
             on_ledger_error(error)
-            return json_response(ErrorResponse(error=_LEDGER_FAILED), 503)
+            headers = {"retry-after": _LEDGER_RETRY_SECONDS} if isinstance(error, LedgerUnavailable) else None
+            return json_response(ErrorResponse(error=_LEDGER_FAILED), 503, headers)
 
     return respond
 

@@ -114,6 +114,9 @@ def _action_routes(handlers: Handlers) -> list[Route]:
             body = await to_thread.run_sync(handlers.remote_read, await request.body(), limiter=read_limiter)
         except QueryRejected as error:
             return PlainTextResponse(f"Remote read refused: {error}.\n", status_code=400)
+        except LedgerError as error:
+            handlers.on_ledger_error(error)
+            return PlainTextResponse("The ledger cannot be read.\n", status_code=503)
         return SegmentedResponse([body], {"content-type": "application/x-protobuf", "content-encoding": "snappy"})
 
     async def reload(_: Request) -> Response:

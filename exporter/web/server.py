@@ -19,6 +19,15 @@ from exporter.web.connection_limits import ConnectionLimits, RequestTracker, lim
 from exporter.web.middleware import MAX_HEADER_BYTES
 from exporter.web.routes import MONITORING_PATHS, Handlers, build_asgi_app
 
+LISTEN_BACKLOG = 2048
+"""Connections that wait in the kernel to be accepted, where that allows as many; others are lost or tried again."""
+ACCEPT_BATCH = 16
+"""Connections that the event loop accepts before it reads from those that it has accepted.
+
+Among thousands of silent connections, a scrape is recognized by its request before so many newer connections were
+accepted that it would be closed for them, and no more files are open than the limit of connections and a batch.
+"""
+
 
 class Service(Protocol):
     """A service that runs beside the HTTP server: started before it, stopped after it."""
@@ -91,11 +100,21 @@ def _bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
         if family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         opened.bind((host, port))
-        opened.listen(128)
+        opened.listen(LISTEN_BACKLOG)
     except OSError:
         opened.close()
         raise
     return opened
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, with a queue of connections in the kernel that is longer than the batch that it accepts."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for sock in sockets or ():
+            # asyncio has set the queue's length to that of a batch.
+            sock.listen(LISTEN_BACKLOG)
 
 
 def create_server(
@@ -106,7 +125,7 @@ def create_server(
     """Return a server that runs until its `should_exit` is set. Without `web_reloader`: plain HTTP for everybody."""
     get_policy = web_reloader.current_policy if web_reloader else None
     get_ssl_context = web_reloader.current_ssl_context if web_reloader and web_reloader.config.tls else None
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             RequestTracker(build_asgi_app(handlers, get_policy), MONITORING_PATHS),
             loop="asyncio",
@@ -119,6 +138,7 @@ def create_server(
             server_header=False,
             timeout_keep_alive=limits.keep_alive_timeout,
             timeout_graceful_shutdown=3,
+            backlog=ACCEPT_BATCH,
         )
     )
 

@@ -42,6 +42,10 @@ _ADVICE = {
         "The exporter has a bug; the previous numbers are kept. Update the exporter, or report the error in its log.",
         "text",
     ),
+    "ledger_unavailable": (
+        "The ledger's disk is full or fails; the previous numbers are kept. Free some space, or repair the disk.",
+        "text",
+    ),
 }
 """Reason of a problem -> (advice, colour). The landing page and `check keys` add the status and the report."""
 

@@ -13,6 +13,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let `make faults` choose the long form and another seed."""
     parser.addoption("--long", action="store_true", help="run the long form of the fault tests")
     parser.addoption("--seed", type=int, default=16, help="seed of random faults")
+    parser.addoption("--accounts", type=int, default=20, help="accounts of the long form of the soak test")
+    parser.addoption("--minutes", type=float, default=3, help="duration of the long form of the soak test")
 
 
 @pytest.fixture(name="long", scope="session")
@@ -23,6 +25,16 @@ def _is_long(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(name="seed", scope="session")
 def _seed(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--seed", default=16))
+
+
+@pytest.fixture(name="soak_accounts", scope="session")
+def _soak_accounts(request: pytest.FixtureRequest, *, long: bool) -> int:
+    return int(request.config.getoption("--accounts", default=20)) if long else 3
+
+
+@pytest.fixture(name="soak_seconds", scope="session")
+def _soak_seconds(request: pytest.FixtureRequest) -> float:
+    return 60 * float(request.config.getoption("--minutes", default=3))
 
 
 @pytest.fixture(name="results", scope="session")

@@ -79,6 +79,7 @@ def test_later_polls_that_are_killed_lose_and_double_nothing(
 
 
 REVERSALS = (
+    (5, ("DROP TABLE reread",)),
     (4, ("DROP TABLE day_read",)),
     (
         3,

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import httpx
 
 from exporter.model import HOUR
+from exporter.simulator.accounts import SimAccount
 from exporter.simulator.faults import FAULT_KINDS
 from tests.command import wait_until
 from tests.faults.accounts_system import AccountsSystem, start_accounts
@@ -24,13 +25,20 @@ from tests.system import make_account
 
 TOKEN = "gateway-token-5f7f0c11"
 STEP = 2 * HOUR
+SHORT_STEPS = 15
+MAX_ACCOUNTS_OF_A_MONTH = 50
+"""With more accounts, the simulator's answers to the first polls of a month would take longer than all the rest."""
 MAX_GROWTH = 0.05
-"""Of the resident memory, from the first to the last step of the second half."""
+"""Of memory and descriptors, from the first to the last step of the second half."""
+MAX_THREADS = 6
+"""Threads by which their number may grow in that time."""
 
 
 class Usage(NamedTuple):
     """The resources of a process at a time."""
 
+    time: float
+    """Seconds of the monotonic clock."""
     resident_bytes: int
     descriptors: int
     threads: int
@@ -105,59 +113,86 @@ def measure(process: int) -> Usage:
     folder = Path("/proc") / str(process)
     status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
     resident_bytes = int(status["VmRSS"].split()[0]) * 1024
-    return Usage(resident_bytes, len(list((folder / "fd").iterdir())), int(status["Threads"]))
+    return Usage(time.monotonic(), resident_bytes, len(list((folder / "fd").iterdir())), int(status["Threads"]))
 
 
-def growth(values: Sequence[float]) -> float:
-    """Return how much a straight line through values rises from the first to the last, relative to their mean."""
-    slope, _ = statistics.linear_regression(range(len(values)), values)
-    return slope * (len(values) - 1) / statistics.mean(values)
+class Trend(NamedTuple):
+    """How a value changes over time, by a straight line through its measurements."""
+
+    growth: float
+    """From the first to the last measurement, relative to their mean."""
+    per_hour: float
 
 
-def test_weeks_of_faults_leave_nothing_behind(tmp_path: Path, results: Results, *, long: bool, seed: int) -> None:
+def trend(seconds: Sequence[float], values: Sequence[float]) -> Trend:
+    """Return how values that were measured at these times change."""
+    slope, _ = statistics.linear_regression(seconds, values)
+    return Trend(slope * (seconds[-1] - seconds[0]) / statistics.mean(values), slope * 3600)
+
+
+def make_accounts(count: int) -> Sequence[SimAccount]:
+    """Return accounts of all providers in turn."""
+    providers: Sequence[Literal["openai", "anthropic", "cursor"]] = ("openai", "anthropic", "cursor")
+    names = [(providers[number % 3], f"{providers[number % 3]}-{number}") for number in range(count)]
+    return [make_account(provider, name) for provider, name in names]
+
+
+def test_weeks_of_faults_leave_nothing_behind(
+    tmp_path: Path, results: Results, soak_accounts: int, soak_seconds: float, *, long: bool, seed: int
+) -> None:
     """After weeks with faults, pushes, reloads and scrapes all totals are exact, no scrape failed, nothing grew."""
-    steps, pause, days = (168, 0.6, 34) if long else (15, 0.2, 2)
-    accounts = [make_account("openai", f"openai-{number}") for number in range(5 if long else 1)]
-    accounts += [make_account("anthropic", f"anthropic-{number}") for number in range(8 if long else 1)]
-    accounts += [make_account("cursor", f"cursor-{number}") for number in range(7 if long else 1)]
+    accounts = make_accounts(soak_accounts)
+    # So that the polls of a step end before the next one: the simulator answers from this process.
+    pause = max(0.6, 0.03 * soak_accounts) if long else 0.2
+    days = 2 if not long else 34 if soak_accounts <= MAX_ACCOUNTS_OF_A_MONTH else 7
     with start_accounts(tmp_path, *accounts, days=days) as system:
         (tmp_path / "token").touch(mode=0o600)
         (tmp_path / "token").write_text(TOKEN)
         with system.sandbox.config.open("a") as config:
             config.write("ingest: {sources: [{name: gateway, token_file: token}]}\n")
         process = system.launcher.start(system.flags())
-        wait_until("every account read", lambda: _is_complete(system, len(accounts)), timeout=300)
-        soak = Soak(system, process, random.Random(seed))
-        for number in range(steps):
-            soak.step(number, pause)
+        # More accounts take longer, and each look at them takes time from them.
+        patience = 300 + 5 * len(accounts)
+        wait_until("every account read", lambda: _is_complete(system, len(accounts)), patience)
+        soak, steps, began = Soak(system, process, random.Random(seed)), 0, time.monotonic()
+        while time.monotonic() < began + soak_seconds if long else steps < SHORT_STEPS:
+            soak.step(steps, pause)
+            steps += 1
         system.simulator.clear_faults()
         # A key that was rejected is tried again after a reload.
         soak.reload()
         for _ in range(3):
             system.advance(timedelta(minutes=20))
             threading.Event().wait(pause)
-        wait_until("every account up", lambda: _is_complete(system, len(accounts)))
-        wait_until("exact totals", lambda: system.stored_totals() == system.true_totals())
+        wait_until("every account up", lambda: _is_complete(system, len(accounts)), patience)
+        wait_until("exact totals", lambda: system.stored_totals() == system.true_totals(), patience)
         wait_until("pushed totals", lambda: _pushed_tokens(system) == soak.pushed_tokens)
         assert system.launcher.kill(process) == -signal.SIGKILL
         assert "internal error" not in system.launcher.log.read_text()
     second_half = soak.usage[len(soak.usage) // 2 :]
-    memory = growth([usage.resident_bytes for usage in second_half])
-    descriptors = [usage.descriptors for usage in second_half]
-    threads = [usage.threads for usage in second_half]
-    if long:
-        assert memory < MAX_GROWTH, [usage.resident_bytes for usage in soak.usage]
-        assert growth(descriptors) < MAX_GROWTH, descriptors
-        assert growth(threads) < MAX_GROWTH, threads
+    times = [usage.time for usage in second_half]
+    memory = trend(times, [usage.resident_bytes for usage in second_half])
+    descriptors = trend(times, [usage.descriptors for usage in second_half])
+    threads = trend(times, [usage.threads for usage in second_half])
     figures = (
-        f"{len(accounts)} accounts, {steps * STEP / timedelta(days=1):.0f} days, {soak.faults} faults, "
-        f"{soak.reloads} reloads, {len(soak.scrape_seconds)} scrapes, 0 failed, "
-        f"longest {max(soak.scrape_seconds):.2f} s, "
-        f"0 differences; second half: memory {memory:+.1%} of {second_half[-1].resident_bytes / 1e6:.0f} MB, "
-        f"descriptors {min(descriptors)} to {max(descriptors)}, "
-        f"threads {min(threads)} to {max(threads)}"
+        f"{len(accounts)} accounts, {steps * STEP / timedelta(days=1):.0f} days in {times[-1] - began:.0f} s, "
+        f"{soak.faults} faults, {soak.reloads} reloads, {len(soak.scrape_seconds)} scrapes, 0 failed, "
+        f"longest {max(soak.scrape_seconds):.2f} s, 0 differences; second half: "
+        f"memory {memory.growth:+.1%} ({memory.per_hour / 1e6:+.1f} MB/h) of "
+        f"{second_half[-1].resident_bytes / 1e6:.0f} MB, "
+        f"descriptors {_format_trend(descriptors, [usage.descriptors for usage in second_half])}, "
+        f"threads {_format_trend(threads, [usage.threads for usage in second_half])}"
     )
     results.add("soak", "all at random", figures)
+    if long:
+        assert memory.growth < MAX_GROWTH, soak.usage
+        assert descriptors.growth < MAX_GROWTH, soak.usage
+        # How many of the threads of a pool exist varies with the work of the moment.
+        assert threads.growth * statistics.mean(usage.threads for usage in second_half) < MAX_THREADS, soak.usage
+
+
+def _format_trend(measured: Trend, values: Sequence[int]) -> str:
+    return f"{min(values)} to {max(values)} ({measured.growth:+.1%}, {measured.per_hour:+.1f}/h)"
 
 
 def _is_complete(system: AccountsSystem, accounts: int) -> bool:

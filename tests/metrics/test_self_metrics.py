@@ -43,3 +43,4 @@ def test_a_metric_that_fails_hides_no_other(tmp_path: Path, caplog: pytest.LogCa
             assert system.value("ai_exporter_ledger_bytes") is not None
         logged = [record for record in caplog.records if "metric about the exporter" in record.message]
         assert len(logged) == 1
+        assert system.value("ai_exporter_internal_errors_total") == 1

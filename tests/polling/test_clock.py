@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 
 from exporter.model import DAY, HOUR
 from exporter.polling.jobs import Jobs
+from exporter.providers import PROVIDERS
+from exporter.providers.anthropic import Anthropic
 from tests.polling.clocks import WrongClock, run_wrong_clock_system, start_wrong_clock_system
 from tests.system import System, make_account
 
@@ -77,6 +80,43 @@ def test_usage_is_read_again_for_as_long_as_the_clock_was_ahead(tmp_path: Path) 
         clock.error = timedelta(0)
         run_for(system, 30 * MINUTE)
         assert_exact(system)
+
+
+class WithoutEmptyBuckets(Anthropic):
+    """A provider whose answers may leave buckets out: an answer without those of the future looks complete."""
+
+    reports = tuple(replace(report, lists_empty_buckets=False) for report in Anthropic.reports)
+
+
+def test_usage_is_read_again_though_the_process_ends_before(tmp_path: Path) -> None:
+    """Where the process ends between the end of the clock's error and the reading again, the next process does it."""
+    with start_wrong_clock_system(tmp_path, make_account("anthropic"), history="20d") as (system, clock):
+        system.providers = {**PROVIDERS, "anthropic": WithoutEmptyBuckets}
+        with system.run_exporter():
+            system.poll_until_idle()
+            clock.error = 12 * DAY
+            run_for(system, 9 * DAY, 6 * HOUR)
+            clock.error = timedelta(0)
+            # Nothing can be read again before the end of this process.
+            system.simulator.add_fault("solo", "server_error")
+            run_for(system, 5 * MINUTE)
+        system.simulator.clear_faults()
+        for _ in range(2):
+            # The first of two further processes ends after a part of it.
+            with system.run_exporter():
+                system.app.tick()
+                run_for(system, 15 * MINUTE)
+        with system.run_exporter():
+            run_for(system, 30 * MINUTE)
+            assert_exact(system)
+            assert system.ledger.buckets.pending_rereads(ledger_number(system)) == {}
+
+
+def ledger_number(system: System) -> int:
+    """Return the number of the account in the ledger."""
+    number = system.ledger.buckets.find_account("solo", "anthropic")
+    assert number is not None
+    return number
 
 
 @pytest.mark.parametrize("step", [HOUR, 6 * HOUR, 3 * DAY], ids=str)

@@ -21,6 +21,7 @@ from exporter.pricing.list_prices import Rates, list_rates
 from exporter.providers import PROVIDERS
 from exporter.providers.cursor import Cursor
 from exporter.providers.openai import OpenAI
+from exporter.snapshot.day_reads import find_day_reads
 from tests.system import NOON, System, make_account, midnight, start_small_system
 
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
@@ -452,6 +453,26 @@ def test_an_account_that_cannot_be_exported_is_down(tmp_path: Path, monkeypatch:
         system.advance(16 * MINUTE)
         assert system.problems("solo") == set()
         assert system.exported_totals("ai_tokens_today") == system.expected_totals("today")[0]
+
+
+def test_an_account_that_cannot_be_exported_ends_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where building the numbers of one account fails at the start, the others are exported, and it is counted."""
+    accounts = (make_account("openai", "odd"), make_account("anthropic"))
+    with start_small_system(tmp_path, *accounts) as system:
+        system.poll_until_idle()
+        totals = system.exported_totals("ai_tokens_today", "solo")
+        with monkeypatch.context() as patch:
+            # The real builder with a bug that concerns one account.
+            patch.setattr(
+                "exporter.snapshot.builder.find_day_reads",
+                lambda view, *arguments: find_day_reads(view, *arguments) if view.account.name == "solo" else 1 // 0,
+            )
+            system.app.apply(system.config.model_copy(update={"accounts": ()}))
+            system.app.apply(system.config)
+            assert system.value("ai_exporter_internal_errors_total") == 1
+            assert system.exported_totals("ai_tokens_today", "solo") == totals
+        system.advance(5 * MINUTE)
+        assert system.value("ai_account_up", account="odd") == 1
 
 
 class WithoutImages(OpenAI):

@@ -517,25 +517,42 @@ def test_pushed_events_survive_a_restart(tmp_path: Path) -> None:
             assert _status_and_body(_post(system, event)) == (202, {"status": "duplicate"})
 
 
-def test_an_internal_error_after_a_push_stops_nothing(tmp_path: Path) -> None:
-    """An error during valuation is raised once, for the log; later events are exported."""
+def test_an_internal_error_in_one_pushed_account_harms_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An account whose valuation fails is down with a problem, counted and logged once; the others are exported."""
     broken = True
 
     def prices(provider: str, day: datetime) -> Rates:
-        if broken:
+        if broken and provider == "bedrock":
             raise ZeroDivisionError
         return list_rates(provider, day)
 
     with _prepare_system(tmp_path) as system:
         system.prices = prices
         with system.run_exporter():
-            _post(system, _make_event())
-            with pytest.raises(ZeroDivisionError):
-                _wait_until_exported(system)
+            # `bedrock` is refreshed first: accounts are refreshed in the order of their names.
+            events = [_make_event(provider=provider) for provider in ("bedrock", "openai", "vertex")]
+            _post(system, events, BATCH_PATH)
+            _post(system, _make_event(provider="anthropic"), token=OTHER_TOKEN)
+            _wait_until_exported(system)
+            assert system.value("ai_exporter_internal_errors_total") == 1
+            assert system.value("ai_account_up", provider="bedrock") == 0
+            for provider in ("openai", "vertex", "anthropic"):
+                assert system.value("ai_account_up", provider=provider) == 1
+                assert system.value("ai_requests_today", provider=provider) == 1
+            # The idle refresh tries the account again.
+            system.clock.now += 6 * MINUTE
+            _wait_until_exported(system)
+            assert system.value("ai_exporter_internal_errors_total") == 2
+            logged = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+            assert logged == ["Pushed account not refreshed because of an internal error"]
+            assert "internal error of this exporter" in httpx.get(system.url).text
             broken = False
             _post(system, _make_event(costUsd=1))
             _wait_until_exported(system)
-            assert system.value("ai_requests_today", account="gateway") == 2
+            assert system.value("ai_account_up", provider="bedrock") == 1
+            assert system.value("ai_requests_today", provider="bedrock") == 2
 
 
 def test_a_broken_ledger_is_answered_with_503(tmp_path: Path) -> None:
