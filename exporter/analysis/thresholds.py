@@ -1,4 +1,4 @@
-"""Thresholds that both the landing page and the alert rules use; a test keeps prometheus/rules/thresholds.yml equal."""
+"""Thresholds that both the landing page and the alert rules use; a test keeps alerting/config.yml equal."""
 
 from __future__ import annotations
 

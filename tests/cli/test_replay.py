@@ -294,7 +294,7 @@ NOT_ON_THE_PAGE = {
     [
         ({"--promtool": "/nowhere/promtool"}, "/nowhere/promtool cannot be run: No such file or directory."),
         ({"--rules": "README.md"}, "README.md is not a rule file"),
-        ({"--rules": "prometheus/rules/thresholds.yml"}, "There is no alert in"),
+        ({"--rules": "tests/cli/recording_rules.yml"}, "There is no alert in"),
         ({"--storage.path": "/nowhere"}, "There is no ledger in /nowhere"),
         ({"--config.file": "/nowhere.yaml"}, "/nowhere.yaml"),
     ],
