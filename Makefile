@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test faults bench check lint lock golden estimates dashboards rules image clean
+.PHONY: help demo test faults bench check lint lock golden estimates dashboards rules mutants image clean
 
 help: ## List these targets.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -43,6 +43,9 @@ dashboards: .venv/dev ## Generate the dashboards from grafana/build.py.
 
 rules: .venv/dev ## Generate prometheus/rules from alerting/config.yml.
 	$(BIN)/python -m alerting.build
+
+mutants: .venv/dev ## Change every rule in every way, and run the rule tests: they have to fail.
+	$(BIN)/python -m tests.prometheus.mutants
 
 image: ## Build the container image.
 	docker build -t ai-spend-exporter .

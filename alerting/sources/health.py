@@ -136,8 +136,7 @@ def _delay_alerts(config: RulesConfig) -> tuple[Rule, ...]:
               ) > {delays.hourly}
               or
               time() - min by (provider, account, report, kind, width) (
-                ai_account_complete_until_timestamp_seconds{{kind="bill"}}
-                or ai_account_complete_until_timestamp_seconds{{kind="usage",width="day"}}
+                ai_account_complete_until_timestamp_seconds
               ) > {delays.daily}
             )
             {_JOIN_OWNER}

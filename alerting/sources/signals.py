@@ -185,7 +185,7 @@ def _cost_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AIRunawaySpend",
                 "{where}: {usd} in the current hour",
                 "The current hour of {workspace_of_account} {owner} has already cost {usd}{bound}.",
-                "{increases}{changes}",
+                "{increases}{requests}{budgets}{changes}",
                 "Next: find the application; if it is not intended, revoke its API key at the provider.",
                 bound=lookup(
                     "ai_cost_this_hour_upper_bound_usd",
@@ -193,6 +193,17 @@ def _cost_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                     text=f"; the upper bound for the whole hour is {USD}",
                 ),
                 increases=_increases("this_hour"),
+                requests=lookup(
+                    "workspace:ai_requests_last_hour:sum",
+                    *_WORKSPACE_LABELS,
+                    text=f"; requests in the newest complete hour: {NUMBER}",
+                ),
+                budgets=list_lookup(
+                    "budget:ai_budget_spent_usd:ratio",
+                    "owner",
+                    title="; budgets of the owner:",
+                    text=f"{{{{ .Labels.budget }}}} {PERCENT} spent",
+                ),
                 changes=changes,
             ),
         ),
@@ -282,6 +293,7 @@ def _hour_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             and on (provider, account, workspace)
             ai_cost_last_hour_upper_bound_usd / ai_cost_last_hour_expected_usd < {alerts.spend_stopped.steady_ratio}
             and workspace:ai_cost_last_hour_usd:sum == 0
+            and max_over_time(workspace:ai_cost_last_hour_usd:sum[3d:30m]) > 0
             {on_time}
             """,
             build(
@@ -292,6 +304,8 @@ def _hour_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "Next: ask the owner whether the application works.",
                 models=_largest("30d", " Largest in 30 days:"),
             ),
+            "A provider that reports hours late never has cost in its newest complete hour: within three days "
+            "there must have been some.",
         ),
     )
 

@@ -25,12 +25,22 @@ def _recordings() -> tuple[Rule, ...]:
             "account:ai_account_restated_usd:increase1d",
             """
             max by (provider, account) (
-              max_over_time(ai_account_restated_usd_total[1d]) - min_over_time(ai_account_restated_usd_total[1d])
+              ai_account_restated_usd_total - min_over_time(ai_account_restated_usd_total[1d])
             )
             """,
-            "A plain difference, because increase() extrapolates to the edges of the range.",
+            "A plain difference, because increase() extrapolates to the edges of the range. Minus the minimum, because "
+            "a new ledger starts at 0.",
         ),
         Recording("account:ai_cost_30d_usd:mean_day", "sum by (provider, account) (ai_cost_30d_usd) / 30"),
+        Recording(
+            "source:ai_account_crosscheck_ratio:max",
+            "max by (provider, account, source) (ai_account_crosscheck_ratio)",
+        ),
+        Recording(
+            "account:ai_account_incomplete_bills:last15m",
+            "max by (provider, account) (last_over_time(ai_account_incomplete_bills[15m]))",
+            "The older samples bridge a restart of the exporter: a gap of one scrape would start the 48 hours again.",
+        ),
     )
 
 
@@ -86,12 +96,9 @@ def _bill_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             "AIBillIncomplete",
             alerts.bill_incomplete,
             f"""
-            (
-              max by (provider, account) (last_over_time(ai_account_incomplete_bills[15m]))
-              > {alerts.bill_incomplete.days}
-            )
+            (account:ai_account_incomplete_bills:last15m > {alerts.bill_incomplete.days})
             * on (provider, account) group_left (owner)
-            (ai_account_info or on (provider, account) last_over_time(ai_account_info[15m]))
+            (ai_account_info or on (provider, account) max_over_time(ai_account_info[15m]))
             """,
             build(
                 "AIBillIncomplete",
@@ -102,7 +109,6 @@ def _bill_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "Next: none, unless finance closes the month in these days.",
                 mean_day=_MEAN_DAY,
             ),
-            "The older samples bridge a restart of the exporter: a gap of one scrape would start the 48 hours again. "
             "An owner that was changed has two series in the range, so older samples of ai_account_info only count "
             "where there is no newer one.",
         ),
@@ -133,10 +139,9 @@ def _usage_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             alerts.usage_crosscheck_mismatch,
             f"""
             (
-              max by (provider, account, source) (ai_account_crosscheck_ratio)
+              source:ai_account_crosscheck_ratio:max
               unless
-              abs(max by (provider, account, source) (ai_account_crosscheck_ratio) - 1)
-              <= {alerts.usage_crosscheck_mismatch.ratio}
+              abs(source:ai_account_crosscheck_ratio:max - 1) <= {alerts.usage_crosscheck_mismatch.ratio}
             )
             {_JOIN_OWNER}
             """,
