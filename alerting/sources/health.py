@@ -32,7 +32,7 @@ def _exporter_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             build(
                 "AIExporterDown",
                 "ai-spend-exporter cannot be scraped",
-                "Prometheus has not been able to scrape ai-spend-exporter for five minutes.",
+                f"Prometheus has not been able to scrape ai-spend-exporter for {alerts.exporter_down.hold}.",
                 "No account is monitored: neither budgets nor spikes. Nothing is lost: the exporter fetches the missed "
                 "data after a restart.",
                 "Next: read the last lines of the exporter's log.",

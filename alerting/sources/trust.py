@@ -102,9 +102,9 @@ def _bill_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             """,
             build(
                 "AIBillIncomplete",
-                "{account}: incomplete bills for 48 hours (days now: {whole})",
-                "For 48 hours account {account} {owner} has had days whose bill does not pay for everything yet; days "
-                "now: {whole}.{mean_day}",
+                f"{{account}}: incomplete bills for {alerts.bill_incomplete.hold} (days now: {{whole}})",
+                f"For {alerts.bill_incomplete.hold} account {{account}} {{owner}} has had days whose bill does not pay "
+                "for everything yet; days now: {whole}.{mean_day}",
                 "{provider} issues parts of its bill days late: these days stay estimated for up to 72 hours.",
                 "Next: none, unless finance closes the month in these days.",
                 mean_day=_MEAN_DAY,
@@ -148,8 +148,8 @@ def _usage_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             build(
                 "AIUsageCrosscheckMismatch",
                 "{account}: {source} reported {percent} of the tokens that {provider} reported",
-                "For two hours source {source} has pushed {percent} of the tokens that {provider} reported for account "
-                "{account} {owner}.",
+                f"For {alerts.usage_crosscheck_mismatch.hold} source {{source}} has pushed {{percent}} of the tokens "
+                "that {provider} reported for account {account} {owner}.",
                 "{cause}",
                 "Next: find the application that differs by model and workspace.",
                 cause="{{ if lt $value 1.0 }}Some usage bypasses the source, or its telemetry loses events."
