@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test faults bench check lint lock golden estimates dashboards image clean
+.PHONY: help demo test faults bench check lint lock golden estimates dashboards rules mutants image clean
 
 help: ## List these targets.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -22,8 +22,8 @@ check: lint ## Lint, check types, and check that the lock files are current.
 	$(BIN)/mypy
 
 lint: .venv/dev
-	$(BIN)/ruff check exporter grafana tests
-	$(BIN)/ruff format --check exporter grafana tests
+	$(BIN)/ruff check alerting exporter grafana tests
+	$(BIN)/ruff format --check alerting exporter grafana tests
 	@.ci/generated
 
 bench: .venv/dev ## Run the benchmarks.
@@ -40,6 +40,12 @@ estimates: .venv/dev ## Update the measured differences between estimates and bi
 
 dashboards: .venv/dev ## Generate the dashboards from grafana/build.py.
 	$(BIN)/python -m grafana.build
+
+rules: .venv/dev ## Generate prometheus/rules from alerting/config.yml.
+	$(BIN)/python -m alerting.build
+
+mutants: .venv/dev ## Change every rule in every way, and run the rule tests: they have to fail.
+	$(BIN)/python -m tests.prometheus.mutants
 
 image: ## Build the container image.
 	docker build -t ai-spend-exporter .

@@ -13,12 +13,19 @@ import httpx
 import pytest
 
 from exporter.config.configuration import Budget, BudgetMatch
+from exporter.config.schema import AccountAlerts, BudgetAlerts
 from exporter.metrics.families import ACCOUNT_FAMILIES, SELF_FAMILIES, SPEND_FAMILIES
 from tests.system import System, start_system
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics.txt"
 BUDGETS = (
-    Budget(name="everything", owner="platform", period="month", limit_usd=Decimal(80_000)),
+    Budget(
+        name="everything",
+        owner="platform",
+        period="month",
+        limit_usd=Decimal(80_000),
+        alerts=BudgetAlerts(nearly_spent_ratio=Decimal("0.9")),
+    ),
     Budget(
         name="research-week",
         owner="research",
@@ -40,7 +47,9 @@ VARYING_LINES = re.compile(
 @pytest.fixture(name="system", scope="module")
 def _start_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with start_system(tmp_path_factory.mktemp("demo")) as system:
-        system.config = system.config.model_copy(update={"budgets": BUDGETS})
+        first, *others = system.config.accounts
+        first = first.model_copy(update={"alerts": AccountAlerts(cost_spike_usd=Decimal(50))})
+        system.config = system.config.model_copy(update={"accounts": (first, *others), "budgets": BUDGETS})
         with system.run_exporter():
             system.poll_until_idle()
             yield system

@@ -1,10 +1,11 @@
-"""Thresholds that both the landing page and the alert rules use; a test keeps prometheus/rules/thresholds.yml equal."""
+"""Thresholds that both the landing page and the alert rules use; a test keeps alerting/config.yml equal."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 BUDGET_NEARLY_SPENT_RATIO = 0.8
+BUDGET_FORECAST_RATIO = 1.05
 BUDGET_FAST_BURN_RATE = 14.4
 BUDGET_SLOW_BURN_RATE = 1.5
 MIN_SPIKE_USD = 5

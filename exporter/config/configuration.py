@@ -17,6 +17,7 @@ from exporter.config.schema import (
     Account,
     AccountsFile,
     Budget,
+    BudgetAlerts,
     BudgetMatch,
     Config,
     Ingest,
@@ -27,7 +28,18 @@ from exporter.config.schema import (
 from exporter.config.yaml_document import YamlDocument
 from exporter.errors import ConfigError, ConfigProblem
 
-__all__ = ["Account", "Budget", "BudgetMatch", "Config", "Ingest", "Price", "Source", "current_files", "load"]
+__all__ = [
+    "Account",
+    "Budget",
+    "BudgetAlerts",
+    "BudgetMatch",
+    "Config",
+    "Ingest",
+    "Price",
+    "Source",
+    "current_files",
+    "load",
+]
 
 
 def load(path: Path, providers: Mapping[str, object]) -> Config:

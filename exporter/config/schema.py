@@ -52,7 +52,9 @@ from exporter.config.validators import (
     OptionalKeyFile,
     PositiveInt,
     PrintableStr,
+    RatioThreshold,
     Timeout,
+    UsdThreshold,
     check_period,
 )
 from exporter.config.yaml_document import YamlDocument
@@ -106,6 +108,32 @@ class Price(_Model):
     """Every tier, unless given."""
     usd_per_million: Dollars
     """USD per million units."""
+
+
+class AccountAlerts(_Model):
+    """Thresholds of one account's alerts; where none is given, the default of the alert rules applies."""
+
+    runaway_spend_usd: UsdThreshold = None
+    """USD in the current hour of a workspace."""
+    cost_spike_usd: UsdThreshold = None
+    """USD by which the newest complete hour of a workspace exceeds its expected cost."""
+    unexpected_spend_usd: UsdThreshold = None
+    """USD by which 24 hours of a workspace exceed their upper bounds."""
+    spend_stopped_usd: UsdThreshold = None
+    """Expected USD per hour of a workspace, above which no cost at all is reported."""
+    high_cost_model_usd: UsdThreshold = None
+    """USD of the account today, above which a model that took over is reported."""
+    new_model_usd: UsdThreshold = None
+    """USD today on a model that is used for the first time."""
+
+
+class BudgetAlerts(_Model):
+    """Thresholds of one budget's alerts; where none is given, the default of the alert rules applies."""
+
+    nearly_spent_ratio: RatioThreshold = None
+    """Spend relative to the limit."""
+    forecast_exceeded_ratio: RatioThreshold = None
+    """Forecast relative to the limit."""
 
 
 class NoOptions(_Model):
@@ -193,6 +221,8 @@ class Account(Defaults):
     """Optional labels."""
     prices: _Items[Price] = ()
     """Negotiated prices; the first that matches applies."""
+    alerts: AccountAlerts = AccountAlerts()
+    """Thresholds of its own, for an account that is much smaller or larger than others."""
     options: _Options = Field(default_factory=dict, validate_default=True)
     """The provider's own settings, where it has any."""
 
@@ -277,6 +307,8 @@ class Budget(_Model):
     """USD per period."""
     match: BudgetMatch = BudgetMatch()
     """The spend that counts; all of it, unless given."""
+    alerts: BudgetAlerts = BudgetAlerts()
+    """Thresholds of its own."""
 
 
 class Source(_Model):
@@ -294,6 +326,8 @@ class Source(_Model):
     """Optional labels."""
     prices: _Items[Price] = ()
     """Negotiated prices for events without a cost; the first that matches applies."""
+    alerts: AccountAlerts = AccountAlerts()
+    """Thresholds of its own."""
     crosscheck_of: Glob = ""
     """The account whose usage this source sees too: the source is compared with it and not added to spend."""
 

@@ -25,6 +25,8 @@ _URL = re.compile(r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5
 _KEY_PREFIX = re.compile(KEY_PREFIX_PATTERN)
 _OPTIONAL_LABELS = ("api_key",)
 _PERIODS = ("day", "week", "month")
+_RATIO = re.compile(r"[0-9]{1,2}(\.[0-9]{1,6})?")
+_MAX_RATIO = 10
 _AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -156,6 +158,26 @@ def _limit(value: Decimal) -> Decimal:
     return value
 
 
+def _threshold(value: object) -> Decimal | None:
+    """Return the threshold of an alert in USD; None, which only code gives, is the default of the rules."""
+    amount = None if value is None else _dollars(value)
+    if amount is not None and not amount:
+        raise validation_error("must be more than 0; remove it for the default of the rules")
+    return amount
+
+
+def _ratio(value: object) -> Decimal | None:
+    """Return a ratio to a budget's limit; None, which only code gives, is the default of the rules."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | str | Decimal) or not _RATIO.fullmatch(str(value)):
+        raise validation_error(f"expected a ratio such as 0.9 for 90 %, got {format_value(value)}")
+    ratio = Decimal(value)
+    if not 0 < ratio <= _MAX_RATIO:
+        raise validation_error(f"must be more than 0 and at most {_MAX_RATIO}, got {value}")
+    return ratio
+
+
 def check_period(value: object) -> object:
     """Return the period of a budget. Raises a validation error for any other value."""
     if value not in _PERIODS:
@@ -203,3 +225,9 @@ Meter = Annotated[str, AfterValidator(_meter), WithJsonSchema({"enum": sorted(TO
 Dollars = Annotated[Decimal, PlainValidator(_dollars), _AMOUNT_SCHEMA]
 BaseUrl = Annotated[str, AfterValidator(_base_url), _pattern_schema(_URL)]
 Limit = Annotated[Dollars, AfterValidator(_limit)]
+UsdThreshold = Annotated[Decimal | None, PlainValidator(_threshold), _AMOUNT_SCHEMA]
+RatioThreshold = Annotated[
+    Decimal | None,
+    PlainValidator(_ratio),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": _MAX_RATIO}),
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from exporter.errors import PROBLEM_REASONS
 from exporter.metrics.families import (
+    ACCOUNT_ALERT_THRESHOLD,
     ACCOUNT_INFO,
     ACCOUNT_PROBLEM,
     ACCOUNT_UP,
@@ -30,6 +31,20 @@ def _up_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
 
 def _info_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
     yield text.with_account(ACCOUNT_INFO, snapshot.account.owner), "1"
+
+
+def _alert_threshold_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    thresholds = snapshot.account.alerts
+    for alert, threshold in (
+        ("AIRunawaySpend", thresholds.runaway_spend_usd),
+        ("AICostSpike", thresholds.cost_spike_usd),
+        ("AIUnexpectedSpend", thresholds.unexpected_spend_usd),
+        ("AISpendStopped", thresholds.spend_stopped_usd),
+        ("AIHighCostModel", thresholds.high_cost_model_usd),
+        ("AINewModel", thresholds.new_model_usd),
+    ):
+        if threshold is not None:
+            yield text.with_account(ACCOUNT_ALERT_THRESHOLD, alert), f"{threshold:f}"
 
 
 def _last_success_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
@@ -84,6 +99,7 @@ def _crosscheck_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
 STATUS_SAMPLES: SampleFunctions = {
     ACCOUNT_UP: _up_samples,
     ACCOUNT_INFO: _info_samples,
+    ACCOUNT_ALERT_THRESHOLD: _alert_threshold_samples,
     LAST_SUCCESS: _last_success_samples,
     COMPLETE_UNTIL: _complete_until_samples,
     ACCOUNT_PROBLEM: _problem_samples,

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from exporter.analysis.budgets import BudgetStatus, glob_to_regex
 from exporter.metrics.exposition import escape_label_value, format_labels, format_usd, render_samples
 from exporter.metrics.families import (
+    BUDGET_ACCOUNT_SPENT,
+    BUDGET_ALERT_THRESHOLD,
     BUDGET_BURN_RATE,
     BUDGET_EXHAUSTION_TIME,
     BUDGET_FAMILIES,
@@ -36,6 +38,8 @@ def render_budgets(evaluated_budgets: Iterable[EvaluatedBudget]) -> dict[Family,
         for sample in (
             _Sample(BUDGET_INFO, (promql_selector(budget.match.globs),), "1"),
             *_status_samples(evaluated.status),
+            *_account_samples(evaluated),
+            *_threshold_samples(evaluated),
         ):
             labels = format_labels(sample.family.labels, (budget.name, budget.owner, budget.period, *sample.labels))
             samples[sample.family].append((labels, sample.value))
@@ -57,3 +61,18 @@ def _status_samples(status: BudgetStatus) -> Iterator[_Sample]:
         yield _Sample(BUDGET_BURN_RATE, (window,), f"{rate:.4f}")
     if status.exhausted_at is not None:
         yield _Sample(BUDGET_EXHAUSTION_TIME, (), f"{status.exhausted_at.timestamp():.0f}")
+
+
+def _account_samples(evaluated: EvaluatedBudget) -> Iterator[_Sample]:
+    for share in evaluated.accounts:
+        yield _Sample(BUDGET_ACCOUNT_SPENT, (share.provider, share.account), format_usd(share.spent))
+
+
+def _threshold_samples(evaluated: EvaluatedBudget) -> Iterator[_Sample]:
+    thresholds = evaluated.budget.alerts
+    for alert, threshold in (
+        ("AIBudgetForecastExceeded", thresholds.forecast_exceeded_ratio),
+        ("AIBudgetNearlySpent", thresholds.nearly_spent_ratio),
+    ):
+        if threshold is not None:
+            yield _Sample(BUDGET_ALERT_THRESHOLD, (alert,), f"{threshold:f}")

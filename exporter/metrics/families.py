@@ -184,7 +184,26 @@ BUDGET_INFO = _gauge(
     (*_BUDGET_LABELS, "selector"),
     "Always 1; the budget's selection as matchers on the spend metrics and the owner in ai_account_info.",
 )
-BUDGET_FAMILIES = (BUDGET_INFO, BUDGET_LIMIT, BUDGET_SPENT, BUDGET_FORECAST, BUDGET_BURN_RATE, BUDGET_EXHAUSTION_TIME)
+BUDGET_ACCOUNT_SPENT = _gauge(
+    "ai_budget_account_spent_usd",
+    (*_BUDGET_LABELS, *ACCOUNT_LABELS),
+    "USD that one account has spent in the running period of a budget, a part of ai_budget_spent_usd.",
+)
+BUDGET_ALERT_THRESHOLD = _gauge(
+    "ai_budget_alert_threshold_ratio",
+    (*_BUDGET_LABELS, "alert"),
+    "The budget's own threshold of an alert, relative to its limit; absent where the default of the rules applies.",
+)
+BUDGET_FAMILIES = (
+    BUDGET_INFO,
+    BUDGET_LIMIT,
+    BUDGET_SPENT,
+    BUDGET_ACCOUNT_SPENT,
+    BUDGET_FORECAST,
+    BUDGET_BURN_RATE,
+    BUDGET_EXHAUSTION_TIME,
+    BUDGET_ALERT_THRESHOLD,
+)
 """Per configured budget, not per account."""
 
 ACCOUNT_UP = _gauge(
@@ -192,6 +211,11 @@ ACCOUNT_UP = _gauge(
 )
 ACCOUNT_INFO = _gauge(
     "ai_account_info", (*ACCOUNT_LABELS, "owner"), "Always 1; joins an account's owner to its other series."
+)
+ACCOUNT_ALERT_THRESHOLD = _gauge(
+    "ai_account_alert_threshold_usd",
+    (*ACCOUNT_LABELS, "alert"),
+    "The account's own threshold of an alert in USD; absent where the default of the rules applies.",
 )
 ACCOUNT_PROBLEM = _gauge(
     "ai_account_problem",
@@ -382,6 +406,7 @@ SPEND_FAMILIES = (
 ACCOUNT_FAMILIES = (
     ACCOUNT_UP,
     ACCOUNT_INFO,
+    ACCOUNT_ALERT_THRESHOLD,
     ACCOUNT_PROBLEM,
     LAST_SUCCESS,
     COMPLETE_UNTIL,

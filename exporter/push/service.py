@@ -359,6 +359,7 @@ def build_account(source: Source, provider: str) -> Account:
         owner=source.owner,
         labels=source.labels,
         prices=source.prices,
+        alerts=source.alerts,
     )
 
 

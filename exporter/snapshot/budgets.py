@@ -14,12 +14,24 @@ from exporter.windows import TimeRange
 
 
 @dataclass(frozen=True, slots=True)
+class AccountShare:
+    """What one account has spent of a budget in the running period."""
+
+    provider: str
+    account: str
+    spent: int
+    """In nano-USD."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluatedBudget:
     """A budget, its running period and its status in it."""
 
     budget: Budget
     period: TimeRange
     status: BudgetStatus
+    accounts: Sequence[AccountShare] = ()
+    """The accounts that the budget counts, in the order of the snapshots."""
 
 
 def limit_nano_usd(budget: Budget) -> int:
@@ -33,9 +45,14 @@ def evaluate_budgets(
     """Return the status of every budget, by name."""
     evaluated = []
     for budget in sorted(budgets, key=lambda budget: budget.name):
-        shares = [
-            snapshot.budget_shares[budget.name] for snapshot in snapshots if budget.name in snapshot.budget_shares
-        ]
+        counted = [snapshot for snapshot in snapshots if budget.name in snapshot.budget_shares]
+        shares = [snapshot.budget_shares[budget.name] for snapshot in counted]
         status = budget_status(limit_nano_usd(budget), budget.period, shares, now)
-        evaluated.append(EvaluatedBudget(budget, current_period(budget.period, now), status))
+        period = current_period(budget.period, now)
+        accounts = [
+            # The share may be of the period before, if the account was not read since.
+            AccountShare(snapshot.account.provider, snapshot.account.name, share.spent if share.period == period else 0)
+            for snapshot, share in zip(counted, shares, strict=True)
+        ]
+        evaluated.append(EvaluatedBudget(budget, period, status, accounts))
     return tuple(evaluated)

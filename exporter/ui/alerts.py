@@ -10,17 +10,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Literal
 
-from exporter.analysis.budgets import BudgetStatus, PeriodType, budget_status
+from exporter.analysis.budgets import BudgetStatus, budget_status
 from exporter.analysis.thresholds import (
     BUDGET_FAST_BURN_RATE,
+    BUDGET_FORECAST_RATIO,
     BUDGET_NEARLY_SPENT_RATIO,
     BUDGET_SLOW_BURN_RATE,
     MIN_EXCESS_USD,
     MIN_RUNAWAY_USD,
     MIN_SPIKE_USD,
 )
+from exporter.config.configuration import Budget
 from exporter.errors import KeyRejected, ProviderError
 from exporter.model import COST, HOUR, NANO
 from exporter.snapshot.account_snapshot import AccountSnapshot, WorkspaceSignals
@@ -213,7 +216,7 @@ def _runaway_alert(hours: _Hours, now: datetime) -> Alert | None:
     if bound is None or this_hour != floor(now, HOUR):
         return None
     cost = hours.snapshot.hourly.cost_at(hours.workspace, this_hour)
-    if cost <= bound.upper_bound or cost <= MIN_RUNAWAY_USD * NANO:
+    if cost <= bound.upper_bound or cost <= _nano_usd(hours.snapshot.account.alerts.runaway_spend_usd, MIN_RUNAWAY_USD):
         return None
     running = (
         f"{format_money(cost)} in the running hour so far; expected of the whole hour: {format_money(bound.expected)}, "
@@ -231,7 +234,8 @@ def _spike_alert(hours: _Hours, now: datetime) -> Alert | None:
     signals = hours.signals
     if not signals.is_spike or signals.cost is None:
         return None
-    if signals.last_hour_cost - signals.cost.expected <= MIN_SPIKE_USD * NANO:
+    min_increase = _nano_usd(hours.snapshot.account.alerts.cost_spike_usd, MIN_SPIKE_USD)
+    if signals.last_hour_cost - signals.cost.expected <= min_increase:
         return None
     since = hours.above_bound_since(hours.last_hour)
     action = _intent_action(hours.snapshot.account.owner)
@@ -257,7 +261,8 @@ def _describe_spike(hours: _Hours) -> str:
 
 def _excess_alert(hours: _Hours, now: datetime) -> Alert | None:
     excess = hours.signals.excess
-    if excess is None or excess <= MIN_EXCESS_USD * NANO:
+    min_excess = _nano_usd(hours.snapshot.account.alerts.unexpected_spend_usd, MIN_EXCESS_USD)
+    if excess is None or excess <= min_excess:
         return None
     newest_first = [hours.last_hour - number * HOUR for number in range(24)]
     above = [hour for hour in newest_first if hours.is_above_bound(hour)]
@@ -286,6 +291,11 @@ def _units_alert(hours: _Hours, now: datetime) -> Alert | None:
     return None
 
 
+def _nano_usd(own_usd: Decimal | None, default_usd: int) -> int:
+    """Return an account's own threshold in nano-USD, or the default."""
+    return int((default_usd if own_usd is None else own_usd) * NANO)
+
+
 def _intent_action(owner: str) -> str:
     who = f"Ask {owner}" if owner else "Find out"
     return f"{who} whether this is intended. If not, stop the job or revoke the application's key at the provider."
@@ -304,30 +314,37 @@ class BudgetCondition:
     """None where nothing needs attention."""
 
 
-def assess_budget(status: BudgetStatus, period_type: PeriodType) -> BudgetCondition:
+def assess_budget(budget: Budget, status: BudgetStatus) -> BudgetCondition:
     """Return a budget's state; known spend takes precedence over rates, and those over the forecast."""
+    forecast_ratio = budget.alerts.forecast_exceeded_ratio or Decimal(str(BUDGET_FORECAST_RATIO))
     burn_rates = status.burn_rates
     fast_burn = burn_rates.get("1h", 0.0)
     # As in the rules: a day is too short for an average of days.
-    slow_burn = min(burn_rates.get("3d", 0.0), burn_rates.get("1d", 0.0)) if period_type != "day" else 0.0
+    slow_burn = min(burn_rates.get("3d", 0.0), burn_rates.get("1d", 0.0)) if budget.period != "day" else 0.0
     if status.spent > status.limit:
         return BudgetCondition("bad", "exceeded", EXCEEDED)
     if fast_burn > BUDGET_FAST_BURN_RATE:
         return BudgetCondition("bad", f"burning at {fast_burn:.1f} times the even pace", FAST_BURN)
-    if status.spent >= BUDGET_NEARLY_SPENT_RATIO * status.limit:
+    if status.spent >= _nearly_spent_ratio(budget) * status.limit:
         return BudgetCondition("wait", "nearly spent", NEARLY_SPENT)
     if status.forecast is None:
         return BudgetCondition("wait", "no forecast: no complete hour has been read", None)
-    if status.forecast > status.limit:
+    if status.forecast > forecast_ratio * status.limit:
         return BudgetCondition("wait", "forecast above the limit", FORECAST)
     if slow_burn > BUDGET_SLOW_BURN_RATE:
         return BudgetCondition("wait", f"burning at {slow_burn:.1f} times the even pace", SLOW_BURN)
+    if status.forecast > status.limit:
+        return BudgetCondition("wait", "forecast slightly above the limit", None)
     return BudgetCondition("good", "on pace", None)
+
+
+def _nearly_spent_ratio(budget: Budget) -> Decimal:
+    return budget.alerts.nearly_spent_ratio or Decimal(str(BUDGET_NEARLY_SPENT_RATIO))
 
 
 def _budget_alert(evaluated: EvaluatedBudget, snapshots: Sequence[AccountSnapshot], now: datetime) -> Alert | None:
     budget, status = evaluated.budget, evaluated.status
-    condition = assess_budget(status, budget.period)
+    condition = assess_budget(budget, status)
     if condition.kind is None:
         return None
     title = {
@@ -369,10 +386,10 @@ def _budget_since(
         return "" if exhausted_at is None or exhausted_at > now else _since(exhausted_at, now)
     texts = []
     if kind is NEARLY_SPENT:
-        # A budget of 80 % of this one was exhausted when this one became nearly spent.
+        # A budget of that share of this one was exhausted when this one became nearly spent.
         name, period = evaluated.budget.name, evaluated.budget.period
         shares = [snapshot.budget_shares[name] for snapshot in snapshots if name in snapshot.budget_shares]
-        limit = round(evaluated.status.limit * BUDGET_NEARLY_SPENT_RATIO)
+        limit = round(evaluated.status.limit * _nearly_spent_ratio(evaluated.budget))
         reached_at = budget_status(limit, period, shares, now).exhausted_at
         if reached_at is not None and reached_at <= now:
             texts.append(_since(reached_at, now))

@@ -21,7 +21,7 @@ def render_budget_bars(evaluated_budgets: Sequence[EvaluatedBudget], now: dateti
     """Return a bar for every budget, the worst first; nothing where there is none."""
     if not evaluated_budgets:
         return ""
-    assessed = [(budget, assess_budget(budget.status, budget.budget.period)) for budget in evaluated_budgets]
+    assessed = [(budget, assess_budget(budget.budget, budget.status)) for budget in evaluated_budgets]
     assessed.sort(
         key=lambda item: (STATE_ORDER[item[1].state], -_ratio(item[0].status.spent, item[0]), item[0].budget.name)
     )

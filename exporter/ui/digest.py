@@ -200,7 +200,7 @@ def _describe_budget(evaluated: EvaluatedBudget) -> str:
         parts.append(f"forecast {format_percent(status.forecast, status.limit)}")
     if status.exhausted_at is not None:
         parts.append(f"limit reached {format_time(status.exhausted_at)} UTC")
-    return f"{budget.name}: {assess_budget(status, budget.period).text}: {', '.join(parts)}"
+    return f"{budget.name}: {assess_budget(budget, status).text}: {', '.join(parts)}"
 
 
 def _attention_lines(digest: Digest) -> Iterator[str]:

@@ -71,7 +71,7 @@ class Reader:
         elif words[:2] == ["ai-spend-exporter", "run"] and "--help" not in words:
             self._start_exporter(words[2:])
             return
-        elif words[:2] in (["ai-spend-exporter", "history"], ["ai-spend-exporter", "replay"]):
+        elif words[0] == "ai-spend-exporter" and words[1] in ("digest", "history", "replay"):
             self._start_exporter([])  # which fills the ledger
             if words[1] == "replay":
                 # A day takes promtool seconds; test_replay has the default range.

@@ -170,6 +170,8 @@ def _schema_at(*path: str) -> dict[str, Any]:
         ("prices", ("accounts", "prices")),
         ("budgets", ("budgets",)),
         ("match", ("budgets", "match")),
+        ("alerts of an account", ("accounts", "alerts")),
+        ("alerts of a budget", ("budgets", "alerts")),
         ("ingest", ("ingest",)),
         ("sources", ("ingest", "sources")),
     ],

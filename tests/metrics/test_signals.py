@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from exporter.config.configuration import Budget, BudgetMatch
+from exporter.config.schema import AccountAlerts, BudgetAlerts
 from exporter.model import DAY, HOUR, NANO, REQUESTS, TOKEN_METERS
 from exporter.simulator.world import World
 from exporter.windows import TimeRange, floor
@@ -235,6 +236,36 @@ def test_a_budget_that_changes_by_reload_is_right_at_once(tmp_path: Path) -> Non
         apply_budgets(system)
         assert not [name for name in system.samples() if name.startswith("ai_budget")]
         assert len(system.simulator.requests) == requests_before
+
+
+def test_the_accounts_of_a_budget_add_up_to_its_spend(tmp_path: Path) -> None:
+    """Each account that a budget counts has its part of the spend; the parts add up."""
+    with start_system_with_history(tmp_path, "openai", "anthropic") as it:
+        apply_budgets(it, make_budget("all"), make_budget("one", account="openai"))
+        for account in ("openai", "anthropic"):
+            part = require_nano_usd(it, "ai_budget_account_spent_usd", budget="all", account=account)
+            assert part == require_nano_usd(it, "ai_cost_month_usd", account=account) > 0
+        parts = require_nano_usd(it, "ai_budget_account_spent_usd", budget="all")
+        assert parts == require_nano_usd(it, "ai_budget_spent_usd", budget="all")
+        assert it.nano_usd("ai_budget_account_spent_usd", budget="one", account="anthropic") in (None, 0)
+
+
+def test_own_thresholds_are_exported_and_follow_a_reload(tmp_path: Path) -> None:
+    """Thresholds of an account and a budget are on the page after a reload, and absent where there are none."""
+    with start_system_with_history(tmp_path, "openai", "anthropic") as it:
+        apply_budgets(it, make_budget("all"))
+        names = ("ai_account_alert_threshold_usd", "ai_budget_alert_threshold_ratio")
+        assert not it.samples().keys() & set(names)
+        alerts = AccountAlerts(cost_spike_usd=Decimal("0.5"), new_model_usd=Decimal(20))
+        it.change_account("openai", lambda account: account.model_copy(update={"alerts": alerts}))
+        ratios = BudgetAlerts(nearly_spent_ratio=Decimal("0.9"))
+        apply_budgets(it, make_budget("all").model_copy(update={"alerts": ratios}))
+        thresholds = {
+            tuple(dict(series)[label] for label in ("account", "alert")): value
+            for series, value in it.samples()[names[0]].items()
+        }
+        assert thresholds == {("openai", "AICostSpike"): 0.5, ("openai", "AINewModel"): 20}
+        assert it.value(names[1], budget="all", alert="AIBudgetNearlySpent") == 0.9
 
 
 def test_the_forecast_is_near_the_ground_truth(tmp_path: Path) -> None:

@@ -71,7 +71,26 @@ def test_a_spike_alerts_once_while_it_lasts(tmp_path: Path) -> None:
     assert subjects == [("AIRunawaySpend", "Web", "platform")]
     assert episodes[0].since < TUESDAY + HOUR + timedelta(minutes=50)
     assert episodes[0].until is not None
-    assert episodes[0].until < TUESDAY + 4 * HOUR
+    # The last hour above its bound ends at 12:00; the alert lasts for three more.
+    assert TUESDAY + 5 * HOUR < episodes[0].until < TUESDAY + 6 * HOUR + timedelta(minutes=10)
+
+
+def test_an_incident_of_many_hours_is_one_alert(tmp_path: Path) -> None:
+    """Nine hours of spend far above the usual, of which every third is hardly unusual, fire one alert, not six."""
+    with start_timelapse(tmp_path, TUESDAY) as timelapse:
+        timelapse.advance(HOUR)
+        for number in range(9):
+            timelapse.system.world.revise(
+                "acme",
+                floor(timelapse.system.clock.now, HOUR) + number * HOUR,
+                1.2 if number % 3 == 2 else 20,
+                "proj_web",
+            )
+        timelapse.advance(14 * HOUR)
+    episodes = [episode for episode in timelapse.evaluate_rules() if episode.labels["severity"] != "info"]
+    assert [(episode.alert, episode.labels["workspace"]) for episode in episodes] == [("AIRunawaySpend", "Web")]
+    assert episodes[0].until is not None
+    assert episodes[0].until < TUESDAY + 13 * HOUR
 
 
 def test_a_corrected_bill_alerts_as_a_restatement(tmp_path: Path) -> None:

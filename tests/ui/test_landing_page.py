@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from exporter.analysis.budgets import BudgetStatus, PeriodType, current_period
-from exporter.config.configuration import Budget, BudgetMatch
+from exporter.config.configuration import Budget, BudgetAlerts, BudgetMatch
 from exporter.model import DAY, HOUR, NANO
 from exporter.polling.reread import RereadRequest
 from exporter.simulator.accounts import ExtraCharge, Stream
@@ -434,7 +434,9 @@ def test_a_thousand_accounts_with_alerts_have_a_page_of_bounded_size() -> None:
     [
         (0, None, "no forecast: no complete hour has been read"),
         (799, 1000, "on pace"),
-        (799, 1001, "forecast above the limit"),
+        (799, 1001, "forecast slightly above the limit"),
+        (799, 1050, "forecast slightly above the limit"),
+        (799, 1051, "forecast above the limit"),
         (800, 1001, "nearly spent"),
         (800, None, "nearly spent"),
         (1000, 1000, "nearly spent"),
@@ -444,7 +446,22 @@ def test_a_thousand_accounts_with_alerts_have_a_page_of_bounded_size() -> None:
 )
 def test_budget_status(spent: int, forecast: int | None, state: str) -> None:
     """Nearly spent from 80 % on, exceeded above 100 %, as the alert rules have it; below that the forecast counts."""
-    assert assess_budget(BudgetStatus(1000, spent, forecast, {}, None), "month").text == state
+    assert assess_budget(_budget("month"), BudgetStatus(1000, spent, forecast, {}, None)).text == state
+
+
+def _budget(period: PeriodType, **ratios: Decimal) -> Budget:
+    return Budget(name="b", period=period, limit_usd=Decimal(1), alerts=BudgetAlerts(**ratios))
+
+
+def test_a_budget_has_thresholds_of_its_own() -> None:
+    """Those of its configuration take the place of the defaults, as in the alert rules."""
+    half, double = Decimal("0.5"), Decimal(2)
+    early = _budget("month", nearly_spent_ratio=half)
+    assert assess_budget(early, BudgetStatus(1000, 500, 900, {}, None)).text == "nearly spent"
+    assert assess_budget(early, BudgetStatus(1000, 499, 900, {}, None)).text == "on pace"
+    late = _budget("month", forecast_exceeded_ratio=double)
+    assert assess_budget(late, BudgetStatus(1000, 100, 2000, {}, None)).kind is None
+    assert assess_budget(late, BudgetStatus(1000, 100, 2001, {}, None)).text == "forecast above the limit"
 
 
 def test_burn_rates_need_attention() -> None:
@@ -452,7 +469,7 @@ def test_burn_rates_need_attention() -> None:
 
     def assess(period: PeriodType, **burn_rates: float) -> AlertKind | None:
         windows = {f"{name[1:]}": rate for name, rate in burn_rates.items()}
-        return assess_budget(BudgetStatus(1000, 100, 900, windows, None), period).kind
+        return assess_budget(_budget(period), BudgetStatus(1000, 100, 900, windows, None)).kind
 
     assert assess("month", _1h=14.5) is FAST_BURN
     assert assess("month", _1h=14.4) is None

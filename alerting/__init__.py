@@ -1,0 +1,1 @@
+"""Generates the alert rules in prometheus/rules from config.yml."""
