@@ -98,7 +98,7 @@ class Store:
     def check_files(self) -> None:
         """Raise LedgerError where a file of the ledger was removed or replaced: writes would be lost.
 
-        SQLite goes on writing to a file that has no name any more, and reports success.
+        SQLite keeps writing to a file that has no name any more, and reports success.
         """
         for file, identity in zip((self.path, self._wal_path), self._files, strict=False):
             try:

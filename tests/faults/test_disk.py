@@ -1,4 +1,4 @@
-"""The ledger's disk is full, fails, or cannot be read for a while: nothing acknowledged is lost, /metrics goes on."""
+"""The ledger's disk is full, fails, or cannot be read for a while: nothing acknowledged is lost, /metrics answers."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def check_fault(system: AccountsSystem, fault: Callable[[], AbstractContextManag
 def test_a_disk_that_fails_for_a_while_loses_nothing(
     tmp_path: Path, results: Results, fault: str, *, long: bool
 ) -> None:
-    """Pushes get 503, accounts report it beside their old numbers, and the same process goes on afterwards."""
+    """Pushes get 503, accounts report it beside their old numbers, and the same process recovers afterwards."""
     folder = tmp_path / "ledger"
     folder.mkdir()
     # Without the right to mount, the kernel's limit of the sizes of files stands in for the full disk.
