@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.model import DAY
+from exporter.model import DAY, HOUR
 from tests.command import COMMAND, ENVIRONMENT, Sandbox, run_command, start_exporter, start_sandbox
 from tests.history.ledger_days import REGEX, decode_read_response, encode_read_request
 from tests.history.test_openmetrics import parse_openmetrics
@@ -59,7 +59,8 @@ def test_without_days_everything_up_to_the_newest_safe_one_is_written(sandbox: S
     made = run_history(sandbox)
     times = [time for values in parse_openmetrics(made.stdout).values() for time in values]
     assert max(times) == round((NEWEST_DAY + DAY).timestamp() * 1000) - 1000
-    assert min(times) < max(times) - DAY.total_seconds() * 1000
+    oldest_day = midnight(NOW) - 2 * DAY  # as far as the configuration has it read
+    assert min(times) == round((oldest_day + HOUR).timestamp() * 1000) - 1000
     assert f"to {NEWEST_DAY:%Y-%m-%d}, UTC" in made.stderr
     assert "promtool tsdb create-blocks-from openmetrics --max-block-duration=36h FILE" in made.stderr
     assert "/api/v1/import/prometheus" in made.stderr
@@ -71,7 +72,7 @@ def test_history_works_beside_a_running_exporter(sandbox: Sandbox) -> None:
         exporter.wait_until_up("acme", "labs")
         made = run_history(sandbox, f"--to={NEWEST_DAY:%Y-%m-%d}")
         answer = exporter.client.post(
-            f"{exporter.url}/api/v1/read", content=encode_read_request((REGEX, "__name__", "ai_.*"))
+            f"{exporter.url}/api/v1/read", content=encode_read_request((REGEX, "__name__", "ai_hourly_.*"))
         )
     assert made.returncode == 0, made.stderr
     end = round((NEWEST_DAY + DAY).timestamp() * 1000)
