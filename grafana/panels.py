@@ -407,7 +407,10 @@ def table_panel(
     `links`: column -> links of its cells.
     """
     targets = tuple(column.query for column in columns)
-    panel = _configure_panel(table.Panel(), title, description, "short", targets, NO_THRESHOLDS, no_value)
+    # A filter in each heading: a thousand accounts are searched by name.
+    panel = _configure_panel(
+        table.Panel().filterable(True), title, description, "short", targets, NO_THRESHOLDS, no_value
+    )
     headings = label_columns or {}
     for column in columns:
         panel = panel.override_by_name(column.heading, column.properties)
