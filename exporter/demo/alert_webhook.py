@@ -36,8 +36,8 @@ def format_notification(body: bytes) -> Iterator[str]:
             )
             if alert["status"] == "firing":
                 for name in ("description", "runbook_url"):
-                    if name in annotations:
-                        yield f"    {annotations[name]}"
+                    for line in annotations.get(name, "").splitlines():
+                        yield f"    {line}"
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a notification of Alertmanager: {error!r}") from error
 

@@ -22,7 +22,7 @@ NOTIFICATION = {
         {
             "status": "firing",
             "labels": {"alertname": "AICostSpike", "severity": "warning", "account": "acme"},
-            "annotations": {"summary": "acme: $9 in an hour", "description": "Much.", "runbook_url": "http://r/#a"},
+            "annotations": {"summary": "acme: $9 in an hour", "description": "Much.\nNext: ask.", "runbook_url": "http://r/#a"},
             "startsAt": "2026-11-21T08:42:10.5Z",
         },
         {
@@ -51,6 +51,7 @@ def test_a_notification_is_printed_in_a_few_lines(webhook: tuple[str, list[str]]
         "FIRING for platform: account=acme owner=platform",
         "  firing    warning   AICostSpike  since 2026-11-21 08:42 UTC  acme: $9 in an hour",
         "    Much.",
+        "    Next: ask.",
         "    http://r/#a",
         "  resolved  info      AINewModel  since 2026-11-21 07:00 UTC  acme uses a?[31mb",
     ]
