@@ -22,7 +22,11 @@ NOTIFICATION = {
         {
             "status": "firing",
             "labels": {"alertname": "AICostSpike", "severity": "warning", "account": "acme"},
-            "annotations": {"summary": "acme: $9 in an hour", "description": "Much.\nNext: ask.", "runbook_url": "http://r/#a"},
+            "annotations": {
+                "summary": "acme: $9 in an hour",
+                "description": "Much.\nNext: ask.",
+                "runbook_url": "http://r/#a",
+            },
             "startsAt": "2026-11-21T08:42:10.5Z",
         },
         {
