@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,32 +41,34 @@ from exporter.metrics.families import (
     Family,
 )
 from exporter.model import DAY, HOUR, NANO
+from exporter.snapshot.account_snapshot import HourlyTotals
 from exporter.snapshot.budgets import limit_nano_usd
 from exporter.snapshot.labels import SpendLabels
-from exporter.snapshot.signals import WorkspaceBaselines, workspace_baselines
+from exporter.snapshot.signals import cost_baseline, requests_baseline, tokens_baseline
 from exporter.windows import TimeRange, floor, slots
 
 _BASELINE_WORK = 200
-"""Units of work for the baselines of a day of a workspace: 24 of cost and 24 of requests or tokens, 5 us each."""
+"""Units of work for the baselines of a day of a workspace: 24 of them, 5 us each, and as much for joining the days."""
 _ENCODING_WORK = 3
 """Units of work for reading and encoding a series of a day."""
 
 
-def _expected(baseline: Baseline | None) -> int | None:
-    return None if baseline is None else baseline.expected
+@dataclass(frozen=True, slots=True)
+class _BaselineValue:
+    """How a value of a family is computed: the baseline of an hour, and which of its two values."""
+
+    compute: Callable[[HourlyTotals, str, datetime], Baseline | None]
+    select: Callable[[Baseline], int]
 
 
-def _upper_bound(baseline: Baseline | None) -> int | None:
-    return None if baseline is None else baseline.upper_bound
-
-
-_BASELINE_VALUES: Mapping[Family, Callable[[WorkspaceBaselines], int | None]] = {
-    HOURLY_COST_EXPECTED: lambda baselines: _expected(baselines.cost),
-    HOURLY_COST_UPPER_BOUND: lambda baselines: _upper_bound(baselines.cost),
-    HOURLY_REQUESTS_EXPECTED: lambda baselines: _expected(baselines.requests),
-    HOURLY_REQUESTS_UPPER_BOUND: lambda baselines: _upper_bound(baselines.requests),
-    HOURLY_TOKENS_EXPECTED: lambda baselines: _expected(baselines.tokens),
-    HOURLY_TOKENS_UPPER_BOUND: lambda baselines: _upper_bound(baselines.tokens),
+_EXPECTED, _UPPER_BOUND = operator.attrgetter("expected"), operator.attrgetter("upper_bound")
+_BASELINE_VALUES: Mapping[Family, _BaselineValue] = {
+    HOURLY_COST_EXPECTED: _BaselineValue(cost_baseline, _EXPECTED),
+    HOURLY_COST_UPPER_BOUND: _BaselineValue(cost_baseline, _UPPER_BOUND),
+    HOURLY_REQUESTS_EXPECTED: _BaselineValue(requests_baseline, _EXPECTED),
+    HOURLY_REQUESTS_UPPER_BOUND: _BaselineValue(requests_baseline, _UPPER_BOUND),
+    HOURLY_TOKENS_EXPECTED: _BaselineValue(tokens_baseline, _EXPECTED),
+    HOURLY_TOKENS_UPPER_BOUND: _BaselineValue(tokens_baseline, _UPPER_BOUND),
 }
 
 
@@ -176,12 +179,13 @@ class BaselineSource(_AccountSource):
         hourly = self._past_days.join(self._history_account, _compared_range(day), with_usage=True)
         workspaces = {*hourly.usage_cost, *hourly.requests, *hourly.tokens}
         work.spend(_BASELINE_WORK * len(workspaces))
+        value = _BASELINE_VALUES[self.family]
         values_by_series: dict[HistorySeriesKey, Sequence[int]] = {}
         for workspace in sorted(workspaces):
             hours = slots(day, day + DAY, HOUR)
-            values = [_BASELINE_VALUES[self.family](workspace_baselines(hourly, workspace, hour)) for hour in hours]
-            known = [value for value in values if value is not None]
-            if len(known) == len(values):
+            baselines = [value.compute(hourly, workspace, hour) for hour in hours]
+            known = [value.select(baseline) for baseline in baselines if baseline is not None]
+            if len(known) == len(baselines):
                 values_by_series[HistorySeriesKey(SpendLabels(workspace, "", "", ""))] = known
         return values_by_series
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from exporter.analysis.baselines import Baseline, HourlySeries, baseline, excess
 from exporter.model import HOUR, NANO
 from exporter.snapshot.account_snapshot import RECENT_WINDOWS, HourlyTotals, WorkspaceSignals
 from exporter.snapshot.labels import LabelMapper
-from exporter.windows import calendar_windows, floor
+from exporter.windows import calendar_windows
 
 MIN_COST_INCREASE = 1 * NANO
 """An hour is unusual only where it cost at least a dollar more than expected, however steady its workspace is."""
@@ -18,37 +17,30 @@ MIN_REQUESTS_INCREASE = 100
 MIN_TOKENS_INCREASE = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class WorkspaceBaselines:
-    """The baselines of one hour of a workspace. A value is None where too little history is known."""
+def cost_baseline(hourly: HourlyTotals, workspace: str, hour: datetime) -> Baseline | None:
+    """Return the baseline of the hour that starts at `hour`, in nano-USD; None where too little history is known.
 
-    cost: Baseline | None
-    """In nano-USD, fixed costs of the hour included."""
-    requests: Baseline | None
-    tokens: Baseline | None
-    """Only where the provider reports no requests."""
-
-
-def workspace_baselines(hourly: HourlyTotals, workspace: str, hour: datetime) -> WorkspaceBaselines:
-    """Return the baselines of the hour that starts at `hour`."""
-    return WorkspaceBaselines(
-        cost=_cost_baseline(hourly, workspace, hour),
-        requests=_baseline(hourly.requests, workspace, hour, MIN_REQUESTS_INCREASE),
-        tokens=_baseline(hourly.tokens, workspace, hour, MIN_TOKENS_INCREASE),
-    )
-
-
-def _baseline(values: Mapping[str, HourlySeries], workspace: str, hour: datetime, min_increase: int) -> Baseline | None:
-    return baseline(values[workspace], hour, min_increase) if workspace in values else None
-
-
-def _cost_baseline(hourly: HourlyTotals, workspace: str, hour: datetime) -> Baseline | None:
-    """Return the baseline of the usage, and the fixed costs that the hour has: those are known, not expected."""
+    It has the expected usage, and the fixed costs that the hour has: those are known, not expected.
+    """
     known = _baseline(hourly.usage_cost, workspace, hour, MIN_COST_INCREASE)
     if known is None or workspace not in hourly.fixed_cost:
         return known
     fixed = hourly.fixed_cost[workspace].at(hour)
     return Baseline(known.expected + fixed, known.upper_bound + fixed)
+
+
+def requests_baseline(hourly: HourlyTotals, workspace: str, hour: datetime) -> Baseline | None:
+    """Return the same of requests."""
+    return _baseline(hourly.requests, workspace, hour, MIN_REQUESTS_INCREASE)
+
+
+def tokens_baseline(hourly: HourlyTotals, workspace: str, hour: datetime) -> Baseline | None:
+    """Return the same of tokens; only where the provider reports no requests."""
+    return _baseline(hourly.tokens, workspace, hour, MIN_TOKENS_INCREASE)
+
+
+def _baseline(values: Mapping[str, HourlySeries], workspace: str, hour: datetime, min_increase: int) -> Baseline | None:
+    return baseline(values[workspace], hour, min_increase) if workspace in values else None
 
 
 def compute_signals(
@@ -57,18 +49,18 @@ def compute_signals(
     """Return the signals of every workspace with recent usage; none without a watermark."""
     if watermark is None:
         return ()
-    last_hour, this_hour = floor(min(watermark, now), HOUR) - HOUR, floor(now, HOUR)
+    windows = calendar_windows(now, watermark)
+    last_hour, this_hour = windows["last_hour"].start, windows["this_hour"].start
     signals = []
     for workspace in _recent_workspaces(hourly, now):
-        baselines = workspace_baselines(hourly, workspace, last_hour)
         usage_cost = hourly.usage_cost.get(workspace)
         signals.append(
             WorkspaceSignals(
                 workspace=label_mapper.workspace_name(workspace),
-                cost=baselines.cost,
-                this_hour_cost=_cost_baseline(hourly, workspace, this_hour),
-                requests=baselines.requests,
-                tokens=baselines.tokens,
+                cost=cost_baseline(hourly, workspace, last_hour),
+                this_hour_cost=cost_baseline(hourly, workspace, this_hour),
+                requests=requests_baseline(hourly, workspace, last_hour),
+                tokens=tokens_baseline(hourly, workspace, last_hour),
                 excess=None if usage_cost is None else excess(usage_cost, watermark, MIN_COST_INCREASE),
                 last_hour_cost=hourly.cost_at(workspace, last_hour),
             )

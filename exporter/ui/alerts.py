@@ -29,7 +29,7 @@ from exporter.model import COST, HOUR, NANO
 from exporter.snapshot.account_snapshot import AccountSnapshot, WorkspaceSignals
 from exporter.snapshot.budgets import EvaluatedBudget
 from exporter.snapshot.estimates import unpriced_usage
-from exporter.snapshot.signals import workspace_baselines
+from exporter.snapshot.signals import cost_baseline
 from exporter.ui.format import (
     format_count,
     format_day,
@@ -207,7 +207,7 @@ class _Hours:
     def is_above_bound(self, hour: datetime) -> bool:
         """Return whether an hour cost more than its upper bound."""
         hourly = self.snapshot.hourly
-        bound = workspace_baselines(hourly, self.workspace, hour).cost
+        bound = cost_baseline(hourly, self.workspace, hour)
         return bound is not None and hourly.cost_at(self.workspace, hour) > bound.upper_bound
 
 
