@@ -18,7 +18,7 @@ from exporter.polling.health import HealthSnapshot
 from exporter.pricing.valuer import LedgerAccount
 from exporter.snapshot.day_reads import DayReads
 from exporter.snapshot.labels import LabelMapper
-from exporter.windows import DAYS_EXPORTED, TimeRange, days_back, floor
+from exporter.windows import DAYS_EXPORTED, TimeRange, calendar_windows, days_back, floor
 
 RECENT_WINDOWS = ("month", "30d")
 """A series with cost or usage in one of these is exported. On the 31st the month began a day before the 30 days did."""
@@ -136,6 +136,11 @@ class AccountSnapshot:
     def exported(self) -> TimeRange:
         """The UTC days that the snapshot holds, today included."""
         return TimeRange(days_back(self.time, DAYS_EXPORTED - 1), floor(self.time, DAY) + DAY)
+
+    @property
+    def last_hour(self) -> TimeRange | None:
+        """The newest complete hour; None without a watermark."""
+        return calendar_windows(self.time, self.complete_until).get("last_hour")
 
     def is_late(self, now: datetime) -> bool:
         """Whether usage is known only up to a time that is longer ago than the provider's reports usually are."""

@@ -13,6 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
+from exporter.analysis.baselines import Baseline
 from exporter.analysis.budgets import BudgetStatus, budget_status
 from exporter.analysis.thresholds import (
     BUDGET_FAST_BURN_RATE,
@@ -140,11 +141,13 @@ def _account_alerts(snapshot: AccountSnapshot, now: datetime) -> Iterator[Alert]
     is_late = snapshot.is_late(now)
     if is_late and not snapshot.health.current_problems and snapshot.complete_until is not None:
         yield _late_alert(snapshot, snapshot.complete_until, now)
-    if not is_late:
+    last_hour = snapshot.last_hour
+    if not is_late and last_hour is not None:
         # As in the rules: late hours are compared when they have been read.
         ids = _workspace_ids(snapshot) if snapshot.signals else {}
         for signals in snapshot.signals:
-            alert = _signal_alert(snapshot, signals, ids.get(signals.workspace, ""), now)
+            hours = _Hours(snapshot, signals, ids.get(signals.workspace, ""), last_hour.start)
+            alert = _signal_alert(hours, now)
             if alert is not None:
                 yield alert
     yield from _estimate_alerts(snapshot)
@@ -158,15 +161,6 @@ def _workspace_ids(snapshot: AccountSnapshot) -> dict[str, str]:
     hourly, name_of = snapshot.hourly, snapshot.label_mapper.workspace_name
     ids = {*hourly.usage_cost, *hourly.fixed_cost, *hourly.requests, *hourly.tokens}
     return {name_of(workspace): workspace for workspace in ids}
-
-
-def _signal_alert(snapshot: AccountSnapshot, signals: WorkspaceSignals, workspace: str, now: datetime) -> Alert | None:
-    """Return the worst alert of a workspace; None where its hours are usual."""
-    assert snapshot.complete_until is not None  # noqa: S101 - there are no signals without a watermark
-    hours = _Hours(snapshot, signals, workspace, floor(min(snapshot.complete_until, snapshot.time), HOUR) - HOUR)
-    return (
-        _runaway_alert(hours, now) or _spike_alert(hours, now) or _excess_alert(hours, now) or _units_alert(hours, now)
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +205,13 @@ class _Hours:
         return bound is not None and hourly.cost_at(self.workspace, hour) > bound.upper_bound
 
 
+def _signal_alert(hours: _Hours, now: datetime) -> Alert | None:
+    """Return the worst alert of a workspace; None where its hours are usual."""
+    return (
+        _runaway_alert(hours, now) or _spike_alert(hours, now) or _excess_alert(hours, now) or _units_alert(hours, now)
+    )
+
+
 def _runaway_alert(hours: _Hours, now: datetime) -> Alert | None:
     this_hour, bound = floor(hours.snapshot.time, HOUR), hours.signals.this_hour_cost
     if bound is None or this_hour != floor(now, HOUR):
@@ -224,7 +225,7 @@ def _runaway_alert(hours: _Hours, now: datetime) -> Alert | None:
     )
     details = [running]
     if hours.signals.is_spike and hours.signals.cost is not None:
-        details.append(_describe_spike(hours))
+        details.append(_describe_spike(hours, hours.signals.cost))
     since = hours.above_bound_since(this_hour)
     action = _intent_action(hours.snapshot.account.owner)
     return hours.alert(RUNAWAY, "Runaway cost", details, _since(since, now), action, cost - bound.upper_bound)
@@ -240,12 +241,11 @@ def _spike_alert(hours: _Hours, now: datetime) -> Alert | None:
     since = hours.above_bound_since(hours.last_hour)
     action = _intent_action(hours.snapshot.account.owner)
     excess = signals.last_hour_cost - signals.cost.upper_bound
-    return hours.alert(SPIKE, "Cost spike", [_describe_spike(hours)], _since(since, now), action, excess)
+    return hours.alert(SPIKE, "Cost spike", [_describe_spike(hours, signals.cost)], _since(since, now), action, excess)
 
 
-def _describe_spike(hours: _Hours) -> str:
-    cost, signals = hours.signals.cost, hours.signals
-    assert cost is not None  # noqa: S101 - the caller has found a spike
+def _describe_spike(hours: _Hours, cost: Baseline) -> str:
+    signals = hours.signals
     models: Counter[str] = Counter()
     mapper = hours.snapshot.label_mapper
     for labels, value in hours.snapshot.windows.get("last_hour", {}).items():

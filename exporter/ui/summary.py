@@ -9,12 +9,12 @@ from typing import Any
 
 from exporter.errors import PushError
 from exporter.metrics.exposition import format_usd
-from exporter.model import HOUR, ChangeEvent
+from exporter.model import ChangeEvent
 from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.snapshot.aggregation import Totals, aggregate_days
 from exporter.snapshot.estimates import one_time_costs
 from exporter.snapshot.labels import SpendLabels
-from exporter.windows import DAYS_EXPORTED, TimeRange, days_back, floor
+from exporter.windows import DAYS_EXPORTED, TimeRange, days_back
 
 MAX_TOP_MODELS = 20
 
@@ -92,13 +92,13 @@ def _cost_by_day(snapshots: Sequence[AccountSnapshot], time_range: TimeRange) ->
 def _spikes(snapshot: AccountSnapshot) -> Iterator[dict[str, Any]]:
     """Yield the workspaces whose newest complete hour cost more than its upper bound."""
     for signals in snapshot.signals:
-        if signals.is_spike and signals.cost is not None and snapshot.complete_until is not None:
+        if signals.is_spike and signals.cost is not None and snapshot.last_hour is not None:
             yield {
                 "kind": "cost_above_upper_bound",
                 "provider": snapshot.account.provider,
                 "account": snapshot.account.name,
                 "workspace": signals.workspace,
-                "hour": _format_time(floor(min(snapshot.complete_until, snapshot.time), HOUR) - HOUR),
+                "hour": _format_time(snapshot.last_hour.start),
                 "costUsd": _usd(signals.last_hour_cost),
                 "expectedUsd": _usd(signals.cost.expected),
                 "upperBoundUsd": _usd(signals.cost.upper_bound),
