@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 
-BUDGET_NEARLY_SPENT_RATIO = 0.8
-BUDGET_FORECAST_RATIO = 1.05
+BUDGET_NEARLY_SPENT_RATIO = Decimal("0.8")
+BUDGET_FORECAST_RATIO = Decimal("1.05")
 BUDGET_FAST_BURN_RATE = 14.4
 BUDGET_SLOW_BURN_RATE = 1.5
 MIN_SPIKE_USD = 5

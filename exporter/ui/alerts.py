@@ -316,7 +316,7 @@ class BudgetCondition:
 
 def assess_budget(budget: Budget, status: BudgetStatus) -> BudgetCondition:
     """Return a budget's state; known spend takes precedence over rates, and those over the forecast."""
-    forecast_ratio = budget.alerts.forecast_exceeded_ratio or Decimal(str(BUDGET_FORECAST_RATIO))
+    forecast_ratio = budget.alerts.forecast_exceeded_ratio or BUDGET_FORECAST_RATIO
     burn_rates = status.burn_rates
     fast_burn = burn_rates.get("1h", 0.0)
     # As in the rules: a day is too short for an average of days.
@@ -338,8 +338,23 @@ def assess_budget(budget: Budget, status: BudgetStatus) -> BudgetCondition:
     return BudgetCondition("good", "on pace", None)
 
 
+def assess_budgets(evaluated_budgets: Iterable[EvaluatedBudget]) -> list[tuple[EvaluatedBudget, BudgetCondition]]:
+    """Return every budget with its state: the worst first, then the largest share of the limit."""
+    assessed = [(evaluated, assess_budget(evaluated.budget, evaluated.status)) for evaluated in evaluated_budgets]
+    assessed.sort(
+        key=lambda item: (STATE_ORDER[item[1].state], -spent_ratio(item[0].status.spent, item[0]), item[0].budget.name)
+    )
+    return assessed
+
+
+def spent_ratio(nano_usd: int, evaluated: EvaluatedBudget) -> float:
+    """Return an amount relative to a budget's limit, at least 0: a credit may make the spend negative."""
+    limit = evaluated.status.limit
+    return max(0, nano_usd) / limit if limit else float(nano_usd > 0)
+
+
 def _nearly_spent_ratio(budget: Budget) -> Decimal:
-    return budget.alerts.nearly_spent_ratio or Decimal(str(BUDGET_NEARLY_SPENT_RATIO))
+    return budget.alerts.nearly_spent_ratio or BUDGET_NEARLY_SPENT_RATIO
 
 
 def _budget_alert(evaluated: EvaluatedBudget, snapshots: Sequence[AccountSnapshot], now: datetime) -> Alert | None:

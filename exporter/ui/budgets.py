@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from exporter.snapshot.budgets import EvaluatedBudget
-from exporter.ui.alerts import PERIODS, STATE_ORDER, BudgetCondition, assess_budget
+from exporter.ui.alerts import PERIODS, BudgetCondition, assess_budgets, spent_ratio
 from exporter.ui.format import escape_text, format_count, format_money, format_percent, format_time, humanize_duration
 from exporter.ui.links import BUDGETS_DASHBOARD, METRICS_PATH, PageLinks, render_link
 from exporter.ui.style import render_state
@@ -21,11 +21,9 @@ def render_budget_bars(evaluated_budgets: Sequence[EvaluatedBudget], now: dateti
     """Return a bar for every budget, the worst first; nothing where there is none."""
     if not evaluated_budgets:
         return ""
-    assessed = [(budget, assess_budget(budget.budget, budget.status)) for budget in evaluated_budgets]
-    assessed.sort(
-        key=lambda item: (STATE_ORDER[item[1].state], -_ratio(item[0].status.spent, item[0]), item[0].budget.name)
-    )
-    items = [_render_item(evaluated, condition, now, links) for evaluated, condition in assessed]
+    items = [
+        _render_item(evaluated, condition, now, links) for evaluated, condition in assess_budgets(evaluated_budgets)
+    ]
     folded, uncounted = items[MAX_BUDGETS:][:MAX_FOLDED_BUDGETS], len(items) - MAX_BUDGETS - MAX_FOLDED_BUDGETS
     more = (
         f'<details><summary>{format_count(len(items) - MAX_BUDGETS, "more budget")}</summary><ul class="budgets">\n'
@@ -99,19 +97,13 @@ def _elapsed_fraction(evaluated: EvaluatedBudget, now: datetime) -> float:
     return min(1.0, (now - evaluated.period.start) / (evaluated.period.end - evaluated.period.start))
 
 
-def _ratio(nano_usd: int, evaluated: EvaluatedBudget) -> float:
-    """Return an amount relative to the limit, at least 0: a credit may make the spend negative."""
-    limit = evaluated.status.limit
-    return max(0, nano_usd) / limit if limit else float(nano_usd > 0)
-
-
 def _render_budget_bar(evaluated: EvaluatedBudget, now: datetime) -> str:
     """Return a bar whose full width is the limit, or where that is less the spend and its forecast.
 
     The limit is always marked: a bar that ends at its mark differs from a bar that goes far beyond it.
     """
     status = evaluated.status
-    spent, coming = _ratio(status.spent, evaluated), _ratio(status.forecast or 0, evaluated)
+    spent, coming = spent_ratio(status.spent, evaluated), spent_ratio(status.forecast or 0, evaluated)
     width = max(1.0, spent, coming)
     pace = _elapsed_fraction(evaluated, now)
     title = f"{format_percent(status.spent, status.limit)} of the limit spent, "

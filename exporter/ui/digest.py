@@ -11,8 +11,8 @@ from exporter.model import DAY, NANO
 from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.snapshot.aggregation import aggregate_days
 from exporter.snapshot.budgets import EvaluatedBudget
-from exporter.ui.alerts import Alert, assess_budget
-from exporter.ui.format import format_change, format_day, format_money, format_percent, format_time
+from exporter.ui.alerts import Alert, assess_budget, assess_budgets
+from exporter.ui.format import format_change, format_day, format_money, format_percent, format_time, to_usd
 from exporter.ui.links import PageLinks
 from exporter.ui.page_data import TREND_DAYS, PageData, Trend, collect_page_data
 from exporter.windows import TimeRange, days_back
@@ -23,7 +23,7 @@ MIN_MOVE = NANO
 MAX_ALERTS = 10
 MAX_BUDGETS = 20
 _WEEK = timedelta(days=7)
-_LINE_WIDTH = 16
+_NAME_WIDTH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def build_digest(
         month_forecast=sum(forecasts) if forecasts else None,
         trend=page.trend(),
         movers=_movers(snapshots, now),
-        budgets=_sort_budgets(budgets),
+        budgets=tuple(evaluated for evaluated, _ in assess_budgets(budgets)),
         alerts=page.alerts,
         accounts=len(page.accounts),
         unread=_unread_accounts(page, yesterday),
@@ -101,16 +101,6 @@ def _unread_accounts(page: PageData, day: datetime) -> tuple[str, ...]:
         account.name
         for account in page.accounts
         if account.complete_until is None or account.complete_until < day + DAY
-    )
-
-
-def _sort_budgets(budgets: Sequence[EvaluatedBudget]) -> tuple[EvaluatedBudget, ...]:
-    """Sort by the share of the limit that is spent, the largest first."""
-    return tuple(
-        sorted(
-            budgets,
-            key=lambda evaluated: (-evaluated.status.spent / max(1, evaluated.status.limit), evaluated.budget.name),
-        )
     )
 
 
@@ -164,7 +154,7 @@ def _lines(digest: Digest) -> Iterator[str]:
         for evaluated in digest.budgets[:MAX_BUDGETS]:
             yield f"  {_describe_budget(evaluated)}"
         if len(digest.budgets) > MAX_BUDGETS:
-            yield f"  and {len(digest.budgets) - MAX_BUDGETS} more, less spent"
+            yield f"  and {len(digest.budgets) - MAX_BUDGETS} more"
     yield ""
     yield from _attention_lines(digest)
 
@@ -172,7 +162,7 @@ def _lines(digest: Digest) -> Iterator[str]:
 def _cost_lines(digest: Digest) -> Iterator[str]:
     def line(name: str, nano_usd: int | None, *notes: str) -> str:
         amount = "not read" if nano_usd is None else format_money(nano_usd)
-        return f"{name:<{_LINE_WIDTH}}{amount:>14}  {', '.join(note for note in notes if note)}".rstrip()
+        return f"{name:<{_NAME_WIDTH}}{amount:>14}  {', '.join(note for note in notes if note)}".rstrip()
 
     cost, week_before = digest.cost, digest.cost_week_before
     state = "" if cost is None else "billed" if digest.billed == cost else "estimated, not all of it is billed yet"
@@ -183,7 +173,7 @@ def _cost_lines(digest: Digest) -> Iterator[str]:
     if digest.unread:
         shown = ", ".join(digest.unread[:MAX_ALERTS])
         more = f" and {len(digest.unread) - MAX_ALERTS} more" if len(digest.unread) > MAX_ALERTS else ""
-        yield f"{'':<{_LINE_WIDTH}}not known completely of: {shown}{more}"
+        yield f"{'':<{_NAME_WIDTH}}not known completely of: {shown}{more}"
     if digest.trend is not None:
         change = format_change(digest.trend.last, digest.trend.previous)
         yield line("Last 7 days", digest.trend.last, f"{change} against the 7 days before")
@@ -266,4 +256,4 @@ def to_plain(digest: Digest) -> Mapping[str, Any]:
 
 
 def _usd(nano_usd: int | None) -> float | None:
-    return None if nano_usd is None else nano_usd / NANO
+    return None if nano_usd is None else to_usd(nano_usd)

@@ -17,6 +17,11 @@ def format_money(nano_usd: int) -> str:
     return f"{'-' * (nano_usd < 0 < cents)}${cents // 100:,}.{cents % 100:02}"
 
 
+def to_usd(nano_usd: int) -> float:
+    """Return nano-USD as USD for JSON."""
+    return nano_usd / NANO
+
+
 def format_percent(part: float, total: float) -> str:
     """Return a part in percent: without decimals from 10 on, else with one; `0 %` of nothing."""
     share = 100 * part / total if total else 0.0

@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from exporter.errors import PushError
-from exporter.metrics.exposition import format_usd
 from exporter.model import ChangeEvent
 from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.snapshot.aggregation import Totals, aggregate_days
 from exporter.snapshot.estimates import one_time_costs
 from exporter.snapshot.labels import SpendLabels
+from exporter.ui.format import to_usd
 from exporter.windows import DAYS_EXPORTED, TimeRange, days_back
 
 MAX_TOP_MODELS = 20
@@ -65,17 +65,13 @@ def _account_group(snapshot: AccountSnapshot) -> _Group:
 
 
 def _totals_json(totals: Totals) -> dict[str, Any]:
-    return {"costUsd": _usd(totals.cost), "tokens": totals.tokens, "requests": totals.requests}
-
-
-def _usd(nano_usd: int) -> float:
-    return float(format_usd(nano_usd))
+    return {"costUsd": to_usd(totals.cost), "tokens": totals.tokens, "requests": totals.requests}
 
 
 def _with_shares(model: dict[str, Any], total: Totals) -> dict[str, Any]:
     cost, requests = model["costUsd"], model["requests"]
     return model | {
-        "costShare": round(cost / _usd(total.cost), 6) if total.cost else None,
+        "costShare": round(cost / to_usd(total.cost), 6) if total.cost else None,
         "requestShare": round(requests / total.requests, 6) if requests and total.requests else None,
     }
 
@@ -86,7 +82,7 @@ def _cost_by_day(snapshots: Sequence[AccountSnapshot], time_range: TimeRange) ->
         for day in snapshot.day_costs:
             if time_range.start <= day.start < time_range.end:
                 cost[day.start] = cost.get(day.start, 0) + day.cost
-    return [{"date": f"{day:%Y-%m-%d}", "costUsd": _usd(nano_usd)} for day, nano_usd in sorted(cost.items())]
+    return [{"date": f"{day:%Y-%m-%d}", "costUsd": to_usd(nano_usd)} for day, nano_usd in sorted(cost.items())]
 
 
 def _spikes(snapshot: AccountSnapshot) -> Iterator[dict[str, Any]]:
@@ -99,9 +95,9 @@ def _spikes(snapshot: AccountSnapshot) -> Iterator[dict[str, Any]]:
                 "account": snapshot.account.name,
                 "workspace": signals.workspace,
                 "hour": _format_time(snapshot.last_hour.start),
-                "costUsd": _usd(signals.last_hour_cost),
-                "expectedUsd": _usd(signals.cost.expected),
-                "upperBoundUsd": _usd(signals.cost.upper_bound),
+                "costUsd": to_usd(signals.last_hour_cost),
+                "expectedUsd": to_usd(signals.cost.expected),
+                "upperBoundUsd": to_usd(signals.cost.upper_bound),
             }
 
 
@@ -114,7 +110,7 @@ def _one_time_costs(snapshot: AccountSnapshot, time_range: TimeRange) -> Iterato
                 "workspace": cost.workspace,
                 "item": cost.item,
                 "date": f"{cost.day:%Y-%m-%d}",
-                "costUsd": _usd(cost.nano_usd),
+                "costUsd": to_usd(cost.nano_usd),
             }
 
 
