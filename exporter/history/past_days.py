@@ -31,15 +31,15 @@ class PastDays:
         self._ledger = ledger
         self._cache: LRUCache[tuple[int, datetime, bool], _PastDay] = LRUCache(max_cache_bytes)
 
-    def version(self, history_account: HistoryAccount, day: datetime) -> object:
-        """Return a value that differs when the day, its labels or its budgets differ; to be read before the day is."""
-        return (self._ledger.hours.version(history_account.ledger_account.id, day), *_grouping(history_account))
-
     def versions(self, history_account: HistoryAccount, time_range: TimeRange) -> tuple[object, ...]:
-        """Return the versions of all days of a time range, for a result that depends on them."""
-        number = history_account.ledger_account.id
+        """Return values that differ when a day of a time range, its labels or its budgets differ.
+
+        To be read before what is made from the days.
+        """
+        number, mapper = history_account.ledger_account.id, history_account.label_mapper
         days = slots(time_range.start, time_range.end, DAY)
-        return (*(self._ledger.hours.version(number, day) for day in days), *_grouping(history_account))
+        versions = (self._ledger.hours.version(number, day) for day in days)
+        return (*versions, mapper.remapped, mapper.names, history_account.budgets)
 
     def join(self, history_account: HistoryAccount, time_range: TimeRange, *, with_usage: bool) -> HourlyTotals:
         """Return cost and, if wanted, usage of whole days, without a gap. Raises LedgerError.
@@ -57,7 +57,7 @@ class PastDays:
 
     def _read(self, history_account: HistoryAccount, day: datetime, *, with_usage: bool) -> _PastDay:
         key = (history_account.ledger_account.id, day, with_usage)
-        version = self.version(history_account, day)
+        version = self.versions(history_account, TimeRange(day, day + DAY))
         past_day = self._cache.get(key, version)
         if past_day is None:
             past_day = self._sum(history_account, day, with_usage=with_usage)
@@ -77,11 +77,6 @@ class PastDays:
         mapper = history_account.label_mapper
         matcher = BudgetMatcher(history_account.account, history_account.budgets, mapper.names)
         return _PastDay(sum_day(raw_day, fixed_costs, mapper, matcher), is_known=True)
-
-
-def _grouping(history_account: HistoryAccount) -> tuple[object, ...]:
-    mapper = history_account.label_mapper
-    return mapper.remapped, mapper.names, history_account.budgets
 
 
 def _size(day: HourlyDay) -> int:

@@ -99,9 +99,10 @@ class RemoteReadHandler:
         parts: list[bytes] = []
         size = 0
         budget = WorkBudget(self._max_work)
+        history = self._history()
         for query in parse_queries(body, budget):
             series: list[tuple[_LabelPairs, list[bytes]]] = []
-            for labels, pieces in self._find_series(query, budget):
+            for labels, pieces in self._find_series(query, history, budget):
                 size += sum(map(len, pieces)) // SAMPLE_BYTES
                 self._check_sample_limit(size)
                 series.append((labels, pieces))
@@ -118,9 +119,11 @@ class RemoteReadHandler:
                 "series, or raise --storage.remote.read-sample-limit"
             )
 
-    def _find_series(self, query: Query, budget: WorkBudget) -> Iterator[tuple[_LabelPairs, list[bytes]]]:
+    def _find_series(
+        self, query: Query, history: History, budget: WorkBudget
+    ) -> Iterator[tuple[_LabelPairs, list[bytes]]]:
         """Yield labels and samples of every series that matches."""
-        for source in self._sources.find(self._history()):
+        for source in self._sources.find(history):
             shared_labels = {"__name__": source.family.name, **source.shared_labels}
             budget.spend(1 + len(query.matchers))
             if query.matches(shared_labels, list(shared_labels)):
