@@ -152,8 +152,8 @@ def test_weeks_of_faults_leave_nothing_behind(
             config.write("ingest: {sources: [{name: gateway, token_file: token}]}\n")
         process = system.launcher.start(system.flags())
         # More accounts take longer, and each look at them takes time from them.
-        patience = 300 + 5 * len(accounts)
-        wait_until("every account read", lambda: _is_complete(system, len(accounts)), patience)
+        timeout = 300 + 5 * len(accounts)
+        wait_until("every account read", lambda: _is_complete(system, len(accounts)), timeout)
         soak, steps, began = Soak(system, process, random.Random(seed)), 0, time.monotonic()
         while time.monotonic() < began + soak_seconds if long else steps < SHORT_STEPS:
             soak.step(steps, pause)
@@ -164,8 +164,8 @@ def test_weeks_of_faults_leave_nothing_behind(
         for _ in range(3):
             system.advance(timedelta(minutes=20))
             threading.Event().wait(pause)
-        wait_until("every account up", lambda: _is_complete(system, len(accounts)), patience)
-        wait_until("exact totals", lambda: system.stored_totals() == system.true_totals(), patience)
+        wait_until("every account up", lambda: _is_complete(system, len(accounts)), timeout)
+        wait_until("exact totals", lambda: system.stored_totals() == system.true_totals(), timeout)
         wait_until("pushed totals", lambda: _pushed_tokens(system) == soak.pushed_tokens)
         assert system.launcher.kill(process) == -signal.SIGKILL
         assert "internal error" not in system.launcher.log.read_text()
