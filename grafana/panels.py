@@ -28,7 +28,7 @@ USD = "currencyUSD"
 USD_TO_THE_CENT = "locale"
 """Such as 53,188.29: where people compare amounts with a bill. Grafana's units of currencies abbreviate, so that titles
 name the currency."""
-TOKENS, REQUESTS, RATIO, SECONDS, TIME = "short", "short", "percentunit", "s", "dateTimeFromNow"
+TOKENS, RATIO, SECONDS, TIME = "short", "percentunit", "s", "dateTimeFromNow"
 CENTS = 2
 """Decimals of amounts."""
 NO_VALUE = "\N{EN DASH}"
@@ -56,6 +56,11 @@ class Query:
     instant: bool = False
     table: bool = False
     interval: str = ""
+
+
+def table_query(expr: str) -> Query:
+    """Return the query of a table's column: the present values with their labels."""
+    return Query(expr, instant=True, table=True)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from grafana.dashboard_sources.shared import ACCOUNT_MATCHERS, DATA_DELAY_THRESHOLDS, link_to
-from grafana.panels import NO_VALUE, SECONDS, Column, PanelSpec, Query, table_panel
+from grafana.panels import NO_VALUE, SECONDS, Column, PanelSpec, Query, table_panel, table_query
 
 _ADVICE = {
     "ok": (NO_VALUE, "text"),
@@ -53,9 +53,6 @@ _ADVICE = {
 def account_status_panel(title: str, height: int) -> PanelSpec:
     """Return the table of the selected accounts, those in trouble first."""
 
-    def table(expr: str) -> Query:
-        return Query(expr, instant=True, table=True)
-
     by = "by (provider, account)"
     # One row per account: of several problems the first by name.
     problem = f"topk {by} (1, max by (provider, account, reason) (ai_account_problem{{{ACCOUNT_MATCHERS}}} == 1))"
@@ -63,14 +60,14 @@ def account_status_panel(title: str, height: int) -> PanelSpec:
     reason = f"group_left (reason, action) 0 * {state}"
 
     def column(expr: str) -> Query:
-        return table(f"{expr} + on (provider, account) {reason}")
+        return table_query(f"{expr} + on (provider, account) {reason}")
 
     usage = f'{ACCOUNT_MATCHERS},kind="usage"'
     return table_panel(
         title,
         f"Every selected account: the newest poll's problem and what to do, the age of its oldest watermark (data is complete until then), the time since a report was last polled with success, and failed polls within the last hour. The landing page and `check keys` show the status that the provider answers. {NO_VALUE}: nothing to do, or not read yet. Delay and age are orange from 3 hours and red from 4 hours.",
         [
-            Column("Failing", table(state), thresholds=((None, "green"), (1, "red")), width=80),
+            Column("Failing", table_query(state), thresholds=((None, "green"), (1, "red")), width=80),
             Column(
                 "Data delay",
                 column(f"(time() - min {by} (ai_account_complete_until_timestamp_seconds{{{usage}}}))"),

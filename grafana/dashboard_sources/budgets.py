@@ -15,16 +15,13 @@ from grafana.panels import (
     Query,
     Style,
     table_panel,
+    table_query,
     time_series_panel,
 )
 
 _SELECTED = 'budget=~"$budget",owner=~"$owner"'
 _BY = "budget, owner, period"
 _FORECAST_THRESHOLDS = ((None, "green"), (1.0, "orange"), (1.2, "red"))
-
-
-def _table(expr: str) -> Query:
-    return Query(expr, instant=True, table=True)
 
 
 def _total(metric: str, matchers: str = _SELECTED) -> str:
@@ -51,28 +48,36 @@ def _overview() -> PanelSpec:
         [
             Column(
                 "State",
-                _table(state),
+                table_query(state),
                 thresholds=((None, "green"), (1, "yellow"), (2, "orange"), (3, "red")),
                 width=140,
             ),
-            Column("Exhausted", _table(f"{exhausted_at} * 1000"), TIME, width=100),
+            Column("Exhausted", table_query(f"{exhausted_at} * 1000"), TIME, width=100),
             Column(
-                "Spent / limit", _table(f"{spent} / {_LIMIT}"), RATIO, 0, BUDGET_THRESHOLDS, max_gauge=1.2, width=220
+                "Spent / limit",
+                table_query(f"{spent} / {_LIMIT}"),
+                RATIO,
+                0,
+                BUDGET_THRESHOLDS,
+                max_gauge=1.2,
+                width=220,
             ),
-            Column("Forecast / limit", _table(f"{forecast} / {_LIMIT}"), RATIO, 0, _FORECAST_THRESHOLDS, width=120),
-            Column("Spent (USD)", _table(spent), USD_TO_THE_CENT),
-            Column("Forecast (USD)", _table(forecast), USD_TO_THE_CENT),
-            Column("Limit (USD)", _table(_LIMIT), USD_TO_THE_CENT),
+            Column(
+                "Forecast / limit", table_query(f"{forecast} / {_LIMIT}"), RATIO, 0, _FORECAST_THRESHOLDS, width=120
+            ),
+            Column("Spent (USD)", table_query(spent), USD_TO_THE_CENT),
+            Column("Forecast (USD)", table_query(forecast), USD_TO_THE_CENT),
+            Column("Limit (USD)", table_query(_LIMIT), USD_TO_THE_CENT),
             Column(
                 "Burn 1 h",
-                _table(_total("ai_budget_burn_rate", f'{_SELECTED},window="1h"')),
+                table_query(_total("ai_budget_burn_rate", f'{_SELECTED},window="1h"')),
                 "short",
                 1,
                 BURN_RATE_THRESHOLDS,
             ),
             Column(
                 "Burn 1 d",
-                _table(_total("ai_budget_burn_rate", f'{_SELECTED},window="1d"')),
+                table_query(_total("ai_budget_burn_rate", f'{_SELECTED},window="1d"')),
                 "short",
                 1,
                 BURN_RATE_THRESHOLDS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alerting.config import load_rules_config
 from grafana.panels import Link, PanelSpec
 
 
@@ -120,9 +121,9 @@ def field(name: str) -> str:
     return f'${{__data.fields["{name}"]}}'
 
 
-RUNBOOKS = "https://github.com/ai-spend-exporter/ai-spend-exporter/blob/main/prometheus/runbooks.md"
-
-
+RUNBOOKS = load_rules_config().links.runbooks
+"""As in the notifications of alerts."""
+NO_HISTORY = "No served history: configure remote_read in Prometheus (docs/history.md)"
 CACHE_HIT_DESCRIPTION = "The share of input tokens, cache writes included, that was read from a cache."
 DAILY_BARS_NOTE = "one bar per UTC day, so the panel's interval must remain 1d and the dashboard's time zone UTC"
 BURN_RATE_THRESHOLDS = ((None, "green"), (1.0, "yellow"), (1.5, "orange"), (14.4, "red"))

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from grafana.dashboard_sources.shared import END, WORKSPACE_MATCHERS, DashboardRows, RowSpec, field, link_to
+from grafana.dashboard_sources.shared import END, NO_HISTORY, WORKSPACE_MATCHERS, DashboardRows, RowSpec, field, link_to
 from grafana.panels import (
     RATIO,
     TIME,
@@ -18,6 +18,7 @@ from grafana.panels import (
     heat_map_panel,
     state_timeline_panel,
     table_panel,
+    table_query,
     time_series_panel,
 )
 
@@ -33,10 +34,6 @@ _WORKSPACE_LINKS = (
 _ACCOUNT_LINKS = (link_to("ai-spend-account", "Account dashboard", account="${__value.raw}"),)
 _LINKS = {"Account": _ACCOUNT_LINKS, "Workspace": _WORKSPACE_LINKS}
 _LABEL_COLUMNS = {"account": "Account", "workspace": "Workspace"}
-
-
-def _table(expr: str) -> Query:
-    return Query(expr, instant=True, table=True)
 
 
 def _gauge(metric: str, at: str = "") -> str:
@@ -56,15 +53,23 @@ def _unusual_now() -> PanelSpec:
         "Cost of the newest complete hour, the cost that was expected of it (the median of the same hour of the previous 14 days, workdays and weekends separately) and the upper bound above which it is unusual. Requests (tokens where no requests are reported) relative to their own bound. Cost above the bounds in the last 24 complete hours. The newest change event of the account within a day. Red above 100 %: unusual.",
         [
             Column(
-                "Actual / bound", _table(f"topk({_MAX_ROWS}, {ratio})"), RATIO, 0, _RATIO_STEPS, max_gauge=2, width=220
+                "Actual / bound",
+                table_query(f"topk({_MAX_ROWS}, {ratio})"),
+                RATIO,
+                0,
+                _RATIO_STEPS,
+                max_gauge=2,
+                width=220,
             ),
-            Column("Actual (USD)", _table(f"{actual} {largest}"), USD_TO_THE_CENT),
-            Column("Expected (USD)", _table(f"{expected} {largest}"), USD_TO_THE_CENT),
-            Column("Upper bound (USD)", _table(f"{bound} {largest}"), USD_TO_THE_CENT),
-            Column("Above, 24 h (USD)", _table(f"{excess} {largest}"), USD_TO_THE_CENT),
-            Column("Requests / bound", _table(f"{requests} {largest}"), RATIO, 0, ((None, "text"), (1.0, "red"))),
+            Column("Actual (USD)", table_query(f"{actual} {largest}"), USD_TO_THE_CENT),
+            Column("Expected (USD)", table_query(f"{expected} {largest}"), USD_TO_THE_CENT),
+            Column("Upper bound (USD)", table_query(f"{bound} {largest}"), USD_TO_THE_CENT),
+            Column("Above, 24 h (USD)", table_query(f"{excess} {largest}"), USD_TO_THE_CENT),
+            Column("Requests / bound", table_query(f"{requests} {largest}"), RATIO, 0, ((None, "text"), (1.0, "red"))),
             Column(
-                "Change event", _table(f"({ratio} * 0 + on (account) group_left () {change} * 1000) {largest}"), TIME
+                "Change event",
+                table_query(f"({ratio} * 0 + on (account) group_left () {change} * 1000) {largest}"),
+                TIME,
             ),
         ],
         label_columns=_LABEL_COLUMNS,
@@ -87,7 +92,7 @@ def _cost_change_columns() -> list[Column]:
     change = f"({cost} - {cost_before} or {cost})"
     largest = f"and on (account, model) topk(15, abs({change}))"
     return [
-        Column(heading, _table(f"{expr} {largest}"), USD_TO_THE_CENT)
+        Column(heading, table_query(f"{expr} {largest}"), USD_TO_THE_CENT)
         for heading, expr in (
             ("Change (USD)", change),
             ("By volume (USD)", f"({volume})"),
@@ -126,7 +131,7 @@ def signal_rows() -> DashboardRows:
                     interval="1h",
                     width=24,
                     height=10,
-                    no_value="No served history: configure remote_read in Prometheus (docs/history.md)",
+                    no_value=NO_HISTORY,
                 ),
                 heat_map_panel(
                     "Cost / upper bound by workspace and hour, last 14 days",
@@ -146,7 +151,7 @@ def signal_rows() -> DashboardRows:
                     ),
                     time_from="14d",
                     height=11,
-                    no_value="No served history: configure remote_read in Prometheus (docs/history.md)",
+                    no_value=NO_HISTORY,
                 ),
             ),
         ),
@@ -171,7 +176,7 @@ def signal_rows() -> DashboardRows:
                 table_panel(
                     "Largest increases, last hour",
                     "Workspaces and models whose newest complete hour is furthest above their mean hour of the last 30 days.",
-                    [Column("Above mean (USD)", _table(f"topk(15, {increase} > 0)"), USD_TO_THE_CENT)],
+                    [Column("Above mean (USD)", table_query(f"topk(15, {increase} > 0)"), USD_TO_THE_CENT)],
                     label_columns={**_LABEL_COLUMNS, "model": "Model"},
                     sort_by="Above mean (USD)",
                     links=_LINKS,
@@ -183,7 +188,7 @@ def signal_rows() -> DashboardRows:
                     [
                         Column(
                             "Today (USD)",
-                            _table(
+                            table_query(
                                 f"sum by (account, model) (ai_cost_today_usd{{{WORKSPACE_MATCHERS}}}) > 0 unless sum by (account, model) (ai_cost_30d_usd{{{WORKSPACE_MATCHERS}}}) - sum by (account, model) (ai_cost_today_usd{{{WORKSPACE_MATCHERS}}}) > 0.01"
                             ),
                             USD_TO_THE_CENT,
@@ -202,7 +207,7 @@ def signal_rows() -> DashboardRows:
                     sort_by="Change (USD)",
                     links={"Account": _ACCOUNT_LINKS},
                     width=24,
-                    no_value="No served history: configure remote_read in Prometheus (docs/history.md)",
+                    no_value=NO_HISTORY,
                 ),
             ),
             collapsed=True,
@@ -231,7 +236,7 @@ def signal_rows() -> DashboardRows:
                         interval="1d",
                     ),
                     interval="1d",
-                    no_value="No served history: configure remote_read in Prometheus (docs/history.md)",
+                    no_value=NO_HISTORY,
                 ),
             ),
             collapsed=True,

@@ -42,6 +42,7 @@ from grafana.panels import (
     bar_chart_panel,
     stat_panel,
     table_panel,
+    table_query,
     tile_panel,
     time_series_panel,
 )
@@ -49,10 +50,6 @@ from grafana.panels import (
 INCREASE_THRESHOLDS = ((None, "green"), (0.25, "orange"), (1.0, "red"))
 _MAX_ROWS = 50
 """Rows of a table: a thousand accounts are searched with the filters of the dashboard."""
-
-
-def _table(expr: str) -> Query:
-    return Query(expr, instant=True, table=True)
 
 
 def _status_panels() -> tuple[PanelSpec, ...]:
@@ -190,30 +187,34 @@ def _spender_columns() -> list[Column]:
     input_tokens = total("ai_tokens_30d", f'{MODEL_MATCHERS},type!~".*output"')
     all_requests = f"scalar(sum(ai_requests_30d{{{MODEL_MATCHERS}}}))"
     return [
-        Column("Cost, 30 days (USD)", _table(f"topk({_MAX_ROWS}, {cost} > 0)"), USD_TO_THE_CENT, width=150),
+        Column("Cost, 30 days (USD)", table_query(f"topk({_MAX_ROWS}, {cost} > 0)"), USD_TO_THE_CENT, width=150),
         Column(
             "Share",
-            _table(f"{cost} / on () group_left () sum(ai_cost_30d_usd{{{MODEL_MATCHERS}}}) {largest}"),
+            table_query(f"{cost} / on () group_left () sum(ai_cost_30d_usd{{{MODEL_MATCHERS}}}) {largest}"),
             RATIO,
             decimals=1,
             thresholds=((None, "blue"),),
             max_gauge=1,
             width=160,
         ),
-        Column("Today (USD)", _table(f"{total('ai_cost_today_usd')} {largest}"), USD_TO_THE_CENT, width=105),
+        Column("Today (USD)", table_query(f"{total('ai_cost_today_usd')} {largest}"), USD_TO_THE_CENT, width=105),
         Column(
             "7 days vs. before",
-            _table(f"{week()} / ({week(' offset 7d')} > 0) - 1 {largest}"),
+            table_query(f"{week()} / ({week(' offset 7d')} > 0) - 1 {largest}"),
             RATIO,
             decimals=0,
             thresholds=((None, "text"), (0.25, "orange"), (1.0, "red")),
             width=130,
         ),
-        Column("USD per 1M tokens", _table(f"1000000 * {cost} / ({tokens} > 0) {largest}"), USD_TO_THE_CENT, width=150),
-        Column("Tokens", _table(f"{tokens} {largest}"), TOKENS, width=90),
-        Column("Cache hits", _table(f"{read} / ({input_tokens} > 0) {largest}"), RATIO, decimals=0, width=95),
-        Column("Requests", _table(f"{requests} {largest}"), "short", width=90),
-        Column("Share of requests", _table(f"{requests} / {all_requests} {largest}"), RATIO, decimals=1, width=130),
+        Column(
+            "USD per 1M tokens", table_query(f"1000000 * {cost} / ({tokens} > 0) {largest}"), USD_TO_THE_CENT, width=150
+        ),
+        Column("Tokens", table_query(f"{tokens} {largest}"), TOKENS, width=90),
+        Column("Cache hits", table_query(f"{read} / ({input_tokens} > 0) {largest}"), RATIO, decimals=0, width=95),
+        Column("Requests", table_query(f"{requests} {largest}"), "short", width=90),
+        Column(
+            "Share of requests", table_query(f"{requests} / {all_requests} {largest}"), RATIO, decimals=1, width=130
+        ),
     ]
 
 
@@ -230,8 +231,8 @@ def spend_rows() -> DashboardRows:
                 bar_chart_panel(
                     "Cost per day, last 35 days",
                     "Cost of each UTC day of the selected accounts as currently known, today included: the part that the providers have billed, and the part that is estimated. Filters by workspace and model do not apply. Requires neither served history nor a time range.",
-                    ("billed", _table(billed)),
-                    ("estimated", _table(f"{has_billed_part} or ({daily} unless on (date) {billed})")),
+                    ("billed", table_query(billed)),
+                    ("estimated", table_query(f"{has_billed_part} or ({daily} unless on (date) {billed})")),
                     x="date",
                     width=24,
                     height=8,
@@ -294,7 +295,7 @@ def spend_rows() -> DashboardRows:
                     [
                         Column(
                             "Since",
-                            _table(
+                            table_query(
                                 'ALERTS_FOR_STATE{alertname=~"AI.*",account=~"|$account"} * 1000 and on (alertname, account, workspace, model, budget) ALERTS{alertname=~"AI.*",alertstate="firing"}'
                             ),
                             TIME,
@@ -352,7 +353,7 @@ def spend_rows() -> DashboardRows:
                     [
                         Column(
                             "Spent",
-                            _table(
+                            table_query(
                                 f"sum by (budget) (ai_budget_spent_usd{{{BUDGET_MATCHERS}}}) / max by (budget) (ai_budget_limit_usd{{{BUDGET_MATCHERS}}})"
                             ),
                             RATIO,
@@ -362,7 +363,7 @@ def spend_rows() -> DashboardRows:
                         ),
                         Column(
                             "Forecast",
-                            _table(
+                            table_query(
                                 f"sum by (budget) (ai_budget_forecast_usd{{{BUDGET_MATCHERS}}}) / max by (budget) (ai_budget_limit_usd{{{BUDGET_MATCHERS}}})"
                             ),
                             RATIO,
