@@ -28,6 +28,7 @@ from exporter.history.remote_read_protocol import (
 )
 from exporter.history.sources import History, HistorySource, HistorySources
 from exporter.ledger import Ledger
+from exporter.metrics.families import Family
 from exporter.model import utc
 from exporter.windows import TimeRange
 
@@ -123,7 +124,12 @@ class RemoteReadHandler:
         self, query: Query, history: History, budget: WorkBudget
     ) -> Iterator[tuple[_LabelPairs, list[bytes]]]:
         """Yield labels and samples of every series that matches."""
-        for source in self._sources.find(history):
+
+        def is_selected(family: Family) -> bool:
+            budget.spend(1)
+            return query.matches({"__name__": family.name}, ["__name__"])
+
+        for source in self._sources.find(history, is_selected):
             shared_labels = {"__name__": source.family.name, **source.shared_labels}
             budget.spend(1 + len(query.matchers))
             if query.matches(shared_labels, list(shared_labels)):
