@@ -7,6 +7,7 @@ from pathlib import Path
 
 from exporter.model import HOUR
 from tests.benchmarks.bench_ledger import LedgerTables, computing_threads
+from tests.benchmarks.bench_serving import Case, measure, start_serving_process
 from tests.benchmarks.calls import start_call_counter
 
 
@@ -29,3 +30,12 @@ def test_the_ledger_benchmark_compares_equal_results(tmp_path: Path) -> None:
         "read hours",
         "read totals",
     ]
+
+
+def test_the_serving_benchmark_requests_pages_of_equal_size(tmp_path: Path) -> None:
+    """The page and the static file are requested in both encodings while polls change the page; no time is asserted."""
+    with start_serving_process(tmp_path, series=20, accounts=1) as server:
+        for encoding in ("identity", "gzip"):
+            result = measure(server, Case(encoding, connections=2, is_kept_alive=True, is_polling=True), rounds=1)
+            assert result.size_bytes > 1000
+            assert result.ratio > 0
