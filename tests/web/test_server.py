@@ -236,7 +236,9 @@ def test_a_signal_stops_the_exporter_while_clients_and_providers_hang(tmp_path: 
         silent.sendall(b"GET /metrics HTTP/1.1\r\n")
         assert exporter.stop(number, timeout=60) == 0
     assert exporter.stderr_lines[-1].endswith("msg=Stopped\n")
-    assert not [line for line in exporter.stderr_lines if "level=error" in line or "Traceback" in line]
+    # On a busy machine the shutdown takes longer than uvicorn waits for: it says so, and goes on.
+    lines = [line for line in exporter.stderr_lines if "timeout graceful shutdown exceeded" not in line]
+    assert not [line for line in lines if "level=error" in line or "Traceback" in line]
 
 
 def test_a_signal_stops_the_exporter_while_it_is_connecting(tmp_path: Path) -> None:
