@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from exporter.model import HOUR
 from tests.benchmarks.bench_ledger import LedgerTables, computing_threads
 from tests.benchmarks.bench_serving import Case, measure, start_serving_process
 from tests.benchmarks.calls import start_call_counter
+from tests.benchmarks.polling_cpu import measure_polling
+from tests.benchmarks.provider_process import ProviderName
 
 
 def test_polling_makes_no_more_calls_than_the_limits_require(tmp_path: Path) -> None:
@@ -39,3 +43,11 @@ def test_the_serving_benchmark_requests_pages_of_equal_size(tmp_path: Path) -> N
             result = measure(server, Case(encoding, connections=2, is_kept_alive=True, is_polling=True), rounds=1)
             assert result.size_bytes > 1000
             assert result.ratio > 0
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_the_polling_benchmark_runs(tmp_path: Path, provider: ProviderName) -> None:
+    """The polls of the benchmark succeed with two combinations, and read 72 hours in a steady poll of 31 days."""
+    costs = measure_polling(tmp_path, provider, 2, first_polls=1, steady_polls=1)
+    first, steady = costs["first"].body_bytes, costs["steady"].body_bytes
+    assert 5 * steady < first < 20 * steady
