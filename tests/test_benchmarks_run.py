@@ -10,6 +10,7 @@ import pytest
 from exporter.model import HOUR
 from tests.benchmarks.bench_ledger import LedgerTables, computing_threads
 from tests.benchmarks.bench_serving import Case, measure, start_serving_process
+from tests.benchmarks.bench_thousand_accounts import measure_accounts
 from tests.benchmarks.calls import start_call_counter
 from tests.benchmarks.polling_cpu import measure_polling
 from tests.benchmarks.provider_process import ProviderName
@@ -51,3 +52,12 @@ def test_the_polling_benchmark_runs(tmp_path: Path, provider: ProviderName) -> N
     costs = measure_polling(tmp_path, provider, 2, first_polls=1, steady_polls=1)
     first, steady = costs["first"].body_bytes, costs["steady"].body_bytes
     assert 5 * steady < first < 20 * steady
+
+
+def test_the_benchmark_of_a_thousand_accounts_runs(tmp_path: Path) -> None:
+    """Accounts of both providers are polled without a failure, and what they take is read from the process."""
+    measurement = measure_accounts(tmp_path, accounts=2, steady_seconds=0.5)
+    assert measurement.failed_polls == 0
+    assert measurement.series > 2 * 60
+    assert measurement.first_poll_cpu_seconds > 0
+    assert measurement.resident_bytes > 2**20
