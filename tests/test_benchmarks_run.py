@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from exporter.model import HOUR
+from tests.benchmarks.bench_growth import Size, measure_growth
 from tests.benchmarks.bench_ledger import LedgerTables, computing_threads
 from tests.benchmarks.bench_serving import Case, measure, start_serving_process
 from tests.benchmarks.bench_thousand_accounts import measure_accounts
@@ -61,3 +62,11 @@ def test_the_benchmark_of_a_thousand_accounts_runs(tmp_path: Path) -> None:
     assert measurement.series > 2 * 60
     assert measurement.first_poll_cpu_seconds > 0
     assert measurement.resident_bytes > 2**20
+
+
+def test_the_growth_benchmark_runs(tmp_path: Path) -> None:
+    """A doubled number of label sets about doubles the page; times are not asserted."""
+    _, growths = measure_growth(tmp_path, Size(accounts=1, label_sets=24, days=1), runs=1)
+    by_dimension = {growth.doubled: growth.ratios for growth in growths}
+    assert by_dimension.keys() == {"accounts", "label_sets", "days"}
+    assert 1.5 < by_dimension["label_sets"]["page, KiB"] < 2.1

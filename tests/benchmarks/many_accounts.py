@@ -26,8 +26,8 @@ SERIES_PER_LABEL_SET = 5 + 4 * len(METERS)
 """Sample lines of a combination of workspace, model and tier: five windows of cost, four of each meter."""
 
 
-def build_app(folder: Path, sizes: Mapping[str, int], clock: Clock | None = None) -> App:
-    """Return an exporter whose ledger holds thirty days of accounts: name -> combinations of workspace, model, tier.
+def build_app(folder: Path, sizes: Mapping[str, int], clock: Clock | None = None, days: int = DAYS) -> App:
+    """Return an exporter whose ledger holds some days of accounts: name -> combinations of workspace, model, tier.
 
     No usage is on /metrics yet, and no request is made.
     """
@@ -40,7 +40,7 @@ def build_app(folder: Path, sizes: Mapping[str, int], clock: Clock | None = None
     app = App(folder / "ledger", Dependencies(clock or Clock(NOON), time.monotonic, {}, PROVIDERS))
     app.apply(load(path, PROVIDERS))
     for name, size in sizes.items():
-        _store_account(app, name, size)
+        _store_account(app, name, size, days)
     return app
 
 
@@ -58,9 +58,9 @@ def refresh_metrics(app: App) -> float:
     return time.perf_counter() - began
 
 
-def _store_account(app: App, account: str, size: int) -> None:
+def _store_account(app: App, account: str, size: int, days: int) -> None:
     ledger, ledger_account = ledger_of(app), polled_account(app, account).ledger_account
-    time_range = TimeRange(floor(NOON, DAY) - DAYS * DAY, NOON)
+    time_range = TimeRange(floor(NOON, DAY) - days * DAY, NOON)
     for report in ledger_account.reports:
         buckets = _buckets(report.name, time_range, size) if report.kind == "usage" else ()
         ledger.buckets.put(ledger_account.id, report.name, time_range, buckets, completes_refresh=True)
