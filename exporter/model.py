@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -40,8 +41,7 @@ GAUGE_METERS = frozenset({"bytes"})
 """Levels, not flows: a window shows their largest hour, because a sum of levels has no meaning."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One value of a bucket: units of `meter`, or nano-USD for `cost`. Ids are those of the provider."""
 
     meter: str
@@ -64,14 +64,78 @@ class RowLabels(NamedTuple):
     item: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """Everything that a report contains about one time slot; a slot without usage is a bucket without rows."""
+def row_labels(row: Row) -> RowLabels:
+    """Return everything of a row but its value."""
+    return RowLabels(row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
 
-    report: str
-    start: datetime
-    end: datetime
-    rows: tuple[Row, ...]
+
+def to_row(labels: RowLabels, value: int) -> Row:
+    """Return the row with these labels."""
+    return Row(labels.meter, value, labels.workspace, labels.model, labels.tier, labels.api_key, labels.item)
+
+
+class Bucket:
+    """Everything that a report contains about one time slot; a slot without usage is a bucket without rows. Immutable.
+
+    A bucket is made from rows, or from its totals by labels, and gives both. The totals are what is stored: a bucket
+    that is polled has no rows, because making thousands of them takes longer than everything else.
+    """
+
+    __slots__ = ("_rows", "_totals", "digest", "end", "report", "start")
+
+    def __init__(self, report: str, start: datetime, end: datetime, rows: Iterable[Row]) -> None:
+        self.report = report
+        self.start = start
+        self.end = end
+        self.digest: bytes = b""
+        """Identifies the content as the provider sent it; empty where that is not known."""
+        self._rows: tuple[Row, ...] | None = tuple(rows)
+        self._totals: Mapping[RowLabels, int] | None = None
+
+    @classmethod
+    def from_totals(
+        cls, report: str, start: datetime, end: datetime, totals: Mapping[RowLabels, int], digest: bytes = b""
+    ) -> Bucket:
+        """Return the bucket with these totals, which must not change afterwards."""
+        bucket = cls(report, start, end, ())
+        bucket.digest = digest
+        bucket._rows = None
+        bucket._totals = totals
+        return bucket
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether it was made from totals."""
+        return self._rows is None
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows; those of a bucket from totals are sorted by their labels."""
+        if self._rows is not None:
+            return self._rows
+        return tuple(to_row(labels, value) for labels, value in sorted(self.totals.items()))
+
+    @property
+    def totals(self) -> Mapping[RowLabels, int]:
+        """Labels -> value; rows with equal labels are added up."""
+        if self._totals is not None:
+            return self._totals
+        totals: dict[RowLabels, int] = {}
+        for row in self._rows or ():
+            labels = row_labels(row)
+            totals[labels] = totals.get(labels, 0) + row.value
+        return totals
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Bucket):
+            return NotImplemented
+        return (self.report, self.start, self.end, self.rows) == (other.report, other.start, other.end, other.rows)
+
+    def __hash__(self) -> int:
+        return hash((self.report, self.start, self.end))
+
+    def __repr__(self) -> str:
+        return f"Bucket({self.report!r}, {self.start!r}, {self.end!r}, {self.rows!r})"
 
 
 COST_INCLUDED = "paid"

@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 from exporter.ledger.day_versions import DayVersions
-from exporter.ledger.series import SeriesIndex, row_labels
+from exporter.ledger.series import SeriesIndex
 from exporter.ledger.store import Store
-from exporter.model import DAY, HOUR, Row, RowLabels, utc
+from exporter.model import DAY, HOUR, Row, RowLabels, row_labels, utc
 from exporter.windows import TimeRange
 
 _DAY_SECONDS = int(DAY.total_seconds())

@@ -11,9 +11,8 @@ from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 from exporter.ledger.buckets import Buckets
-from exporter.ledger.series import row_labels
 from exporter.ledger.store import Store, placeholders
-from exporter.model import HOUR, RowLabels, UsageEvent
+from exporter.model import HOUR, RowLabels, UsageEvent, row_labels
 from exporter.windows import TimeRange, floor
 
 EVENTS_REPORT_NAME = "events"

@@ -7,20 +7,10 @@ import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from exporter.ledger.store import Store, placeholders
-from exporter.model import Row, RowLabels
+from exporter.model import RowLabels
 
 _COLUMNS = ", ".join(RowLabels._fields)
 _CONDITIONS = " AND ".join(f"{name} = ?" for name in RowLabels._fields)
-
-
-def row_labels(row: Row) -> RowLabels:
-    """Return everything of a row but its value."""
-    return RowLabels(row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
-
-
-def to_row(labels: RowLabels, value: int) -> Row:
-    """Return the row with these labels."""
-    return Row(labels.meter, value, labels.workspace, labels.model, labels.tier, labels.api_key, labels.item)
 
 
 class SeriesIndex:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from exporter.model import DAY, GAUGE_METERS, HOUR, Bucket, Report, Row
@@ -32,7 +31,7 @@ def _spread_day(bucket: Bucket, now: datetime) -> list[Bucket]:
         for hour, value in enumerate(_hourly_values(row, begun)):
             # Hours without a share need no row; a row of 0 stays, because it says that its labels are in use.
             if value or not row.value:
-                rows_by_hour[hour].append(replace(row, value=value))
+                rows_by_hour[hour].append(row._replace(value=value))
     return [
         Bucket(bucket.report, start, start + HOUR, tuple(rows)) for start, rows in zip(hours, rows_by_hour, strict=True)
     ]

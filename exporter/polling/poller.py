@@ -28,7 +28,7 @@ from exporter.errors import (
 )
 from exporter.ledger import Coverage, DaysRead, Ledger
 from exporter.logs import log_event
-from exporter.model import DAY, HOUR, Report, Secret
+from exporter.model import DAY, HOUR, Report, RowLabels, Secret
 from exporter.polling.account_state import INTERNAL_ERROR_PROBLEM, KEY_PROBLEM, LEDGER_PROBLEM, PolledAccount
 from exporter.polling.daily_usage import spread_daily_usage
 from exporter.polling.poll_session import PollSession
@@ -48,7 +48,7 @@ from exporter.polling.schedule import (
 )
 from exporter.pricing.valuer import Valuer
 from exporter.providers.base import Provider
-from exporter.providers.parsing import clean_bucket, clean_names
+from exporter.providers.parsing import StoredBuckets, clean_bucket, clean_names
 from exporter.windows import TimeRange
 
 logger = logging.getLogger(__name__)
@@ -658,18 +658,27 @@ class Poller:
     ) -> frozenset[datetime]:
         """Read a time range of a report and store it; return the UTC days that changed. Raises ProviderError."""
         assert session.provider is not None  # noqa: S101 - _connect came first
+        provider = session.provider
         # A plug-in need not use our parsing: nothing that it returns may look like a failure of the ledger.
+        clean_labels: set[RowLabels] = set()
         fetched = [
-            clean_bucket(report, bucket) for bucket in session.provider.fetch(report, time_range.start, time_range.end)
+            clean_bucket(report, bucket, clean_labels)
+            for bucket in provider.fetch(report, time_range.start, time_range.end)
         ]
-        return self._ledger.buckets.put(
+        buckets = spread_daily_usage(report, fetched, now)
+        changed_days = self._ledger.buckets.put(
             session.config.ledger_account.id,
             report.name,
             time_range,
-            spread_daily_usage(report, fetched, now),
+            buckets,
             completes_refresh=completes_refresh,
             days_read=DaysRead(completed_days(time_range, coverage, now, partial_refresh), now),
         )
+        stored_buckets: StoredBuckets | None = getattr(provider, "stored_buckets", None)
+        # How a day is spread depends on the time: an equal answer may give other hours later.
+        if stored_buckets is not None and buckets is fetched:
+            stored_buckets.record(report, fetched)
+        return changed_days
 
     def _handle_rejection(self, session: PollSession, report: Report, error: KeyRejected | Unsupported) -> bool:
         """Handle a report that the provider rejects; return whether the others may be polled after it."""

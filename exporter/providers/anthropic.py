@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import ClassVar, NamedTuple
 
+import msgspec
+
 from exporter.errors import Malformed
+from exporter.model import RowLabels, clean_text
 from exporter.providers.base import (
     COST,
     DAY,
@@ -21,19 +24,17 @@ from exporter.providers.base import (
     Report,
     Row,
 )
+from exporter.providers.bucket_pages import BucketLayout, Count, ResultFormat, object_parser, read_bucket_pages
 from exporter.providers.http import Client, Json
 from exporter.providers.parsing import (
     RawBucket,
+    StoredBuckets,
     build_buckets,
     count_slots,
-    int_field,
-    list_field,
     money_field,
-    object_field,
     page_items,
     require_unique,
     str_field,
-    time_field,
 )
 
 _ADMIN_KEY_ADVICE = "Create an admin key: platform.claude.com > Settings > Admin keys (admin role only)."
@@ -80,13 +81,15 @@ _ENDPOINTS = {
     _COSTS.name: _Endpoint("cost_report", "1d", 31, ("workspace_id", "description")),
 }
 
-_TOKEN_FIELDS = {
+_LAYOUT = BucketLayout("starting_at", "ending_at", time_unit=None)
+_TOKEN_TYPE_METERS = {
     "uncached_input_tokens": "uncached_input",
     "cache_read_input_tokens": "cache_read",
     "output_tokens": "output",
+    "cache_creation.ephemeral_5m_input_tokens": "cache_write_5m",
+    "cache_creation.ephemeral_1h_input_tokens": "cache_write_1h",
 }
-_CACHE_WRITE_FIELDS = {"ephemeral_5m_input_tokens": "cache_write_5m", "ephemeral_1h_input_tokens": "cache_write_1h"}
-_TOKEN_TYPE_METERS = _TOKEN_FIELDS | {f"cache_creation.{name}": meter for name, meter in _CACHE_WRITE_FIELDS.items()}
+"""Token types of the bill, which are the names of the fields of usage -> their meters."""
 
 
 class Anthropic:
@@ -139,10 +142,14 @@ class Anthropic:
         headers = auth | {"anthropic-version": _API_VERSION}
         self._by_api_key = client_config.by_api_key
         self._client = Client(client_config, headers, self.key_rejection_rules)
+        self.stored_buckets = StoredBuckets()
 
     def fetch(self, report: Report, since: datetime, until: datetime) -> Iterator[Bucket]:
-        """Yield every bucket of [since, until), oldest first, after the last page has arrived. Raises ProviderError."""
-        return build_buckets(report, since, until, self._read_buckets(report, since, until))
+        """Yield every bucket of [since, until), oldest first, after the last page has arrived. Raises ProviderError.
+
+        Buckets equal to those in `stored_buckets` are left out.
+        """
+        return build_buckets(report, since, until, self._read_buckets(report, since, until), self.stored_buckets)
 
     def names(self) -> Mapping[str, str]:
         """Return workspace ids -> names, and API key ids -> names where usage is grouped by key. Raises ProviderError.
@@ -181,14 +188,11 @@ class Anthropic:
             ("limit", str(min(endpoint.max_buckets, buckets))),
             *(("group_by[]", label) for label in group_by),
         ]
-        for page in self._client.pages(f"/v1/organizations/{endpoint.path}", params, max_pages=buckets):
-            end = since
-            for slot in list_field(page, "data"):
-                start, end = time_field(slot, "starting_at"), time_field(slot, "ending_at")
-                results = require_unique(list_field(slot, "results"), "results")
-                rows = [row for result in results for row in _parse_rows(report, result)]
-                yield RawBucket(start, end, rows)
-            if end >= until:
+        path = f"/v1/organizations/{endpoint.path}"
+        parse = object_parser(_parse_bill) if report.kind == "bill" else _MESSAGES_FORMAT.parser()
+        for page in read_bucket_pages(self._client, path, params, _LAYOUT, parse, max_pages=buckets):
+            yield from page
+            if page and page[-1].end >= until:
                 return
 
     def _list_objects(self, resource: str, *params: tuple[str, str]) -> Iterator[Json]:
@@ -199,28 +203,79 @@ class Anthropic:
             yield from page_items(page, "data")
 
 
-def _parse_rows(report: Report, result: Json) -> Iterator[Row]:
-    workspace = str_field(result, "workspace_id")
-    model = str_field(result, "model")
-    tier = str_field(result, "service_tier")
-    if str_field(result, "context_window") == "200k-1M":
-        tier = f"{tier or 'standard'}_long_context"
-    if report.kind == "bill":
+def _parse_bill(results: Sequence[Json]) -> Iterator[Row]:
+    for result in require_unique(results, "results"):
+        workspace, model = str_field(result, "workspace_id"), str_field(result, "model")
+        tier = _tier(str_field(result, "service_tier"), str_field(result, "context_window"))
         item = str_field(result, "description")
         yield Row(_billed_meter(result), _parse_amount(result), workspace, model, tier, item=item)
-        return
-    api_key = str_field(result, "api_key_id")
-    for meter, value in _parse_meter_values(result).items():
-        if value:
-            yield Row(meter, value, workspace, model, tier, api_key)
 
 
-def _parse_meter_values(result: Json) -> dict[str, int]:
-    counts = {meter: int_field(result, name) for name, meter in _TOKEN_FIELDS.items()}
-    writes = object_field(result, "cache_creation")
-    counts |= {meter: int_field(writes, name, 0) for name, meter in _CACHE_WRITE_FIELDS.items()}
-    counts["web_searches"] = int_field(object_field(result, "server_tool_use"), "web_search_requests", 0)
-    return counts
+def _tier(service_tier: str, context_window: str) -> str:
+    return f"{service_tier or 'standard'}_long_context" if context_window == "200k-1M" else service_tier
+
+
+class _CacheCreation(msgspec.Struct, gc=False):
+    """Tokens that were written to the cache, by their lifetime."""
+
+    ephemeral_5m_input_tokens: Count | None = None
+    ephemeral_1h_input_tokens: Count | None = None
+
+
+class _ServerToolUse(msgspec.Struct, gc=False):
+    """Uses of tools that run at the provider."""
+
+    web_search_requests: Count | None = None
+
+
+class _MessagesResult(msgspec.Struct):
+    """Usage of a combination of labels."""
+
+    uncached_input_tokens: Count
+    cache_read_input_tokens: Count
+    output_tokens: Count
+    workspace_id: str | None = None
+    model: str | None = None
+    service_tier: str | None = None
+    context_window: str | None = None
+    api_key_id: str | None = None
+    cache_creation: _CacheCreation | None = None
+    server_tool_use: _ServerToolUse | None = None
+
+
+_MESSAGES_METERS = ("uncached_input", "cache_read", "output", "cache_write_5m", "cache_write_1h", "web_searches")
+
+
+def _messages_labels(result: _MessagesResult) -> RowLabels:
+    return RowLabels(
+        "",
+        clean_text(result.workspace_id or ""),
+        clean_text(result.model or ""),
+        _tier(clean_text(result.service_tier or ""), clean_text(result.context_window or "")),
+        clean_text(result.api_key_id or ""),
+    )
+
+
+def _messages_values(result: _MessagesResult) -> tuple[int, ...]:
+    """Return the values of _MESSAGES_METERS."""
+    writes, tools = result.cache_creation, result.server_tool_use
+    return (
+        result.uncached_input_tokens,
+        result.cache_read_input_tokens,
+        result.output_tokens,
+        (writes.ephemeral_5m_input_tokens or 0) if writes is not None else 0,
+        (writes.ephemeral_1h_input_tokens or 0) if writes is not None else 0,
+        (tools.web_search_requests or 0) if tools is not None else 0,
+    )
+
+
+_MESSAGES_FORMAT = ResultFormat(
+    _MessagesResult,
+    ("workspace_id", "model", "service_tier", "context_window", "api_key_id"),
+    _messages_labels,
+    _MESSAGES_METERS,
+    _messages_values,
+)
 
 
 def _billed_meter(result: Json) -> str:

@@ -60,6 +60,9 @@ class Provider(Protocol):
     A provider never sleeps, retries, logs, counts, reads the clock or touches the disk: the poller does that for all
     providers. It is called by one thread at a time, except for `close`. Every failure is a ProviderError
     (`exporter.errors`); `exporter.providers.http.Client` and `exporter.providers.parsing` raise them.
+
+    An attribute is optional: `stored_buckets: StoredBuckets` of `exporter.providers.parsing`, with which `fetch` leaves
+    out buckets that have not changed since they were stored.
     """
 
     reports: ClassVar[tuple[Report, ...]]

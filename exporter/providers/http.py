@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import httpx
 
@@ -26,6 +26,7 @@ from exporter.model import KeyRejectionRule, Secret, escape_text
 
 Json = Mapping[str, object]
 """A JSON object; numbers with a point are Decimal."""
+Page = TypeVar("Page")
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_JSON_VALUES = 4_000_000
@@ -98,6 +99,23 @@ class ClientConfig:
     monotonic: Callable[[], float] = time.monotonic
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The body of a successful answer, not parsed yet."""
+
+    body: bytes
+    """Of at most MAX_BODY_BYTES and MAX_JSON_VALUES."""
+    description: str
+    """The beginning of messages about the answer."""
+
+    def parse(self) -> Json:
+        """Return the JSON object. Raises Malformed."""
+        found = parse_json(self.body, self.description)
+        if not isinstance(found, dict):
+            raise Malformed(f"{self.description} with JSON that is not an object")
+        return found
+
+
 class Client:
     """HTTP for one account, one request at a time. Failures are ProviderErrors without the provider's text."""
 
@@ -124,11 +142,15 @@ class Client:
 
     def get(self, path: str, params: Sequence[tuple[str, str]] = ()) -> Json:
         """Return the JSON object in the answer to GET `base_url + path`. Raises ProviderError."""
+        return self.get_answer(path, params).parse()
+
+    def get_answer(self, path: str, params: Sequence[tuple[str, str]] = ()) -> Answer:
+        """Return the answer to GET `base_url + path`, for a caller that parses it. Raises ProviderError."""
         return self._request("GET", path, params=tuple(params))
 
     def post(self, path: str, body: Json) -> Json:
         """Return the JSON object in the answer to POST `base_url + path` with a JSON body. Raises ProviderError."""
-        return self._request("POST", path, body=body)
+        return self._request("POST", path, body=body).parse()
 
     def pages(
         self,
@@ -147,7 +169,7 @@ class Client:
         def fetch_page(cursor: str) -> Json:
             return self.get(path, [*params, (cursor_param, cursor)] if cursor else params)
 
-        return paginate(fetch_page, lambda page: _next_cursor(page, cursor_field), max_pages)
+        return paginate(fetch_page, lambda page: next_cursor(page, cursor_field), max_pages)
 
     def offset_pages(
         self,
@@ -180,7 +202,7 @@ class Client:
 
     def _request(
         self, method: str, path: str, params: tuple[tuple[str, str], ...] = (), body: Json | None = None
-    ) -> Json:
+    ) -> Answer:
         request_line = f"{method} {path}"
         if not _PRINTABLE_ASCII.fullmatch(self._config.key.reveal()):
             raise KeyRejected("key_rejected", "the key is empty or has invalid characters", "Copy it again.")
@@ -198,7 +220,11 @@ class Client:
         answer, text = self._exchange(request, request_line)
         if not answer.is_success:
             raise self._error_from_response(answer, text, request_line)
-        return _parse_json(text, f"{request_line} answered {answer.status_code}")
+        description = f"{request_line} answered {answer.status_code}"
+        # An upper bound, because texts contain these characters too; the largest real answers have a third of it.
+        if len(text) > MAX_JSON_VALUES and sum(map(text.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+            raise Malformed(f"{description} with more than {MAX_JSON_VALUES} JSON values")
+        return Answer(text, description)
 
     def _exchange(self, request: httpx.Request, request_line: str) -> tuple[httpx.Response, bytes]:
         self._deadline = self._config.monotonic() + self._config.timeout
@@ -305,8 +331,8 @@ class Client:
 
 
 def paginate(
-    fetch_page: Callable[[str], Json], next_cursor: Callable[[Json], str], max_pages: int = MAX_PAGES
-) -> Iterator[Json]:
+    fetch_page: Callable[[str], Page], next_cursor: Callable[[Page], str], max_pages: int = MAX_PAGES
+) -> Iterator[Page]:
     """Yield page after page: `fetch_page` takes a cursor ("" at first), `next_cursor` returns the next ("" at the end).
 
     Raises Malformed where a cursor repeats or after more than `max_pages` pages.
@@ -388,7 +414,7 @@ def paginate_by_number(
     raise Malformed(f"there are more than {max_pages} pages")
 
 
-def _next_cursor(page: Json, cursor_field: str) -> str:
+def next_cursor(page: Json, cursor_field: str) -> str:
     """Return the cursor of the next page, "" at the end; `has_more` decides where it is present, else the cursor."""
     cursor, more = page.get(cursor_field), page.get("has_more")
     if more is False or (more is None and cursor is None):
@@ -398,21 +424,15 @@ def _next_cursor(page: Json, cursor_field: str) -> str:
     return cursor
 
 
-def _parse_json(body: bytes, message_prefix: str) -> Json:
-    # An upper bound, because texts contain these characters too; the largest real answers have a third of it.
-    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
-        raise Malformed(f"{message_prefix} with more than {MAX_JSON_VALUES} JSON values")
+def parse_json(body: bytes, message_prefix: str) -> object:
+    """Return a JSON value; numbers with a point are Decimal, and all strings are escaped. Raises Malformed."""
     try:
         found = json.loads(body, parse_float=Decimal, parse_constant=_reject_constant)
         # Most answers have plain ASCII without escapes, and nothing to look for.
-        if _ESCAPED_OR_NOT_ASCII.search(body):
-            found = _escape_strings(found)
+        return _escape_strings(found) if _ESCAPED_OR_NOT_ASCII.search(body) else found
     except (ValueError, ArithmeticError, RecursionError):
         content = "a web page" if body.lstrip().startswith(b"<") else "incomplete or invalid JSON"
         raise Malformed(f"{message_prefix} with {content}: is base_url right?") from None
-    if not isinstance(found, dict):
-        raise Malformed(f"{message_prefix} with JSON that is not an object")
-    return found
 
 
 def _escape_strings(value: object) -> object:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import ClassVar, NamedTuple
 from urllib.parse import quote
 
+import msgspec
+
+from exporter.model import RowLabels, clean_text
 from exporter.providers.base import (
     DAY,
     HOUR,
@@ -20,10 +24,19 @@ from exporter.providers.base import (
     Report,
     Row,
 )
+from exporter.providers.bucket_pages import (
+    BucketLayout,
+    Count,
+    ParseResults,
+    ResultFormat,
+    object_parser,
+    read_bucket_pages,
+)
 from exporter.providers.http import Client, Json
 from exporter.providers.openai_bill import CACHE_READ_METERS, INPUT_METERS, OUTPUT_METERS, parse_bill_row
 from exporter.providers.parsing import (
     RawBucket,
+    StoredBuckets,
     bool_field,
     build_buckets,
     count_slots,
@@ -32,7 +45,6 @@ from exporter.providers.parsing import (
     page_items,
     require_unique,
     str_field,
-    time_field,
 )
 
 _ADMIN_KEY_ADVICE = (
@@ -46,13 +58,13 @@ class _UsageEndpoint(NamedTuple):
 
     group_by: tuple[str, ...]
     field_meters: Mapping[str, str]
-    """The fields that count something -> their meters; the tokens of completions are split separately."""
+    """The fields that count something -> their meters; empty for completions, whose tokens are split."""
 
 
 _COMMON_LABELS = ("project_id", "model", "api_key_id")
 _REQUESTS = {"num_model_requests": REQUESTS}
 _USAGE_ENDPOINTS: Mapping[str, _UsageEndpoint] = {
-    "completions": _UsageEndpoint((*_COMMON_LABELS, "batch", "service_tier"), _REQUESTS),
+    "completions": _UsageEndpoint((*_COMMON_LABELS, "batch", "service_tier"), {}),
     "embeddings": _UsageEndpoint(_COMMON_LABELS, {"input_tokens": "uncached_input", **_REQUESTS}),
     "moderations": _UsageEndpoint(_COMMON_LABELS, {"input_tokens": "uncached_input", **_REQUESTS}),
     "images": _UsageEndpoint(_COMMON_LABELS, {"images": "images", **_REQUESTS}),
@@ -65,6 +77,7 @@ _USAGE_ENDPOINTS: Mapping[str, _UsageEndpoint] = {
     "web_search_calls": _UsageEndpoint(_COMMON_LABELS, {"num_requests": "web_searches"}),
 }
 _COST_LABELS = ("project_id", "line_item")
+_LAYOUT = BucketLayout("start_time", "end_time", timedelta(seconds=1), older_results="result")
 _USAGE_BUCKETS_PER_PAGE = 168
 _COST_BUCKETS_PER_PAGE = 180
 _LAG = timedelta(minutes=10)
@@ -156,10 +169,14 @@ class OpenAI:
         self._by_api_key = client_config.by_api_key
         headers = {"Authorization": f"Bearer {client_config.key.reveal()}"}
         self._client = Client(client_config, headers, self.key_rejection_rules)
+        self.stored_buckets = StoredBuckets()
 
     def fetch(self, report: Report, since: datetime, until: datetime) -> Iterator[Bucket]:
-        """Yield every bucket of [since, until), oldest first, after the last page has arrived. Raises ProviderError."""
-        return build_buckets(report, since, until, self._read_buckets(report, since, until))
+        """Yield every bucket of [since, until), oldest first, after the last page has arrived. Raises ProviderError.
+
+        Buckets equal to those in `stored_buckets` are left out.
+        """
+        return build_buckets(report, since, until, self._read_buckets(report, since, until), self.stored_buckets)
 
     def names(self) -> Mapping[str, str]:
         """Return project ids -> names, and API key ids -> names where usage is grouped by key. Raises ProviderError."""
@@ -202,63 +219,110 @@ class OpenAI:
             ("limit", str(limit)),
             *(("group_by[]", label) for label in labels if label != "api_key_id" or self._by_api_key),
         ]
-        second = timedelta(seconds=1)
-        for page in self._client.pages(path, params, max_pages=count_slots(report, since, until)):
-            for slot in list_field(page, "data"):
-                slot_start, slot_end = time_field(slot, "start_time", second), time_field(slot, "end_time", second)
-                yield RawBucket(slot_start, slot_end, list(_parse_rows(report, slot)))
+        max_pages = count_slots(report, since, until)
+        for buckets in read_bucket_pages(self._client, path, params, _LAYOUT, _result_parser(report), max_pages):
+            yield from buckets
 
     def _list_objects(self, path: str, *params: tuple[str, str]) -> Iterator[Json]:
         for page in self._client.pages(path, [("limit", "100"), *params], cursor_param="after", cursor_field="last_id"):
             yield from page_items(page, "data")
 
 
-def _parse_rows(report: Report, slot: Json) -> Iterator[Row]:
-    # Older answers of some reports have the list under `result`.
-    results = list_field(slot, "results" if "results" in slot else "result")
-    if report.kind == "usage":
-        for result in require_unique(results, "results"):
-            yield from _parse_usage_rows(report.name, result)
-    else:
-        billed = [result for result in results if result.get("amount") is not None]
-        for result in require_unique(billed, "results"):
-            yield parse_bill_row(result)
+def _result_parser(report: Report) -> ParseResults:
+    if report.kind == "bill":
+        return object_parser(_parse_bill)
+    if report.name == _COMPLETIONS.name:
+        return _COMPLETIONS_FORMAT.parser()
+    return object_parser(partial(_parse_usage, _USAGE_ENDPOINTS[report.name].field_meters))
 
 
-def _parse_usage_rows(report_name: str, result: Json) -> Iterator[Row]:
-    workspace = str_field(result, "project_id")
-    model = str_field(result, "model")
-    api_key = str_field(result, "api_key_id")
-    tier = "batch" if bool_field(result, "batch") else str_field(result, "service_tier")
-    if tier == "default":
-        tier = "standard"
-    field_meters = _USAGE_ENDPOINTS[report_name].field_meters
-    counts = {meter: int_field(result, name) for name, meter in field_meters.items()}
-    if report_name == _COMPLETIONS.name:
-        counts |= _parse_token_meters(result)
-    for meter, value in counts.items():
-        if value:
-            yield Row(meter, value, workspace, model, tier, api_key)
+def _parse_bill(results: Sequence[Json]) -> Iterator[Row]:
+    billed = [result for result in results if result.get("amount") is not None]
+    return map(parse_bill_row, require_unique(billed, "results"))
 
 
-def _parse_token_meters(result: Json) -> dict[str, int]:
-    """Return disjoint token meters that add up to all tokens; tokens without a detail field count as text."""
-    cached = int_field(result, "input_cached_tokens", 0)
-    written = int_field(result, "input_cache_write_tokens", 0)
-    # Older answers have only the total, which contains cached and written tokens.
-    uncached = int_field(result, "input_uncached_tokens", max(0, int_field(result, "input_tokens") - cached - written))
-    output = int_field(result, "output_tokens")
-    return {
-        "cache_write": written,
-        **_split_by_modality(result, uncached, INPUT_METERS, "input_{}_tokens"),
-        **_split_by_modality(result, cached, CACHE_READ_METERS, "input_cached_{}_tokens"),
-        **_split_by_modality(result, output, OUTPUT_METERS, "output_{}_tokens"),
-    }
+def _parse_usage(field_meters: Mapping[str, str], results: Sequence[Json]) -> Iterator[Row]:
+    for result in require_unique(results, "results"):
+        workspace = str_field(result, "project_id")
+        model = str_field(result, "model")
+        api_key = str_field(result, "api_key_id")
+        tier = _tier(str_field(result, "service_tier"), is_batch=bool_field(result, "batch"))
+        for name, meter in field_meters.items():
+            yield Row(meter, int_field(result, name), workspace, model, tier, api_key)
 
 
-def _split_by_modality(result: Json, total: int, meters: tuple[str, str, str], field_format: str) -> dict[str, int]:
-    """Split a total into its text, audio and image meters, clamped so that they add up to it."""
-    text_meter, audio_meter, image_meter = meters
-    audio = min(total, int_field(result, field_format.format("audio"), 0))
-    image = min(total - audio, int_field(result, field_format.format("image"), 0))
-    return {text_meter: total - audio - image, audio_meter: audio, image_meter: image}
+class _CompletionsResult(msgspec.Struct, gc=False):
+    """Usage of a combination of labels; fields of other values than tokens and requests are ignored."""
+
+    input_tokens: Count
+    output_tokens: Count
+    num_model_requests: Count
+    project_id: str | None = None
+    model: str | None = None
+    api_key_id: str | None = None
+    batch: bool | None = None
+    service_tier: str | None = None
+    # Older answers have only the total of input, which contains cached and written tokens.
+    input_uncached_tokens: Count | None = None
+    input_cached_tokens: Count | None = None
+    input_cache_write_tokens: Count | None = None
+    # Tokens without a detail field count as text.
+    input_audio_tokens: Count | None = None
+    input_image_tokens: Count | None = None
+    input_cached_audio_tokens: Count | None = None
+    input_cached_image_tokens: Count | None = None
+    output_audio_tokens: Count | None = None
+    output_image_tokens: Count | None = None
+
+
+_COMPLETIONS_METERS = (REQUESTS, "cache_write", *INPUT_METERS, *CACHE_READ_METERS, *OUTPUT_METERS)
+
+
+def _completions_labels(result: _CompletionsResult) -> RowLabels:
+    return RowLabels(
+        "",
+        clean_text(result.project_id or ""),
+        clean_text(result.model or ""),
+        _tier(clean_text(result.service_tier or ""), is_batch=result.batch or False),
+        clean_text(result.api_key_id or ""),
+    )
+
+
+def _completions_values(result: _CompletionsResult) -> tuple[int, ...]:
+    """Return the values of _COMPLETIONS_METERS: disjoint token meters that add up to all tokens."""
+    cached = result.input_cached_tokens or 0
+    written = result.input_cache_write_tokens or 0
+    uncached = result.input_uncached_tokens
+    if uncached is None:
+        uncached = max(0, result.input_tokens - cached - written)
+    return (
+        result.num_model_requests,
+        written,
+        *_split_by_modality(uncached, result.input_audio_tokens, result.input_image_tokens),
+        *_split_by_modality(cached, result.input_cached_audio_tokens, result.input_cached_image_tokens),
+        *_split_by_modality(result.output_tokens, result.output_audio_tokens, result.output_image_tokens),
+    )
+
+
+def _split_by_modality(total: int, audio: int | None, image: int | None) -> tuple[int, int, int]:
+    """Split a total into text, audio and images, clamped so that they add up to it."""
+    if not audio and not image:
+        return total, 0, 0
+    audio = min(total, audio or 0)
+    image = min(total - audio, image or 0)
+    return total - audio - image, audio, image
+
+
+_COMPLETIONS_FORMAT = ResultFormat(
+    _CompletionsResult,
+    ("project_id", "model", "api_key_id", "batch", "service_tier"),
+    _completions_labels,
+    _COMPLETIONS_METERS,
+    _completions_values,
+)
+
+
+def _tier(service_tier: str, *, is_batch: bool) -> str:
+    if is_batch:
+        return "batch"
+    return "standard" if service_tier == "default" else service_tier

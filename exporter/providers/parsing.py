@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import NamedTuple, NoReturn, TypeVar
 
 from exporter.errors import Malformed
-from exporter.model import COST, GAUGE_METERS, Bucket, Report, Row, RowLabels, clean_text, utc
+from exporter.model import (
+    COST,
+    GAUGE_METERS,
+    REQUESTS,
+    Bucket,
+    Report,
+    Row,
+    RowLabels,
+    clean_text,
+    row_labels,
+    to_row,
+    utc,
+)
 from exporter.providers.http import Json
 from exporter.windows import floor, slots
 
@@ -25,22 +36,36 @@ MAX_COUNT = 10**12
 an hour, and small enough for its cost in nano-USD to fit into SQLite's 64 bits at any price."""
 
 
-def clean_bucket(report: Report, bucket: Bucket) -> Bucket:
+def clean_bucket(report: Report, bucket: Bucket, clean_labels: set[RowLabels] | None = None) -> Bucket:
     """Return a bucket whose values and labels can be stored, whoever made it. Raises Malformed.
 
-    Labels are cleaned (`clean_text`); a value that is not a whole number, or too large, is Malformed.
+    Labels are cleaned (`clean_text`); a value that is not a whole number, or too large, is Malformed. `clean_labels`
+    are known to be clean, and those that are found to be are added: buckets of a report share nearly all labels.
     """
+    if bucket.is_summed and _is_clean(report, bucket.totals, set() if clean_labels is None else clean_labels):
+        return bucket
     rows = []
     for row in bucket.rows:
         if not isinstance(row.value, int) or abs(row.value) > _max_value(report, row.meter):
             raise Malformed(f"{report.name}: a value of {clean_text(row.meter)} is out of range", "value")
-        labels = (row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
+        labels = row_labels(row)
         if not all(isinstance(label, str) for label in labels):
             raise Malformed(f"{report.name}: a label is not a text", "label")
-        cleaned = tuple(map(clean_text, labels))
-        meter, *others = cleaned
-        rows.append(row if cleaned == labels else Row(meter, row.value, *others))
-    return replace(bucket, rows=tuple(rows))
+        cleaned = RowLabels._make(map(clean_text, labels))
+        rows.append(row if cleaned == labels else to_row(cleaned, row.value))
+    return Bucket(bucket.report, bucket.start, bucket.end, rows)
+
+
+def _is_clean(report: Report, totals: Mapping[RowLabels, int], clean_labels: set[RowLabels]) -> bool:
+    """Return whether values are surely in range and labels clean, in a fraction of the time of looking at each row."""
+    values = totals.values()
+    if not set(map(type, values)) <= {int} or max(map(abs, values), default=0) > _max_value(report, REQUESTS):
+        return False
+    for labels in totals.keys() - clean_labels:
+        if not all(isinstance(label, str) and clean_text(label) == label for label in labels):
+            return False
+        clean_labels.add(labels)
+    return True
 
 
 def clean_names(names: Mapping[str, str]) -> dict[str, str]:
@@ -57,46 +82,105 @@ class RawBucket(NamedTuple):
     start: datetime
     end: datetime
     """Earlier than `start` plus the report's width while the slot is running."""
-    rows: Iterable[Row]
+    rows: Iterable[Row] = ()
     """Rows that differ only in their value are added up later."""
+    totals: Callable[[], Mapping[RowLabels, int]] | None = None
+    """Returns labels -> value in place of `rows`; called where the bucket has to be parsed."""
+    digest: bytes = b""
+    """Identifies the content as the provider sent it; empty where that is not known."""
+
+
+class StoredBuckets:
+    """Digests of the newest buckets of an account, as the ledger holds them.
+
+    A bucket that is equal to the stored one is left out by `build_buckets`, without parsing it. A provider that reads
+    buckets with a digest has such an object as its attribute `stored_buckets`; the poller records what it has stored.
+    Nothing is recorded beyond the life of the provider, so that another key, address or grouping reads all again.
+    """
+
+    _MAX_BUCKETS = 96
+    """By report: four days of hours. A poll reads less; more would take memory in each of a thousand accounts."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, dict[datetime, bytes]] = {}
+
+    def includes(self, report: Report, raw: RawBucket) -> bool:
+        """Return whether the stored bucket has this content."""
+        return raw.digest != b"" and self._digests.get(report.name, {}).get(raw.start) == raw.digest
+
+    def record(self, report: Report, buckets: Iterable[Bucket]) -> None:
+        """Remember buckets that have been stored."""
+        digests = self._digests.setdefault(report.name, {})
+        for bucket in buckets:
+            # A bucket without rows is parsed in no time: most accounts use few of the reports.
+            if bucket.digest and bucket.totals:
+                digests[bucket.start] = bucket.digest
+            else:
+                digests.pop(bucket.start, None)
+        for start in sorted(digests)[: -self._MAX_BUCKETS]:
+            del digests[start]
+
+
+_NOTHING_STORED = StoredBuckets()
 
 
 def build_buckets(
-    report: Report, since: datetime, until: datetime, raw_buckets: Iterable[RawBucket]
+    report: Report,
+    since: datetime,
+    until: datetime,
+    raw_buckets: Iterable[RawBucket],
+    stored: StoredBuckets = _NOTHING_STORED,
 ) -> Iterator[Bucket]:
     """Yield one bucket for every slot of [since, until), oldest first, after all of `raw_buckets` has been read.
 
     A slot without a raw bucket is empty; a raw bucket outside the time range is dropped. If the report lists empty
     buckets, a slot without a raw bucket is an error instead, because an answer without its buckets must never replace
     usage by zero. Only the newest slots, which a provider may not list yet, may be missing: they are left out, so that
-    the ledger keeps what it has. Raises Malformed, with the report's name, where buckets are missing, a raw bucket
-    overlaps several slots or two have the same start.
+    the ledger keeps what it has. So are buckets that are equal to the `stored` ones. Raises Malformed, with the name
+    of the report, where buckets are missing, a raw bucket overlaps several slots or two have the same start.
     """
-    rows_by_slot: dict[datetime, tuple[Row, ...] | None] = dict.fromkeys(slots(since, until, report.width))
-    if not rows_by_slot:
+    slot_starts = dict.fromkeys(slots(since, until, report.width))
+    if not slot_starts:
         return
     # A range that ends inside a slot ends now. The slots of the last `lag` are read again by the following polls.
     settled_until = until if floor(until, report.width) == until else until - report.lag
+    built: dict[datetime, Bucket | None] = {}
+    """None for a bucket that is equal to the stored one."""
     try:
         for raw in raw_buckets:
-            if raw.start in rows_by_slot:
-                slot_end = raw.start + report.width
-                is_first = rows_by_slot[raw.start] is None
-                _require(is_first, f"two buckets start at {raw.start:%Y-%m-%dT%H:%MZ}", "start")
-                _require(raw.start < raw.end <= slot_end, "a bucket has another width than was requested", "end")
-                is_whole = raw.end == slot_end or slot_end > settled_until or not report.lists_empty_buckets
-                _require(is_whole, f"the bucket of {raw.start:%Y-%m-%dT%H:%MZ} ends before its slot", "end")
-                rows_by_slot[raw.start] = _merge_rows(report, raw.rows)
+            if raw.start in slot_starts:
+                _check_slot(report, raw, settled_until, is_first=raw.start not in built)
+                built[raw.start] = None if stored.includes(report, raw) else _build_bucket(report, raw)
             else:
-                is_outside = not since <= raw.start < until
-                _require(is_outside, "a bucket starts inside a slot", "start")
+                _check_outside(raw, since, until)
         if report.lists_empty_buckets:
-            _require_buckets(rows_by_slot, report.width, settled_until)
+            _require_buckets(slot_starts, built, report.width, settled_until)
     except Malformed as error:
         raise Malformed(f"{report.name}: {error}", error.field) from None
-    for start, rows in rows_by_slot.items():
-        if rows is not None or not report.lists_empty_buckets:
-            yield Bucket(report.name, start, start + report.width, rows or ())
+    for start in slot_starts:
+        bucket = built.get(start)
+        if bucket is not None:
+            yield bucket
+        elif start not in built and not report.lists_empty_buckets:
+            yield Bucket(report.name, start, start + report.width, ())
+
+
+def _check_slot(report: Report, raw: RawBucket, settled_until: datetime, *, is_first: bool) -> None:
+    """Raise Malformed where a bucket does not fit its slot, or is not the first of it."""
+    slot_end = raw.start + report.width
+    if not is_first:
+        raise Malformed(f"two buckets start at {raw.start:%Y-%m-%dT%H:%MZ}", "start")
+    if not raw.start < raw.end <= slot_end:
+        raise Malformed("a bucket has another width than was requested", "end")
+    is_whole = raw.end == slot_end or slot_end > settled_until or not report.lists_empty_buckets
+    if not is_whole:
+        raise Malformed(f"the bucket of {raw.start:%Y-%m-%dT%H:%MZ} ends before its slot", "end")
+
+
+def _check_outside(raw: RawBucket, since: datetime, until: datetime) -> None:
+    """Raise Malformed where a bucket that starts with no slot is not outside the time range."""
+    if since <= raw.start < until:
+        raise Malformed("a bucket starts inside a slot", "start")
 
 
 def count_slots(report: Report, since: datetime, until: datetime) -> int:
@@ -213,17 +297,12 @@ def _raise_wrong_type(name: str, value: object, expected: str) -> NoReturn:
     raise Malformed(f"the field {name} {problem}", name)
 
 
-def _require(condition: bool, message: str, name: str) -> None:  # noqa: FBT001
-    if not condition:
-        raise Malformed(message, name)
-
-
 def _require_buckets(
-    rows_by_slot: Mapping[datetime, tuple[Row, ...] | None], width: timedelta, settled_until: datetime
+    slot_starts: Iterable[datetime], found: Container[datetime], width: timedelta, settled_until: datetime
 ) -> None:
     """Raise Malformed where a slot that ended by `settled_until` has no bucket."""
-    expected = [start for start in rows_by_slot if start + width <= settled_until]
-    missing = [start for start in expected if rows_by_slot[start] is None]
+    expected = [start for start in slot_starts if start + width <= settled_until]
+    missing = [start for start in expected if start not in found]
     if missing:
         message = f"{len(missing)} of {len(expected)} buckets are missing, the first of {missing[0]:%Y-%m-%dT%H:%MZ}"
         raise Malformed(message, "data")
@@ -233,18 +312,23 @@ def _max_value(report: Report, meter: str) -> int:
     return MAX_VALUE if report.kind == "bill" or meter == COST or meter in GAUGE_METERS else MAX_COUNT
 
 
-def _merge_rows(report: Report, rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Add up rows with equal labels and sort them, so that equal answers give equal buckets."""
-    sums: dict[RowLabels, int] = {}
+def sum_rows(rows: Iterable[Row]) -> dict[RowLabels, int]:
+    """Add up rows with equal labels."""
+    totals: dict[RowLabels, int] = {}
     for row in rows:
-        labels = RowLabels(row.meter, row.workspace, row.model, row.tier, row.api_key, row.item)
-        sums[labels] = sums.get(labels, 0) + row.value
-        if abs(sums[labels]) > _max_value(report, row.meter):
-            raise Malformed(f"a value of {row.meter} is out of range", "value")
-    merged: list[Row] = []
-    for labels, value in sorted(sums.items()):
-        if value or report.kind == "bill":
-            merged.append(
-                Row(labels.meter, value, labels.workspace, labels.model, labels.tier, labels.api_key, labels.item)
-            )
-    return tuple(merged)
+        labels = row_labels(row)
+        totals[labels] = totals.get(labels, 0) + row.value
+    return totals
+
+
+def _build_bucket(report: Report, raw: RawBucket) -> Bucket:
+    """Return the bucket of a slot. Raises Malformed."""
+    totals = sum_rows(raw.rows) if raw.totals is None else raw.totals()
+    # Nearly all buckets have only small values, and none of 0.
+    if max(map(abs, totals.values()), default=0) > min(MAX_COUNT, MAX_VALUE):
+        for labels, value in totals.items():
+            if abs(value) > _max_value(report, labels.meter):
+                raise Malformed(f"a value of {labels.meter} is out of range", "value")
+    if report.kind == "usage" and 0 in totals.values():
+        totals = {labels: value for labels, value in totals.items() if value}
+    return Bucket.from_totals(report.name, raw.start, raw.start + report.width, totals, raw.digest)

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -161,7 +161,7 @@ class Simulator:
             rows = list(self.world.ground_truth(query["account"], since, until))
         except (KeyError, ValueError, TypeError) as error:
             return JSONResponse({"error": f"account, since and until are required: {error}"}, 400)
-        return JSONResponse([{"hour": hour.isoformat(), **asdict(row)} for hour, row in rows])
+        return JSONResponse([{"hour": hour.isoformat(), **row._asdict()} for hour, row in rows])
 
 
 def base_url(url: str, account: SimAccount) -> str:

@@ -141,7 +141,12 @@ bucket_updates = st.lists(
         st.integers(0, 5),
         st.lists(
             st.builds(
-                Row, st.sampled_from(["output", "requests"]), st.integers(0, 2**50), model=st.sampled_from("xyz")
+                Row,
+                st.sampled_from(["output", "requests"]),
+                st.integers(0, 2**50),
+                st.just(""),
+                st.sampled_from("xyz"),
+                *[st.just("")] * 3,
             ),
             max_size=4,
         ),

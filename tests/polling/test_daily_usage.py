@@ -46,7 +46,12 @@ DAILY_BILL = replace(DAILY_USAGE, kind="bill")
 
 METERS = st.sampled_from(["output", REQUESTS, COST, "images"])
 ROWS = st.builds(
-    Row, METERS, st.integers(-(10**15), 10**15), st.sampled_from(["", "web"]), st.sampled_from(["", "large"])
+    Row,
+    METERS,
+    st.integers(-(10**15), 10**15),
+    st.sampled_from(["", "web"]),
+    st.sampled_from(["", "large"]),
+    *[st.just("")] * 3,
 )
 DAYS = st.lists(st.lists(ROWS, max_size=5), min_size=1, max_size=4)
 SECONDS_OF_DAY = st.integers(0, 86_399)

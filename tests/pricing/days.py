@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from fractions import Fraction
 
 from hypothesis import settings
@@ -44,12 +43,19 @@ UNITS = st.one_of(st.integers(0, 20), st.integers(0, 10**15))
 AMOUNTS = st.one_of(st.integers(0, 20), st.integers(0, 10**18))
 
 USAGE_ROW = st.builds(
-    Row, st.one_of(METERS, st.just("requests")), UNITS, WORKSPACES, MODELS, TIERS, st.sampled_from(["", "k"])
+    Row,
+    st.one_of(METERS, st.just("requests")),
+    UNITS,
+    WORKSPACES,
+    MODELS,
+    TIERS,
+    st.sampled_from(["", "k"]),
+    st.just(""),
 )
 DAY_USAGE = st.dictionaries(st.integers(0, 23), st.lists(USAGE_ROW, max_size=6), max_size=6)
 ITEMS = st.sampled_from(["", "label"])
-CHARGE = st.builds(Row, st.one_of(METERS, st.just("cost")), AMOUNTS, WORKSPACES, MODELS, TIERS, item=ITEMS)
+CHARGE = st.builds(Row, st.one_of(METERS, st.just("cost")), AMOUNTS, WORKSPACES, MODELS, TIERS, st.just(""), ITEMS)
 CHARGES = st.lists(CHARGE, max_size=8)
-BILL_ROW = st.builds(lambda row, credit: replace(row, value=-row.value) if credit else row, CHARGE, st.booleans())
+BILL_ROW = st.builds(lambda row, credit: row._replace(value=-row.value) if credit else row, CHARGE, st.booleans())
 BILL = st.lists(BILL_ROW, max_size=8)
 RATES = st.sampled_from([NO_RATES, SOME_RATES])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from fractions import Fraction
 
@@ -409,7 +408,7 @@ def test_a_bill_that_is_credited_in_full_costs_nothing_in_any_hour(
     usage: Usage, bill: list[Row], rates: RateTable
 ) -> None:
     """A credit cancels its charge to the nano-USD in every hour."""
-    credits_ = [replace(row, value=-row.value) for row in bill]
+    credits_ = [row._replace(value=-row.value) for row in bill]
     assert _nonzero(value_day(usage, bill + credits_, rates)) == {}
 
 

@@ -24,13 +24,21 @@ NOW = FIRST + DAYS * DAY + 12 * HOUR
 USAGE_REPORT = Report("use", "usage", HOUR, HOUR, HOUR, DAY, timedelta(0), 30 * DAY)
 BILL_REPORT = Report("bill", "bill", DAY, HOUR, DAY, DAY, 8 * HOUR, 30 * DAY)
 
+NO_LABEL = st.just("")
 meters = st.sampled_from(["uncached_input", "output", "cache_read", "web_searches", "requests"])
 workspaces = st.sampled_from(["", "a", "b"])
 models = st.sampled_from(["", "gpt-5-2025-08-07", "gpt-5", "nobody-knows"])
 tiers = st.sampled_from(["", "standard", "batch"])
-usage_rows = st.builds(Row, meters, st.integers(0, 10**9), workspaces, models, tiers)
+usage_rows = st.builds(Row, meters, st.integers(0, 10**9), workspaces, models, tiers, NO_LABEL, NO_LABEL)
 bill_rows = st.builds(
-    Row, st.sampled_from(["output", COST, "web_searches"]), st.integers(-(10**9), 10**12), workspaces, models, tiers
+    Row,
+    st.sampled_from(["output", COST, "web_searches"]),
+    st.integers(-(10**9), 10**12),
+    workspaces,
+    models,
+    tiers,
+    NO_LABEL,
+    NO_LABEL,
 )
 
 
