@@ -6,11 +6,22 @@ from pathlib import Path
 
 from exporter.ledger.buckets import Buckets, Coverage, DaysRead
 from exporter.ledger.change_events import ChangeEvents
-from exporter.ledger.costs import NO_BILL, BillState, Costs, DayCost, FixedCost, StoredEvidence, ValuedDay
+from exporter.ledger.costs import (
+    NO_BILL,
+    BillState,
+    Costs,
+    DayCost,
+    DayState,
+    FixedCost,
+    RevisedDay,
+    StoredEvidence,
+    ValuedDay,
+)
 from exporter.ledger.day_versions import DayVersions
 from exporter.ledger.events import Events
 from exporter.ledger.hours import HourlyValues, Hours
 from exporter.ledger.names import Names
+from exporter.ledger.reported_days import ReportedDays, ReportedSeries
 from exporter.ledger.retention import Retention
 from exporter.ledger.series import SeriesIndex
 from exporter.ledger.store import Store
@@ -20,10 +31,13 @@ __all__ = [
     "BillState",
     "Coverage",
     "DayCost",
+    "DayState",
     "DaysRead",
     "FixedCost",
     "HourlyValues",
     "Ledger",
+    "ReportedSeries",
+    "RevisedDay",
     "StoredEvidence",
     "ValuedDay",
 ]
@@ -32,8 +46,9 @@ __all__ = [
 class Ledger:
     """The ledger of one exporter, in a folder of its own.
 
-    Reported usage and bills are `buckets`, pushed usage is `events`; `costs` are what days are valued at, and `hours`
-    reads all of them hour by hour. Beside that: `names`, `change_events` and `retention`.
+    Reported usage and bills are `buckets`, pushed usage is `events`; `costs` are what days are valued at, from the rows
+    that `reported_days` reads; `hours` reads all of them hour by hour. Beside that: `names`, `change_events` and
+    `retention`.
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
@@ -48,6 +63,7 @@ class Ledger:
         self.costs = Costs(self._store, series, day_versions)
         self.hours = Hours(self._store, series, day_versions)
         self.names = Names(self._store)
+        self.reported_days = ReportedDays(self._store, series)
         self.change_events = ChangeEvents(self._store)
         self.retention = Retention(self._store, day_versions)
 

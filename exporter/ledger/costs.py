@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from exporter.ledger.day_versions import DayVersions
 from exporter.ledger.series import SeriesIndex
 from exporter.ledger.store import Store
-from exporter.model import DAY, HOUR, Row, RowLabels, row_labels, utc
+from exporter.model import DAY, HOUR, RowLabels, utc
 from exporter.windows import TimeRange
 
 _DAY_SECONDS = int(DAY.total_seconds())
@@ -106,8 +106,8 @@ class DayCost:
 class ValuedDay:
     """The valuation of one UTC day, to be stored."""
 
-    hours: Mapping[int, Sequence[Row]]
-    """Hour 0..23 -> rows of meter `cost`."""
+    costs: Mapping[RowLabels, Mapping[int, int]]
+    """Labels of meter `cost` -> hour 0..23 -> nano-USD."""
     unpriced_tokens: Mapping[str, int]
     """Model -> tokens without a known price."""
     method: str
@@ -119,6 +119,25 @@ class ValuedDay:
     """Evidence of rates, encoded by the pricing that reads it later; empty for a day that is not billed."""
     bill_state: BillState = NO_BILL
     fixed_costs: Mapping[RowLabels, FixedCost] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RevisedDay:
+    """The valuation of a day, and the revision of the rows from which it was valued."""
+
+    valued_day: ValuedDay
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class DayState:
+    """What is known of a UTC day before it is valued."""
+
+    revision: int = 0
+    """How often the day's buckets have changed."""
+    was_billed: bool = False
+    """Whether the day is billed, or was billed and then restated or opened again."""
+    bill_state: BillState = NO_BILL
 
 
 class Costs:
@@ -134,47 +153,57 @@ class Costs:
         with self._store.read() as db:
             return _read_record(db, account, int(day.timestamp())).revision
 
+    def states(self, account: int, time_range: TimeRange) -> dict[datetime, DayState]:
+        """Return the state of each UTC day within a time range; to be read before its rows, and passed to `put`.
+
+        Days of which nothing is known are left out.
+        """
+        with self._store.read() as db:
+            found = db.execute(
+                "SELECT start, revision, billed OR restatement, bill_digest, bill_changed_at, bill_complete_at,"
+                " bill_is_withdrawn FROM day WHERE account = ? AND start >= ? AND start < ?",
+                (account, *_bounds(time_range)),
+            ).fetchall()
+        return {
+            utc(start): DayState(
+                revision,
+                bool(was_billed),
+                BillState(digest, utc(changed_at), utc(complete_at), bool(is_withdrawn)),
+            )
+            for start, revision, was_billed, digest, changed_at, complete_at, is_withdrawn in found
+        }
+
     def put(
         self, account: int, day: datetime, valued_day: ValuedDay, revision: int, *, still_open: bool = False
     ) -> None:
-        """Replace the cost of one UTC day. A change of a billed day's sum is added to its restatement.
+        """Replace the cost of one UTC day; see `put_days`."""
+        self.put_days(account, {day: RevisedDay(valued_day, revision)}, still_open=still_open)
 
-        `revision` is that of the rows from which the day was valued. If the day has changed since, the valuation is
-        outdated: it is not stored, and the day stays unvalued until the next run. A day that is `still_open`, to which
-        usage may be pushed at any time, is stored nevertheless, and stays unvalued: under continuous pushes it would
-        otherwise never have a cost.
+    def put_days(self, account: int, days: Mapping[datetime, RevisedDay], *, still_open: bool = False) -> None:
+        """Replace the cost of UTC days, in one transaction. A change of a billed day's sum is added to its restatement.
+
+        If a day has changed since the revision from which it was valued, the valuation is outdated: it is not stored,
+        and the day stays unvalued until the next run. A day that is `still_open`, to which usage may be pushed at any
+        time, is stored nevertheless, and stays unvalued: under continuous pushes it would otherwise never have a cost.
         """
-        start = int(day.timestamp())
-        costs = [
-            _HourlyCost(start + hour * _HOUR_SECONDS, row_labels(row), row.value)
-            for hour, rows in valued_day.hours.items()
-            for row in rows
-        ]
+        stored = []
         with self._store.write() as db:
-            record = _read_record(db, account, start)
-            if record.revision != revision:
-                if not still_open:
-                    return
-                valued_day = replace(valued_day, method="")
-            old_total = _day_total(db, account, start)
-            self._replace_costs(db, account, start, costs)
-            _replace_unpriced_tokens(db, account, start, valued_day.unpriced_tokens)
-            new_total = sum(cost.nano_usd for cost in costs)
-            _write_record(db, account, start, valued_day, record.revalue(valued_day, old_total, new_total))
-        self._day_versions.increment(account, [start])
-
-    def _replace_costs(
-        self, db: sqlite3.Connection, account: int, day_start: int, costs: Sequence[_HourlyCost]
-    ) -> None:
-        db.execute(
-            "DELETE FROM cost WHERE account = ? AND start >= ? AND start < ?",
-            (account, day_start, day_start + _DAY_SECONDS),
-        )
-        numbers = self._series.intern_labels(db, account, "", {cost.labels for cost in costs})
-        db.executemany(
-            "INSERT INTO cost (account, start, series, value) VALUES (?, ?, ?, ?)",
-            [(account, cost.start, numbers[cost.labels], cost.nano_usd) for cost in costs],
-        )
+            label_sets = {labels for day in days.values() for labels in day.valued_day.costs}
+            numbers = self._series.intern_labels(db, account, "", label_sets)
+            for day, revised in days.items():
+                start, valued_day = int(day.timestamp()), revised.valued_day
+                record = _read_record(db, account, start)
+                if record.revision != revised.revision:
+                    if not still_open:
+                        continue
+                    valued_day = replace(valued_day, method="")
+                old_total = _day_total(db, account, start)
+                _replace_costs(db, account, start, valued_day.costs, numbers)
+                _replace_unpriced_tokens(db, account, start, valued_day.unpriced_tokens)
+                new_total = sum(sum(by_hour.values()) for by_hour in valued_day.costs.values())
+                _write_record(db, account, start, valued_day, record.revalue(valued_day, old_total, new_total))
+                stored.append(start)
+        self._day_versions.increment(account, stored)
 
     def total(self, account: int, time_range: TimeRange) -> dict[RowLabels, int]:
         """Return nano-USD per labels over a time range."""
@@ -218,19 +247,6 @@ class Costs:
             ).fetchone()
         return {} if found is None else _decode_fixed_costs(found[0])
 
-    def bill_state(self, account: int, day: datetime) -> BillState:
-        """Return the newest version of a day's bill."""
-        with self._store.read() as db:
-            found = db.execute(
-                "SELECT bill_digest, bill_changed_at, bill_complete_at, bill_is_withdrawn FROM day"
-                " WHERE account = ? AND start = ?",
-                (account, int(day.timestamp())),
-            ).fetchone()
-        if found is None:
-            return NO_BILL
-        digest, changed_at, complete_at, is_withdrawn = found
-        return BillState(digest, utc(changed_at), utc(complete_at), bool(is_withdrawn))
-
     def keep_bill(self, account: int, day: datetime, method: str, state: BillState, revision: int) -> None:
         """Keep the cost of a billed day, although its bill has been withdrawn for the present.
 
@@ -264,6 +280,10 @@ class Costs:
         """Return the billed days from `since` on, oldest first."""
         return self._days_where("start >= ? AND billed = 1", account, since)
 
+    def unbilled_days(self, account: int, since: datetime) -> list[datetime]:
+        """Return the days from `since` on that were valued or have changed, and are not billed; oldest first."""
+        return self._days_where("start >= ? AND billed = 0", account, since)
+
     def _days_where(self, condition: str, account: int, time: datetime) -> list[datetime]:
         """Return the days of an account that meet a condition, which has a time as its parameter; oldest first."""
         with self._store.read() as db:
@@ -273,13 +293,20 @@ class Costs:
             ).fetchall()
         return [utc(start) for (start,) in found]
 
-    def bill_evidence(self, account: int, before: datetime, max_days: int) -> list[StoredEvidence]:
+    def bill_evidence_before(self, account: int, day: datetime, max_days: int) -> list[StoredEvidence]:
         """Return the evidence of the newest billed days before a day, newest first."""
+        return self._bill_evidence(account, "start < ? ORDER BY start DESC LIMIT ?", int(day.timestamp()), max_days)
+
+    def bill_evidence(self, account: int, time_range: TimeRange) -> list[StoredEvidence]:
+        """Return the evidence of the billed days within a time range, oldest first."""
+        return self._bill_evidence(account, "start >= ? AND start < ? ORDER BY start", *_bounds(time_range))
+
+    def _bill_evidence(self, account: int, condition: str, *parameters: int) -> list[StoredEvidence]:
         with self._store.read() as db:
             found = db.execute(
                 f"SELECT start, bill_evidence, restatement * {_MIN_RESTATED_RATIO} > abs(first_bill) FROM day"
-                " WHERE account = ? AND start < ? AND billed = 1 AND bill_evidence <> '' ORDER BY start DESC LIMIT ?",
-                (account, int(before.timestamp()), max_days),
+                f" WHERE account = ? AND billed = 1 AND bill_evidence <> '' AND {condition}",
+                (account, *parameters),
             ).fetchall()
         return [StoredEvidence(utc(start), text, bool(is_restated)) for start, text, is_restated in found]
 
@@ -317,15 +344,6 @@ class Costs:
         return [utc(start) for (start,) in found]
 
 
-class _HourlyCost(NamedTuple):
-    """One cost of an hour."""
-
-    start: int
-    """Of the hour, in seconds since the epoch."""
-    labels: RowLabels
-    nano_usd: int
-
-
 class _DayRecord(NamedTuple):
     """Everything that is known of a day beside its hours; amounts in nano-USD."""
 
@@ -355,6 +373,27 @@ def _day_total(db: sqlite3.Connection, account: int, day_start: int) -> int:
         (account, day_start, day_start + _DAY_SECONDS),
     ).fetchone()
     return int(total)
+
+
+def _replace_costs(
+    db: sqlite3.Connection,
+    account: int,
+    day_start: int,
+    costs: Mapping[RowLabels, Mapping[int, int]],
+    numbers: Mapping[RowLabels, int],
+) -> None:
+    db.execute(
+        "DELETE FROM cost WHERE account = ? AND start >= ? AND start < ?",
+        (account, day_start, day_start + _DAY_SECONDS),
+    )
+    db.executemany(
+        "INSERT INTO cost (account, start, series, value) VALUES (?, ?, ?, ?)",
+        [
+            (account, day_start + hour * _HOUR_SECONDS, numbers[labels], nano_usd)
+            for labels, by_hour in costs.items()
+            for hour, nano_usd in by_hour.items()
+        ],
+    )
 
 
 def _replace_unpriced_tokens(

@@ -14,7 +14,7 @@ from exporter.model import DAY, Row
 from exporter.pricing.bill_evidence import BillEvidence, PricedUsage
 from exporter.pricing.list_prices import PriceKey, Rates
 from exporter.pricing.unattributed_costs import expected_costs
-from exporter.pricing.usage import LAST_HOUR, aggregate_usage
+from exporter.pricing.usage import LAST_HOUR, DayUsage, to_day_usage
 from exporter.pricing.valuation import DayValuation
 
 MAX_WAIT = timedelta(hours=72)
@@ -29,7 +29,7 @@ _MAX_SHORTFALL = Fraction(2, 100)
 
 def bill_complete_at(
     day: datetime,
-    usage: Mapping[int, Sequence[Row]],
+    usage: DayUsage | Mapping[int, Sequence[Row]],
     billed: DayValuation,
     evidence: Sequence[BillEvidence],
     rates: Rates,
@@ -47,10 +47,10 @@ def bill_complete_at(
     if not evidence or estimate <= 0:
         return day_end
     unpaid = _unpaid_usage(billed.bill_evidence, evidence, rates)
-    unpaid += _missing_costs(usage, billed.bill_evidence, evidence, rates)
+    unpaid += _missing_costs(to_day_usage(usage), billed.bill_evidence, evidence, rates)
     if unpaid > _MAX_UNPAID_SHARE * estimate:
         return day_end + MAX_WAIT
-    if sum(billed.hours.values()) < (1 - _MAX_SHORTFALL) * estimate:
+    if billed.total < (1 - _MAX_SHORTFALL) * estimate:
         return min(unchanged_since + MIN_STABLE_TIME, day_end + MAX_WAIT)
     return day_end
 
@@ -75,14 +75,12 @@ def _unpaid_usage(bill: BillEvidence, evidence: Sequence[BillEvidence], rates: R
     return unpaid
 
 
-def _missing_costs(
-    usage: Mapping[int, Sequence[Row]], bill: BillEvidence, evidence: Sequence[BillEvidence], rates: Rates
-) -> int:
+def _missing_costs(usage: DayUsage, bill: BillEvidence, evidence: Sequence[BillEvidence], rates: Rates) -> int:
     """Return the unattributed costs, in nano-USD, that earlier bills lead to expect and this one lacks."""
     billed_labels = {cost.labels for cost in bill.unattributed_costs}
     return sum(
         max(0, sum(expected.nano_usd_by_hour.values()))
-        for expected in expected_costs(evidence, aggregate_usage(usage), rates, LAST_HOUR)
+        for expected in expected_costs(evidence, usage.by_key, rates, LAST_HOUR)
         if expected.labels not in billed_labels
     )
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
-from exporter.model import TOKEN_METERS, Row
-from exporter.pricing.bill_evidence import BillEvidence
+from exporter.model import TOKEN_METERS
+from exporter.pricing.bill_evidence import BillEvidence, ModelTokens
 from exporter.pricing.list_prices import PriceKey
-from exporter.pricing.usage import billable_rows
+from exporter.pricing.usage import DayUsage
 
 _MIN_USAGE_LEVELS = 3
 """Two days always lie on a line; a third of another size confirms it."""
@@ -43,34 +43,12 @@ class FreeAllowance:
         return max(Fraction(0), 1 - self.tokens / tokens) if tokens else Fraction(0)
 
 
-@dataclass(slots=True)
-class _ModelDay:
-    """The tokens of a model on a billed day, and what they cost."""
-
-    units: defaultdict[PriceKey, int] = field(default_factory=lambda: defaultdict(int))
-    nano_usd: defaultdict[PriceKey, int] = field(default_factory=lambda: defaultdict(int))
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.units.values())
-
-    @property
-    def cost(self) -> int:
-        return sum(self.nano_usd.values())
-
-
 def learn_allowances(evidence: Sequence[BillEvidence]) -> dict[str, FreeAllowance]:
     """Return model -> the free allowance that the newest billed days of an account show; most accounts have none."""
-    days_by_model: defaultdict[str, list[_ModelDay]] = defaultdict(list)
+    days_by_model: defaultdict[str, list[ModelTokens]] = defaultdict(list)
     for day in evidence:
-        models: defaultdict[str, _ModelDay] = defaultdict(_ModelDay)
-        for priced in day.priced_usage:
-            if priced.meter in TOKEN_METERS:
-                price_key = PriceKey(priced.model, priced.meter, priced.tier)
-                models[priced.model].units[price_key] += priced.units
-                models[priced.model].nano_usd[price_key] += priced.nano_usd
-        for model, model_day in models.items():
-            days_by_model[model].append(model_day)
+        for model, model_tokens in day.tokens_by_model.items():
+            days_by_model[model].append(model_tokens)
     allowances = {}
     for model, days in days_by_model.items():
         allowance = _fit(days) if len(days) >= _MIN_USAGE_LEVELS else None
@@ -79,14 +57,15 @@ def learn_allowances(evidence: Sequence[BillEvidence]) -> dict[str, FreeAllowanc
     return allowances
 
 
-def billable_shares(usage: Mapping[int, Sequence[Row]], allowances: Mapping[str, FreeAllowance]) -> BillableShares:
+def billable_shares(usage: DayUsage, allowances: Mapping[str, FreeAllowance]) -> BillableShares:
     """Return which share of each hour's tokens costs money: the first tokens of the day are free, in all workspaces."""
     if not allowances:
         return {}
     tokens_by_hour: defaultdict[tuple[int, str], int] = defaultdict(int)
-    for hour, row in billable_rows(usage):
-        if row.model in allowances and row.meter in TOKEN_METERS:
-            tokens_by_hour[hour, row.model] += row.value
+    for labels, hours, values in usage.billable:
+        if labels.model in allowances and labels.meter in TOKEN_METERS:
+            for hour, tokens in zip(hours, values, strict=True):
+                tokens_by_hour[hour, labels.model] += tokens
     remaining = {model: allowance.tokens for model, allowance in allowances.items()}
     shares = {}
     for (hour, model), tokens in sorted(tokens_by_hour.items()):
@@ -97,18 +76,18 @@ def billable_shares(usage: Mapping[int, Sequence[Row]], allowances: Mapping[str,
     return shares
 
 
-def _fit(days: Sequence[_ModelDay]) -> FreeAllowance | None:
+def _fit(days: Sequence[ModelTokens]) -> FreeAllowance | None:
     """Return the allowance if the days lie on a line that does not meet the origin; None otherwise."""
     paid = sorted((day for day in days if day.cost > 0), key=lambda day: day.tokens)
     if not paid or _count_levels([day.tokens for day in paid]) < _MIN_USAGE_LEVELS:
         return None
     smallest, largest = paid[0], paid[-1]
     # The key with most of the cost has the most exact amounts.
-    price_key = max(largest.nano_usd, key=lambda key: (largest.nano_usd[key], key))
-    if not smallest.units[price_key]:
+    price_key = max(largest.by_price_key, key=lambda key: (largest.by_price_key[key].nano_usd, key))
+    if price_key not in smallest.by_price_key:
         return None
-    low = Fraction(smallest.nano_usd[price_key], smallest.units[price_key]) * smallest.tokens
-    high = Fraction(largest.nano_usd[price_key], largest.units[price_key]) * largest.tokens
+    low = smallest.by_price_key[price_key].rate * smallest.tokens
+    high = largest.by_price_key[price_key].rate * largest.tokens
     rate = (high - low) / (largest.tokens - smallest.tokens)
     if rate <= 0:
         return None
@@ -119,22 +98,23 @@ def _fit(days: Sequence[_ModelDay]) -> FreeAllowance | None:
     for day in days:
         share = allowance.billed_share(day.tokens)
         expected = sum(
-            (share * units * allowance.rates.get(key, Fraction(0)) for key, units in day.units.items()), Fraction(0)
+            (share * billed.units * allowance.rates.get(key, Fraction(0)) for key, billed in day.by_price_key.items()),
+            Fraction(0),
         )
         if abs(day.cost - expected) > _MAX_DEVIATION * largest.cost:
             return None
     return allowance
 
 
-def _rates_beyond(days: Sequence[_ModelDay], free_tokens: Fraction) -> dict[PriceKey, Fraction]:
+def _rates_beyond(days: Sequence[ModelTokens], free_tokens: Fraction) -> dict[PriceKey, Fraction]:
     """Return the price of each key from all days together, given the free tokens of a day."""
     billed_units: defaultdict[PriceKey, Fraction] = defaultdict(Fraction)
     nano_usd: defaultdict[PriceKey, int] = defaultdict(int)
     for day in days:
         share = FreeAllowance(free_tokens, {}).billed_share(day.tokens)
-        for key, units in day.units.items():
-            billed_units[key] += share * units
-            nano_usd[key] += day.nano_usd[key]
+        for key, billed in day.by_price_key.items():
+            billed_units[key] += share * billed.units
+            nano_usd[key] += billed.nano_usd
     return {key: nano_usd[key] / units for key, units in billed_units.items() if units}
 
 

@@ -121,8 +121,8 @@ class BillMatcher:
             usage_weights = weights([usage.price_key for usage in daily_usage], self._rates)
             weight_by_hour: defaultdict[int, int] = defaultdict(int)
             for usage, weight in zip(daily_usage, usage_weights, strict=True):
-                for hourly in usage.hourly_units:
-                    weight_by_hour[hourly.hour] += hourly.units * weight
+                for hour, units in zip(usage.hours, usage.hourly_units, strict=True):
+                    weight_by_hour[hour] += units * weight
             self._hourly_weights[workspace] = dict(sorted(weight_by_hour.items()))
         return self._hourly_weights[workspace]
 

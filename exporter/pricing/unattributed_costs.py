@@ -20,14 +20,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
 from statistics import median
 from typing import Literal, NamedTuple
 
-from exporter.pricing.bill_evidence import BillEvidence, UnattributedCost, UnattributedLabels
+from exporter.pricing.bill_evidence import BillEvidence, UnattributedLabels, WorkspaceEvidence
 from exporter.pricing.learned_rates import PRICE_TOLERANCE
 from exporter.pricing.list_prices import PriceKey, Rates
 from exporter.pricing.usage import LAST_HOUR, WEIGHTINGS, DailyUsage, apportion
@@ -136,31 +135,13 @@ def spread_evenly(nano_usd: int, last_hour: int) -> dict[int, int]:
     return dict(enumerate(whole_day[: last_hour + 1]))
 
 
-@dataclass(frozen=True, slots=True)
-class _WorkspaceDay:
-    """The evidence of one billed day on one workspace."""
-
-    units: dict[PriceKey, int] = field(default_factory=dict)
-    costs: dict[UnattributedLabels, UnattributedCost] = field(default_factory=dict)
-
-
-_NO_WORKSPACE_DAY = _WorkspaceDay()
-
-
-def _split_by_workspace(evidence: BillEvidence) -> dict[str, _WorkspaceDay]:
-    days: defaultdict[str, _WorkspaceDay] = defaultdict(_WorkspaceDay)
-    for priced in evidence.priced_usage:
-        days[priced.workspace].units[PriceKey(priced.model, priced.meter, priced.tier)] = priced.units
-    for cost in evidence.unattributed_costs:
-        days[cost.workspace].costs[cost.labels] = cost
-    return dict(days)
+_NO_WORKSPACE_DAY = WorkspaceEvidence()
 
 
 def _workspace_histories(evidence: Sequence[BillEvidence], rates: Rates) -> Iterator[tuple[str, _WorkspaceHistory]]:
     """Yield every workspace with unattributed costs, sorted, and its billed days."""
-    days_by_workspace = [_split_by_workspace(day) for day in evidence]
     for workspace in sorted({cost.workspace for day in evidence for cost in day.unattributed_costs}):
-        days = [days.get(workspace, _NO_WORKSPACE_DAY) for days in days_by_workspace]
+        days = [day.by_workspace.get(workspace, _NO_WORKSPACE_DAY) for day in evidence]
         yield workspace, _WorkspaceHistory(days, rates)
 
 
@@ -176,7 +157,7 @@ class _BilledCost(NamedTuple):
 class _WorkspaceHistory:
     """The billed days of one workspace, newest first."""
 
-    def __init__(self, days: Sequence[_WorkspaceDay], rates: Rates) -> None:
+    def __init__(self, days: Sequence[WorkspaceEvidence], rates: Rates) -> None:
         self._days = days
         self._rates = rates
         # A weekend without usage is no measure of Monday: usage-based costs are compared with the newest day with any.
@@ -287,6 +268,7 @@ def _total_weight(weights: Mapping[PriceKey, int], units: _UnitsByPriceKey) -> i
 def _hourly_weights(daily_usage: Sequence[DailyUsage], weights: Mapping[PriceKey, int]) -> dict[int, int]:
     weight_by_hour: defaultdict[int, int] = defaultdict(int)
     for usage in daily_usage:
-        for hourly in usage.hourly_units:
-            weight_by_hour[hourly.hour] += weights[usage.price_key] * hourly.units
+        weight = weights[usage.price_key]
+        for hour, units in zip(usage.hours, usage.hourly_units, strict=True):
+            weight_by_hour[hour] += weight * units
     return dict(sorted(weight_by_hour.items()))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import compress, islice
 from math import lcm
 from typing import NamedTuple
 
-from exporter.model import COST, COST_INCLUDED, TOKEN_METERS, UNIT_METERS, Row
+from exporter.model import COST, COST_INCLUDED, TOKEN_METERS, UNIT_METERS, Row, RowLabels
 from exporter.pricing.bill_evidence import (
     NO_EVIDENCE,
     BillEvidence,
@@ -26,7 +27,7 @@ from exporter.pricing.unattributed_costs import (
     charge_frequencies,
     expected_costs,
 )
-from exporter.pricing.usage import LAST_HOUR, DailyUsage, UsageKey, aggregate_usage, apportion, billable_rows
+from exporter.pricing.usage import LAST_HOUR, DailyUsage, DayUsage, UsageKey, apportion, to_day_usage
 from exporter.pricing.volume_tiers import PriceFactors
 
 NO_FACTORS: PriceFactors = {}
@@ -49,8 +50,8 @@ class CostLabels(NamedTuple):
 class DayValuation:
     """The cost of one account's day."""
 
-    hours: Mapping[tuple[int, CostLabels], int]
-    """(hour 0..23, labels) -> nano-USD; usage that is free, or billed at 0, is present with 0."""
+    costs: Mapping[CostLabels, Mapping[int, int]]
+    """Labels -> hour 0..23 -> nano-USD; usage that is free, or billed at 0, is present with 0."""
     billed: bool
     unpriced_tokens: Mapping[str, int]
     """Model -> tokens of an open day without a rate; never 0."""
@@ -59,16 +60,26 @@ class DayValuation:
     fixed_costs: Mapping[CostLabels, ChargeFrequency] = field(default_factory=dict)
     """Labels of the costs that do not follow usage -> `recurring` or `one_time`."""
 
+    @property
+    def hours(self) -> dict[tuple[int, CostLabels], int]:
+        """The costs by hour and labels."""
+        return {(hour, labels): cost for labels, by_hour in self.costs.items() for hour, cost in by_hour.items()}
+
+    @property
+    def total(self) -> int:
+        """nano-USD of the day."""
+        return sum(sum(by_hour.values()) for by_hour in self.costs.values())
+
 
 def value_day(
-    usage: Mapping[int, Sequence[Row]],
+    usage: DayUsage | Mapping[int, Sequence[Row]],
     bill: Sequence[Row] | None,
     rates: Rates,
     last_hour: int = LAST_HOUR,
     evidence: Sequence[BillEvidence] = (),
     factors: PriceFactors = NO_FACTORS,
 ) -> DayValuation:
-    """Value a day from its usage (hour 0..23 -> rows) and the rows of its bill; None if the day is open.
+    """Value a day from its usage (also hour 0..23 -> rows) and the rows of its bill; None if the day is open.
 
     A row of usage whose meter is `cost` holds nano-USD: usage that was reported together with its cost. Where its item
     is COST_INCLUDED, that is a statement about single rows: rows with that item, of any meter, are not priced, and the
@@ -81,10 +92,11 @@ def value_day(
     newest billed days before this one, newest first: it shows which unattributed costs an open day is expected to have,
     and which of those on a bill are fixed. `factors` are those of volume tiers.
     """
-    shares = _combine(billable_shares(usage, learn_allowances(evidence)), factors)
+    day_usage = to_day_usage(usage)
+    shares = _combine(billable_shares(day_usage, learn_allowances(evidence)), factors)
     if bill is None:
-        return _estimate(usage, rates, last_hour, evidence, shares)
-    return _allocate_bill(usage, bill, rates, last_hour, evidence, shares)
+        return _estimate(day_usage, rates, last_hour, evidence, shares)
+    return _allocate_bill(day_usage, bill, rates, last_hour, evidence, shares)
 
 
 def _combine(shares: BillableShares, factors: PriceFactors) -> BillableShares:
@@ -94,25 +106,31 @@ def _combine(shares: BillableShares, factors: PriceFactors) -> BillableShares:
 
 
 class _HourlyCosts:
-    """nano-USD by hour and labels, summed."""
+    """nano-USD by labels and hour, summed."""
 
     def __init__(self) -> None:
-        self._nano_usd: defaultdict[tuple[int, CostLabels], int] = defaultdict(int)
+        self._costs: dict[CostLabels, dict[int, int]] = {}
 
-    def add(self, hour: int, labels: CostLabels, nano_usd: int) -> None:
-        """Add a cost; 0 makes the labels known in that hour."""
-        self._nano_usd[hour, labels] += nano_usd
+    def add(self, labels: CostLabels, hours: Iterable[int], nano_usd: Iterable[int]) -> None:
+        """Add the costs of hours; 0 makes the labels known in that hour."""
+        by_hour = self._costs.setdefault(labels, {})
+        for hour, cost in zip(hours, nano_usd, strict=True):
+            by_hour[hour] = by_hour.get(hour, 0) + cost
 
-    def totals(self) -> dict[tuple[int, CostLabels], int]:
-        """Return (hour, labels) -> nano-USD."""
-        return dict(self._nano_usd)
+    def total(self) -> int:
+        """Return the sum of all costs."""
+        return sum(sum(by_hour.values()) for by_hour in self._costs.values())
+
+    def by_labels(self) -> dict[CostLabels, dict[int, int]]:
+        """Return labels -> hour -> nano-USD."""
+        return self._costs
 
 
 # --- an open day ------------------------------------------------------------------------------------------------------
 
 
 def _estimate(
-    usage: Mapping[int, Sequence[Row]],
+    usage: DayUsage,
     rates: Rates,
     last_hour: int,
     evidence: Sequence[BillEvidence],
@@ -125,24 +143,25 @@ def _estimate(
     if not _all_costs_are_reported(usage):
         unpriced_tokens = _add_priced_usage(usage, rates, evidence, shares, costs)
         fixed_costs = _add_expected_costs(usage, rates, last_hour, evidence, costs)
-    return DayValuation(costs.totals(), billed=False, unpriced_tokens=unpriced_tokens, fixed_costs=fixed_costs)
+    return DayValuation(costs.by_labels(), billed=False, unpriced_tokens=unpriced_tokens, fixed_costs=fixed_costs)
 
 
-def _add_reported_costs(usage: Mapping[int, Sequence[Row]], costs: _HourlyCosts) -> None:
+def _add_reported_costs(usage: DayUsage, costs: _HourlyCosts) -> None:
     """Add the costs that usage was reported with."""
-    for hour, row in billable_rows(usage):
-        if row.meter == COST:
-            item = "" if row.item == COST_INCLUDED else _item(row)
-            costs.add(hour, CostLabels(row.workspace, row.model, row.tier, row.api_key, item), row.value)
+    for labels, hours, values in usage.billable:
+        if labels.meter == COST:
+            item = "" if labels.item == COST_INCLUDED else _item(labels)
+            cost_labels = CostLabels(labels.workspace, labels.model, labels.tier, labels.api_key, item)
+            costs.add(cost_labels, hours, values)
 
 
-def _all_costs_are_reported(usage: Mapping[int, Sequence[Row]]) -> bool:
+def _all_costs_are_reported(usage: DayUsage) -> bool:
     """Return whether the provider reports costs with its usage: pricing that usage would count it twice."""
-    return any(row.meter == COST and row.item != COST_INCLUDED for _, row in billable_rows(usage))
+    return any(series.labels.meter == COST and series.labels.item != COST_INCLUDED for series in usage.billable)
 
 
 def _add_priced_usage(
-    usage: Mapping[int, Sequence[Row]],
+    usage: DayUsage,
     rates: Rates,
     evidence: Sequence[BillEvidence],
     shares: BillableShares,
@@ -151,23 +170,23 @@ def _add_priced_usage(
     """Add units x rate of every row that was reported without its cost; return model -> tokens without a rate."""
     unpriced_tokens: defaultdict[str, int] = defaultdict(int)
     item_by_meter = _newest_item_by_meter(evidence)
-    # A day has few price keys and many rows: each rate is looked up once.
-    rate_by_key: dict[PriceKey, Fraction | None] = {}
-    for hour, row in billable_rows(usage):
-        if row.meter == COST or row.item == COST_INCLUDED:
+    for labels, hours, values in usage.billable:
+        if labels.meter == COST or labels.item == COST_INCLUDED:
             continue
-        price_key = PriceKey(row.model, row.meter, row.tier)
-        if price_key not in rate_by_key:
-            rate_by_key[price_key] = rates.rate(*price_key)
-        rate = rate_by_key[price_key]
+        is_token = labels.meter in TOKEN_METERS
+        rate = rates.rate(labels.model, labels.meter, labels.tier)
         if rate is not None:
             # Usage without a model, such as storage, gets the name that it will have on the bill.
-            item = _item(row) if row.model else item_by_meter.get(row.meter) or _item(row)
-            labels = CostLabels(row.workspace, row.model, row.tier, row.api_key, item)
-            share = shares.get((hour, row.model)) if row.meter in TOKEN_METERS else None
-            costs.add(hour, labels, _rounded_cost(rate if share is None else rate * share, row.value))
-        elif row.meter in TOKEN_METERS and row.value:
-            unpriced_tokens[row.model] += row.value
+            item = _item(labels) if labels.model else item_by_meter.get(labels.meter) or _item(labels)
+            cost_labels = CostLabels(labels.workspace, labels.model, labels.tier, labels.api_key, item)
+            if shares and is_token:
+                hourly_rates = [rate * shares.get((hour, labels.model), 1) for hour in hours]
+                nano_usd = [_rounded_cost(*pair) for pair in zip(hourly_rates, values, strict=True)]
+            else:
+                nano_usd = [_rounded_cost(rate, value) for value in values]
+            costs.add(cost_labels, hours, nano_usd)
+        elif is_token and any(values):
+            unpriced_tokens[labels.model] += sum(values)
     return dict(unpriced_tokens)
 
 
@@ -179,7 +198,7 @@ def _newest_item_by_meter(evidence: Sequence[BillEvidence]) -> dict[str, str]:
 
 
 def _add_expected_costs(
-    usage: Mapping[int, Sequence[Row]],
+    usage: DayUsage,
     rates: Rates,
     last_hour: int,
     evidence: Sequence[BillEvidence],
@@ -188,15 +207,14 @@ def _add_expected_costs(
     """Add the unattributed costs that the newest billed days lead to expect; return those that do not follow usage."""
     fixed_costs: dict[CostLabels, ChargeFrequency] = {}
     if evidence:
-        usage_cost = sum(costs.totals().values())
-        for expected in expected_costs(evidence, aggregate_usage(usage), rates, last_hour, usage_cost):
+        usage_cost = costs.total()
+        for expected in expected_costs(evidence, usage.by_key, rates, last_hour, usage_cost):
             labels = CostLabels(
                 expected.labels.workspace, expected.labels.model, expected.labels.tier, item=expected.labels.item
             )
             if expected.frequency != "usage_based":
                 fixed_costs[labels] = expected.frequency
-            for hour, nano_usd in expected.nano_usd_by_hour.items():
-                costs.add(hour, labels, nano_usd)
+            costs.add(labels, expected.nano_usd_by_hour, expected.nano_usd_by_hour.values())
     return fixed_costs
 
 
@@ -211,7 +229,7 @@ def _rounded_cost(rate: Fraction, units: int) -> int:
     return whole + int(is_above_half or (is_half and whole % 2 == 1))
 
 
-def _item(row: Row) -> str:
+def _item(row: Row | RowLabels) -> str:
     """Return the item under which the cost of a row is exported; tokens need none, their model identifies them."""
     if row.meter in TOKEN_METERS:
         return ""
@@ -222,7 +240,7 @@ def _item(row: Row) -> str:
 
 
 def _allocate_bill(
-    usage: Mapping[int, Sequence[Row]],
+    usage: DayUsage,
     bill: Sequence[Row],
     rates: Rates,
     last_hour: int,
@@ -230,7 +248,7 @@ def _allocate_bill(
     shares: BillableShares,
 ) -> DayValuation:
     """Allocate every row of the bill to the hours, and collect the evidence of that."""
-    daily_usage = aggregate_usage(usage)
+    daily_usage = usage.by_key
     matcher = BillMatcher(daily_usage, bill, rates)
     costs = _HourlyCosts()
     collector = _EvidenceCollector(daily_usage)
@@ -256,7 +274,7 @@ def _allocate_bill(
             hourly_weights = {} if is_even else matcher.hourly_weights(row.workspace)
             _spread_unattributed(row.value, labels, hourly_weights, last_hour, costs)
     return DayValuation(
-        costs.totals(), billed=True, unpriced_tokens={}, bill_evidence=bill_evidence, fixed_costs=fixed_costs
+        costs.by_labels(), billed=True, unpriced_tokens={}, bill_evidence=bill_evidence, fixed_costs=fixed_costs
     )
 
 
@@ -273,28 +291,30 @@ def _allocate_to_usage(
     bill. Only the item is the bill's.
     """
     item = _item(row)
-    targets = [(weighted.usage, hourly) for weighted in paid_usage for hourly in weighted.usage.hourly_units]
-    weights = _hourly_weights(paid_usage, shares)
-    for (usage, hourly), nano_usd in zip(targets, apportion(row.value, weights), strict=True):
+    hourly_shares = iter(apportion(row.value, _hourly_weights(paid_usage, shares)))
+    for usage, _ in paid_usage:
         price_key = usage.price_key
-        labels = CostLabels(usage.workspace, price_key.model, price_key.tier, hourly.api_key, item)
-        costs.add(hourly.hour, labels, nano_usd)
-        evidence.add_paid(usage.key, nano_usd)
-    for weighted in paid_usage:
-        evidence.add_item(weighted.usage.price_key, item)
+        nano_usd = [*islice(hourly_shares, len(usage.hours))]
+        for api_key in sorted(set(usage.api_keys)):
+            labels = CostLabels(usage.workspace, price_key.model, price_key.tier, api_key, item)
+            of_key = [key == api_key for key in usage.api_keys]
+            costs.add(labels, compress(usage.hours, of_key), compress(nano_usd, of_key))
+        evidence.add_paid(usage.key, sum(nano_usd))
+        evidence.add_item(price_key, item)
 
 
-def _hourly_weights(paid_usage: Sequence[WeightedUsage], shares: BillableShares) -> list[int]:
+def _hourly_weights(paid_usage: Sequence[WeightedUsage], shares: BillableShares) -> Sequence[int]:
     """Return the weight of each hour and API key of usage: its units that are not free, times the weight of a unit."""
-    weights = [hourly.units * weighted.unit_weight for weighted in paid_usage for hourly in weighted.usage.hourly_units]
+    if len(paid_usage) == 1 and not shares:
+        # A common factor of all weights changes no share: nearly every row pays for usage of a single key.
+        return paid_usage[0].usage.hourly_units
+    weights = [units * unit_weight for usage, unit_weight in paid_usage for units in usage.hourly_units]
     if not shares:
         return weights
     billable = [
-        shares.get((hourly.hour, weighted.usage.price_key.model), Fraction(1))
-        if weighted.usage.price_key.meter in TOKEN_METERS
-        else Fraction(1)
-        for weighted in paid_usage
-        for hourly in weighted.usage.hourly_units
+        shares.get((hour, usage.price_key.model), Fraction(1)) if usage.price_key.meter in TOKEN_METERS else Fraction(1)
+        for usage, _ in paid_usage
+        for hour in usage.hours
     ]
     scale = lcm(*(share.denominator for share in billable))
     scaled = [
@@ -309,8 +329,7 @@ def _spread_unattributed(
 ) -> None:
     """Divide a cost that pays for no usage over hours: evenly over those that have begun where there are no weights."""
     weights = hourly_weights or dict.fromkeys(range(last_hour + 1), 1)
-    for hour, share in zip(weights, apportion(nano_usd, list(weights.values())), strict=True):
-        costs.add(hour, labels, share)
+    costs.add(labels, weights, apportion(nano_usd, list(weights.values())))
 
 
 class _EvidenceCollector:

@@ -14,11 +14,11 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
 
-from exporter.model import TOKEN_METERS, Row
+from exporter.model import TOKEN_METERS
 from exporter.pricing.bill_evidence import BillEvidence, PricedUsage
 from exporter.pricing.learned_rates import PRICE_TOLERANCE
 from exporter.pricing.list_prices import PriceKey, Rates
-from exporter.pricing.usage import billable_rows
+from exporter.pricing.usage import DayUsage
 
 _MIN_PRICE_CHANGE = Fraction(2, 100)
 """A smaller difference of two days' prices may be a product of rounding."""
@@ -42,13 +42,14 @@ class VolumeTier(NamedTuple):
 
 
 def price_factors(
-    usage: Mapping[int, Sequence[Row]], tiers: Mapping[str, VolumeTier], month_tokens: Mapping[str, int]
+    usage: DayUsage, tiers: Mapping[str, VolumeTier], month_tokens: Mapping[str, int]
 ) -> dict[tuple[int, str], Fraction]:
     """Return the price factor of every hour of a day; `month_tokens` are those of the month before it, by model."""
     tokens_by_hour: defaultdict[tuple[int, str], int] = defaultdict(int)
-    for hour, row in billable_rows(usage):
-        if row.model in tiers and row.meter in TOKEN_METERS:
-            tokens_by_hour[hour, row.model] += row.value
+    for labels, hours, values in usage.billable:
+        if labels.model in tiers and labels.meter in TOKEN_METERS:
+            for hour, tokens in zip(hours, values, strict=True):
+                tokens_by_hour[hour, labels.model] += tokens
     volume = dict(month_tokens)
     factors = {}
     for (hour, model), tokens in sorted(tokens_by_hour.items()):
@@ -122,9 +123,8 @@ def is_contradicted(billed: BillEvidence, model: str, rates: Rates) -> bool:
 
 def tokens_of(evidence: BillEvidence, model: str) -> int:
     """Return the tokens of a model on a billed day."""
-    return sum(
-        priced.units for priced in evidence.priced_usage if priced.model == model and priced.meter in TOKEN_METERS
-    )
+    model_tokens = evidence.tokens_by_model.get(model)
+    return 0 if model_tokens is None else model_tokens.tokens
 
 
 def _without_factor(priced: PricedUsage, evidence: BillEvidence) -> PricedUsage:
@@ -136,14 +136,10 @@ def _without_factor(priced: PricedUsage, evidence: BillEvidence) -> PricedUsage:
 
 def _token_prices(evidence: BillEvidence, model: str) -> dict[PriceKey, Fraction]:
     """Return nano-USD per token of each price key of a model that was billed."""
-    units: defaultdict[PriceKey, int] = defaultdict(int)
-    nano_usd: defaultdict[PriceKey, int] = defaultdict(int)
-    for priced in evidence.priced_usage:
-        if priced.model == model and priced.meter in TOKEN_METERS:
-            key = PriceKey(priced.model, priced.meter, priced.tier)
-            units[key] += priced.units
-            nano_usd[key] += priced.nano_usd
-    return {key: Fraction(nano_usd[key], count) for key, count in units.items() if nano_usd[key] > 0}
+    model_tokens = evidence.tokens_by_model.get(model)
+    if model_tokens is None:
+        return {}
+    return {key: billed.rate for key, billed in model_tokens.by_price_key.items() if billed.nano_usd > 0}
 
 
 def _share_below(old: Fraction, mixed: Fraction, new: Fraction) -> Fraction:

@@ -17,7 +17,7 @@ from exporter.history.remote_read import RemoteReadHandler
 from exporter.history.remote_read_protocol import MESSAGES
 from exporter.history.sources import History
 from exporter.ledger import Ledger, ValuedDay
-from exporter.model import COST, DAY, HOUR, Bucket, Report, Row
+from exporter.model import COST, DAY, HOUR, Bucket, Report, Row, RowLabels
 from exporter.polling.account_state import AccountConfig, AccountState
 from exporter.pricing.valuer import LedgerAccount
 from exporter.snapshot.hourly import matching_budgets
@@ -119,7 +119,12 @@ class LedgerHistory:
     def put_cost(self, day: datetime, hours: dict[int, Sequence[Row]]) -> None:
         """Store the cost of a day by hour."""
         revision = self.ledger.costs.revision(self.number, day)
-        self.ledger.costs.put(self.number, day, ValuedDay(hours, {}, "by hand", billed=False), revision)
+        costs: dict[RowLabels, dict[int, int]] = {}
+        for hour, rows in hours.items():
+            for row in rows:
+                labels = RowLabels(COST, row.workspace, row.model, row.tier, row.api_key, row.item)
+                costs.setdefault(labels, {})[hour] = row.value
+        self.ledger.costs.put(self.number, day, ValuedDay(costs, {}, "by hand", billed=False), revision)
 
     def read(
         self, *matchers: Matcher, since: int = 0, until: int = 2**62

@@ -34,7 +34,7 @@ def put_usage(ledger: Ledger, report: str, hour: int, value: int) -> None:
 
 def put_cost(ledger: Ledger, day: datetime, nano: int) -> None:
     """Value a day of account 1."""
-    valued_day = ValuedDay({4: [Row(COST, nano, "w", "m")]}, {}, "by hand", billed=False)
+    valued_day = ValuedDay({RowLabels(COST, "w", "m"): {4: nano}}, {}, "by hand", billed=False)
     ledger.costs.put(1, day, valued_day, ledger.costs.revision(1, day))
 
 
@@ -97,7 +97,7 @@ def test_a_valuation_that_came_too_late_changes_nothing(ledger: Ledger) -> None:
     before = ledger.costs.revision(1, DAY1)
     put_usage(ledger, "use", 0, 5)
     version = ledger.hours.version(1, DAY1)
-    ledger.costs.put(1, DAY1, ValuedDay({4: [Row(COST, 9)]}, {}, "by hand", billed=False), before)
+    ledger.costs.put(1, DAY1, ValuedDay({RowLabels(COST): {4: 9}}, {}, "by hand", billed=False), before)
     assert ledger.hours.version(1, DAY1) == version
     assert ledger.hours.cost(1, DAY1) == {}
 
@@ -107,7 +107,8 @@ def test_a_day_under_continuous_ingest_has_a_cost(ledger: Ledger) -> None:
     ledger.buckets.register_account("a", "p")
     before = ledger.costs.revision(1, DAY1)
     put_usage(ledger, "use", 0, 5)
-    ledger.costs.put(1, DAY1, ValuedDay({4: [Row(COST, 9)]}, {}, "by hand", billed=False), before, still_open=True)
+    valued_day = ValuedDay({RowLabels(COST): {4: 9}}, {}, "by hand", billed=False)
+    ledger.costs.put(1, DAY1, valued_day, before, still_open=True)
     assert sum(map(sum, ledger.hours.cost(1, DAY1).values())) == 9
     assert ledger.costs.unvalued_days(1, "by hand") == [DAY1]
 

@@ -19,7 +19,7 @@ from exporter.errors import LedgerError
 from exporter.ledger import DaysRead, Ledger, ValuedDay
 from exporter.ledger.schema import MIGRATIONS
 from exporter.ledger.store import Store
-from exporter.model import COST, DAY, HOUR, Bucket, Row
+from exporter.model import COST, DAY, HOUR, Bucket, Row, RowLabels
 from exporter.windows import TimeRange
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -235,7 +235,7 @@ def test_old_hours_become_days_and_keep_their_sums(tmp_path: Path) -> None:
         hours = [Bucket("use", day + n * HOUR, day + (n + 1) * HOUR, (Row("output", n),)) for n in range(24)]
         ledger.buckets.put(number, "use", TimeRange(day, day + DAY), hours)
         ledger.costs.put(
-            number, day, ValuedDay({n: [Row(COST, n)] for n in range(24)}, {}, "x", billed=True), revision=1
+            number, day, ValuedDay({RowLabels(COST): {n: n for n in range(24)}}, {}, "x", billed=True), revision=1
         )
     now = START + 100 * DAY
 
@@ -255,7 +255,7 @@ def test_old_hours_become_days_and_keep_their_sums(tmp_path: Path) -> None:
 
 
 def _valued_day(nano: int, *, billed: bool, estimate: int | None = None) -> ValuedDay:
-    return ValuedDay({0: [Row(COST, nano)]}, {}, "x", billed, estimate)
+    return ValuedDay({RowLabels(COST): {0: nano}}, {}, "x", billed, estimate)
 
 
 def test_a_billed_day_keeps_its_first_bill_and_estimate(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_unattributed_cost_keeps_the_labels_of_the_bill() -> None:
     )
     value = value_day(_usage(10), None, SOME_RATES, evidence=[evidence])
     assert value == DayValuation(
-        {(0, CostLabels("w", "m")): 150_000, (0, CostLabels("w", "whisper", "t", item="label")): 40},
+        {CostLabels("w", "m"): {0: 150_000}, CostLabels("w", "whisper", "t", item="label"): {0: 40}},
         billed=False,
         unpriced_tokens={},
     )

@@ -104,7 +104,7 @@ def test_a_day_with_reported_cost_is_not_priced_again() -> None:
     }
     value = value_day(usage, None, SOME_RATES)
     assert value == DayValuation(
-        {(1, CostLabels("w", "m", "on_demand", "k", "i")): 70}, billed=False, unpriced_tokens={}
+        {CostLabels("w", "m", "on_demand", "k", "i"): {1: 70}}, billed=False, unpriced_tokens={}
     )
 
 
@@ -127,7 +127,7 @@ def test_money_that_came_with_its_use_leaves_the_rest_of_the_day_to_be_priced() 
 def test_free_usage_is_reported_as_zero() -> None:
     """A price of zero makes a zero, which is known, and no unpriced tokens."""
     value = value_day({0: [Row("output", 9, "w", "free")]}, None, RateTable({("free", "output"): 0}))
-    assert value == DayValuation({(0, CostLabels("w", "free")): 0}, billed=False, unpriced_tokens={})
+    assert value == DayValuation({CostLabels("w", "free"): {0: 0}}, billed=False, unpriced_tokens={})
 
 
 # --- a billed day: the usage of a row ---------------------------------------------------------------------------------
