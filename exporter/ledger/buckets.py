@@ -16,7 +16,7 @@ import msgspec
 
 from exporter.ledger.day_versions import DayVersions
 from exporter.ledger.series import SeriesIndex
-from exporter.ledger.store import Store, placeholders
+from exporter.ledger.store import Store, insert_pairs, placeholders
 from exporter.model import DAY, GAUGE_METERS, HOUR, Bucket, Row, RowLabels, to_row, utc
 from exporter.windows import TimeRange
 
@@ -102,8 +102,10 @@ class Buckets:
                 for start, totals in totals_by_start.items()
             }
             digests = {start: _digest(points) for start, points in points_by_start.items() if points}
-            changed = _changed_starts(db, account, report, list(points_by_start), digests)
-            _replace(db, account, report, {start: points_by_start[start] for start in changed}, digests)
+            stored_digests = _read_digests(db, account, report, points_by_start)
+            changed = _changed_starts(db, account, report, points_by_start, digests, stored_digests)
+            _delete(db, account, report, [start for start in changed if start in stored_digests])
+            _insert(db, account, report, {start: points_by_start[start] for start in changed}, digests)
             days = _mark_unvalued(db, account, changed)
             coverage = _extend_coverage(db, account, report, time_range, completes_refresh=completes_refresh)
             _advance_reread(db, account, report, time_range)
@@ -275,56 +277,60 @@ def _digest(points: Sequence[_Point]) -> str:
     return blake2b(msgspec.json.encode(points), digest_size=16).hexdigest()
 
 
+def _read_digests(db: sqlite3.Connection, account: int, report: str, starts: Collection[int]) -> dict[int, str]:
+    """Return start -> digest of the stored buckets from the first to the last of these starts."""
+    return dict(
+        db.execute(
+            "SELECT start, digest FROM bucket WHERE account = ? AND report = ? AND start BETWEEN ? AND ?",
+            (account, report, min(starts, default=0), max(starts, default=0)),
+        ).fetchall()
+    )
+
+
 def _changed_starts(
-    db: sqlite3.Connection, account: int, report: str, starts: Sequence[int], digests: Mapping[int, str]
+    db: sqlite3.Connection,
+    account: int,
+    report: str,
+    starts: Collection[int],
+    digests: Mapping[int, str],
+    stored_digests: Mapping[int, str],
 ) -> list[int]:
     """Return the starts of the buckets that differ from the stored ones; a bucket without rows is not stored.
 
     Buckets of days that were rolled up are left out: their hours are summed in one row and cannot be replaced.
     """
-    if not starts:
+    changed = [start for start in starts if stored_digests.get(start) != digests.get(start)]
+    if not changed:
         return []
-    first, last = min(starts), max(starts)
-    stored_digests = dict(
-        db.execute(
-            "SELECT start, digest FROM bucket WHERE account = ? AND report = ? AND start BETWEEN ? AND ?",
-            (account, report, first, last),
-        ).fetchall()
-    )
     rolled_up = db.execute(
         "SELECT day FROM rolled WHERE account = ? AND report = ? AND day BETWEEN ? AND ?",
-        (account, report, _start_of_day(first), last),
+        (account, report, _start_of_day(min(changed)), max(changed)),
     )
     rolled_up_days = {day for (day,) in rolled_up}
-    return [
-        start
-        for start in starts
-        if stored_digests.get(start) != digests.get(start) and _start_of_day(start) not in rolled_up_days
-    ]
+    return [start for start in changed if _start_of_day(start) not in rolled_up_days]
 
 
-def _replace(
+def _delete(db: sqlite3.Connection, account: int, report: str, starts: Sequence[int]) -> None:
+    for table in ("point", "bucket"):
+        db.executemany(
+            f"DELETE FROM {table} WHERE account = ? AND report = ? AND start = ?",
+            [(account, report, start) for start in starts],
+        )
+
+
+def _insert(
     db: sqlite3.Connection,
     account: int,
     report: str,
     points_by_start: Mapping[int, Sequence[_Point]],
     digests: Mapping[int, str],
 ) -> None:
-    keys = [(account, report, start) for start in points_by_start]
-    for table in ("point", "bucket"):
-        db.executemany(f"DELETE FROM {table} WHERE account = ? AND report = ? AND start = ?", keys)
     db.executemany(
         "INSERT INTO bucket (account, report, start, digest) VALUES (?, ?, ?, ?)",
         [(account, report, start, digests[start]) for start, points in points_by_start.items() if points],
     )
-    db.executemany(
-        "INSERT INTO point (account, report, start, series, value) VALUES (?, ?, ?, ?, ?)",
-        (
-            (account, report, start, series, value)
-            for start, points in points_by_start.items()
-            for series, value in points
-        ),
-    )
+    points_by_key = {(account, report, start): points for start, points in points_by_start.items()}
+    insert_pairs(db, "point (account, report, start, series, value)", points_by_key)
 
 
 def _mark_unvalued(db: sqlite3.Connection, account: int, starts: Iterable[int]) -> frozenset[int]:

@@ -12,10 +12,11 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from exporter.errors import LedgerError, LedgerUnavailable
 from exporter.ledger.schema import check_version, migrate
@@ -243,6 +244,31 @@ def _check_exists(path: Path) -> None:
 def placeholders(values: Collection[object]) -> str:
     """Return the parameters of a list in SQL: `?, ?` for two values."""
     return ", ".join("?" * len(values))
+
+
+Key = TypeVar("Key", bound=tuple[object, ...])
+_MAX_PAIRS = 64
+"""Per statement, far below SQLite's limit of parameters."""
+
+
+def insert_pairs(db: sqlite3.Connection, table: str, pairs_by_key: Mapping[Key, Sequence[tuple[int, int]]]) -> None:
+    """Insert a row (*key, *pair) for each pair of each key; the columns of a table are in this order.
+
+    A statement takes a key once, with many of its pairs: less than half of the time of a statement for each row.
+    """
+    parameters_by_count: dict[int, list[list[object]]] = {}
+    for key, pairs in pairs_by_key.items():
+        for first in range(0, len(pairs), _MAX_PAIRS):
+            part = pairs[first : first + _MAX_PAIRS]
+            parameters_by_count.setdefault(len(part), []).append([*key, *chain.from_iterable(part)])
+    for count, parameters in parameters_by_count.items():
+        key_length = len(parameters[0]) - 2 * count
+        values = ", ".join(["(?, ?)"] * count)
+        # SQLite calls the columns of VALUES column1 and column2.
+        db.executemany(
+            f"INSERT INTO {table} SELECT {', '.join('?' * key_length)}, column1, column2 FROM (VALUES {values})",
+            parameters,
+        )
 
 
 def _lock_folder(folder: Path) -> _FolderLock:
