@@ -24,6 +24,7 @@ from exporter.ledger.names import Names
 from exporter.ledger.reported_days import ReportedDays, ReportedSeries
 from exporter.ledger.retention import Retention
 from exporter.ledger.series import SeriesIndex
+from exporter.ledger.snapshot_days import DayRevision, SnapshotDays
 from exporter.ledger.store import Store
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "BillState",
     "Coverage",
     "DayCost",
+    "DayRevision",
     "DayState",
     "DaysRead",
     "FixedCost",
@@ -47,8 +49,8 @@ class Ledger:
     """The ledger of one exporter, in a folder of its own.
 
     Reported usage and bills are `buckets`, pushed usage is `events`; `costs` are what days are valued at, from the rows
-    that `reported_days` reads; `hours` reads all of them hour by hour. Beside that: `names`, `change_events` and
-    `retention`.
+    that `reported_days` reads; `hours` reads all of them hour by hour. Beside that: `names`, `change_events`,
+    `snapshot_days` and `retention`.
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
@@ -65,6 +67,7 @@ class Ledger:
         self.names = Names(self._store)
         self.reported_days = ReportedDays(self._store, series)
         self.change_events = ChangeEvents(self._store)
+        self.snapshot_days = SnapshotDays(self._store)
         self.retention = Retention(self._store, day_versions)
 
     @property

@@ -348,6 +348,7 @@ class _DayRecord(NamedTuple):
     """Everything that is known of a day beside its hours; amounts in nano-USD."""
 
     revision: int = 0
+    cost_revision: int = 0
     billed: int = 0
     first_bill: int = 0
     restatement: int = 0
@@ -355,11 +356,12 @@ class _DayRecord(NamedTuple):
 
     def revalue(self, valued_day: ValuedDay, old_total: int, new_total: int) -> _DayRecord:
         """Return the record of the day's new valuation. The first bill and its estimate are never overwritten."""
+        record = self._replace(cost_revision=self.cost_revision + 1)
         if self.billed and valued_day.billed:
-            return self._replace(restatement=self.restatement + abs(new_total - old_total))
+            return record._replace(restatement=self.restatement + abs(new_total - old_total))
         if valued_day.billed:
-            return self._replace(billed=1, first_bill=new_total, estimate=valued_day.estimate)
-        return self._replace(billed=0)
+            return record._replace(billed=1, first_bill=new_total, estimate=valued_day.estimate)
+        return record._replace(billed=0)
 
 
 def _bounds(time_range: TimeRange) -> tuple[int, int]:
@@ -408,7 +410,8 @@ def _replace_unpriced_tokens(
 
 def _read_record(db: sqlite3.Connection, account: int, day_start: int) -> _DayRecord:
     found = db.execute(
-        "SELECT revision, billed, first_bill, restatement, estimate FROM day WHERE account = ? AND start = ?",
+        "SELECT revision, cost_revision, billed, first_bill, restatement, estimate FROM day"
+        " WHERE account = ? AND start = ?",
         (account, day_start),
     ).fetchone()
     return _DayRecord() if found is None else _DayRecord(*found)
@@ -420,8 +423,8 @@ def _write_record(
     state = valued_day.bill_state
     db.execute(
         "INSERT OR REPLACE INTO day (account, start, method, bill_evidence, fixed_costs, bill_digest, bill_changed_at,"
-        " bill_complete_at, bill_is_withdrawn, revision, billed, first_bill, restatement, estimate)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " bill_complete_at, bill_is_withdrawn, revision, cost_revision, billed, first_bill, restatement, estimate)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             account,
             day_start,

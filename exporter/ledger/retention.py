@@ -98,6 +98,9 @@ def _roll_up_report(db: sqlite3.Connection, day: _ReportDay) -> None:
         [(day.account, day.report, day.start, series, value) for series, value in totals],
     )
     db.execute("INSERT OR IGNORE INTO rolled (account, report, day) VALUES (?, ?, ?)", day)
+    db.execute(
+        "UPDATE day SET cost_revision = cost_revision + 1 WHERE account = ? AND start = ?", (day.account, day.start)
+    )
 
 
 def _roll_up_cost(db: sqlite3.Connection, day: _CostDay) -> None:
@@ -110,7 +113,10 @@ def _roll_up_cost(db: sqlite3.Connection, day: _CostDay) -> None:
         "INSERT INTO cost (account, start, series, value) VALUES (?, ?, ?, ?)",
         [(day.account, day.start, series, value) for series, value in totals],
     )
-    db.execute("UPDATE day SET method = ? WHERE account = ? AND start = ?", (ROLLED_UP, *day))
+    db.execute(
+        "UPDATE day SET method = ?, cost_revision = cost_revision + 1 WHERE account = ? AND start = ?",
+        (ROLLED_UP, *day),
+    )
 
 
 def _delete_before(db: sqlite3.Connection, cutoff: int) -> None:

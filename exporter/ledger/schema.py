@@ -115,6 +115,16 @@ def _m006_pending_rereads(db: sqlite3.Connection) -> None:
     )
 
 
+def _m007_snapshot_days(db: sqlite3.Connection) -> None:
+    for statement in (
+        # How often the day's costs were replaced or its hours rolled up.
+        "ALTER TABLE day ADD COLUMN cost_revision INTEGER NOT NULL DEFAULT 0",
+        # What snapshots keep of an account's closed days: a copy, for restarts.
+        "CREATE TABLE snapshot_days (account INTEGER PRIMARY KEY, content BLOB NOT NULL)",
+    ):
+        db.execute(statement)
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     _m001_initial_tables,
     _m002_pushed_events,
@@ -122,6 +132,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     _m004_bill_states,
     _m005_day_reads,
     _m006_pending_rereads,
+    _m007_snapshot_days,
 )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import blake2b
+from types import MappingProxyType
 
 from exporter.analysis.baselines import BASELINE_DAYS
 from exporter.analysis.budgets import budget_share
 from exporter.config.configuration import Budget
-from exporter.ledger import FixedCost
+from exporter.ledger import DayRevision, FixedCost
+from exporter.ledger.snapshot_days import UNKNOWN_DAY
 from exporter.model import COST, DAY, TOKEN_METERS, RowLabels
 from exporter.polling.account_state import AccountView
 from exporter.polling.schedule import complete_until
@@ -27,6 +31,7 @@ from exporter.snapshot.hourly import BudgetMatcher, HourlyDay, RawDay, join_days
 from exporter.snapshot.labels import LabelMapper, SpendLabels, to_spend_labels
 from exporter.snapshot.signals import compute_signals
 from exporter.snapshot.source import SnapshotSource, sum_hours
+from exporter.snapshot.stored_days import NO_STORED_DAYS, StoredDay, StoredDays
 from exporter.windows import DAYS_EXPORTED, TimeRange, calendar_windows, days_back, floor, slots
 
 _USAGE_DAYS = BASELINE_DAYS + 2
@@ -70,6 +75,17 @@ class _Grouping:
     names: Mapping[str, str]
     budgets: tuple[Budget, ...]
 
+    @property
+    def digest(self) -> str:
+        """The same in another process where rows are summed in the same way."""
+        plain = [
+            [self.ledger_account],
+            sorted(self.remapped.items()),
+            sorted(self.names.items()),
+            [[budget.name, budget.match.globs] for budget in self.budgets],
+        ]
+        return blake2b(json.dumps(plain).encode(), digest_size=16).hexdigest()
+
 
 @dataclass(frozen=True, slots=True)
 class _VersionedDay:
@@ -79,25 +95,75 @@ class _VersionedDay:
     day: HourlyDay
 
 
+@dataclass(frozen=True, slots=True)
+class _KnownTotals:
+    """The totals of a day, and what they were summed from."""
+
+    version: int
+    """The version of the source's day."""
+    revision: DayRevision
+    totals: DayTotals
+
+
 @dataclass(slots=True)
 class SnapshotBuilder:
     """Builds snapshots of one account, one at a time, and keeps the totals of each day."""
 
-    _totals: dict[datetime, tuple[int, DayTotals]] = field(default_factory=dict)
-    """Day -> its version and totals."""
+    _totals: dict[datetime, _KnownTotals] = field(default_factory=dict)
     _labels: dict[tuple[RowLabels, ...], tuple[RowLabels, ...]] = field(default_factory=dict)
     """Sets of labels, so that days of equal labels share them."""
     _grouping: _Grouping | None = None
     _hourly: dict[datetime, _VersionedDay] = field(default_factory=dict)
+    _restored: StoredDays = NO_STORED_DAYS
+    """Days of an earlier process, until the first snapshot is built."""
+
+    def restore(
+        self, stored: StoredDays, versions: Mapping[datetime, int], revisions: Mapping[datetime, DayRevision]
+    ) -> None:
+        """Begin with the days of an earlier process that have not changed since.
+
+        `revisions` are the present ones, without days of which nothing is known. `versions` are those of the source's
+        exported days, read before the revisions: a change after that makes the next build read the day.
+        """
+        days = {
+            day: known
+            for day, known in stored.days.items()
+            if day in versions and known.revision == revisions.get(day, UNKNOWN_DAY)
+        }
+        self._restored = StoredDays(stored.grouping, days)
+        for day, known in days.items():
+            labels = self._labels.setdefault(tuple(known.totals.labels), tuple(known.totals.labels))
+            totals = DayTotals(labels, known.totals.values)
+            self._totals[day] = _KnownTotals(versions[day], known.revision, totals)
+
+    def closed_days(self, now: datetime) -> StoredDays:
+        """Return the days before today, to be stored for a later process."""
+        grouping = "" if self._grouping is None else self._grouping.digest
+        return StoredDays(
+            grouping,
+            {
+                day: StoredDay(known.revision, known.totals, self._hourly[day].day)
+                for day, known in self._totals.items()
+                if day + DAY <= now
+            },
+        )
 
     def build(
-        self, view: AccountView, source: SnapshotSource, budgets: Iterable[Budget], now: datetime
+        self,
+        view: AccountView,
+        source: SnapshotSource,
+        budgets: Iterable[Budget],
+        now: datetime,
+        revisions: Mapping[datetime, DayRevision] = MappingProxyType({}),
     ) -> AccountSnapshot:
-        """Build the account's snapshot of `now`. Raises LedgerError."""
+        """Build the account's snapshot of `now`. Raises LedgerError.
+
+        `revisions` are needed only where `closed_days` are stored: of each exported day, read before the source is.
+        """
         reports = report_coverages(view, source)
         watermark, covered = account_watermark(view, reports), covered_range(reports)
-        exported = _exported_range(now)
-        raw_days = self._read_days(source, exported)
+        exported = exported_range(now)
+        raw_days = self._read_days(source, exported, revisions)
         windows = self._window_totals(source, now, watermark)
         label_mapper = _build_label_mapper(windows, source, view.account.max_series)
         own_budgets = matching_budgets(view.account, budgets)
@@ -117,7 +183,7 @@ class SnapshotBuilder:
             up=not view.health.problems and all(known.coverage is not None for known in reports),
             label_mapper=label_mapper,
             windows=windows,
-            days={day: totals for day, (_, totals) in self._totals.items() if totals.labels},
+            days={day: known.totals for day, known in self._totals.items() if known.totals.labels},
             day_costs=tuple(day_costs),
             day_reads=find_day_reads(view, source, exported),
             unpriced_tokens=source.unpriced_tokens(exported),
@@ -132,17 +198,20 @@ class SnapshotBuilder:
             crosscheck_ratios=_crosscheck_ratios(view, source, windows, now, watermark),
         )
 
-    def _read_days(self, source: SnapshotSource, exported: TimeRange) -> dict[datetime, RawDay]:
+    def _read_days(
+        self, source: SnapshotSource, exported: TimeRange, revisions: Mapping[datetime, DayRevision]
+    ) -> dict[datetime, RawDay]:
         """Bring the days' totals up to date; return the days that were read for it."""
         previous, self._totals = self._totals, {}
         raw_days = {}
         for day in slots(exported.start, exported.end, DAY):
             # The version is read before the day: a change in between makes the next build read the day again.
             version, known = source.day_version(day), previous.get(day)
-            if known is None or known[0] != version:
+            if known is None or known.version != version:
                 raw_days[day] = raw = _read_day(source, day, exported)
                 usage = source.daily_usage(day) if raw.usage is None else sum_hours(raw.usage)
-                known = (version, self._day_totals(sum_hours(raw.cost), usage))
+                totals = self._day_totals(sum_hours(raw.cost), usage)
+                known = _KnownTotals(version, revisions.get(day, UNKNOWN_DAY), totals)
             self._totals[day] = known
         return raw_days
 
@@ -162,7 +231,7 @@ class SnapshotBuilder:
                     totals |= {labels: n for labels, n in source.usage(window).items() if labels.meter != COST}
             else:
                 for day in slots(window.start, window.end, DAY):
-                    merge_totals(totals, self._totals[day][1].items())
+                    merge_totals(totals, self._totals[day].totals.items())
             windows[name] = totals
         return windows
 
@@ -178,17 +247,30 @@ class SnapshotBuilder:
     ) -> list[HourlyDay]:
         """Return every exported day by the hour; a day is summed again where it or the grouping has changed."""
         previous = self._hourly if grouping == self._grouping else {}
+        if self._restored.days and self._restored.grouping == grouping.digest:
+            # A day that was read again, because it changed since it was restored, is among the raw days.
+            previous = {
+                day: _VersionedDay(self._totals[day].version, known.hourly)
+                for day, known in self._restored.days.items()
+                if day in self._totals and day not in raw_days
+            }
+        self._restored = NO_STORED_DAYS
         self._grouping, self._hourly = grouping, {}
-        for day, (version, _) in self._totals.items():
-            known = previous.get(day)
-            if known is None or known.version != version:
+        for day, totals in self._totals.items():
+            known, needs_usage = previous.get(day), _needs_usage(day, exported)
+            if known is None or known.version != totals.version or (needs_usage and not known.day.has_usage):
                 raw_day = raw_days.get(day) or _read_day(source, day, exported)
-                known = _VersionedDay(version, sum_day(raw_day, fixed_costs.get(day, {}), label_mapper, matcher))
+                hourly_day = sum_day(raw_day, fixed_costs.get(day, {}), label_mapper, matcher)
+                known = _VersionedDay(totals.version, hourly_day)
+            elif known.day.has_usage and not needs_usage:
+                # As if it were read today: a process that ran for long exports the same as a new one.
+                known = _VersionedDay(known.version, known.day.without_usage())
             self._hourly[day] = known
         return [known.day for known in self._hourly.values()]
 
 
-def _exported_range(now: datetime) -> TimeRange:
+def exported_range(now: datetime) -> TimeRange:
+    """Return the UTC days that a snapshot holds."""
     return TimeRange(days_back(now, DAYS_EXPORTED - 1), floor(now, DAY) + DAY)
 
 
@@ -203,8 +285,12 @@ def _build_label_mapper(windows: Mapping[str, RowTotals], source: SnapshotSource
 
 
 def _read_day(source: SnapshotSource, day: datetime, exported: TimeRange) -> RawDay:
-    with_usage = exported.end - day <= _USAGE_DAYS * DAY
-    return RawDay(source.hourly_cost(day), source.hourly_usage(day) if with_usage else None)
+    return RawDay(source.hourly_cost(day), source.hourly_usage(day) if _needs_usage(day, exported) else None)
+
+
+def _needs_usage(day: datetime, exported: TimeRange) -> bool:
+    """Return whether signals look at a day's hourly usage."""
+    return exported.end - day <= _USAGE_DAYS * DAY
 
 
 def _crosscheck_ratios(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from exporter.analysis.baselines import HourlySeries
@@ -83,6 +83,12 @@ class HourlyDay:
     """By budget; a part of what `budgets` has."""
     requests: HourlySums
     tokens: HourlySums
+    has_usage: bool = True
+    """Whether requests and tokens were read; they are not for days that are too old for baselines."""
+
+    def without_usage(self) -> HourlyDay:
+        """Return the same day as if requests and tokens had not been read."""
+        return replace(self, requests={}, tokens={}, has_usage=False)
 
 
 def sum_day(
@@ -114,6 +120,7 @@ def sum_day(
         one_time_cost=_pack(one_time_cost),
         requests=_pack(requests),
         tokens={} if requests else _pack(tokens),
+        has_usage=raw_day.usage is not None,
     )
 
 

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from exporter.config.configuration import Budget
-from exporter.ledger import Ledger
-from exporter.polling.account_state import AccountState
+from exporter.errors import LedgerUnavailable
+from exporter.ledger import DayRevision, Ledger
+from exporter.ledger.snapshot_days import UNKNOWN_DAY
+from exporter.model import DAY, HOUR
+from exporter.polling.account_state import AccountState, AccountView
 from exporter.snapshot.account_snapshot import AccountSnapshot
-from exporter.snapshot.builder import SnapshotBuilder
+from exporter.snapshot.builder import SnapshotBuilder, exported_range
 from exporter.snapshot.hourly import matching_budgets
 from exporter.snapshot.source import LedgerSource
+from exporter.snapshot.stored_days import decode_days, encode_days
+from exporter.windows import slots
 
 AccountKey = tuple[str, str]
 """An account's name and provider."""
+
+
+STORE_INTERVAL = HOUR
+"""Changes of closed days are stored at most so often: the ledger need not grow by every correction, and a restart reads
+the days that have changed since."""
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredState:
+    """What the closed days that are stored in the ledger were computed from."""
+
+    grouping: str
+    revisions: Mapping[datetime, DayRevision]
 
 
 @dataclass(slots=True)
@@ -25,6 +43,10 @@ class _Builder:
 
     builder: SnapshotBuilder = field(default_factory=SnapshotBuilder)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    is_restored: bool = False
+    """Whether the days of an earlier process were read, or the builder does not need them."""
+    stored: _StoredState | None = None
+    store_after: datetime | None = None
 
 
 class SnapshotStore:
@@ -66,16 +88,49 @@ class SnapshotStore:
             view = account_state.view()
             source = LedgerSource(self._ledger, view.ledger_account)
             try:
-                snapshot = entry.builder.build(view, source, self._budgets, self._clock())
+                snapshot = self._build(entry, view, source)
             except Exception:
                 # Every kind, and raised again: the caller counts and logs it. What the builder keeps between two builds
                 # may be half of one and half of the other.
                 entry.builder = SnapshotBuilder()
+                entry.is_restored = True
                 previous = self.get(key)
                 if previous is not None:
                     self._store(key, replace(previous, view=view, up=previous.up and not view.health.problems))
                 raise
             self._store(key, snapshot)
+
+    def _build(self, entry: _Builder, view: AccountView, source: LedgerSource) -> AccountSnapshot:
+        """Build a snapshot; begin with the days that an earlier process stored, and store those that have changed."""
+        now, number = self._clock(), view.ledger_account.id
+        exported = exported_range(now)
+        if entry.is_restored:
+            revisions = self._ledger.snapshot_days.revisions(number, exported)
+        else:
+            versions = {day: source.day_version(day) for day in slots(exported.start, exported.end, DAY)}
+            content, revisions = self._ledger.snapshot_days.read(number, exported)
+            stored = decode_days(content)
+            entry.builder.restore(stored, versions, revisions)
+            entry.stored, entry.is_restored = _StoredState(stored.grouping, stored.revisions), True
+        snapshot = entry.builder.build(view, source, self._budgets, now, revisions)
+        if entry.store_after is None or entry.store_after <= now:
+            self._store_days(entry, number, now)
+        return snapshot
+
+    def _store_days(self, entry: _Builder, number: int, now: datetime) -> None:
+        closed = entry.builder.closed_days(now)
+        state = _StoredState(closed.grouping, closed.revisions)
+        if all(revision == UNKNOWN_DAY for revision in state.revisions.values()):
+            return  # before the first poll
+        entry.store_after = now + STORE_INTERVAL
+        if state == entry.stored:
+            return
+        try:
+            if self._ledger.snapshot_days.put(number, encode_days(closed), state.revisions):
+                entry.stored = state
+        except LedgerUnavailable:
+            # Only a copy: without it the next start takes longer. What else fails with the disk, the poll reports.
+            return
 
     def _store(self, key: AccountKey, snapshot: AccountSnapshot) -> None:
         with self._lock:

@@ -79,6 +79,7 @@ def test_later_polls_that_are_killed_lose_and_double_nothing(
 
 
 REVERSALS = (
+    (6, ("DROP TABLE snapshot_days", "ALTER TABLE day DROP COLUMN cost_revision")),
     (5, ("DROP TABLE reread",)),
     (4, ("DROP TABLE day_read",)),
     (
