@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import blake2b
@@ -49,11 +50,23 @@ class Shard:
 
 
 def parse_shard(_context: click.Context, _parameter: click.Parameter, value: str) -> Shard:
-    """Parse the number of a shard and the number of all shards, such as `2/8`."""
-    match = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", value)
-    if match is None or int(match[1]) > int(match[2]):
-        raise click.BadParameter(f"{value!r} is not I/N with I from 1 to N, such as 2/8")
-    return Shard(int(match[1]), int(match[2]))
+    """Parse the number of a shard and the number of all shards, such as `2/8`; `auto/8` takes it from the host name."""
+    match = re.fullmatch(r"(auto|[1-9]\d{0,3})/([1-9]\d{0,3})", value)
+    if match is None or (match[1] != "auto" and int(match[1]) > int(match[2])):
+        raise click.BadParameter(f"{value!r} is not I/N with I from 1 to N, such as 2/8, and not auto/N")
+    total = int(match[2])
+    return Shard(_shard_of_host(socket.gethostname(), total) if match[1] == "auto" else int(match[1]), total)
+
+
+def _shard_of_host(host: str, total: int) -> int:
+    """Return the number of the shard from the ordinal at the end of a StatefulSet pod's name, which counts from 0."""
+    match = re.fullmatch(r".*-(0|[1-9]\d{0,3})", host.partition(".")[0])
+    if match is None:
+        raise click.BadParameter(f"auto needs a host name with an ordinal, such as exporter-0, and it is {host!r}")
+    number = int(match[1]) + 1
+    if number > total:
+        raise click.BadParameter(f"the host name {host!r} is that of shard {number}, and there are only {total}")
+    return number
 
 
 def parse_base_url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:

@@ -92,7 +92,7 @@ MIN_HOURLY_RETENTION = (DAYS_EXPORTED + 1) * DAY
     callback=flag_types.parse_shard,
     default="1/1",
     show_default=True,
-    help="Serve only the I-th of N equal parts of the accounts.",
+    help="Serve only the I-th of N equal parts of the accounts; with auto/N, I is from the host name of a StatefulSet.",
 )
 @log_options
 def run(

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from exporter import __version__
-from exporter.cli import main
+from exporter.cli import flag_types, main
 from exporter.ledger.store import LEDGER_FILE_NAME
 from tests.command import (
     ANY_PORT_FLAG,
@@ -248,6 +248,7 @@ def test_two_exporters_do_not_share_a_ledger(tmp_path: Path) -> None:
         ("run --shard=0/3", "'0/3' is not I/N with I from 1 to N, such as 2/8"),
         ("run --shard=4/3", "'4/3' is not I/N"),
         ("run --shard=2", "'2' is not I/N"),
+        ("run --shard=auto", "'auto' is not I/N with I from 1 to N, such as 2/8, and not auto/N"),
         ("run --config.auto-reload-interval=0s", "'0s' is not a duration in whole seconds such as 30s or 5m"),
         ("run --config.auto-reload-interval=1500ms", "'1500ms' is not a duration in whole seconds"),
         ("run --config.auto-reload-interval=soon", "'soon' is not a duration"),
@@ -378,6 +379,27 @@ def test_every_account_belongs_to_one_shard(tmp_path: Path) -> None:
             parts[number] = {int(name.removeprefix("account-")) for name in exporter.accounts()}
             assert any(f"accounts={len(parts[number])}" in line for line in exporter.stderr_lines)
     assert parts == {1: {0, 4, 6}, 2: {1, 2, 3, 5, 8, 9, 10, 11}, 3: {7}}
+
+
+def test_the_shard_of_a_pod_follows_from_its_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With auto/N the ordinal at the end of the host name, from 0, selects the shard; other names are wrong usage."""
+
+    def parse(host: str, value: str) -> flag_types.Shard:
+        monkeypatch.setattr(socket, "gethostname", lambda: host)
+        command = main.get_command(click.Context(main), "run")
+        assert command is not None
+        shard = next(option for option in command.params if option.name == "shard")
+        return flag_types.parse_shard(click.Context(command), shard, value)
+
+    assert parse("ai-spend-exporter-0", "auto/3") == flag_types.Shard(1, 3)
+    assert parse("exporter-2-2", "auto/3") == flag_types.Shard(3, 3)
+    assert parse("exporter-2", "1/3") == flag_types.Shard(1, 3)
+    assert parse("exporter-0.exporters.ai.svc.cluster.local", "auto/3") == flag_types.Shard(1, 3)
+    for host in ("laptop", "exporter-x", "exporter-01", "node.exporter-1"):
+        with pytest.raises(click.BadParameter, match="auto needs a host name with an ordinal"):
+            parse(host, "auto/3")
+    with pytest.raises(click.BadParameter, match="is that of shard 4, and there are only 3"):
+        parse("exporter-3", "auto/3")
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
