@@ -20,7 +20,8 @@ from rich.progress import Progress
 
 from exporter.check import AccountTotals, Backfill, PolledHistory, compute_account_totals, replay_days
 from exporter.cli.account_tables import build_tables, sanitize, summarize
-from exporter.cli.check import advice, check
+from exporter.cli.check import check
+from exporter.cli.check_config import advice
 from exporter.cli.command import config_option, exit_on_error, now
 from exporter.config import configuration as settings
 from exporter.config.configuration import Account, Config

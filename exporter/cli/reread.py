@@ -5,40 +5,21 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 import httpx
 
+from exporter.cli.client_options import DEFAULT_URL, ClientOptions, client_options, parse_exporter_url
 from exporter.cli.command import exit_on_error, main, now
 from exporter.errors import ExporterError
 
-DEFAULT_URL = "http://localhost:10042"
 TIMEOUT = 30.0
 """Seconds to wait for an answer. The exporter answers before it reads anything."""
 MAX_ANSWER_CHARACTERS = 300
 """Of an answer that is not the exporter's, in an error message."""
 
 _DATE = click.DateTime(["%Y-%m-%d"])
-_FILE = click.Path(path_type=Path)
-
-
-def _parse_url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    """Return an http or https address without a slash at its end."""
-    try:
-        parts = urlsplit(value)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        raise click.BadParameter(f"not an address such as {DEFAULT_URL}")
-    if parts.username is not None:
-        raise click.BadParameter("give the password with --user and --password-file: others can read a command line")
-    if parts.query or parts.fragment:
-        raise click.BadParameter(f"give the address only, such as {DEFAULT_URL}")
-    return value.rstrip("/")
 
 
 @main.command()
@@ -46,12 +27,10 @@ def _parse_url(_context: click.Context, _parameter: click.Parameter, value: str)
 @click.option("--to", "last", type=_DATE, required=True, help="The last UTC day.")
 @click.option("--account", help="Read only this account again.  [default: all polled accounts]")
 @click.option("--provider", help="Read only the accounts of this provider again.  [default: all providers]")
-@click.option("--url", callback=_parse_url, default=DEFAULT_URL, show_default=True, help="Address of the exporter.")
-@click.option("--user", help="User of basic authentication.  [default: no authentication]")
-@click.option("--password-file", type=_FILE, help="File with the user's password.  [default: ask for it]")
-@click.option("--ca-file", type=_FILE, help="Certificates to verify the exporter's with.  [default: the system's]")
-@click.option("--cert-file", type=_FILE, help="Client certificate, in PEM.  [default: none]")
-@click.option("--key-file", type=_FILE, help="Key of the client certificate.  [default: in --cert-file]")
+@click.option(
+    "--url", callback=parse_exporter_url, default=DEFAULT_URL, show_default=True, help="Address of the exporter."
+)
+@client_options
 def reread(
     *,
     first: datetime,
@@ -59,70 +38,30 @@ def reread(
     account: str | None,
     provider: str | None,
     url: str,
-    user: str | None,
-    password_file: Path | None,
-    ca_file: Path | None,
-    cert_file: Path | None,
-    key_file: Path | None,
+    **client_flags: Any,
 ) -> None:
     """Have a running exporter read usage and bills of past days again, and print which.
 
     The exporter needs --web.enable-lifecycle. It reads the days as soon as the providers' rate limits allow, beside its
     polls; its log and its landing page say when each day was read. Exit 1 if it cannot be reached or reads nothing.
     """
-    _check_options(first, last, user, password_file, cert_file, key_file)
+    client = ClientOptions(**client_flags)
+    _check_days(first, last)
     query = {"from": f"{first:%Y-%m-%d}", "to": f"{last:%Y-%m-%d}", "account": account, "provider": provider}
     parameters = {name: value for name, value in query.items() if value is not None}
     with exit_on_error():
-        credentials = None if user is None else (user, _read_password(user, password_file))
-        ssl_context = _build_ssl_context(ca_file, cert_file, key_file) if url.startswith("https:") else None
+        credentials = client.read_credentials()
+        ssl_context = client.build_ssl_context() if url.startswith("https:") else None
         answer = _post(f"{url}/-/reread", parameters, credentials, ssl_context)
     _print_answer(answer)
 
 
-def _check_options(
-    first: datetime,
-    last: datetime,
-    user: str | None,
-    password_file: Path | None,
-    cert_file: Path | None,
-    key_file: Path | None,
-) -> None:
-    """Raise BadParameter for values that no exporter accepts, and for options that miss another."""
+def _check_days(first: datetime, last: datetime) -> None:
+    """Raise BadParameter for days that no exporter accepts."""
     if first > last:
         raise click.BadParameter(f"{first:%Y-%m-%d} is after --to={last:%Y-%m-%d}", param_hint="--from")
     if last.replace(tzinfo=UTC) > now():
         raise click.BadParameter(f"{last:%Y-%m-%d} is in the future: days are UTC", param_hint="--to")
-    if password_file is not None and user is None:
-        raise click.BadParameter("needs --user", param_hint="--password-file")
-    if key_file is not None and cert_file is None:
-        raise click.BadParameter("needs --cert-file", param_hint="--key-file")
-
-
-def _read_password(user: str, file: Path | None) -> str:
-    if file is None:
-        return str(click.prompt(f"Password of {user}", hide_input=True, err=True))
-    try:
-        return file.read_text(encoding="utf-8").strip("\r\n")
-    except OSError as error:
-        raise ExporterError(f"--password-file {file} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError:
-        raise ExporterError(f"--password-file {file} is not text in UTF-8.") from None
-
-
-def _build_ssl_context(ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> ssl.SSLContext:
-    """Return a context that verifies the exporter's certificate, and has a client certificate where there is one."""
-    try:
-        context = ssl.create_default_context(cafile=ca_file)
-        if cert_file is not None:
-            context.load_cert_chain(cert_file, key_file)
-    except ssl.SSLError as error:
-        raise ExporterError(f"--ca-file, --cert-file or --key-file is not usable: {error.reason or error}.") from error
-    except OSError as error:
-        # Python does not say which of the files it is.
-        files = ", ".join(str(file) for file in (ca_file, cert_file, key_file) if file is not None)
-        raise ExporterError(f"{files} cannot be read: {error.strerror}.") from error
-    return context
 
 
 def _post(
