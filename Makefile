@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test faults bench check lint lock golden estimates dashboards rules mutants image clean
+.PHONY: help demo test faults bench check lint lock golden estimates dashboards rules chart manifests mixin mutants \
+  deploy-check image image-check clean
 
 help: ## List these targets.
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
 demo: .venv/run ## Run everything on this machine with simulated accounts: no API key, no request to a provider.
 	@exec $(BIN)/python -m exporter demo
@@ -22,8 +23,8 @@ check: lint ## Lint, check types, and check that the lock files are current.
 	$(BIN)/mypy
 
 lint: .venv/dev
-	$(BIN)/ruff check alerting exporter grafana tests
-	$(BIN)/ruff format --check alerting exporter grafana tests
+	$(BIN)/ruff check alerting deploy exporter grafana tests
+	$(BIN)/ruff format --check alerting deploy exporter grafana tests
 	@.ci/generated
 
 bench: .venv/dev ## Run the benchmarks.
@@ -44,8 +45,19 @@ dashboards: .venv/dev ## Generate the dashboards from grafana/build.py.
 rules: .venv/dev ## Generate prometheus/rules from alerting/config.yml.
 	$(BIN)/python -m alerting.build
 
+chart: .venv/dev ## Generate the rules and dashboards of the Helm chart.
+	$(BIN)/python -m deploy.build
+
+manifests: .venv/dev ## Generate the chart's files, and render deploy/kubernetes from it with helm.
+	@.ci/deploy-tools helm
+	$(BIN)/python -m deploy.build --manifests
+
 mutants: .venv/dev ## Change every rule in every way, and run the rule tests: they have to fail.
 	$(BIN)/python -m tests.prometheus.mutants
+
+deploy-check: .venv/dev ## Render the Helm chart with its examples and validate the result; needs Go to build helm at first.
+	@.ci/deploy-tools
+	$(BIN)/pytest tests/deploy -o python_files='check_*.py'
 
 image: ## Build the container image.
 	docker build -t ai-spend-exporter .

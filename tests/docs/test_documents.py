@@ -260,7 +260,7 @@ def test_every_path_that_is_mentioned_exists(document: Path) -> None:
 def test_every_make_target_is_documented() -> None:
     """The table of targets has every target of the Makefile that has a description."""
     described = {row[0].strip("`") for row in read_table(DEVELOPMENT_DOC, "Make targets")}
-    targets = re.findall(r"^(\w+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([\w-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert described == {f"make {target}" for target in targets}
 
 
