@@ -51,9 +51,10 @@ def dockerfile_value(instruction: str) -> Any:
 
 def health_url(name: str) -> str:
     """Return the URL that the service's health check requests."""
-    found = re.search(r"http://[^\s']+", " ".join(SERVICES[name]["healthcheck"]["test"]))
+    command = " ".join(SERVICES[name]["healthcheck"]["test"])
+    found = re.search(r"http://[^\s']+", command)
     assert found is not None
-    return found[0]
+    return f"{found[0]}/-/healthy" if "check health" in command else found[0]
 
 
 def lay_out_container(name: str, folder: Path) -> Path:
@@ -233,11 +234,10 @@ def test_services_run_hardened(name: str) -> None:
 def test_services_have_health_checks(name: str) -> None:
     """Every health check requests the service's own port with a program that its image contains."""
     kind, program, *_ = SERVICES[name]["healthcheck"]["test"]
-    # The images of Prometheus and Alertmanager are built on busybox, Grafana's on Alpine.
-    assert (kind, program) == ("CMD", "python" if name in OWN_SERVICES else "wget")
+    # The images of Prometheus and Alertmanager are built on busybox, Grafana's on Alpine; ours has no other program.
+    expected = "python" if name == "notices" else "ai-spend-exporter" if name in OWN_SERVICES else "wget"
+    assert (kind, program) == ("CMD", expected)
     assert health_url(name).startswith(f"http://127.0.0.1:{_port(name)}/")
-    if name in OWN_SERVICES and name != "notices":
-        assert SERVICES[name]["healthcheck"]["test"] == ["CMD", *dockerfile_value("HEALTHCHECK CMD")]
 
 
 def test_secrets_are_files() -> None:
@@ -251,6 +251,13 @@ def test_secrets_are_files() -> None:
             named = re.search(r"pass|secret|token|key", setting, re.IGNORECASE)
             assert not named or NOT_SECRET.get(setting) == value, setting
             assert not re.search(r"sk-|crsr_|xox|[0-9a-f]{20}", value), setting
+
+
+def test_the_exporters_health_check_is_that_of_its_image() -> None:
+    """Services of the exporter run the image's health check, with the address."""
+    image = dockerfile_value("HEALTHCHECK .*CMD")
+    for name in ("ai-spend-exporter", "demo"):
+        assert SERVICES[name]["healthcheck"]["test"] == ["CMD", *image, "--url=http://127.0.0.1:10042"]
 
 
 def test_the_example_configuration_uses_mounted_secrets() -> None:

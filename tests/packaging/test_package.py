@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from exporter import __version__
-from exporter.cli import main
+from exporter.cli import check_health, main
 from exporter.ledger.store import Store
 from tests.command import ENVIRONMENT, run_command, start_exporter, start_sandbox, wait_until
 from tests.paths import ROOT
@@ -235,12 +235,22 @@ def test_the_image_runs_without_root_and_writes_only_its_volume() -> None:
     """The last user is a number and not root, and the only folder that this user owns is the volume."""
     final = _stage_instructions(-1)
     user = [rest for word, rest in final if word == "USER"]
-    assert int(user[-1].partition(":")[0]) > 0
+    assert int(user[-1]) > 0
     assert [rest for word, rest in final if word == "VOLUME"] == ["/data"]
-    assert re.findall(r"install -d -o exporter -g exporter (\S+)", " ".join(rest for _, rest in final)) == ["/data"]
-    assert f"--uid {user[-1]} " in " ".join(rest for word, rest in final if word == "RUN")
-    assert not [rest for word, rest in final if word in ("COPY", "ADD") and "--chown" in rest]
-    assert not [rest for word, rest in final if word == "RUN" and re.search("chmod|chown", rest)]
+    owned = [rest for word, rest in final if word in ("COPY", "ADD") and "--chown" in rest]
+    assert owned == [f"--from=build --chown={user[-1]}:{user[-1]} /empty /data"]
+    assert not [rest for word, rest in final if word == "RUN"]
+
+
+def test_the_image_has_no_base_and_every_package_is_pinned() -> None:
+    """The last stage starts empty; everything that pip installs has a hash, with what builds the wheel."""
+    assert _stage_instructions(-1)[0] == ("FROM", "scratch")
+    commands = " && ".join(rest for word, rest in _stage_instructions(0) if word == "RUN").split(" && ")
+    for command in (command for command in commands if re.search(r"pip\S* .*(install|wheel) ", command)):
+        assert "--require-hashes" in command or "--no-index" in command, command
+    (names,) = re.findall(r"kept = /\^\((.*?)\)==/", " ".join(commands))
+    locked = set(re.findall(r"^([a-z0-9.-]+)==", (ROOT / "requirements-dev.lock").read_text(), re.MULTILINE))
+    assert set(names.split("|")) <= locked
 
 
 def test_the_image_starts_the_program_with_flags_that_it_knows() -> None:
@@ -256,7 +266,8 @@ def test_the_image_starts_the_program_with_flags_that_it_knows() -> None:
     assert "--storage.path=/data" in flags
     port = str(options["--web.listen-address"].default).removeprefix(":")
     assert final["EXPOSE"] == port
-    assert f"http://127.0.0.1:{port}/-/healthy" in final["HEALTHCHECK"]
+    assert final["HEALTHCHECK"].endswith('CMD ["ai-spend-exporter", "check", "health"]')
+    assert f"127.0.0.1:{port}" == check_health.ADDRESS
 
 
 def _parse_exec_form(text: str) -> list[str]:
