@@ -52,15 +52,23 @@ manifests: .venv/dev ## Generate the chart's files, and render deploy/kubernetes
 	@.ci/deploy-tools helm
 	$(BIN)/python -m deploy.build --manifests
 
+# CONFIG=FILE: a copy of alerting/config.yml; NAMESPACE=NAME: objects for Kubernetes too, LABEL=NAME=VALUE selects them.
+mixin: .venv/dev ## Write rules and dashboards with your own settings into OUTPUT.
+	@$(BIN)/python -m deploy.mixin --output=$(or $(OUTPUT),mixin) $(if $(CONFIG),--config=$(CONFIG)) \
+	  $(if $(NAMESPACE),--namespace=$(NAMESPACE)) $(if $(LABEL),--label=$(LABEL))
+
 mutants: .venv/dev ## Change every rule in every way, and run the rule tests: they have to fail.
 	$(BIN)/python -m tests.prometheus.mutants
 
 deploy-check: .venv/dev ## Render the Helm chart with its examples and validate the result; needs Go to build helm at first.
 	@.ci/deploy-tools
-	$(BIN)/pytest tests/deploy -o python_files='check_*.py'
+	$(BIN)/pytest tests/deploy/check_chart.py tests/deploy/check_systemd.py -o python_files='check_*.py'
 
 image: ## Build the container image.
 	docker build -t ai-spend-exporter .
+
+image-check: .venv/dev ## Build the image without a container engine and run it read-only; as root, with debootstrap.
+	$(BIN)/pytest tests/deploy/check_image.py -s -o python_files='check_*.py'
 
 clean: ## Remove generated files.
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build

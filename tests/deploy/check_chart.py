@@ -24,6 +24,7 @@ from tests.deploy.manifests import (
     write_crd_schemas,
     write_rule_file,
 )
+from tests.docs.documents import read_commands
 from tests.paths import ROOT
 from tests.servers import VERSIONS, run_promtool
 
@@ -174,6 +175,26 @@ def test_probes_work_with_tls() -> None:
         assert command[:4] == ["ai-spend-exporter", "check", "health", web]
         assert [word.partition("=")[0] for word in command[4:]] == ["--cert-file", "--key-file"]
     assert container(render())["readinessProbe"]["httpGet"] == {"path": "/-/ready", "port": "http"}
+
+
+def test_documented_installation_renders(tmp_path: Path) -> None:
+    """The values file and the flags of the documented installation and upgrade render the objects."""
+    commands = [command.text for command in read_commands(ROOT / "docs" / "kubernetes.md")]
+    (heredoc,) = (text for text in commands if text.startswith("cat > values.yaml"))
+    subprocess.run(["sh", "-c", heredoc], cwd=tmp_path, check=True)
+    installs = [text.split()[2:] for text in commands if text.startswith(("helm install", "helm upgrade"))]
+    assert len(installs) == 2
+    for release, chart, *flags in installs:
+        assert ROOT / chart == CHART
+        rendered = subprocess.run(
+            [HELM, "template", release, CHART, f"--kube-version={KUBERNETES_VERSION}", *flags],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        secrets = only(read_manifests(rendered.stdout), "StatefulSet")["spec"]["template"]["spec"]["volumes"][1]
+        assert secrets["projected"]["sources"] == [{"secret": {"name": "ai-spend-keys"}}]
 
 
 def test_names_fit() -> None:

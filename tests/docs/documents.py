@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.paths import ROOT
 
 DOCUMENTS = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
-LINKED_DOCUMENTS = (*DOCUMENTS, ROOT / "prometheus" / "runbooks.md")
+LINKED_DOCUMENTS = (*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "prometheus/runbooks.md")))
 """Those whose links are checked."""
 
 _HEADING = re.compile(r"^(#{1,6}) (.*)$", re.MULTILINE)

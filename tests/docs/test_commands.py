@@ -31,6 +31,10 @@ NOT_RUN = {
     "docker build": "test_package and test_compose check the image's recipe",
     "docker run": "test_package and test_compose check the image's recipe",
     "apt-get install": "it changes the machine",
+    "sudo ": "it changes the machine",
+    "helm ": "`make deploy-check` renders the chart with the flags of these commands",
+    "kubectl ": "it needs a cluster",
+    "cosign ": "it needs a released image",
 }
 """Beginnings of commands that download something or need a daemon, and the reason why they are not run."""
 
@@ -39,7 +43,17 @@ RULE_TESTS = "promtool test rules "
 TIMEOUT = 120
 """Seconds for one command."""
 
-REPOSITORY_PATHS = ("config.example.yaml", "docs", "exporter", "grafana", "prometheus", "tests", ".venv")
+REPOSITORY_PATHS = (
+    "alerting",
+    "config.example.yaml",
+    "deploy",
+    "docs",
+    "exporter",
+    "grafana",
+    "prometheus",
+    "tests",
+    ".venv",
+)
 """Present in the reader's folder, as in a clone of the repository."""
 
 _NUMBER = re.compile(r"[-+]?\$?\d[\d,.:]*")
