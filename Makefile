@@ -41,11 +41,13 @@ estimates: .venv/dev ## Update the measured differences between estimates and bi
 
 dashboards: .venv/dev ## Generate the dashboards from grafana/build.py.
 	$(BIN)/python -m grafana.build
+	$(BIN)/python -m deploy.build
 
 rules: .venv/dev ## Generate prometheus/rules from alerting/config.yml.
 	$(BIN)/python -m alerting.build
+	$(BIN)/python -m deploy.build
 
-chart: .venv/dev ## Generate the rules and dashboards of the Helm chart.
+chart: .venv/dev ## Generate the rules and dashboards of the Helm chart, and the PrometheusRules.
 	$(BIN)/python -m deploy.build
 
 manifests: .venv/dev ## Generate the chart's files, and render deploy/kubernetes from it with helm.

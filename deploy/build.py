@@ -22,13 +22,11 @@ import yaml
 
 from alerting.build import render_files
 from alerting.config import Alerts, AlertSettings, RulesConfig, load_rules_config
+from deploy.mixin import metadata, prometheus_rule
+from deploy.paths import CHART, DASHBOARDS, MANIFESTS, ROOT
 from exporter import __version__
 from exporter.errors import ConfigError
 
-ROOT = Path(__file__).parents[1]
-CHART = ROOT / "deploy" / "helm" / "ai-spend-exporter"
-MANIFESTS = ROOT / "deploy" / "kubernetes"
-DASHBOARDS = ROOT / "grafana" / "dashboards"
 NAMESPACE = "ai-spend"
 """Of the plain manifests."""
 KUBERNETES_VERSION = "1.29.0"
@@ -43,10 +41,11 @@ MANIFEST_TEMPLATES: Mapping[str, Sequence[str]] = {
         "poddisruptionbudget",
         "networkpolicy",
     ),
-    "monitoring.yaml": ("servicemonitor", "prometheusrule"),
+    "servicemonitor.yaml": ("servicemonitor",),
 }
 """Manifest -> the templates that it is rendered from. Dashboards are created from grafana/dashboards with kubectl."""
-
+PROMETHEUS_RULES = MANIFESTS / "prometheusrules.yaml"
+"""Written without helm, so that a change of a rule needs none."""
 
 COMPUTED_SETTINGS = {("AIHighCostModel", "share_before")}
 """Settings from which a text is computed: no placeholder can stand for them, nor for delays, which are numbers."""
@@ -107,24 +106,39 @@ def render_chart_files() -> Iterator[tuple[Path, str]]:
         # Without indentation: a release of Helm, chart included, has to fit into a Secret.
         compact = json.dumps(json.loads(path.read_text()), separators=(",", ":"), sort_keys=True)
         yield CHART / "files" / "dashboards" / path.name, compact + "\n"
+    yield PROMETHEUS_RULES, render_prometheus_rules(config)
     chart = CHART / "Chart.yaml"
     versioned = re.sub(r"^version: .*$", f"version: {__version__}", chart.read_text(), flags=re.MULTILINE)
     yield chart, re.sub(r"^appVersion: .*$", f'appVersion: "{__version__}"', versioned, flags=re.MULTILINE)
 
 
-def chart_digest() -> str:
-    """Return a digest of everything that the plain manifests are rendered from."""
+def render_prometheus_rules(config: RulesConfig) -> str:
+    """Return the rules as PrometheusRules, without links: the address of the user's Grafana is not known."""
+    documents = []
+    for name, text in render_files(config):
+        spec = yaml.safe_load(text)
+        for rule in (rule for group in spec["groups"] for rule in group["rules"]):
+            rule.get("annotations", {}).pop("dashboard_url", None)
+        documents.append(prometheus_rule(metadata(f"ai-spend-exporter-{Path(name).stem}", NAMESPACE, {}), spec))
+    head = "# Generated from alerting/ by `make chart`; do not edit.\n"
+    return head + yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True, width=sys.maxsize)
+
+
+def chart_digest(templates: Sequence[str]) -> str:
+    """Return a digest of everything that a plain manifest is rendered from."""
     digest = hashlib.sha256()
-    files = [CHART / "Chart.yaml", CHART / "values.yaml", MANIFESTS / "values.yaml", Path(__file__)]
-    files += sorted(path for name in ("templates", "files") for path in (CHART / name).rglob("*") if path.is_file())
+    files = [CHART / "Chart.yaml", CHART / "values.yaml", MANIFESTS / "values.yaml"]
+    files += [CHART / "templates" / name for name in ("_helpers.tpl", *(f"{name}.yaml" for name in templates))]
     for path in files:
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def manifest_header() -> str:
-    """Return the first line of each plain manifest."""
-    return f"# Rendered by `make manifests` from deploy/helm/ai-spend-exporter, {chart_digest()}; do not edit.\n"
+def manifest_header(templates: Sequence[str]) -> str:
+    """Return the first line of a plain manifest."""
+    return (
+        f"# Rendered by `make manifests` from deploy/helm/ai-spend-exporter, {chart_digest(templates)}; do not edit.\n"
+    )
 
 
 def render_manifest(helm: str, templates: Sequence[str]) -> str:
@@ -135,7 +149,7 @@ def render_manifest(helm: str, templates: Sequence[str]) -> str:
     rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
     documents = [document for document in rendered.split("---\n") if document.strip()]
     lines = [line for line in "---\n".join(documents).splitlines() if not _is_helms(line)]
-    return manifest_header() + "\n".join(lines) + "\n"
+    return manifest_header(templates) + "\n".join(lines) + "\n"
 
 
 def _is_helms(line: str) -> bool:
@@ -145,8 +159,8 @@ def _is_helms(line: str) -> bool:
 
 def find_outdated_manifests() -> list[Path]:
     """Return the plain manifests that were rendered from another version of the chart."""
-    paths = [MANIFESTS / name for name in MANIFEST_TEMPLATES]
-    return [path for path in paths if not path.exists() or not path.read_text().startswith(manifest_header())]
+    manifests = ((MANIFESTS / name, manifest_header(templates)) for name, templates in MANIFEST_TEMPLATES.items())
+    return [path for path, header in manifests if not path.exists() or not path.read_text().startswith(header)]
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -160,10 +174,12 @@ def main(arguments: Sequence[str] = ()) -> int:
     surplus = {path for folder in folders for path in folder.glob("*")} - {path for path, _ in files}
     if "--check" in arguments:
         outdated = [path for path, text in files if not path.exists() or path.read_text() != text]
-        outdated += [*sorted(surplus), *find_outdated_manifests()]
-        for path in outdated:
+        outdated_manifests = find_outdated_manifests()
+        for path in (*outdated, *sorted(surplus)):
             print(f"{path} is not current: run make chart and commit it.", file=sys.stderr)  # noqa: T201
-        return int(bool(outdated))
+        for path in outdated_manifests:
+            print(f"{path} is not current: run make manifests and commit it.", file=sys.stderr)  # noqa: T201
+        return int(bool(outdated or surplus or outdated_manifests))
     for path in surplus:
         path.unlink()
     for path, text in files:

@@ -19,7 +19,7 @@ import yaml
 
 from alerting.build import render_files
 from alerting.config import CONFIG_FILE, RulesConfig, load_rules_config
-from deploy.build import DASHBOARDS
+from deploy.paths import DASHBOARDS
 from exporter.errors import ConfigError
 
 LABELS = {"app.kubernetes.io/name": "ai-spend-exporter"}
@@ -63,19 +63,24 @@ def render_objects(config: RulesConfig, namespace: str, labels: dict[str, str], 
     label, _, value = dashboard_label.partition("=")
     objects: list[dict[str, Any]] = []
     for name, text in render_rule_files(config):
-        metadata = _metadata(f"ai-spend-{Path(name).stem}", namespace, labels)
-        spec = yaml.safe_load(text)
-        kind = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule"}
-        objects.append({**kind, "metadata": metadata, "spec": spec})
+        rule_metadata = metadata(f"ai-spend-{Path(name).stem}", namespace, labels)
+        objects.append(prometheus_rule(rule_metadata, yaml.safe_load(text)))
     for name, text in render_dashboards(config):
-        metadata = _metadata(f"{Path(name).stem}-dashboard", namespace, {label: value})
+        map_metadata = metadata(f"{Path(name).stem}-dashboard", namespace, {label: value})
         compact = json.dumps(json.loads(text), separators=(",", ":"), sort_keys=True)
-        objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {name: compact}})
+        objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": map_metadata, "data": {name: compact}})
     return yaml.safe_dump_all(objects, sort_keys=False, allow_unicode=True, width=sys.maxsize)
 
 
-def _metadata(name: str, namespace: str, labels: dict[str, str]) -> dict[str, Any]:
+def metadata(name: str, namespace: str, labels: dict[str, str]) -> dict[str, Any]:
+    """Return the metadata of an object, with the product's label."""
     return {"name": name, "namespace": namespace, "labels": {**LABELS, **labels}}
+
+
+def prometheus_rule(metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a rule file's content as an object of prometheus-operator."""
+    kind = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule"}
+    return {**kind, "metadata": metadata, "spec": spec}
 
 
 def _parse_label(text: str) -> tuple[str, str]:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from alerting.config import load_rules_config
-from deploy.build import CHART, KUBERNETES_VERSION, MANIFEST_TEMPLATES, MANIFESTS, default_settings, render_manifest
+from deploy.build import KUBERNETES_VERSION, MANIFEST_TEMPLATES, default_settings, render_manifest
+from deploy.paths import CHART, MANIFESTS
 from tests.deploy.manifests import (
     VALUE_FILES,
     Manifest,
@@ -204,6 +205,25 @@ def test_names_fit() -> None:
             assert len(manifest["metadata"]["name"]) <= 63
         stateful_set = only(render(release=release), "StatefulSet")
         assert len(stateful_set["metadata"]["name"]) <= 52
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+def test_plain_manifests_follow_their_schemas(version: str, tmp_path: Path) -> None:
+    """Every object in deploy/kubernetes is valid."""
+    assert list(write_crd_schemas(SCHEMAS, tmp_path))
+    template_name = "{{.ResourceKind}}{{.KindSuffix}}.json"
+    locations = [f"-schema-location={folder}/{template_name}" for folder in (SCHEMAS / version, tmp_path)]
+    manifests = [path for path in MANIFESTS.glob("*.yaml") if path.name != "values.yaml"]
+    valid = run(TOOLS / "bin" / "kubeconform", "-strict", *locations, *manifests)
+    assert valid.returncode == 0, valid.stdout
+
+
+def test_the_charts_rules_are_those_of_the_plain_manifests() -> None:
+    """helm renders the PrometheusRules that are written without it, except for labels."""
+    rendered = select(render("--set=prometheusRule.enabled=true"), "PrometheusRule")
+    plain = read_manifests((MANIFESTS / "prometheusrules.yaml").read_text())
+    assert read_groups(rendered) == read_groups(plain)
+    assert {rule["metadata"]["name"] for rule in rendered} == {rule["metadata"]["name"] for rule in plain}
 
 
 @pytest.mark.parametrize("name", MANIFEST_TEMPLATES)

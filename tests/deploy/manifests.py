@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from deploy.build import CHART
+from deploy.paths import CHART
 from tests.paths import ROOT
 
 Manifest = dict[str, Any]

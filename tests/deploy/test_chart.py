@@ -13,18 +13,17 @@ import yaml
 
 from alerting.config import load_rules_config
 from deploy.build import (
-    CHART,
     MANIFEST_TEMPLATES,
-    MANIFESTS,
     default_settings,
     find_outdated_manifests,
     placeholder,
     render_chart_files,
     render_rules,
 )
+from deploy.paths import CHART, MANIFESTS
 from exporter import __version__
 from exporter.cli import main
-from tests.command import run_command
+from tests.command import run_command, start_exporter
 from tests.deploy.manifests import (
     RULES_FOLDER,
     SECRETS_FOLDER,
@@ -42,7 +41,8 @@ from tests.servers import VERSIONS, run_promtool
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 EXPORTER = read_manifests((MANIFESTS / "exporter.yaml").read_text())
-MONITORING = read_manifests((MANIFESTS / "monitoring.yaml").read_text())
+MONITORING = read_manifests((MANIFESTS / "servicemonitor.yaml").read_text())
+RULES = read_manifests((MANIFESTS / "prometheusrules.yaml").read_text())
 
 
 def test_generated_files_are_current() -> None:
@@ -50,7 +50,11 @@ def test_generated_files_are_current() -> None:
     for path, text in render_chart_files():
         assert path.read_text() == text, f"{path}: run make chart"
     assert find_outdated_manifests() == []
-    assert {path.name for path in MANIFESTS.glob("*.yaml")} == {*MANIFEST_TEMPLATES, "values.yaml"}
+    assert {path.name for path in MANIFESTS.glob("*.yaml")} == {
+        *MANIFEST_TEMPLATES,
+        "prometheusrules.yaml",
+        "values.yaml",
+    }
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == __version__
 
@@ -186,6 +190,26 @@ def test_the_pod_starts_the_program_with_flags_that_it_knows() -> None:
     assert values["--web.listen-address"] == f":{port['containerPort']}"
 
 
+def test_the_exporter_starts_as_its_pod_does(tmp_path: Path) -> None:
+    """With the pod's flags, the ConfigMap and a Secret's entry, the exporter answers the probes."""
+    exporter_container = container(EXPORTER)
+    for mount in exporter_container["volumeMounts"]:
+        (tmp_path / mount["mountPath"].lstrip("/")).mkdir(parents=True)
+    config = yaml.safe_load(only(EXPORTER, "ConfigMap")["data"]["config.yaml"])
+    for account in config["accounts"]:
+        account["base_url"] = "http://127.0.0.1:9/v1"
+        account["api_key_file"] = f"{tmp_path}{account['api_key_file']}"
+        Path(account["api_key_file"]).touch(mode=0o440)
+        Path(account["api_key_file"]).write_text("sk-admin-0123456789abcdef")
+    (tmp_path / "etc/ai-spend-exporter/config/config.yaml").write_text(yaml.safe_dump(config))
+    command, *flags = (argument.replace("=/", f"={tmp_path}/") for argument in exporter_container["args"])
+    assert command == "run"
+    with start_exporter(*(flag for flag in flags if "listen-address" not in flag)) as exporter:
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert exporter.get(exporter_container[probe]["httpGet"]["path"]).status_code == 200
+    assert (tmp_path / "data" / "ledger.db").exists()
+
+
 def test_the_service_monitor_scrapes_each_pod_once() -> None:
     """Only one of the two Services has the labels that the ServiceMonitor selects, and `job` is that of the rules."""
     monitor = only(MONITORING, "ServiceMonitor")["spec"]
@@ -206,7 +230,7 @@ def test_the_rules_are_those_of_prometheus(version: str, tmp_path: Path) -> None
     expected = read_rule_files()
     for rule in (rule for rules in expected.values() for rule in rules):
         rule.get("annotations", {}).pop("dashboard_url", None)
-    groups = read_groups(MONITORING)
+    groups = read_groups(RULES)
     assert groups == expected
     checked = run_promtool(version, "check", "rules", str(write_rule_file(groups, tmp_path)))
     assert checked.returncode == 0, checked.stderr

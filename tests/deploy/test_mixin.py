@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from alerting.config import CONFIG_FILE
-from deploy.build import DASHBOARDS
+from deploy.paths import DASHBOARDS
 from tests.deploy.manifests import RULES_FOLDER, read_groups, read_manifests, read_rule_files, select
 from tests.paths import ROOT
 from tests.servers import VERSIONS, run_promtool

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from deploy.build import ROOT
 from exporter.cli import main
+from tests.paths import ROOT
 
 UNIT = ROOT / "deploy" / "systemd" / "ai-spend-exporter.service"
 
