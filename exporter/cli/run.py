@@ -18,6 +18,7 @@ import click
 from exporter import __version__, logs
 from exporter.app import MAX_REMOTE_READ_SAMPLES, App, Dependencies
 from exporter.cli import flag_types
+from exporter.cli.allocator import limit_allocator
 from exporter.cli.command import (
     config_option,
     exit_on_error,
@@ -113,6 +114,7 @@ def run(
     log_format: Any,
 ) -> None:
     """Poll the configured accounts and serve /metrics until SIGTERM; SIGHUP reloads the configuration."""
+    limit_allocator()
     logs.configure(level, log_format, sys.stderr)
     # Until the server installs its own handlers: an early SIGHUP must not end the process, and SIGTERM has no default
     # action for process 1 of a container.

@@ -24,6 +24,8 @@ from tests.system import NOON, Clock, Samples, midnight, parse_samples
 
 Totals = Counter[tuple[str, str, str]]
 """Account, model, meter -> units."""
+SCRAPE_SECONDS = 300
+"""Seconds after which a scrape has failed: far more than a busy machine needs."""
 
 
 @dataclass
@@ -60,7 +62,7 @@ class AccountsSystem:
     def scrape(self) -> Samples:
         """Return /metrics; nothing where no exporter answers yet."""
         with suppress(httpx.TransportError):
-            response = httpx.get(f"{self.url}/metrics", timeout=60)
+            response = httpx.get(f"{self.url}/metrics", timeout=SCRAPE_SECONDS)
             assert response.status_code == 200
             return parse_samples(response.text)
         return {}

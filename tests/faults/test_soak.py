@@ -1,4 +1,8 @@
-"""Simulated weeks with faults at random, pushes, reloads and scrapes: nothing grows, and totals equal the truth."""
+"""Simulated weeks with faults at random, pushes, reloads and scrapes: nothing grows, and totals equal the truth.
+
+The long form begins with all the days that the exporter keeps in memory. A ledger that still fills would make memory
+grow for five simulated weeks, and hide a leak behind a growth that ends.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +11,38 @@ import signal
 import statistics
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import httpx
 
-from exporter.model import HOUR
+from exporter.model import DAY, HOUR
 from exporter.simulator.accounts import SimAccount
 from exporter.simulator.faults import FAULT_KINDS
+from exporter.windows import DAYS_EXPORTED, calendar_windows, floor
 from tests.command import wait_until
-from tests.faults.accounts_system import AccountsSystem, start_accounts
+from tests.faults.accounts_system import AccountsSystem, Totals, start_accounts
 from tests.faults.results import Results
 from tests.system import make_account
 
 TOKEN = "gateway-token-5f7f0c11"
 STEP = 2 * HOUR
 SHORT_STEPS = 15
-MAX_ACCOUNTS_OF_A_MONTH = 50
-"""With more accounts, the simulator's answers to the first polls of a month would take longer than all the rest."""
+REQUEST_SECONDS = 600
+"""Seconds after which a request has failed: on a busy machine, a reload of hundreds of accounts takes a minute."""
 MAX_GROWTH = 0.05
 """Of memory and descriptors, from the first to the last step of the second half."""
 MAX_THREADS = 6
 """Threads by which their number may grow in that time."""
+MAX_ATTEMPTS = 5
+"""At letting time pass until every account is up and exact."""
+ARENA_BYTES = 64 << 20
+"""Of addresses, which glibc reserves for each heap of an arena other than the first, at a multiple of that size."""
 
 
 class Usage(NamedTuple):
@@ -54,7 +65,8 @@ class Soak:
     faults: int = 0
     reloads: int = 0
     scrape_seconds: list[float] = field(default_factory=list)
-    pushed_tokens: int = 0
+    pushed_tokens: Counter[datetime] = field(default_factory=Counter)
+    """By UTC day."""
     usage: list[Usage] = field(default_factory=list)
 
     def step(self, number: int, pause: float) -> None:
@@ -91,11 +103,11 @@ class Soak:
                 f"{self.system.url}/api/v1/ai/usage/events/batch",
                 json={"events": events},
                 headers={"authorization": f"Bearer {TOKEN}"},
-                timeout=60,
+                timeout=REQUEST_SECONDS,
             )
             assert response.status_code == 202, response.text
             assert response.json()[outcome] == len(events)
-        self.pushed_tokens += sum(range(1, 21))
+        self.pushed_tokens[floor(self.system.clock.now, DAY)] += sum(range(1, 21))
 
     def reload(self) -> None:
         """Change the configuration and reload it."""
@@ -103,9 +115,36 @@ class Soak:
         text = config.read_text()
         changed = text.replace("poll_interval: 5m", "poll_interval: 6m")
         config.write_text(changed if changed != text else text.replace("poll_interval: 6m", "poll_interval: 5m"))
-        response = httpx.post(f"{self.system.url}/-/reload", timeout=60)
+        response = httpx.post(f"{self.system.url}/-/reload", timeout=REQUEST_SECONDS)
         assert response.status_code == 200, response.text
         self.reloads += 1
+
+    def expected_tokens(self) -> int:
+        """Return the pushed tokens of the 30 days that are exported."""
+        window = calendar_windows(self.system.clock.now, None)["30d"]
+        return sum(tokens for day, tokens in self.pushed_tokens.items() if window.start <= day < window.end)
+
+    def check_totals(self, pause: float, timeout: float) -> None:
+        """Let time pass without faults until every account is up and exact."""
+        self.system.simulator.clear_faults()
+        # A key that was rejected is tried again after a reload.
+        self.reload()
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            # An account that failed waits for its back-off, at most 15 minutes, or as long as its provider said.
+            for _ in range(3):
+                self.system.advance(timedelta(minutes=20))
+                threading.Event().wait(pause)
+            expected = self.system.true_totals()
+
+            def is_exact(expected: Totals = expected) -> bool:
+                return is_complete(self.system) and self.system.stored_totals() == expected
+
+            # The time stands still now. On a busy machine an answer may come too late even so, and its account waits
+            # until the next attempt.
+            with suppress(AssertionError) if attempt < MAX_ATTEMPTS else nullcontext():
+                wait_until("exact totals", is_exact, timeout / MAX_ATTEMPTS)
+                break
+        wait_until("pushed totals", lambda: _pushed_tokens(self.system) == self.expected_tokens(), timeout)
 
 
 def measure(process: int) -> Usage:
@@ -114,6 +153,13 @@ def measure(process: int) -> Usage:
     status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
     resident_bytes = int(status["VmRSS"].split()[0]) * 1024
     return Usage(time.monotonic(), resident_bytes, len(list((folder / "fd").iterdir())), int(status["Threads"]))
+
+
+def count_thread_arenas(process: int) -> int:
+    """Return in how many arenas beside the first one glibc keeps the memory of a process."""
+    maps = (Path("/proc") / str(process) / "maps").read_text().splitlines()
+    starts = {int(line.partition("-")[0], 16): line.split()[1] for line in maps if len(line.split()) == 5}
+    return sum(start % ARENA_BYTES == 0 and permissions == "rw-p" for start, permissions in starts.items())
 
 
 class Trend(NamedTuple):
@@ -144,29 +190,22 @@ def test_weeks_of_faults_leave_nothing_behind(
     accounts = make_accounts(soak_accounts)
     # So that the polls of a step end before the next one: the simulator answers from this process.
     pause = max(0.6, 0.03 * soak_accounts) if long else 0.2
-    days = 2 if not long else 34 if soak_accounts <= MAX_ACCOUNTS_OF_A_MONTH else 7
-    with start_accounts(tmp_path, *accounts, days=days) as system:
+    with start_accounts(tmp_path, *accounts, days=DAYS_EXPORTED - 1 if long else 2) as system:
         (tmp_path / "token").touch(mode=0o600)
         (tmp_path / "token").write_text(TOKEN)
         with system.sandbox.config.open("a") as config:
             config.write("ingest: {sources: [{name: gateway, token_file: token}]}\n")
         process = system.launcher.start(system.flags())
         # More accounts take longer, and each look at them takes time from them.
-        timeout = 300 + 5 * len(accounts)
-        wait_until("every account read", lambda: _is_complete(system, len(accounts)), timeout)
+        timeout = 300 + 10 * len(accounts)
+        wait_until("every account read", lambda: is_complete(system), timeout)
         soak, steps, began = Soak(system, process, random.Random(seed)), 0, time.monotonic()
         while time.monotonic() < began + soak_seconds if long else steps < SHORT_STEPS:
             soak.step(steps, pause)
             steps += 1
-        system.simulator.clear_faults()
-        # A key that was rejected is tried again after a reload.
-        soak.reload()
-        for _ in range(3):
-            system.advance(timedelta(minutes=20))
-            threading.Event().wait(pause)
-        wait_until("every account up", lambda: _is_complete(system, len(accounts)), timeout)
-        wait_until("exact totals", lambda: system.stored_totals() == system.true_totals(), timeout)
-        wait_until("pushed totals", lambda: _pushed_tokens(system) == soak.pushed_tokens)
+        soak.check_totals(pause, timeout)
+        # Memory that is free in one of several arenas is not used by the threads of the others.
+        assert count_thread_arenas(process) == 0
         assert system.launcher.kill(process) == -signal.SIGKILL
         assert "internal error" not in system.launcher.log.read_text()
     second_half = soak.usage[len(soak.usage) // 2 :]
@@ -195,9 +234,10 @@ def _format_trend(measured: Trend, values: Sequence[int]) -> str:
     return f"{min(values)} to {max(values)} ({measured.growth:+.1%}, {measured.per_hour:+.1f}/h)"
 
 
-def _is_complete(system: AccountsSystem, accounts: int) -> bool:
+def is_complete(system: AccountsSystem) -> bool:
+    """Return whether every polled account is up."""
     up = [value for labels, value in system.scrape().get("ai_account_up", {}).items() if _is_polled(labels)]
-    return len(up) == accounts == sum(up)
+    return len(up) == len(system.world.accounts) == sum(up)
 
 
 def _is_polled(labels: frozenset[tuple[str, str]]) -> bool:
