@@ -239,6 +239,9 @@ class Client:
                 return answer, self._read_body(answer, request_line)
         except httpx.UnsupportedProtocol:
             raise Malformed(f"{request_line}: base_url is not an HTTP address") from None
+        except httpx.InvalidURL:
+            # httpx builds the request of a redirect even where it is not to be followed.
+            raise Malformed(f"{request_line} answered with a redirect to an invalid address") from None
         except httpx.RequestError as error:
             reason = self._describe_network_error(error, request.url.host)
             raise Unavailable(f"{request_line} failed: {reason}", reached=code != "error") from None

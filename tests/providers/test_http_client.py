@@ -212,6 +212,13 @@ def test_redirects_are_not_followed() -> None:
     assert elsewhere.requests == []
 
 
+def test_a_redirect_to_an_invalid_address_is_malformed() -> None:
+    """A Location that is no address is reported, without its text, as an answer that cannot be understood."""
+    error = error_for_reply(Reply(b"", 302, {"Location": "https:other.example"}))
+    assert isinstance(error, Malformed)
+    assert str(error) == "GET /x answered with a redirect to an invalid address"
+
+
 @pytest.mark.parametrize(
     "body",
     [
