@@ -332,7 +332,14 @@ class RequestTracker:
         connection: LimitedProtocol = scope["state"].pop(_STATE_KEY)
 
         async def tracked_send(message: Message) -> None:
-            await send(message)
+            try:
+                await send(message)
+            except h11.LocalProtocolError:
+                if not connection.closing:
+                    raise
+                # The body arrived with the head and is invalid: uvicorn has answered with 400 before this response, and
+                # takes it for an error that no response is complete until the connection is closed.
+                await _wait_for_disconnect(receive)
             # The end of the response counts, not the end of `app`: the client may send its next request in between.
             # Without that message, after an error, uvicorn closes the connection.
             if message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -352,6 +359,11 @@ class RequestTracker:
             await PlainTextResponse("Too many requests at a time.\n", 503, headers)(scope, receive, tracked_send)
             return
         await self._app(scope, tracked_receive if has_body else receive, tracked_send)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def has_request_body(scope: Scope) -> bool:

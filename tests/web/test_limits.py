@@ -351,6 +351,20 @@ def test_an_invalid_body_is_no_error(address: str, caplog: pytest.LogCaptureFixt
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
+@pytest.mark.parametrize("path", [b"/metrics", b"/api/v1/read", b"/nothing"])
+def test_an_invalid_body_that_comes_with_its_head_is_no_error(
+    address: str, caplog: pytest.LogCaptureFixture, path: bytes
+) -> None:
+    """A request whose chunked body is invalid from its first byte is answered with 400, without an error in the log."""
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connect(address) as connection:
+        connection.sendall(head + b"not a chunk\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+        read_until_closed(connection)
+    process_sent_data(address)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 def test_an_unfinished_tls_handshake_is_disconnected(tmp_path: Path) -> None:
     """With TLS, a client that does not begin the handshake is disconnected, and one that sends no request after it."""
     authority = CertificateAuthority(tmp_path)
