@@ -13,6 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let `make faults` choose the long form and another seed."""
     parser.addoption("--long", action="store_true", help="run the long form of the fault tests")
     parser.addoption("--seed", type=int, default=16, help="seed of random faults")
+    parser.addoption("--inputs", type=int, default=0, help="random inputs of each parser in the long form")
     parser.addoption("--accounts", type=int, default=20, help="accounts of the long form of the soak test")
     parser.addoption("--minutes", type=float, default=3, help="duration of the long form of the soak test")
 
@@ -25,6 +26,12 @@ def _is_long(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(name="seed", scope="session")
 def _seed(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--seed", default=16))
+
+
+@pytest.fixture(name="inputs_per_parser", scope="session")
+def _inputs_per_parser(request: pytest.FixtureRequest) -> int:
+    """Return 0 where as many are parsed as take a fixed CPU time."""
+    return int(request.config.getoption("--inputs", default=0))
 
 
 @pytest.fixture(name="soak_accounts", scope="session")

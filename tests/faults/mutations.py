@@ -52,6 +52,8 @@ _ODD_TEXTS = (
     "1e999999",
 )
 
+_TEXT_TOKENS = tuple(text.encode(errors="surrogatepass") for text in _ODD_TEXTS)
+
 
 def mutate_bytes(random: Random, data: bytes, tokens: Sequence[bytes]) -> bytes:
     """Return data with one to four changes: bytes or tokens inserted, removed, replaced, repeated, or the end cut."""
@@ -105,6 +107,9 @@ def _mutate_node(random: Random, node: object) -> object:
             case _:
                 node[index] = _mutate_node(random, node[index])
         return node
+    if isinstance(node, str) and random.random() < 0.4:
+        changed = mutate_bytes(random, node.encode(errors="surrogatepass"), _TEXT_TOKENS)
+        return changed.decode(errors="replace")
     return make_odd_value(random)
 
 

@@ -19,8 +19,10 @@ from typing import Any
 import cramjam
 import httpx
 import pytest
+import yaml
 
-from exporter.config import configuration, web_configuration
+from exporter.config import configuration, keys, web_configuration
+from exporter.config.encryption import MASTER_KEY_VARIABLE, generate_master_key
 from exporter.errors import ConfigError, ProviderError, PushError, QueryRejected
 from exporter.history.remote_read import RemoteReadHandler
 from exporter.history.remote_read_protocol import MESSAGES
@@ -31,7 +33,10 @@ from exporter.providers.http import ClientConfig
 from exporter.push.parse import decode_body, parse_batch, parse_change_event, parse_events, parse_json
 from exporter.simulator.server import Simulator
 from exporter.simulator.world import World
+from exporter.web.tls import build_ssl_context
 from exporter.windows import floor
+from tests.certificates import CertificateAuthority
+from tests.faults.http_inputs import RequestRejectedError, serve_requests
 from tests.faults.mutations import MAX_BYTES, dump_json, make_odd_value, mutate_bytes, mutate_json
 from tests.faults.results import Results
 from tests.history.ledger_days import DAY1, cost_row, open_ledger
@@ -48,6 +53,8 @@ SHORT_FORM_FACTOR = 10
 """The short form fails at so many times MAX_SECONDS: it runs beside other tests."""
 MAX_GROWTH_BYTES = 200 << 20
 MAX_PUSH_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 1 << 16
+"""Of a changed answer of a provider: a longer one takes longer, in proportion."""
 
 
 @dataclass
@@ -58,6 +65,8 @@ class Parser:
     parse: Callable[[bytes], object]
     errors: tuple[type[Exception], ...]
     """The documented ones."""
+    clock: Callable[[], float] = time.thread_time
+    """The CPU seconds so far of what parses."""
 
 
 @dataclass
@@ -87,21 +96,26 @@ def measure_reference() -> float:
 
 def measure_case(parser: Parser, data: bytes) -> tuple[float, bool]:
     """Return the CPU seconds of parsing, and whether the input was rejected with a documented error."""
-    began = time.thread_time()
+    began = parser.clock()
     try:
         parser.parse(data)
     except parser.errors as error:
-        seconds = time.thread_time() - began
+        seconds = parser.clock() - began
         # What is shown of an error has to be text that can be sent and stored.
         str(error).encode()
         return seconds, True
-    return time.thread_time() - began, False
+    return parser.clock() - began, False
 
 
-def run_cases(parser: Parser, name: str, seed: int, max_seconds: float, *, long: bool) -> Measured:
-    """Parse random inputs, each from a seed of its own, so that a case can be repeated alone."""
+def run_cases(
+    parser: Parser, name: str, seed: int, max_seconds: float, *, seconds_in_total: float, inputs: int = 0
+) -> Measured:
+    """Parse random inputs, each from a seed of its own, so that a case can be repeated alone.
+
+    There are as many as are parsed in `seconds_in_total` of CPU time, or `inputs` where that is not 0.
+    """
     measured = Measured()
-    while measured.seconds < (LONG_SECONDS if long else SHORT_SECONDS):
+    while measured.cases < inputs if inputs else measured.seconds < seconds_in_total:
         data = parser.make_input(Random(f"{seed} {name} {measured.cases}"))
         seconds, is_rejected = measure_case(parser, data)
         measured.seconds += seconds
@@ -116,50 +130,97 @@ def run_cases(parser: Parser, name: str, seed: int, max_seconds: float, *, long:
     return measured
 
 
-def _make_yaml_parser(folder: Path, bases: list[bytes], load: Callable[[Path], object]) -> Parser:
-    """Return a parser of a file; the inputs are changes of files that a user may have written."""
-    tokens = [token for base in bases for token in base.split()][:400]
-    tokens += [
-        b"\n- ",
-        b": ",
-        b"&a ",
-        b"*a",
-        b"!!binary x",
-        b"|\n",
-        b">-\n",
-        b"<<: ",
-        b"? ",
-        b"---\n",
-        b"%YAML 9\n",
-        b"\0",
-    ]
+_YAML_TOKENS = (
+    b"\n- ",
+    b": ",
+    b"&a ",
+    b"*a",
+    b"!!binary x",
+    b"|\n",
+    b">-\n",
+    b"<<: ",
+    b"? ",
+    b"---\n",
+    b"%YAML 9\n",
+    b"\0",
+)
+
+
+def _make_yaml_parser(folder: Path, bases: list[bytes], valid: list[object], load: Callable[[Path], object]) -> Parser:
+    """Return a parser of a file. Its inputs are changes of the text of files that a user may have written, and changes
+    of the values of valid files.
+
+    A change of the text mostly ends at its syntax, one of a value is judged together with all others.
+    """
+    tokens = [*_YAML_TOKENS, *[token for base in bases for token in base.split()][:400]]
     path = folder / "file.yaml"
 
     def make_input(random: Random) -> bytes:
-        return mutate_bytes(random, random.choice(bases)[:2048], tokens)
+        if random.random() < 0.5:
+            return mutate_bytes(random, random.choice(bases), tokens)
+        # JSON is YAML, in the style with brackets.
+        return json.dumps(mutate_json(random, random.choice(valid))).encode()
 
     def parse(data: bytes) -> object:
         path.write_bytes(data)
         return load(path)
 
+    for document in valid:
+        parse(json.dumps(document).encode())
     return Parser(make_input, parse, (ConfigError,))
 
 
 @contextmanager
 def make_configuration_parser(folder: Path) -> Iterator[Parser]:
-    """The configuration file."""
+    """The configuration file, and the keys that it names."""
     files = sorted((ROOT / "tests" / "config" / "bad").glob("*.yaml"))
-    bases = [(ROOT / "config.example.yaml").read_bytes(), *(file.read_bytes() for file in files)]
+    bases = [file.read_bytes() for file in files]
     # Its value is a pattern of files: a random one may search the whole disk, as it says.
     bases = [base for base in bases if b"account_files" not in base]
-    yield _make_yaml_parser(folder, bases, lambda path: configuration.load(path, PROVIDERS))
+    example = yaml.safe_load((ROOT / "config.example.yaml").read_bytes())
+    del example["account_files"]
+    environ = {"CURSOR_ADMIN_KEY": "crsr_0000", MASTER_KEY_VARIABLE: generate_master_key()}
+
+    def load(path: Path) -> None:
+        config = configuration.load(path, PROVIDERS)
+        for problem in keys.check(config, environ):
+            str(problem).encode()
+
+    yield _make_yaml_parser(folder, [*bases, yaml.safe_dump(example).encode()], [example], load)
 
 
 @contextmanager
 def make_web_configuration_parser(folder: Path) -> Iterator[Parser]:
-    """The file of --web.config.file."""
+    """The file of --web.config.file, and the certificates and keys in it."""
     files = sorted((ROOT / "tests" / "config" / "bad_web").glob("*.y*ml"))
-    yield _make_yaml_parser(folder, [file.read_bytes() for file in files], web_configuration.load)
+    authority = CertificateAuthority(folder)
+    authority.sign("server")
+    example = yaml.safe_load((ROOT / "docs" / "web-config.example.yml").read_bytes())
+    example["tls_server_config"]["client_ca_file"] = authority.file.name
+    tls = {
+        "cert": (folder / "server.crt").read_text(),
+        "key": (folder / "server.key").read_text(),
+        "client_ca": authority.file.read_text(),
+        "client_auth_type": "RequireAndVerifyClientCert",
+        "client_allowed_sans": ["prometheus.example.com"],
+    }
+    inline = {"tls_server_config": tls, "rate_limit": {"interval": "100ms", "burst": 20}}
+
+    def load(path: Path) -> None:
+        config = web_configuration.load(path)
+        if config.tls is not None:
+            build_ssl_context(config.tls)
+
+    bases = [*(file.read_bytes() for file in files), *(yaml.safe_dump(valid).encode() for valid in (example, inline))]
+    yield _make_yaml_parser(folder, bases, [example, inline], load)
+
+
+@contextmanager
+def make_request_parser(folder: Path) -> Iterator[Parser]:
+    """HTTP requests of all routes, with their headers, parameters and credentials."""
+    with serve_requests(folder) as (make_request, send):
+        # The server is in other threads of this process.
+        yield Parser(make_request, send, (RequestRejectedError,), time.process_time)
 
 
 _EVENT = {
@@ -263,13 +324,13 @@ class ProviderAnswers:
     """The report that is read now, or `names`."""
     answers: dict[tuple[str, str], bytes] = field(default_factory=dict)
     changed: tuple[str, bytes] = ("", b"")
-    """A path, and the body that is sent in place of its answer."""
+    """A path, and what `make_response` makes of its answer."""
 
     def respond(self, request: httpx.Request) -> httpx.Response:
         """Return the changed answer, the recorded one, or at first that of the simulator."""
         path, key = request.url.path, (self.report_name, request.url.path)
         if path == self.changed[0]:
-            return httpx.Response(200, stream=httpx.ByteStream(self.changed[1]))
+            return make_response(self.changed[1])
         if key not in self.answers:
             url = self.simulator.url + request.url.raw_path.decode()
             headers = {
@@ -292,9 +353,29 @@ class ProviderAnswers:
                 list(provider.fetch(report, floor(start, report.width), end))
 
 
+_STATUSES = (200, 204, 206, 301, 400, 401, 403, 404, 409, 418, 429, 500, 503, 529)
+_HEADERS = (
+    b"Retry-After: 120",
+    b"Retry-After: Wed, 18 Nov 2026 12:10:00 GMT",
+    b"Date: Wed, 18 Nov 2026 12:07:30 GMT",
+    b"Content-Encoding: gzip",
+    b"Content-Type: application/json",
+    b"Location: https://other.example/",
+    b"x-ratelimit-reset-requests: 1s",
+)
+
+
+def make_response(data: bytes) -> httpx.Response:
+    """Return the response that an input describes: a byte of its status, lines of headers, an empty line, the body."""
+    head, _, body = data[1:].partition(b"\n\n")
+    lines = (line.partition(b":") for line in head.split(b"\n"))
+    headers = [(name, value.strip()) for name, _, value in lines]
+    return httpx.Response(_STATUSES[data[0] % len(_STATUSES)], headers=headers, stream=httpx.ByteStream(body))
+
+
 @contextmanager
 def make_provider_parser(provider_name: str) -> Iterator[Parser]:
-    """Answers of a provider: one of the simulator's answers has random changes."""
+    """Answers of a provider: one of the simulator's answers has random changes in its body, or status and headers."""
     account = make_account(provider_name)  # type: ignore[arg-type]
     with Simulator(World([account], lambda: NOON, start_time=NOON - timedelta(days=4))) as simulator:
         answers = ProviderAnswers(simulator)
@@ -306,14 +387,20 @@ def make_provider_parser(provider_name: str) -> Iterator[Parser]:
             provider = create_provider(PROVIDERS[provider_name], config)
         for name in ("names", *(report.name for report in provider.reports)):
             answers.read(provider, name)
-    keys = sorted(answers.answers)
+    reports_and_paths = sorted(answers.answers)
 
     def make_input(random: Random) -> bytes:
-        number = random.randrange(len(keys))
-        return bytes([number]) + dump_json(random, mutate_json(random, json.loads(answers.answers[keys[number]])))
+        number = random.randrange(len(reports_and_paths))
+        body = answers.answers[reports_and_paths[number]]
+        if random.random() < 0.8:
+            changed = dump_json(random, mutate_json(random, json.loads(body)))
+            return bytes([number, 0]) + b"\n\n" + changed[:MAX_ANSWER_BYTES]
+        headers = b"\n".join(random.sample(_HEADERS, random.randint(1, 3)))
+        status = random.randrange(len(_STATUSES))
+        return bytes([number, status]) + mutate_bytes(random, headers, _HEADERS) + b"\n\n" + body[:MAX_BYTES]
 
     def parse(data: bytes) -> None:
-        report_name, path = keys[data[0]]
+        report_name, path = reports_and_paths[data[0]]
         answers.changed = (path, data[1:])
         answers.read(provider, report_name)
 
@@ -328,6 +415,7 @@ def _provider_parser(name: str) -> Callable[[Path], AbstractContextManager[Parse
 PARSERS: Mapping[str, Callable[[Path], AbstractContextManager[Parser]]] = {
     "configuration": make_configuration_parser,
     "web configuration": make_web_configuration_parser,
+    "HTTP requests": make_request_parser,
     "push": make_push_parser,
     "remote read": make_remote_read_parser,
     **{f"answers of {name}": _provider_parser(name) for name in PROVIDERS},
@@ -336,17 +424,19 @@ PARSERS: Mapping[str, Callable[[Path], AbstractContextManager[Parser]]] = {
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_random_inputs_are_parsed_or_rejected_in_time(
-    tmp_path: Path, results: Results, name: str, *, long: bool, seed: int
+    tmp_path: Path, results: Results, name: str, inputs_per_parser: int, *, long: bool, seed: int
 ) -> None:
     """No input raises anything but documented errors, takes more than 100 ms of CPU time, or keeps memory."""
     speed = measure_reference() / REFERENCE_SECONDS
     max_seconds = MAX_SECONDS * max(1.0, speed) * (1 if long else SHORT_FORM_FACTOR)
     with PARSERS[name](tmp_path) as parser:
-        measured = run_cases(parser, name, seed, max_seconds, long=False)
+        measured = run_cases(parser, name, seed, max_seconds, seconds_in_total=SHORT_SECONDS)
         # What the first inputs fill, such as caches, is not counted.
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
         if long:
-            measured = run_cases(parser, name, seed + 1, max_seconds, long=True)
+            measured = run_cases(
+                parser, name, seed + 1, max_seconds, seconds_in_total=LONG_SECONDS, inputs=inputs_per_parser
+            )
         growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - before
     assert not measured.slow_cases, (measured.slow_cases, measured.slowest, max_seconds)
     assert growth < MAX_GROWTH_BYTES
