@@ -16,12 +16,14 @@ from datetime import datetime
 from pathlib import Path
 
 from tests.command import ENVIRONMENT
+from tests.faults.system_calls import SystemCallFailure
 
 LAUNCHER = """
-import json, os, sys
+import json, os, signal, sys
 from datetime import UTC, datetime, timedelta
 
 import exporter.cli.command
+from tests.faults.system_calls import SystemCallFailure, fail_system_calls
 
 request = {}
 
@@ -47,6 +49,9 @@ for line in sys.stdin:
     if process == 0:
         request = json.loads(line)
         sys.stderr = open(request["log"], "a", buffering=1)
+        if request["failure"] is not None:
+            failure = SystemCallFailure(*request["failure"])
+            signal.signal(signal.SIGUSR1, lambda *_: fail_system_calls(failure))
         main(request["arguments"])
     print(process, flush=True)
     print(os.waitpid(process, 0)[1], flush=True)
@@ -54,7 +59,8 @@ for line in sys.stdin:
 """Runs one exporter after the other: JSON requests on stdin; process id and exit status on stdout.
 
 The exporters are forks of a process that has imported everything, since importing takes longer than all the rest. A
-request has the arguments of the command, the file with the time of day, and the file to which stderr is appended.
+request has the arguments of the command, the file with the time of day, the file to which stderr is appended, and the
+system calls that fail from SIGUSR1 on.
 """
 
 
@@ -75,9 +81,14 @@ class Launcher:
         new.write_text(now.isoformat())
         new.replace(self.clock_file)
 
-    def start(self, flags: Sequence[str]) -> int:
-        """Start an exporter; return its process id."""
-        request = {"arguments": ["run", *flags], "clock_file": str(self.clock_file), "log": str(self.log)}
+    def start(self, flags: Sequence[str], failure: SystemCallFailure | None = None) -> int:
+        """Start an exporter; return its process id. `failure` begins when the process gets SIGUSR1."""
+        request = {
+            "arguments": ["run", *flags],
+            "clock_file": str(self.clock_file),
+            "log": str(self.log),
+            "failure": failure,
+        }
         self._write(json.dumps(request))
         self.running = self._read()
         return self.running

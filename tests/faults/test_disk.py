@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -28,13 +28,16 @@ from exporter.windows import TimeRange, floor
 from tests.command import (
     ANY_PORT_FLAG,
     ExporterProcess,
+    free_port,
     run_command,
     start_exporter,
     unprivileged_prefix,
     wait_until,
 )
 from tests.faults.accounts_system import AccountsSystem, start_accounts
+from tests.faults.launcher import start_launcher
 from tests.faults.results import Results
+from tests.faults.system_calls import FAILURES, can_fail_system_calls
 from tests.system import NOON, SPEND_PREFIXES, make_account, parse_samples
 
 TOKEN = "gateway-token-81d0f3a6"
@@ -203,6 +206,83 @@ def test_a_disk_that_fails_for_a_while_loses_nothing(
             _libc.umount2(os.fsencode(folder), _MNT_DETACH)
     figures = f"{push.sent} pushes, {push.acknowledged} acknowledged and stored, others 503; recovered without restart"
     results.add("disk", fault, figures)
+
+
+@dataclass
+class Source:
+    """Pushes numbered events to an exporter, and knows which of them were acknowledged."""
+
+    url: str
+    began: float = field(default_factory=time.time)
+    """The time of all events: an event that is sent again is the same."""
+    acknowledged: set[int] = field(default_factory=set)
+
+    def push(self, number: int) -> httpx.Response:
+        """Push an event of one request; its number is its id."""
+        event = {"provider": "vllm", "model": "m", "timestamp": self.began, "promptTokens": 1, "id": str(number)}
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        response = httpx.post(self.url + BATCH_PATH, json=[event], headers=headers, timeout=60)
+        if response.status_code == 202:
+            self.acknowledged.add(number)
+        return response
+
+    def count_requests(self) -> float:
+        """Return the requests of the source on /metrics; 0 where no exporter answers."""
+        with suppress(httpx.TransportError):
+            page = httpx.get(f"{self.url}/metrics", timeout=60).text
+            return sum(parse_samples(page).get("ai_requests_30d", {}).values())
+        return 0
+
+    def is_served(self) -> bool:
+        """Return whether an exporter answers."""
+        with suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/-/ready", timeout=60).status_code == 200
+        return False
+
+
+def begin_failure(process: int) -> None:
+    """Let the system calls fail for which the process was started, or, without that filter, all writes to files."""
+    if can_fail_system_calls():
+        os.kill(process, signal.SIGUSR1)
+        status = Path(f"/proc/{process}/status")
+        wait_until("the filter", lambda: "Seccomp:\t2" in status.read_text())
+    else:
+        _, hard = resource.prlimit(process, resource.RLIMIT_FSIZE)
+        resource.prlimit(process, resource.RLIMIT_FSIZE, (0, hard))
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_system_call_that_fails_loses_nothing_acknowledged(tmp_path: Path, results: Results, name: str) -> None:
+    """Pushes that the disk does not store get 503, pages are served, and after a kill every event is counted once."""
+    url = f"http://127.0.0.1:{free_port()}"
+    flags = (*write_source(tmp_path), f"--web.listen-address={url.removeprefix('http://')}")
+    source, before, during = Source(url), range(3), range(3, 8)
+    with start_launcher(tmp_path) as launcher:
+        process = launcher.start(flags, FAILURES[name])
+        wait_until("the exporter", source.is_served)
+        assert [source.push(number).status_code for number in before] == [202] * len(before)
+        wait_until("the numbers", lambda: source.count_requests() == len(before))
+        begin_failure(process)
+        for number in during:
+            response = source.push(number)
+            # What SQLite has read before, it need not read again.
+            assert response.status_code == 503 or (name == "reads fail" and response.status_code == 202), response.text
+            assert response.status_code == 202 or response.headers["retry-after"]
+        for path in ("/metrics", "/", "/-/healthy", "/-/ready"):
+            assert httpx.get(url + path, timeout=60).status_code == 200, path
+        assert source.count_requests() >= len(before)
+        assert launcher.kill(process) == -signal.SIGKILL, "the process ended by itself"
+        acknowledged = set(source.acknowledged)
+        process = launcher.start(flags)
+        wait_until("the next exporter", source.is_served)
+        # An event that was not acknowledged may have been stored: its source sends it again, and it is a duplicate.
+        for number in (*before, *during):
+            answer = source.push(number).json()
+            assert answer["duplicate"] if number in acknowledged else answer["accepted"] + answer["duplicate"] == 1
+        wait_until("all numbers", lambda: source.count_requests() == len(before) + len(during))
+        launcher.kill(process)
+    figures = f"{len(before) + len(during)} pushes, {len(acknowledged)} acknowledged, all stored once"
+    results.add("disk", name, figures)
 
 
 def write_source(folder: Path) -> Sequence[str]:
