@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import resource
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -37,6 +36,7 @@ from exporter.web.tls import build_ssl_context
 from exporter.windows import floor
 from tests.certificates import CertificateAuthority
 from tests.faults.http_inputs import RequestRejectedError, serve_requests
+from tests.faults.machine import measure_slowness
 from tests.faults.mutations import MAX_BYTES, dump_json, make_odd_value, mutate_bytes, mutate_json
 from tests.faults.results import Results
 from tests.history.ledger_days import DAY1, cost_row, open_ledger
@@ -47,8 +47,7 @@ SHORT_SECONDS = 0.4
 LONG_SECONDS = 40.0
 """CPU time for the inputs of each parser."""
 MAX_SECONDS = 0.1
-"""CPU time of a case, on a machine that takes REFERENCE_SECONDS for the reference work."""
-REFERENCE_SECONDS = 0.02
+"""CPU time of a case, on a machine of the reference speed."""
 SHORT_FORM_FACTOR = 10
 """The short form fails at so many times MAX_SECONDS: it runs beside other tests."""
 MAX_GROWTH_BYTES = 200 << 20
@@ -81,17 +80,6 @@ class Measured:
     """CPU time of the slowest case, the least of three repetitions."""
     slow_cases: list[int] = field(default_factory=list)
     """Numbers of the cases that took too long."""
-
-
-def measure_reference() -> float:
-    """Return the CPU seconds of a fixed piece of work in Python, the median of some repetitions."""
-
-    def work() -> float:
-        began = time.thread_time()
-        json.loads(json.dumps([{"name": f"value {number}", "number": number} for number in range(9000)]))
-        return time.thread_time() - began
-
-    return statistics.median(work() for _ in range(5))
 
 
 def measure_case(parser: Parser, data: bytes) -> tuple[float, bool]:
@@ -427,8 +415,8 @@ def test_random_inputs_are_parsed_or_rejected_in_time(
     tmp_path: Path, results: Results, name: str, inputs_per_parser: int, *, long: bool, seed: int
 ) -> None:
     """No input raises anything but documented errors, takes more than 100 ms of CPU time, or keeps memory."""
-    speed = measure_reference() / REFERENCE_SECONDS
-    max_seconds = MAX_SECONDS * max(1.0, speed) * (1 if long else SHORT_FORM_FACTOR)
+    slowness = measure_slowness()
+    max_seconds = MAX_SECONDS * slowness * (1 if long else SHORT_FORM_FACTOR)
     with PARSERS[name](tmp_path) as parser:
         measured = run_cases(parser, name, seed, max_seconds, seconds_in_total=SHORT_SECONDS)
         # What the first inputs fill, such as caches, is not counted.
@@ -443,7 +431,7 @@ def test_random_inputs_are_parsed_or_rejected_in_time(
     per_minute = measured.cases / measured.seconds * 60
     figures = (
         f"{measured.cases} inputs, {measured.rejected / measured.cases:.0%} rejected, slowest "
-        f"{measured.slowest * 1000:.0f} ms of CPU time (machine: {speed:.2f} of the reference), "
+        f"{measured.slowest * 1000:.0f} ms of CPU time (machine: {slowness:.2f} times the reference), "
         f"{per_minute:.0f} a minute, memory +{growth >> 20} MiB"
     )
     results.add("input", name, figures)

@@ -22,6 +22,7 @@ import pytest
 
 from tests.certificates import CertificateAuthority
 from tests.command import ExporterProcess, start_exporter, wait_until
+from tests.faults.machine import measure_slowness
 from tests.faults.results import Results
 from tests.web.test_limits import GET, connect
 from tests.web_server import serve
@@ -67,7 +68,9 @@ KINDS = {
 }
 HANDSHAKE = {"unfinished handshake": b"\x16\x03\x01\x02\x00\x01", "silent": b""}
 MAX_SERVER_SECONDS = 1.0
-"""CPU time that the server may use for anything between the beginning and the end of a scrape."""
+"""CPU time that the server may use for anything between the beginning and the end of a scrape, on a machine of the
+reference speed: on such a machine with nothing else to do, a scrape takes less than that.
+"""
 
 
 @dataclass
@@ -161,7 +164,7 @@ def test_scrapes_are_answered_beside_thousands_of_connections(
     tmp_path: Path, results: Results, *, tls: bool, long: bool
 ) -> None:
     """However fast connections are opened that stay incomplete, no scrape fails, and none waits for all of them."""
-    count = 2000 if long else 400
+    count, max_server_seconds = 2000 if long else 400, MAX_SERVER_SECONDS * measure_slowness()
     kinds = HANDSHAKE if tls else KINDS
     attacks = {"all kinds": list(kinds.values())}
     if long:
@@ -187,7 +190,8 @@ def test_scrapes_are_answered_beside_thousands_of_connections(
                 scrape_during(scraper, kept, partial(attack, port, count, seconds, data))
                 assert not scraper.failures, (name, seconds, scraper.failures)
                 # Beside 2,000 complete requests at once, a scrape waits until they are answered.
-                assert not seconds or max(scraper.server_seconds) <= MAX_SERVER_SECONDS, (name, scraper.server_seconds)
+                if seconds or not long:
+                    assert max(scraper.server_seconds) <= max_server_seconds, (name, scraper.server_seconds)
                 p99 = statistics.quantiles(scraper.seconds, n=100)[-1]
                 figures = (
                     f"{count} connections in {seconds} s: {len(scraper.seconds)} scrapes, 0 failed, p99 {p99:.2f} s, "
