@@ -142,6 +142,17 @@ COST_EXCESS = _gauge(
     "USD by which the 24 newest complete hours (UTC) exceeded their upper bounds, each compared with the days before "
     "it: a spike that was reported late is included.",
 )
+INCIDENT_COST = _gauge(
+    "ai_cost_incident_usd",
+    _WORKSPACE_LABELS,
+    "USD from the first to the newest hour (UTC) of the newest incident: hours above their upper bounds with at most 2 "
+    "others in between, running hour included, up to 48 hours. Absent 24 complete hours after it.",
+)
+INCIDENT_START = _gauge(
+    "ai_cost_incident_start_timestamp_seconds",
+    _WORKSPACE_LABELS,
+    "When the first hour (UTC) of the incident in ai_cost_incident_usd began, by the time of usage.",
+)
 
 SIGNAL_FAMILIES = (
     COST_EXPECTED,
@@ -152,6 +163,8 @@ SIGNAL_FAMILIES = (
     TOKENS_EXPECTED,
     TOKENS_UPPER_BOUND,
     COST_EXCESS,
+    INCIDENT_COST,
+    INCIDENT_START,
 )
 
 _BUDGET_LABELS = ("budget", "owner", "period")
@@ -194,6 +207,12 @@ BUDGET_ALERT_THRESHOLD = _gauge(
     (*_BUDGET_LABELS, "alert"),
     "The budget's own threshold of an alert, relative to its limit; absent where the default of the rules applies.",
 )
+BUDGET_SPENT_THRESHOLD = _gauge(
+    "ai_budget_spent_threshold_ratio",
+    (*_BUDGET_LABELS, "threshold"),
+    "The budget's own thresholds of AIBudgetThresholdReached, relative to its limit; absent where the defaults of the "
+    "rules apply.",
+)
 BUDGET_FAMILIES = (
     BUDGET_INFO,
     BUDGET_LIMIT,
@@ -203,6 +222,7 @@ BUDGET_FAMILIES = (
     BUDGET_BURN_RATE,
     BUDGET_EXHAUSTION_TIME,
     BUDGET_ALERT_THRESHOLD,
+    BUDGET_SPENT_THRESHOLD,
 )
 """Per configured budget, not per account."""
 

@@ -12,6 +12,8 @@ from exporter.metrics.families import (
     COST_EXPECTED,
     COST_THIS_HOUR_UPPER_BOUND,
     COST_UPPER_BOUND,
+    INCIDENT_COST,
+    INCIDENT_START,
     REQUESTS_EXPECTED,
     REQUESTS_UPPER_BOUND,
     TOKENS_EXPECTED,
@@ -51,11 +53,21 @@ def _upper_bound(baseline: Baseline | None) -> int | None:
     return None if baseline is None else baseline.upper_bound
 
 
+def _incident_cost(signals: WorkspaceSignals) -> int | None:
+    return None if signals.incident is None else signals.incident.cost
+
+
+def _incident_start(signals: WorkspaceSignals) -> int | None:
+    return None if signals.incident is None else round(signals.incident.start.timestamp())
+
+
 SIGNAL_SAMPLES: SampleFunctions = {
     COST_EXPECTED: _usd(COST_EXPECTED, lambda signals: _expected(signals.cost)),
     COST_UPPER_BOUND: _usd(COST_UPPER_BOUND, lambda signals: _upper_bound(signals.cost)),
     COST_THIS_HOUR_UPPER_BOUND: _usd(COST_THIS_HOUR_UPPER_BOUND, lambda signals: _upper_bound(signals.this_hour_cost)),
     COST_EXCESS: _usd(COST_EXCESS, lambda signals: signals.excess),
+    INCIDENT_COST: _usd(INCIDENT_COST, _incident_cost),
+    INCIDENT_START: _units(INCIDENT_START, _incident_start),
     REQUESTS_EXPECTED: _units(REQUESTS_EXPECTED, lambda signals: _expected(signals.requests)),
     REQUESTS_UPPER_BOUND: _units(REQUESTS_UPPER_BOUND, lambda signals: _upper_bound(signals.requests)),
     TOKENS_EXPECTED: _units(TOKENS_EXPECTED, lambda signals: _expected(signals.tokens)),

@@ -51,6 +51,16 @@ class ReportCoverage:
 
 
 @dataclass(frozen=True, slots=True)
+class Incident:
+    """The newest hours of a workspace that cost more than their upper bounds, by the hour of usage."""
+
+    start: datetime
+    """The start of its first hour."""
+    cost: int
+    """nano-USD from its first hour to its newest, the hours between included."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkspaceSignals:
     """Baselines of the newest hours of one workspace. A value is None where too little history is known."""
 
@@ -67,6 +77,8 @@ class WorkspaceSignals:
     """nano-USD by which the newest 24 complete hours were above their upper bounds."""
     last_hour_cost: int
     """nano-USD of the newest complete hour."""
+    incident: Incident | None = None
+    """None where no hour from the 24 newest complete ones on cost more than its upper bound."""
 
     @property
     def is_spike(self) -> bool:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from exporter.analysis.baselines import Baseline, HourlySeries, baseline, excess
 from exporter.model import HOUR, NANO
-from exporter.snapshot.account_snapshot import RECENT_WINDOWS, HourlyTotals, WorkspaceSignals
+from exporter.snapshot.account_snapshot import RECENT_WINDOWS, HourlyTotals, Incident, WorkspaceSignals
 from exporter.snapshot.labels import LabelMapper
 from exporter.windows import calendar_windows
 
@@ -15,6 +15,10 @@ MIN_COST_INCREASE = 1 * NANO
 """An hour is unusual only where it cost at least a dollar more than expected, however steady its workspace is."""
 MIN_REQUESTS_INCREASE = 100
 MIN_TOKENS_INCREASE = 100_000
+INCIDENT_GAP = 3 * HOUR
+"""Hours within their bounds that do not end an incident: as long as the alerts of hours keep firing."""
+MAX_INCIDENT = 48 * HOUR
+"""How far back the beginning of an incident is searched: the time whose hours have a baseline."""
 
 
 def cost_baseline(hourly: HourlyTotals, workspace: str, hour: datetime) -> Baseline | None:
@@ -63,9 +67,35 @@ def compute_signals(
                 tokens=tokens_baseline(hourly, workspace, last_hour),
                 excess=None if usage_cost is None else excess(usage_cost, watermark, MIN_COST_INCREASE),
                 last_hour_cost=hourly.cost_at(workspace, last_hour),
+                incident=find_incident(hourly, workspace, last_hour, this_hour),
             )
         )
     return tuple(signals)
+
+
+def find_incident(hourly: HourlyTotals, workspace: str, last_hour: datetime, this_hour: datetime) -> Incident | None:
+    """Return the newest incident of a workspace, whose newest hour is one of the 24 newest complete ones or later."""
+    hour, oldest = this_hour, last_hour - 23 * HOUR
+    while not _is_above_bound(hourly, workspace, hour):
+        hour -= HOUR
+        if hour < oldest:
+            return None
+    start, earlier = hour, hour - HOUR
+    while start - earlier <= INCIDENT_GAP and this_hour - earlier <= MAX_INCIDENT:
+        if _is_above_bound(hourly, workspace, earlier):
+            start = earlier
+        earlier -= HOUR
+    hours = (hour - start) // HOUR + 1
+    return Incident(start, sum(hourly.cost_at(workspace, start + number * HOUR) for number in range(hours)))
+
+
+def _is_above_bound(hourly: HourlyTotals, workspace: str, hour: datetime) -> bool:
+    cost = hourly.cost_at(workspace, hour)
+    # The upper bound is at least this high: most hours need no baseline.
+    if cost <= MIN_COST_INCREASE:
+        return False
+    bound = cost_baseline(hourly, workspace, hour)
+    return bound is not None and cost > bound.upper_bound
 
 
 def _recent_workspaces(hourly: HourlyTotals, now: datetime) -> list[str]:
