@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -37,6 +38,16 @@ def _positive_number(value: object) -> str:
     return text
 
 
+def _ascending_ratios(value: object) -> tuple[str, ...]:
+    """Return a list of numbers, each larger than the one before it."""
+    if not isinstance(value, list) or not value:
+        raise validation_error(f"expected a list of ratios such as [0.5, 0.9], got {format_value(value)}")
+    ratios = tuple(_positive_number(ratio) for ratio in value)
+    if any(float(ratio) >= float(following) for ratio, following in pairwise(ratios)):
+        raise validation_error("every ratio must be more than the one before it")
+    return ratios
+
+
 def _duration(value: object) -> str:
     if not isinstance(value, str) or parse_duration(value) is None:
         raise validation_error(f"expected a duration such as 5m, got {format_value(value)}")
@@ -64,6 +75,8 @@ Number = Annotated[str, PlainValidator(_positive_number)]
 """A number above 0 as PromQL's text."""
 Count = Annotated[str, PlainValidator(_number)]
 """A number of at least 0 as PromQL's text."""
+Ratios = Annotated[tuple[str, ...], PlainValidator(_ascending_ratios)]
+"""Ascending numbers above 0 as PromQL's text."""
 Duration = Annotated[str, PlainValidator(_duration)]
 """A duration in Prometheus's format."""
 Seconds = Annotated[int, PlainValidator(_seconds)]
@@ -126,6 +139,12 @@ class RatioAlert(AlertSettings):
     """A threshold without unit."""
 
     ratio: Number
+
+
+class RatiosAlert(AlertSettings):
+    """Several thresholds without unit."""
+
+    ratios: Ratios
 
 
 class UsdAlert(AlertSettings):
@@ -199,6 +218,7 @@ class Alerts(_Model):
     budget_burn_fast: BudgetBurnFast = Field(alias="AIBudgetBurnFast")
     budget_burn_slow: BudgetBurnSlow = Field(alias="AIBudgetBurnSlow")
     budget_forecast_exceeded: RatioAlert = Field(alias="AIBudgetForecastExceeded")
+    budget_threshold_reached: RatiosAlert = Field(alias="AIBudgetThresholdReached")
     budget_nearly_spent: RatioAlert = Field(alias="AIBudgetNearlySpent")
     budget_exceeded: AlertSettings = Field(alias="AIBudgetExceeded")
     runaway_spend: UsdAlert = Field(alias="AIRunawaySpend")

@@ -24,7 +24,7 @@ BUDGETS = (
         owner="platform",
         period="month",
         limit_usd=Decimal(80_000),
-        alerts=BudgetAlerts(nearly_spent_ratio=Decimal("0.9")),
+        alerts=BudgetAlerts(nearly_spent_ratio=Decimal("0.9"), threshold_ratios=(Decimal("0.5"), Decimal("0.75"))),
     ),
     Budget(
         name="research-week",
@@ -85,11 +85,13 @@ def test_promtool_reports_no_problem(system: System) -> None:
 
 
 def test_every_family_of_the_table_is_on_the_page(system: System) -> None:
-    """The demo has a series of every metric, except metrics about pushed data and unpriced tokens."""
+    """The demo has a series of every metric, except metrics about incidents, pushed data and unpriced tokens."""
     page = _fetch_metrics(system)
     families = (*SPEND_FAMILIES, *ACCOUNT_FAMILIES, *SELF_FAMILIES)
     missing = [family.name for family in families if f"# TYPE {family.name} " not in page]
     assert missing == [
+        "ai_cost_incident_usd",
+        "ai_cost_incident_start_timestamp_seconds",
         "ai_account_crosscheck_ratio",
         "ai_account_unpriced_tokens",
         "ai_exporter_ingest_events_total",

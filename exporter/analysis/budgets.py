@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from functools import cache
 from operator import add, sub
 from typing import Literal
@@ -101,6 +102,11 @@ def glob_to_regex(glob: str) -> str:
     Only `*` and `?` are wildcards. Brackets are literal, unlike in a shell: names of workspaces contain them.
     """
     return "".join(_WILDCARDS.get(character) or _REGEX_SPECIAL.sub(r"\\\g<0>", character) for character in glob)
+
+
+def format_threshold(ratio: Decimal) -> str:
+    """Return a threshold relative to a limit as the value of the label `threshold`: `50%`."""
+    return f"{(ratio * 100).normalize():f}%"
 
 
 _WILDCARDS = {"*": ".*", "?": "."}

@@ -53,6 +53,7 @@ from exporter.config.validators import (
     PositiveInt,
     PrintableStr,
     RatioThreshold,
+    RatioThresholds,
     Timeout,
     UsdThreshold,
     check_period,
@@ -132,6 +133,8 @@ class BudgetAlerts(_Model):
 
     nearly_spent_ratio: RatioThreshold = None
     """Spend relative to the limit."""
+    threshold_ratios: RatioThresholds = None
+    """Spend relative to the limit: a notification for each, in ascending order."""
     forecast_exceeded_ratio: RatioThreshold = None
     """Forecast relative to the limit."""
 

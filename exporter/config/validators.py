@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -178,6 +179,18 @@ def _ratio(value: object) -> Decimal | None:
     return ratio
 
 
+def _ascending_ratios(value: object) -> tuple[Decimal, ...] | None:
+    """Return ratios to a budget's limit; None, which only code gives, are the defaults of the rules."""
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or not value:
+        raise validation_error(f"expected a list of ratios such as [0.5, 0.75, 0.9], got {format_value(value)}")
+    ratios = tuple(ratio for item in value if (ratio := _ratio(item)) is not None)
+    if any(ratio >= following for ratio, following in pairwise(ratios)):
+        raise validation_error("every ratio must be more than the one before it")
+    return ratios
+
+
 def check_period(value: object) -> object:
     """Return the period of a budget. Raises a validation error for any other value."""
     if value not in _PERIODS:
@@ -226,6 +239,17 @@ Dollars = Annotated[Decimal, PlainValidator(_dollars), _AMOUNT_SCHEMA]
 BaseUrl = Annotated[str, AfterValidator(_base_url), _pattern_schema(_URL)]
 Limit = Annotated[Dollars, AfterValidator(_limit)]
 UsdThreshold = Annotated[Decimal | None, PlainValidator(_threshold), _AMOUNT_SCHEMA]
+RatioThresholds = Annotated[
+    tuple[Decimal, ...] | None,
+    PlainValidator(_ascending_ratios),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "number", "exclusiveMinimum": 0, "maximum": _MAX_RATIO},
+        }
+    ),
+]
 RatioThreshold = Annotated[
     Decimal | None,
     PlainValidator(_ratio),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from exporter.analysis.budgets import BudgetStatus, glob_to_regex
+from exporter.analysis.budgets import BudgetStatus, format_threshold, glob_to_regex
 from exporter.metrics.exposition import escape_label_value, format_labels, format_usd, render_samples
 from exporter.metrics.families import (
     BUDGET_ACCOUNT_SPENT,
@@ -17,6 +17,7 @@ from exporter.metrics.families import (
     BUDGET_INFO,
     BUDGET_LIMIT,
     BUDGET_SPENT,
+    BUDGET_SPENT_THRESHOLD,
     Family,
 )
 from exporter.snapshot.budgets import EvaluatedBudget
@@ -76,3 +77,5 @@ def _threshold_samples(evaluated: EvaluatedBudget) -> Iterator[_Sample]:
     ):
         if threshold is not None:
             yield _Sample(BUDGET_ALERT_THRESHOLD, (alert,), f"{threshold:f}")
+    for ratio in thresholds.threshold_ratios or ():
+        yield _Sample(BUDGET_SPENT_THRESHOLD, (format_threshold(ratio),), f"{ratio:f}")

@@ -212,7 +212,7 @@ def test_a_rejected_key_comes_with_advice(tmp_path: Path) -> None:
         system.simulator.add_fault("solo", "revoked")
         system.advance(6 * HOUR)
         page = fetch_page(system)
-    assert "✖ 1 key rejected 2 accounts: 1 up, 1 failing." in page.text
+    assert "▲ 1 key rejected 2 accounts: 1 up, 1 failing." in page.text
     assert "Key rejected: solo owner platform · Not read since Nov 18 12:07 UTC (6 h)" in page.text
     assert "answered 401 (invalid_request_error, invalid_api_key)" in page.text
     assert "Next step: The key was revoked. Create an admin key: platform.openai.com" in page.text
@@ -227,7 +227,7 @@ def test_a_provider_that_is_down_is_one_problem(tmp_path: Path) -> None:
         system.simulator.add_fault("solo", "server_error")
         system.poll_until_idle()
         page = fetch_page(system)
-    assert page.html.count('class="alert bad-alert"') == 1
+    assert page.html.count('class="alert wait-alert"') == 1
     assert "failing: unavailable" in page.row("solo")
     assert "The poll is retried automatically." in page.text
     assert "Never read successfully" in page.text
@@ -418,10 +418,10 @@ def test_a_thousand_accounts_with_alerts_have_a_page_of_bounded_size() -> None:
     alerts = tuple(make_alert(f"a{number:04}" + 50 * "-name") for number in range(1000))
     accounts = tuple(make_page_account(alert.title, alerts=(alert,), month=NANO) for alert in alerts)
     page = ParsedPage(render_page(PageData(NOON, accounts, (), (), alerts, LINKS)))
-    assert "✖ 1,000 accounts failing 1,000 accounts: 0 up, 1,000 failing." in page.text
+    assert "▲ 1,000 accounts failing 1,000 accounts: 0 up, 1,000 failing." in page.text
     opened, _, folded = page.html.partition("990 more")
-    assert opened.count('class="alert bad-alert"') == 10
-    assert folded.count('class="alert bad-alert"') == 90
+    assert opened.count('class="alert wait-alert"') == 10
+    assert folded.count('class="alert wait-alert"') == 90
     assert "900 more alerts: see the summary" in page.text
     assert page.html.count('class="name"') == 50
     assert "950 more accounts" in page.text
@@ -450,7 +450,7 @@ def test_budget_status(spent: int, forecast: int | None, state: str) -> None:
 
 
 def _budget(period: PeriodType, **ratios: Decimal) -> Budget:
-    return Budget(name="b", period=period, limit_usd=Decimal(1), alerts=BudgetAlerts(**ratios))
+    return Budget(name="b", period=period, limit_usd=Decimal(1), alerts=BudgetAlerts.model_validate(ratios))
 
 
 def test_a_budget_has_thresholds_of_its_own() -> None:
