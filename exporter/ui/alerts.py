@@ -43,9 +43,8 @@ from exporter.ui.links import ACCOUNT_DASHBOARD, BUDGETS_DASHBOARD, SIGNALS_DASH
 from exporter.windows import floor
 
 State = Literal["good", "wait", "bad"]
+Severity = Literal["critical", "warning", "info"]
 
-MAX_HOURS_BACK = 48
-"""How far the begin of a spike is searched."""
 PERIODS = {"day": "today", "week": "this week", "month": "this month"}
 """The running period of a budget in words."""
 STATE_ORDER = {"bad": 0, "wait": 1, "good": 2}
@@ -59,34 +58,40 @@ class AlertKind:
     noun: str
     """In the headline, of one alert: `budget exceeded`."""
     plural: str
-    state: State
+    severity: Severity
+    """That of the rule."""
     rule: str
-    """The alert rule of the same condition, which names the runbook; empty where there is none."""
+    """The alert rule of the same condition, which names the runbook."""
+
+    @property
+    def state(self) -> State:
+        """The colour: only what requires immediate action is red."""
+        return "bad" if self.severity == "critical" else "wait"
 
 
-# In the order of the page: cost of this moment first, then accounts whose cost is unknown, then uncertain cost.
-RUNAWAY = AlertKind("runaway cost", "runaway costs", "bad", "AIRunawaySpend")
-SPIKE = AlertKind("cost spike", "cost spikes", "bad", "AICostSpike")
-FAST_BURN = AlertKind("budget burning fast", "budgets burning fast", "bad", "AIBudgetBurnFast")
-EXCEEDED = AlertKind("budget exceeded", "budgets exceeded", "bad", "AIBudgetExceeded")
-KEY_REJECTED = AlertKind("key rejected", "keys rejected", "bad", "AIAccountKeyRejected")
-RATE_LIMITED = AlertKind("account rate limited", "accounts rate limited", "bad", "AIProviderRateLimited")
-POLLS_FAIL = AlertKind("account failing", "accounts failing", "bad", "AIAccountStale")
-EXCESS = AlertKind("unexpected cost", "unexpected costs", "wait", "AIUnexpectedSpend")
-NEARLY_SPENT = AlertKind("budget nearly spent", "budgets nearly spent", "wait", "AIBudgetNearlySpent")
+# In the order of the page: critical first; then cost of this moment, accounts whose cost is unknown, uncertain cost.
+RUNAWAY = AlertKind("runaway cost", "runaway costs", "critical", "AIRunawaySpend")
+FAST_BURN = AlertKind("budget burning fast", "budgets burning fast", "critical", "AIBudgetBurnFast")
+EXCEEDED = AlertKind("budget exceeded", "budgets exceeded", "critical", "AIBudgetExceeded")
+SPIKE = AlertKind("cost spike", "cost spikes", "warning", "AICostSpike")
+KEY_REJECTED = AlertKind("key rejected", "keys rejected", "warning", "AIAccountKeyRejected")
+POLLS_FAIL = AlertKind("account failing", "accounts failing", "warning", "AIAccountStale")
+EXCESS = AlertKind("unexpected cost", "unexpected costs", "warning", "AIUnexpectedSpend")
+NEARLY_SPENT = AlertKind("budget nearly spent", "budgets nearly spent", "warning", "AIBudgetNearlySpent")
 FORECAST = AlertKind(
-    "budget forecast to be exceeded", "budgets forecast to be exceeded", "wait", "AIBudgetForecastExceeded"
+    "budget forecast to be exceeded", "budgets forecast to be exceeded", "warning", "AIBudgetForecastExceeded"
 )
-SLOW_BURN = AlertKind("budget above its pace", "budgets above their pace", "wait", "AIBudgetBurnSlow")
-NEW_KEY_REJECTED = AlertKind("new key rejected", "new keys rejected", "wait", "AIAccountKeyRejected")
-DATA_LATE = AlertKind("account with late data", "accounts with late data", "wait", "AIAccountDataLate")
-UNPRICED = AlertKind("account without a price", "accounts without a price", "wait", "AIUnpricedTokens")
-UNITS_ABOVE_BOUND = AlertKind("usage spike", "usage spikes", "wait", "AIRequestSpike")
-BILL_INCOMPLETE = AlertKind("incomplete bill", "incomplete bills", "wait", "AIBillIncomplete")
-_KINDS = (
-    *(RUNAWAY, SPIKE, FAST_BURN, EXCEEDED, KEY_REJECTED, RATE_LIMITED, POLLS_FAIL),
-    *(EXCESS, NEARLY_SPENT, FORECAST, SLOW_BURN, NEW_KEY_REJECTED, DATA_LATE, UNPRICED),
-    *(UNITS_ABOVE_BOUND, BILL_INCOMPLETE),
+SLOW_BURN = AlertKind("budget above its pace", "budgets above their pace", "warning", "AIBudgetBurnSlow")
+NEW_KEY_REJECTED = AlertKind("new key rejected", "new keys rejected", "warning", "AIAccountKeyRejected")
+DATA_LATE = AlertKind("account with late data", "accounts with late data", "warning", "AIAccountDataLate")
+UNPRICED = AlertKind("account without a price", "accounts without a price", "warning", "AIUnpricedTokens")
+RATE_LIMITED = AlertKind("account rate limited", "accounts rate limited", "info", "AIProviderRateLimited")
+UNITS_ABOVE_BOUND = AlertKind("usage spike", "usage spikes", "info", "AIRequestSpike")
+BILL_INCOMPLETE = AlertKind("incomplete bill", "incomplete bills", "info", "AIBillIncomplete")
+KINDS = (
+    *(RUNAWAY, FAST_BURN, EXCEEDED),
+    *(SPIKE, KEY_REJECTED, POLLS_FAIL, EXCESS, NEARLY_SPENT, FORECAST, SLOW_BURN, NEW_KEY_REJECTED, DATA_LATE),
+    *(UNPRICED, RATE_LIMITED, UNITS_ABOVE_BOUND, BILL_INCOMPLETE),
 )
 
 
@@ -122,13 +127,13 @@ def collect_alerts(
     snapshots = list(snapshots)
     alerts = [alert for snapshot in snapshots for alert in _account_alerts(snapshot, now)]
     alerts += [alert for evaluated in budgets if (alert := _budget_alert(evaluated, snapshots, now)) is not None]
-    return tuple(sorted(alerts, key=lambda alert: (_KINDS.index(alert.kind), -alert.weight, alert.title)))
+    return tuple(sorted(alerts, key=lambda alert: (KINDS.index(alert.kind), -alert.weight, alert.title)))
 
 
 def count_alerts(alerts: Iterable[Alert]) -> list[str]:
     """Return the number of alerts of each kind in words, the worst first: `2 budgets exceeded`."""
     counts = Counter(alert.kind.noun for alert in alerts)
-    plurals = {kind.noun: kind.plural for kind in _KINDS}
+    plurals = {kind.noun: kind.plural for kind in KINDS}
     return [
         f"{counts[noun]:,} {noun if counts[noun] == 1 else plural}" for noun, plural in plurals.items() if counts[noun]
     ]
@@ -191,12 +196,10 @@ class _Hours:
             weight=float(weight),
         )
 
-    def above_bound_since(self, hour: datetime) -> datetime:
-        """Return the start of the first of the consecutive hours up to `hour` that cost more than their upper bound."""
-        first = hour
-        while hour - first < MAX_HOURS_BACK * HOUR and self.is_above_bound(first - HOUR):
-            first -= HOUR
-        return first
+    def since(self, now: datetime) -> str:
+        """Return since when its hours cost more than their upper bounds, and how much they cost; empty if unknown."""
+        incident = self.signals.incident
+        return "" if incident is None else f"{_since(incident.start, now)}, {format_money(incident.cost)} in total"
 
     def is_above_bound(self, hour: datetime) -> bool:
         """Return whether an hour cost more than its upper bound."""
@@ -226,9 +229,8 @@ def _runaway_alert(hours: _Hours, now: datetime) -> Alert | None:
     details = [running]
     if hours.signals.is_spike and hours.signals.cost is not None:
         details.append(_describe_spike(hours, hours.signals.cost))
-    since = hours.above_bound_since(this_hour)
     action = _intent_action(hours.snapshot.account.owner)
-    return hours.alert(RUNAWAY, "Runaway cost", details, _since(since, now), action, cost - bound.upper_bound)
+    return hours.alert(RUNAWAY, "Runaway cost", details, hours.since(now), action, cost - bound.upper_bound)
 
 
 def _spike_alert(hours: _Hours, now: datetime) -> Alert | None:
@@ -238,10 +240,9 @@ def _spike_alert(hours: _Hours, now: datetime) -> Alert | None:
     min_increase = _nano_usd(hours.snapshot.account.alerts.cost_spike_usd, MIN_SPIKE_USD)
     if signals.last_hour_cost - signals.cost.expected <= min_increase:
         return None
-    since = hours.above_bound_since(hours.last_hour)
     action = _intent_action(hours.snapshot.account.owner)
     excess = signals.last_hour_cost - signals.cost.upper_bound
-    return hours.alert(SPIKE, "Cost spike", [_describe_spike(hours, signals.cost)], _since(since, now), action, excess)
+    return hours.alert(SPIKE, "Cost spike", [_describe_spike(hours, signals.cost)], hours.since(now), action, excess)
 
 
 def _describe_spike(hours: _Hours, cost: Baseline) -> str:

@@ -17,6 +17,7 @@ from exporter.model import DAY, HOUR
 from exporter.simulator.world import World
 from exporter.ui.format import DASH, format_change, format_money
 from exporter.windows import floor
+from tests.metrics.test_signals import cost_by_workspace
 from tests.system import NOON, Clock, System, make_account, midnight, start_system
 
 
@@ -56,15 +57,21 @@ def test_a_spike_is_an_alert_with_the_values_of_the_gauges(tmp_path: Path) -> No
             exported_money(system, f"ai_cost_last_hour{name}_usd", workspace="Web")
             for name in ("", "_expected", "_upper_bound")
         )
-    assert "✖ 1 cost spike 1 account: up." in text
+        total = exported_money(system, "ai_cost_incident_usd", workspace="Web")
+        assert system.nano_usd("ai_cost_incident_usd") == sum(
+            cost_by_workspace(system, hour)["proj_web"] for hour in (spike, spike + HOUR)
+        )
+        assert system.value("ai_cost_incident_start_timestamp_seconds") == spike.timestamp()
+    assert "▲ 1 cost spike 1 account: up." in text
     assert "● No alerts" not in text
     assert (
-        f"Cost spike: solo / Web owner platform · since Nov 18 13:00 UTC (2 h) {cost} in the hour from Nov 18" in text
+        f"Cost spike: solo / Web owner platform · since Nov 18 13:00 UTC (2 h), {total} in total "
+        f"{cost} in the hour from Nov 18" in text
     )
     assert f"expected {expected}, upper bound {upper_bound}. Largest: gpt-5-2025-08-07 {cost}." in text
     assert "Next step: Ask platform whether this is intended." in text
     assert "AICostSpike" in text
-    assert "✖ solo" in text, "the account's row has the sign of its worst alert"
+    assert "▲ solo" in text, "the account's row has the sign of its worst alert"
 
 
 def test_a_running_hour_above_its_upper_bound_is_an_alert(tmp_path: Path) -> None:
