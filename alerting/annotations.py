@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from alerting.config import Links
 
+# Without seconds, and without the zeros at the end.
+_DURATION = 'humanizeDuration | reReplaceAll "( 0h)?( 0m)? [0-9]+s$" ""'
+
 _PLACEHOLDERS = {
     "account": "{{ $labels.account }}",
     "budget": "{{ $labels.budget }}",
@@ -30,12 +33,14 @@ _PLACEHOLDERS = {
     "decimal": '{{ $value | printf "%.1f" }}',
     "number": "{{ $value | humanize }}",
     "percent": "{{ $value | humanizePercentage }}",
-    "duration": "{{ $value | humanizeDuration }}",
+    "duration": f"{{{{ $value | {_DURATION} }}}}",
 }
 USD = '${{ .Value | printf "%.2f" }}'
 NUMBER = "{{ .Value | humanize }}"
 PERCENT = "{{ .Value | humanizePercentage }}"
-TIME = "{{ .Value | humanizeTimestamp }}"
+DURATION = f"{{{{ .Value | {_DURATION} }}}}"
+TIME = '{{ (.Value | toTime).UTC.Format "2006-01-02 15:04 UTC" }}'
+"""Of a Unix time; the standard function prints nanoseconds and an offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ class Annotations:
     summary: str
     description: tuple[str, ...]
     """Lines."""
+    total: str
+    """What the incident has cost so far, which a notification about its end shows; empty where it costs nothing."""
     runbook_url: str
     dashboard_url: str
 
@@ -58,13 +65,14 @@ class AnnotationBuilder:
     variables: tuple[str, ...] = ()
     """Labels that the link passes to the dashboard as variables."""
 
-    def build(self, name: str, summary: str, *description: str, **lookups: str) -> Annotations:
+    def build(self, name: str, summary: str, *description: str, total: str = "", **lookups: str) -> Annotations:
         """Return the annotations of an alert; `lookups` are templates by the name of their placeholder."""
         values: Mapping[str, str] = {**_PLACEHOLDERS, **lookups}
         query = "&".join(f"var-{label}={{{{ $labels.{label} | urlquery }}}}" for label in self.variables)
         return Annotations(
             summary.format_map(values),
             tuple(line.format_map(values) for line in description),
+            total.format_map(values),
             f"{self.links.runbooks}#{name.lower()}",
             f"{self.links.dashboards}/d/{self.dashboard}{'?' if query else ''}{query}",
         )
@@ -75,8 +83,19 @@ def lookup(series: str, *labels: str, text: str) -> str:
     return f'{{{{ range query "{_escape(series)}" }}}}{{{{ if {_equal(labels)} }}}}{text}{{{{ end }}}}{{{{ end }}}}'
 
 
+def since(times: str, *labels: str, title: str = "Since") -> str:
+    """Return a template with the Unix time that a query returns, and its age in whole minutes, as a sentence."""
+    age = f"floor((time() - ({times})) / 60) * 60"
+    return lookup(times, *labels, text=f" {title} {TIME}") + lookup(age, *labels, text=f" ({DURATION}).")
+
+
+def active_since(alert: str, *labels: str) -> str:
+    """Return a template with the time since which the alert's own condition has been true."""
+    return since(f'ALERTS_FOR_STATE{{alertname="{alert}"}}', *labels)
+
+
 def list_lookup(series: str, *labels: str, title: str, text: str, condition: str = "", by: str = "") -> str:
-    """Return a template that lists all such series after a title, separated by commas.
+    """Return a template with a sentence that lists all such series after a title; empty where there is none.
 
     Ordered by the label `by`, or the largest first. `condition` replaces the comparison of labels.
     """
@@ -84,6 +103,7 @@ def list_lookup(series: str, *labels: str, title: str, text: str, condition: str
     return (
         f'{{{{ $separator := "{title}" }}}}{{{{ range query {query} }}}}{{{{ if {condition or _equal(labels)} }}}}'
         f'{{{{ $separator }}}} {text}{{{{ $separator = "," }}}}{{{{ end }}}}{{{{ end }}}}'
+        '{{ if eq $separator "," }}.{{ end }}'
     )
 
 

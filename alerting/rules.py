@@ -84,6 +84,8 @@ def _alert(rule: Alert, matchers: str) -> Iterator[str]:
     yield f"          summary: {_quote(rule.annotations.summary)}"
     yield "          description: |-"
     yield from (f"            {line}" for line in rule.annotations.description)
+    if rule.annotations.total:
+        yield f"          total: {_quote(rule.annotations.total)}"
     yield f"          runbook_url: {rule.annotations.runbook_url}"
     yield f"          dashboard_url: {_quote(rule.annotations.dashboard_url)}"
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from alerting.annotations import TIME, USD, AnnotationBuilder, list_lookup, lookup
+from collections.abc import Sequence
+from decimal import Decimal
+
+from alerting.annotations import PERCENT, TIME, USD, AnnotationBuilder, active_since, list_lookup, lookup, since
 from alerting.config import RulesConfig
 from alerting.rules import Alert, Recording, Rule, RuleFile
+from exporter.analysis.budgets import format_threshold
 
 _SPENT = lookup("budget:ai_budget_spent_usd:sum", "budget", text=USD)
 _LIMIT = lookup("budget:ai_budget_limit_usd:max", "budget", text=f" of {USD}")
@@ -18,7 +22,32 @@ _ACCOUNTS = list_lookup(
     title=" Largest accounts:",
     text=f"{{{{ .Labels.account }}}} {USD}",
 )
-_AMOUNTS = {"spent": _SPENT, "limit": _LIMIT, "forecast": _FORECAST, "exhausted": _EXHAUSTED, "accounts": _ACCOUNTS}
+_INCREASES = list_lookup(
+    "budget_account:ai_cost_last_hour_usd:top3_rise",
+    "budget",
+    title=" Largest increases in that hour:",
+    text=f"{{{{ .Labels.account }}}} +{USD}",
+)
+_CHANGES = list_lookup(
+    "change:ai_change_timestamp_seconds:recent",
+    title=" Recent changes:",
+    text=f"{{{{ .Labels.title }}}}{{{{ with .Labels.service }}}} ({{{{ . }}}}){{{{ end }}}} at {TIME}",
+    condition="true",
+    by="title",
+)
+_EXCEEDED_SINCE = since(
+    "(budget:ai_budget_exhaustion_timestamp_seconds:min <= time()) "
+    'or on (budget) ALERTS_FOR_STATE{alertname="AIBudgetExceeded"}',
+    "budget",
+)
+_AMOUNTS = {
+    "total": "{spent}{limit} spent this {period}",
+    "spent": _SPENT,
+    "limit": _LIMIT,
+    "forecast": _FORECAST,
+    "exhausted": _EXHAUSTED,
+    "accounts": _ACCOUNTS,
+}
 
 
 def budget_file(config: RulesConfig) -> RuleFile:
@@ -54,6 +83,16 @@ def _recordings(config: RulesConfig) -> tuple[Rule, ...]:
         Recording(
             "budget:ai_budget_spent_usd:ratio", "budget:ai_budget_spent_usd:sum / budget:ai_budget_limit_usd:max"
         ),
+        Recording(
+            "budget:ai_budget_runaway_accounts:group",
+            """
+            group by (budget, owner, period) (
+              ai_budget_account_spent_usd > 0
+              and on (provider, account, owner) ALERTS{alertname="AIRunawaySpend",alertstate="firing"}
+            )
+            """,
+            "Budgets with an account of the same owner whose runaway spend is notified: that text names the budget.",
+        ),
         Recording("ai:period:hours", "vector(24)", labels="period: day"),
         Recording("ai:period:hours", "vector(168)", labels="period: week"),
         Recording("ai:period:hours", "vector(720)", labels="period: month"),
@@ -76,6 +115,9 @@ def _recordings(config: RulesConfig) -> tuple[Rule, ...]:
             "budget:ai_budget_alert_threshold_ratio:nearly_spent",
             _budget_threshold("AIBudgetNearlySpent", alerts.budget_nearly_spent.ratio),
         ),
+        Recording(
+            "budget:ai_budget_spent_threshold_ratio:max", _spent_thresholds(alerts.budget_threshold_reached.ratios)
+        ),
     )
 
 
@@ -84,6 +126,29 @@ def _budget_threshold(alert: str, default: str) -> str:
         max by (budget, owner, period) (ai_budget_alert_threshold_ratio{{alert="{alert}"}})
         or {default} * group by (budget, owner, period) (ai_budget_limit_usd)
     """
+
+
+def _spent_thresholds(defaults: Sequence[str]) -> str:
+    budgets = "group by (budget, owner, period) (ai_budget_limit_usd)"
+    steps = [
+        f'label_replace({ratio} * {budgets}, "threshold", "{format_threshold(Decimal(ratio))}", "", "")'
+        for ratio in defaults
+    ]
+    separator = "\n          or\n          "
+    return f"""
+        max by (budget, owner, period, threshold) (ai_budget_spent_threshold_ratio)
+        or on (budget, owner, period) (
+          {separator.join(steps)}
+        )
+    """
+
+
+def _unless_runaway(alert: str) -> str:
+    """Return the condition that runaway spend does not explain the alert; an alert that fires already goes on."""
+    return f"""unless on (budget, owner, period) (
+              budget:ai_budget_runaway_accounts:group
+              unless on (budget, owner, period) ALERTS{{alertname="{alert}",alertstate="firing"}}
+            )"""
 
 
 def _burn_rate_alerts(config: RulesConfig) -> tuple[Rule, ...]:
@@ -96,14 +161,18 @@ def _burn_rate_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             budget:ai_budget_burn_rate:sum{{window="1h"}} > {alerts.budget_burn_fast.hour_burn_rate}
             and on (budget, owner, period)
             budget:ai_budget_spent_usd:burn_rate1h > {alerts.budget_burn_fast.known_burn_rate}
+            {_unless_runaway("AIBudgetBurnFast")}
             """,
             build(
                 "AIBudgetBurnFast",
                 "Budget {budget} is burning at {whole} times the sustainable rate",
                 "In the newest complete hour budget {budget} {owner} was spent at {decimal} times the rate that lasts "
-                "for its {period}, and spending continues.",
-                "{spent}{limit} is spent.{exhausted}{accounts}",
+                "for its {period}, and spending continues.{since}",
+                "{spent}{limit} is spent.{exhausted}{accounts}{increases}{changes}",
                 "Next: ask the owner whether the spend is intended; if not, stop the job or revoke its API key.",
+                since=active_since("AIBudgetBurnFast", "budget"),
+                increases=_INCREASES,
+                changes=_CHANGES,
                 **_AMOUNTS,
             ),
         ),
@@ -114,14 +183,16 @@ def _burn_rate_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             budget:ai_budget_burn_rate:sum{{window="3d",period!="day"}} > {alerts.budget_burn_slow.burn_rate}
             and ignoring (window) budget:ai_budget_burn_rate:sum{{window="1d"}} > {alerts.budget_burn_slow.burn_rate}
             unless on (budget, owner, period) budget:ai_budget_spent_usd:ratio > 1
+            {_unless_runaway("AIBudgetBurnSlow")}
             """,
             build(
                 "AIBudgetBurnSlow",
                 "Budget {budget} has burned at {decimal} times the sustainable rate for three days",
                 "For three days budget {budget} {owner} has been spent at {decimal} times the rate that lasts for its "
-                "{period}, including the last day.",
+                "{period}, including the last day.{since}",
                 "{spent}{limit} is spent.{exhausted}{accounts}",
                 "Next: agree with the owner on less usage, or on a higher limit_usd.",
+                since=active_since("AIBudgetBurnSlow", "budget"),
                 **_AMOUNTS,
             ),
         ),
@@ -134,20 +205,45 @@ def _limit_alerts(config: RulesConfig) -> tuple[Rule, ...]:
         Alert(
             "AIBudgetForecastExceeded",
             alerts.budget_forecast_exceeded,
-            """
+            f"""
             budget:ai_budget_forecast_usd:sum
             and budget:ai_budget_forecast_usd:sum / budget:ai_budget_limit_usd:max
             > budget:ai_budget_alert_threshold_ratio:forecast_exceeded
             unless on (budget, owner, period) budget:ai_budget_spent_usd:ratio > 1
+            {_unless_runaway("AIBudgetForecastExceeded")}
             """,
             build(
                 "AIBudgetForecastExceeded",
                 "Budget {budget} is forecast to reach {usd}",
-                "Spend of budget {budget} {owner} is forecast to reach {usd} this {period}.",
+                "Spend of budget {budget} {owner} is forecast to reach {usd} this {period}.{since}",
                 "{spent}{limit} is spent.{exhausted}{accounts}",
                 "Next: agree with the owner on less usage, or on a higher limit_usd.",
+                since=active_since("AIBudgetForecastExceeded", "budget"),
                 **_AMOUNTS,
             ),
+        ),
+        Alert(
+            "AIBudgetThresholdReached",
+            alerts.budget_threshold_reached,
+            """
+            budget:ai_budget_spent_threshold_ratio:max
+            == on (budget, owner, period) group_left ()
+            max by (budget, owner, period) (
+              budget:ai_budget_spent_threshold_ratio:max
+              <= on (budget, owner, period) group_left () budget:ai_budget_spent_usd:ratio
+            )
+            """,
+            build(
+                "AIBudgetThresholdReached",
+                "Budget {budget} has reached {percent} of its limit",
+                "{ratio} of budget {budget} {owner} is spent: {spent}{limit} this {period}."
+                "{since}{exhausted}{accounts}",
+                "Next: none while spend keeps pace with the {period}; otherwise agree with the owner on less usage.",
+                ratio=lookup("budget:ai_budget_spent_usd:ratio", "budget", text=PERCENT),
+                since=active_since("AIBudgetThresholdReached", "budget", "threshold"),
+                **_AMOUNTS,
+            ),
+            "The highest threshold that is reached; the value is the threshold.",
         ),
         Alert(
             "AIBudgetNearlySpent",
@@ -159,8 +255,10 @@ def _limit_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             build(
                 "AIBudgetNearlySpent",
                 "Budget {budget} is {percent} spent",
-                "{percent} of budget {budget} {owner} is spent: {spent}{limit} this {period}.{exhausted}{accounts}",
+                "{percent} of budget {budget} {owner} is spent: {spent}{limit} this {period}."
+                "{since}{exhausted}{accounts}",
                 "Next: decide before the limit is reached whether to reduce usage or to raise limit_usd.",
+                since=active_since("AIBudgetNearlySpent", "budget"),
                 **_AMOUNTS,
             ),
         ),
@@ -171,8 +269,9 @@ def _limit_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             build(
                 "AIBudgetExceeded",
                 "Budget {budget} is exceeded",
-                "Budget {budget} {owner} is exceeded: {spent}{limit} this {period}.{forecast}{accounts}",
+                "Budget {budget} {owner} is exceeded: {spent}{limit} this {period}.{since}{forecast}{accounts}",
                 "Next: reduce usage, or raise limit_usd with the approval of whoever pays.",
+                since=_EXCEEDED_SINCE,
                 **_AMOUNTS,
             ),
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from alerting.annotations import TIME, USD, AnnotationBuilder, list_lookup, lookup
+from alerting.annotations import TIME, USD, AnnotationBuilder, active_since, list_lookup, lookup, since
 from alerting.config import RulesConfig
 from alerting.rules import Alert, Rule, RuleFile
 from exporter.config.durations import format_duration
@@ -32,10 +32,13 @@ def _exporter_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             build(
                 "AIExporterDown",
                 "ai-spend-exporter cannot be scraped",
-                f"Prometheus has not been able to scrape ai-spend-exporter for {alerts.exporter_down.hold}.",
+                f"Prometheus has not been able to scrape ai-spend-exporter{{instance}} for more than "
+                f"{alerts.exporter_down.hold}.{{since}}",
                 "No account is monitored: neither budgets nor spikes. Nothing is lost: the exporter fetches the missed "
                 "data after a restart.",
                 "Next: read the last lines of the exporter's log.",
+                instance="{{ with $labels.instance }} {{ . }}{{ end }}",
+                since=active_since("AIExporterDown", "instance"),
             ),
         ),
         Alert(
@@ -46,8 +49,9 @@ def _exporter_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AIConfigReloadFailed",
                 "ai-spend-exporter {instance} failed to reload its configuration",
                 "The most recent configuration reload of ai-spend-exporter {instance} failed. The previous "
-                "configuration stays in use{loaded}; a restart would fail.",
+                "configuration stays in use{loaded}; a restart would fail.{since}",
                 "Next: `ai-spend-exporter check config FILE` lists every problem with its line.",
+                since=active_since("AIConfigReloadFailed", "instance"),
                 loaded=lookup(
                     "ai_exporter_config_last_reload_success_timestamp_seconds",
                     "instance",
@@ -73,12 +77,13 @@ def _key_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             build(
                 "AIAccountKeyRejected",
                 "{account}: {provider} rejects the key ({reason})",
-                "{provider} rejects the key of account {account} {owner}: {explanation}.",
+                "{provider} rejects the key of account {account} {owner}: {explanation}.{since}",
                 "{polled}{cost}",
                 "Next: `ai-spend-exporter check keys` shows the required action.",
                 explanation='{{ if eq $labels.reason "key_rejected" }}it is revoked, expired or unknown'
                 '{{ else if eq $labels.reason "missing_scope" }}it lacks a permission that a report requires'
                 "{{ else }}it is not an admin key{{ end }}",
+                since=active_since("AIAccountKeyRejected", "account", "reason"),
                 polled=lookup(
                     "ai_account_up == 1",
                     "account",
@@ -118,9 +123,14 @@ def _delay_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AIAccountStale",
                 "{account} has not been polled successfully for {duration}",
                 "At least one report of account {account} {owner} has not been fetched from {provider} for {duration}."
-                "{reasons}",
+                "{since}{reasons}",
                 "Its metrics are that old; spikes are not detected and budgets count expected cost.",
                 "Next: `ai-spend-exporter check keys`, then the provider's status page.",
+                since=since(
+                    'min by (account) (ai_account_last_success_timestamp_seconds{kind!="names"})',
+                    "account",
+                    title="Last success:",
+                ),
                 reasons=list_lookup(
                     "ai_account_problem == 1", "account", title=" Reason:", text="{{ .Labels.reason }}", by="reason"
                 ),
@@ -144,9 +154,15 @@ def _delay_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             build(
                 "AIAccountDataLate",
                 "{account}: report {report} is {duration} behind",
-                "The newest complete data of report {report} of account {account} {owner} is {duration} old.",
+                "The newest complete data of report {report} of account {account} {owner} is {duration} old.{since}",
                 "{consequence}",
                 "Next: wait for the provider, unless AIAccountStale fires too.",
+                since=since(
+                    "min by (account, report) (ai_account_complete_until_timestamp_seconds)",
+                    "account",
+                    "report",
+                    title="Complete until",
+                ),
                 consequence='{{ if eq $labels.kind "bill" }}Newer days remain estimates for longer than usual.'
                 '{{ else if eq $labels.width "day" }}Newer days are missing or incomplete, so budgets count expected '
                 "cost.{{ else }}Newer hours are missing or incomplete, so no spike alert fires for this account and "
@@ -169,9 +185,10 @@ def _delay_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AIProviderRateLimited",
                 "{account}: {provider} rate-limits polls",
                 "{provider} rejected {whole} polls of account {account} {owner} within an hour because of its rate "
-                "limit.",
+                "limit.{since}",
                 "Data arrives late; nothing is lost.",
                 "Next: raise poll_interval, or find who else uses this admin key.",
+                since=active_since("AIProviderRateLimited", "account"),
             ),
         ),
     )

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from alerting.annotations import NUMBER, PERCENT, TIME, USD, AnnotationBuilder, list_lookup, lookup
+from alerting.annotations import (
+    DURATION,
+    NUMBER,
+    PERCENT,
+    TIME,
+    USD,
+    AnnotationBuilder,
+    active_since,
+    list_lookup,
+    lookup,
+)
 from alerting.config import RulesConfig
 from alerting.rules import Alert, Recording, Rule, RuleFile
 
@@ -11,6 +21,15 @@ _WORKSPACE_LABELS = ("account", "workspace")
 _TIER_LABELS = ("account", "workspace", "model", "tier")
 _MODEL_NAME = '{{ or .Labels.model "-" }}'
 _WORKSPACE_NAME = '{{ or .Labels.workspace "-" }}'
+
+_INCIDENT_START = lookup("ai_cost_incident_start_timestamp_seconds", *_WORKSPACE_LABELS, text=f" since {TIME}")
+_INCIDENT_AGE = lookup(
+    "floor((time() - ai_cost_incident_start_timestamp_seconds) / 60) * 60", *_WORKSPACE_LABELS, text=f" ({DURATION})."
+)
+_INCIDENT_COST = lookup("ai_cost_incident_usd", *_WORKSPACE_LABELS, text=USD)
+_INCIDENT = (
+    lookup("ai_cost_incident_usd", *_WORKSPACE_LABELS, text=f" In total: {USD}") + _INCIDENT_START + _INCIDENT_AGE
+)
 
 
 def signal_file(config: RulesConfig) -> RuleFile:
@@ -64,6 +83,18 @@ def _cost_recordings() -> tuple[Rule, ...]:
                 f"topk by ({_WORKSPACE}) (3, workspace_model:ai_cost_{window}_usd:rise > 0)",
             )
             for window in ("this_hour", "last_hour")
+        ),
+        Recording(
+            "budget_account:ai_cost_last_hour_usd:top3_rise",
+            """
+            topk by (budget, owner, period) (
+              3,
+              group by (budget, owner, period, provider, account) (ai_budget_account_spent_usd > 0)
+              * on (provider, account) group_left ()
+              sum by (provider, account) (workspace_model:ai_cost_last_hour_usd:rise) > 0
+            )
+            """,
+            "Of the whole account, also where the budget counts a part of it.",
         ),
         *(
             Recording(
@@ -184,7 +215,7 @@ def _cost_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             build(
                 "AIRunawaySpend",
                 "{where}: {usd} in the current hour",
-                "The current hour of {workspace_of_account} {owner} has already cost {usd}{bound}.",
+                "The current hour of {workspace_of_account} {owner} has already cost {usd}{bound}.{incident}",
                 "{increases}{requests}{budgets}{changes}",
                 "Next: find the application; if it is not intended, revoke its API key at the provider.",
                 bound=lookup(
@@ -196,15 +227,20 @@ def _cost_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 requests=lookup(
                     "workspace:ai_requests_last_hour:sum",
                     *_WORKSPACE_LABELS,
-                    text=f"; requests in the newest complete hour: {NUMBER}",
+                    text=f" Requests in the newest complete hour: {NUMBER}.",
                 ),
                 budgets=list_lookup(
-                    "budget:ai_budget_spent_usd:ratio",
-                    "owner",
-                    title="; budgets of the owner:",
+                    "group by (budget, account) (ai_budget_account_spent_usd > 0) "
+                    "* on (budget) group_left () budget:ai_budget_spent_usd:ratio",
+                    "account",
+                    title=" Budgets of the account:",
                     text=f"{{{{ .Labels.budget }}}} {PERCENT} spent",
                 ),
                 changes=changes,
+                incident=_INCIDENT,
+                total="{cost}{start}",
+                cost=_INCIDENT_COST,
+                start=_INCIDENT_START,
             ),
         ),
         Alert(
@@ -223,7 +259,7 @@ def _cost_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             build(
                 "AICostSpike",
                 "{where}: {usd} in an hour",
-                "The newest complete hour of {workspace_of_account} {owner} cost {usd}{expected}.",
+                "The newest complete hour of {workspace_of_account} {owner} cost {usd}{expected}.{incident}",
                 "{increases}{changes}",
                 "Next: ask the owner for the cause; set a limit at the provider if it is not intended.",
                 expected=lookup(
@@ -231,6 +267,10 @@ def _cost_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 ),
                 increases=_increases("last_hour"),
                 changes=changes,
+                incident=_INCIDENT,
+                total="{cost}{start}",
+                cost=_INCIDENT_COST,
+                start=_INCIDENT_START,
             ),
         ),
         Alert(
@@ -247,10 +287,15 @@ def _cost_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AIUnexpectedSpend",
                 "{where}: {usd} above the upper bound within a day",
                 "The 24 newest complete hours of {workspace_of_account} {owner} cost {usd} more than their upper "
-                "bounds.",
-                "They were reported late, or were each too small for a spike alert.{models}",
+                "bounds.{incident}",
+                "They were reported late, or were each too small for a spike alert.{models}{changes}",
                 "Next: open the dashboard and find the hours; then treat it as a spike.",
                 models=_largest("today", " Largest today:"),
+                changes=changes,
+                incident=_INCIDENT,
+                total="{cost}{start}",
+                cost=_INCIDENT_COST,
+                start=_INCIDENT_START,
             ),
         ),
     )
@@ -275,13 +320,16 @@ def _hour_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             build(
                 "AIRequestSpike",
                 "{where}: {number} requests or tokens in an hour",
-                "The newest complete hour of {workspace_of_account} {owner} had {number}{requests}{tokens}.{models}",
+                "The newest complete hour of {workspace_of_account} {owner} had {number}{requests}{tokens}."
+                "{since}{models}{changes}",
                 "Next: none while cost is as expected; otherwise see AICostSpike.",
                 requests=lookup(
                     "ai_requests_last_hour_expected", *_WORKSPACE_LABELS, text=f" requests; expected: {NUMBER}"
                 ),
                 tokens=lookup("ai_tokens_last_hour_expected", *_WORKSPACE_LABELS, text=f" tokens; expected: {NUMBER}"),
                 models=_largest("last_hour", " Largest in that hour:"),
+                changes=_changes(),
+                since=active_since("AIRequestSpike", *_WORKSPACE_LABELS),
             ),
         ),
         Alert(
@@ -299,10 +347,12 @@ def _hour_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             build(
                 "AISpendStopped",
                 "{where} has stopped spending",
-                "No cost for two complete hours in {workspace_of_account} {owner}; expected: {usd} an hour.",
-                "An application may be down, or may have moved to another key.{models}",
+                "No cost for two complete hours in {workspace_of_account} {owner}; expected: {usd} an hour.{since}",
+                "An application may be down, or may have moved to another key.{models}{changes}",
                 "Next: ask the owner whether the application works.",
                 models=_largest("30d", " Largest in 30 days:"),
+                changes=_changes(),
+                since=active_since("AISpendStopped", *_WORKSPACE_LABELS),
             ),
             "A provider that reports hours late never has cost in its newest complete hour: within three days "
             "there must have been some.",
@@ -341,11 +391,14 @@ def _model_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             build(
                 "AIHighCostModel",
                 "{account}: {model} accounts for {percent} of today's cost",
-                "Model {model} accounts for {percent} of today's cost of account {account} {owner}{cost}.",
-                f"In the previous 29 days its share was below {float(model.share_before):.0%}. {{workspaces}}",
+                "Model {model} accounts for {percent} of today's cost of account {account} {owner}{cost}.{since}",
+                f"In the previous 29 days its share was below {float(model.share_before):.0%}. {{workspaces}}"
+                "{changes}",
                 "Next: ask the owner whether the change of model is intended.",
                 cost=lookup("model:ai_cost_today_usd:sum", "account", "model", text=f", {USD}"),
                 workspaces=workspaces,
+                changes=_changes(),
+                since=active_since("AIHighCostModel", "account", "model"),
             ),
         ),
         Alert(
@@ -361,9 +414,12 @@ def _model_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AINewModel",
                 "{account} uses {model} for the first time in 30 days",
                 "Account {account} {owner} has spent {usd} today on model {model}, which it had not used in the "
-                "previous 29 days. {workspaces}",
+                "previous 29 days.{since}",
+                "{workspaces}{changes}",
                 "Next: check that the model's price is intended.",
                 workspaces=workspaces,
+                changes=_changes(),
+                since=active_since("AINewModel", "account", "model"),
             ),
         ),
     )
@@ -387,8 +443,8 @@ def _token_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AICacheHitRatioDropped",
                 "{where}: cache hit ratio of {model} dropped to {percent}",
                 "Today {percent} of the input tokens of {model} in {workspace_of_account} {owner} were read from the "
-                "prompt cache{before}.",
-                "Uncached input costs several times as much.{cost}",
+                "prompt cache{before}.{since}",
+                "Uncached input costs several times as much.{cost}{changes}",
                 "Next: look for a change of the prompt's beginning, which is what the cache matches.",
                 before=lookup(
                     "workspace_model_tier:ai_tokens_30d:cache_hit_ratio",
@@ -402,6 +458,8 @@ def _token_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                     "model",
                     text=f" Cost today: {USD}.",
                 ),
+                changes=_changes(),
+                since=active_since("AICacheHitRatioDropped", *_TIER_LABELS),
             ),
         ),
         Alert(
@@ -417,8 +475,8 @@ def _token_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AITokensPerRequestSurge",
                 "{where}: {number} tokens per {model} request",
                 "Requests to {model} in {workspace_of_account} {owner} averaged {number} tokens in the newest complete "
-                "hour{before}.",
-                "Possible causes: a growing context or a loop.{cost}",
+                "hour{before}.{since}",
+                "Possible causes: a growing context or a loop.{cost}{changes}",
                 "Next: ask the owner what changed in the prompts.",
                 before=lookup(
                     "workspace_model_tier:ai_tokens_30d:per_request",
@@ -432,6 +490,8 @@ def _token_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                     "model",
                     text=f" Cost of that hour: {USD}.",
                 ),
+                changes=_changes(),
+                since=active_since("AITokensPerRequestSurge", *_TIER_LABELS),
             ),
         ),
     )
@@ -457,11 +517,11 @@ def _largest(window: str, title: str) -> str:
     )
 
 
-def _changes() -> str:
+def _changes(title: str = " Recent changes:") -> str:
     """Return a template with the recent changes of the account, or of no account in particular."""
     return list_lookup(
         "change:ai_change_timestamp_seconds:recent",
-        title="; recent changes:",
+        title=title,
         text=f"{{{{ .Labels.title }}}}{{{{ with .Labels.service }}}} ({{{{ . }}}}){{{{ end }}}} at {TIME}",
         condition='or (eq .Labels.account "") (eq .Labels.account $labels.account)',
         by="title",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alerting.annotations import USD, AnnotationBuilder, lookup
+from alerting.annotations import USD, AnnotationBuilder, active_since, lookup
 from alerting.config import RulesConfig
 from alerting.rules import Alert, Recording, Rule, RuleFile
 
@@ -63,11 +63,12 @@ def _bill_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AIEstimateDrift",
                 "{account}: the newest estimate differed by {percent} from the bill",
                 "The estimate for the newest billed day of account {account} {owner} differed by {percent} from the "
-                "bill.{mean_day}",
+                "bill.{mean_day}{since}",
                 "Days not yet billed may be off by as much; the exporter learns the new rates from that bill.",
                 "Next: compare the account's prices with the provider's price list, and set `prices:` where they "
                 "differ.",
                 mean_day=_MEAN_DAY,
+                since=active_since("AIEstimateDrift", "account"),
             ),
         ),
         Alert(
@@ -86,10 +87,11 @@ def _bill_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AICostRestated",
                 "{account}: billed days were restated by {usd}",
                 "Within a day the provider has restated billed days of account {account} {owner} by {usd}, counting "
-                "increases and decreases.{mean_day}",
+                "increases and decreases.{mean_day}{since}",
                 "Every window, budget and the served history are already corrected; reports exported earlier are not.",
                 "Next: repeat reports that were made from the old numbers.",
                 mean_day=_MEAN_DAY,
+                since=active_since("AICostRestated", "account"),
             ),
         ),
         Alert(
@@ -104,10 +106,11 @@ def _bill_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AIBillIncomplete",
                 f"{{account}}: incomplete bills for {alerts.bill_incomplete.hold} (days now: {{whole}})",
                 f"For {alerts.bill_incomplete.hold} account {{account}} {{owner}} has had days whose bill does not pay "
-                "for everything yet; days now: {whole}.{mean_day}",
+                "for everything yet; days now: {whole}.{mean_day}{since}",
                 "{provider} issues parts of its bill days late: these days stay estimated for up to 72 hours.",
                 "Next: none, unless finance closes the month in these days.",
                 mean_day=_MEAN_DAY,
+                since=active_since("AIBillIncomplete", "account"),
             ),
             "An owner that was changed has two series in the range, so older samples of ai_account_info only count "
             "where there is no newer one.",
@@ -129,9 +132,10 @@ def _usage_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AIUnpricedTokens",
                 "{account}: no price known for {model}",
                 "{number} tokens that account {account} {owner} used on model {model} on days without a bill have no "
-                "price.",
+                "price.{since}",
                 "Their cost is missing everywhere until these days are billed.",
                 "Next: set the price in the account's `prices:`.",
+                since=active_since("AIUnpricedTokens", "account", "model"),
             ),
         ),
         Alert(
@@ -149,9 +153,10 @@ def _usage_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 "AIUsageCrosscheckMismatch",
                 "{account}: {source} reported {percent} of the tokens that {provider} reported",
                 f"For {alerts.usage_crosscheck_mismatch.hold} source {{source}} has pushed {{percent}} of the tokens "
-                "that {provider} reported for account {account} {owner}.",
+                "that {provider} reported for account {account} {owner}.{since}",
                 "{cause}",
                 "Next: find the application that differs by model and workspace.",
+                since=active_since("AIUsageCrosscheckMismatch", "account", "source"),
                 cause="{{ if lt $value 1.0 }}Some usage bypasses the source, or its telemetry loses events."
                 "{{ else }}The source reports usage of other accounts, or reports events more than once.{{ end }}",
             ),

@@ -29,6 +29,7 @@ from exporter.analysis.thresholds import (
 )
 from exporter.errors import ConfigError
 from exporter.metrics.families import FAMILIES, HISTORY_FAMILIES
+from exporter.ui.alerts import KINDS
 from tests.paths import ROOT
 from tests.servers import VERSIONS, run_promtool
 
@@ -83,7 +84,7 @@ def test_every_alert_has_annotations_and_links(name: str) -> None:
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in ("critical", "warning", "info")
     annotations = alert["annotations"]
-    assert set(annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
+    assert set(annotations) - {"total"} == {"summary", "description", "runbook_url", "dashboard_url"}
     links = load_rules_config().links
     assert annotations["runbook_url"] == f"{links.runbooks}#{name.lower()}"
     assert re.search(r"/d/ai-spend(-budgets|-signals|-account|-telemetry)?(\?|$)", annotations["dashboard_url"])
@@ -115,7 +116,9 @@ def test_rules_use_what_is_scraped() -> None:
             r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|(on|by|ignoring|group_left|group_right) ?\([^)]*\)', " ", rule["expr"]
         )
         names = set(re.findall(r"[a-zA-Z_][\w:]*_[\w:]*|ai:[\w:]+|up|ALERTS", expr))
-        assert names - {"min_over_time", "max_over_time", "last_over_time", "group_left"} <= scraped, rule
+        assert names - {"min_over_time", "max_over_time", "last_over_time", "group_left", "label_replace"} <= scraped, (
+            rule
+        )
 
 
 def test_the_rules_are_current() -> None:
@@ -154,6 +157,9 @@ def test_a_changed_setting_changes_the_rules(tmp_path: Path) -> None:
         ("AICostSpike:", "AICostSpik:", "AICostSpik: unknown key; did you mean AICostSpike?"),
         ("usd: 25 #", "usd: $25 #", "AIRunawaySpend.usd: expected a number such as 14.4, without sign or exponent"),
         ("usd: 25 #", "usd: 0 #", "AIRunawaySpend.usd: must be more than 0"),
+        ("ratios: [0.5, 0.9]", "ratios: [0.9, 0.5]", "ratios: every ratio must be more than the one before it"),
+        ("ratios: [0.5, 0.9]", "ratios: 0.5", "ratios: expected a list of ratios such as [0.5, 0.9], got"),
+        ("ratios: [0.5, 0.9]", "ratios: [50%]", "ratios: expected a number such as 14.4, without sign or exponent"),
         ("for: 65m", "for: 65", "AISpendStopped.for: expected a duration such as 5m, got 65"),
         ("hourly: 4h", "hourly: soon", 'delays.hourly: expected a duration such as 5m, got "soon"'),
         ("severity: info", "severity: page", 'severity: expected "critical", "warning" or "info", got "page"'),
@@ -237,6 +243,14 @@ def test_the_landing_page_uses_the_thresholds_of_the_rules() -> None:
     assert config.delays.daily == MAX_DAILY_DELAY.total_seconds()
 
 
+def test_the_landing_page_has_the_severities_of_the_rules() -> None:
+    """A condition has one severity on the page and in notifications, and only critical ones are red."""
+    assert {kind.rule: kind.severity for kind in KINDS} == {
+        kind.rule: ALERTS[kind.rule]["labels"]["severity"] for kind in KINDS
+    }
+    assert {kind.severity for kind in KINDS if kind.state == "bad"} == {"critical"}
+
+
 def test_the_documentation_lists_every_alert() -> None:
     """The table in docs/alerts.md has exactly the alerts of the rules, with their severity and runbook link."""
     text = (ROOT / "docs" / "alerts.md").read_text()
@@ -251,7 +265,7 @@ def test_the_documentation_lists_every_alert() -> None:
 def test_the_documentation_lists_every_threshold() -> None:
     """The table in docs/alerts.md has exactly the thresholds of alerting/config.yml, with their values."""
     text = (ROOT / "docs" / "alerts.md").read_text()
-    rows = dict(re.findall(r"^\| `(\w+\.\w+)` \| ([\w.]+) \|", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+\.\w+)` \| ([\w.]+|\[[\d., ]+\]) \|", text, re.MULTILINE))
     settings = yaml.safe_load(CONFIG_FILE.read_text())
     thresholds = {f"delays.{name}": str(value) for name, value in settings["delays"].items()}
     for alert, values in settings["alerts"].items():
