@@ -34,7 +34,8 @@ lock: .venv/dev ## Update the lock files from pyproject.toml to the newest versi
 	.ci/lock --upgrade
 
 golden: .venv/dev ## Update the golden files; review the difference before you commit it.
-	$(BIN)/pytest -q tests/test_golden.py tests/config/test_json_schema.py tests/prometheus/test_texts.py --write-golden
+	$(BIN)/pytest -q tests/test_golden.py tests/config/test_json_schema.py tests/prometheus/test_texts.py \
+		tests/prometheus/test_messages.py --write-golden
 
 estimates: .venv/dev ## Update the measured differences between estimates and bills.
 	$(BIN)/pytest -q tests/scenarios --write-estimates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -99,13 +100,18 @@ def _rewrite(source: Path, target: Path, changes: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def start_alertmanager(version: str, folder: Path, webhook_address: str) -> Iterator[str]:
+def start_alertmanager(
+    version: str, folder: Path, webhook_address: str, more_changes: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Run Alertmanager on the repository's alertmanager.yml with short waiting times; yield its address."""
     config, address = folder / "alertmanager.yml", f"127.0.0.1:{free_port()}"
+    shutil.copytree(ROOT / "prometheus" / "templates", folder / "templates", dirs_exist_ok=True)
     changes = {
+        **(more_changes or {}),
         "notices:10043": webhook_address,
         "group_wait: 30s": "group_wait: 2s",
         "group_wait: 10s": "group_wait: 1s",
+        "group_wait: 10m": "group_wait: 2s",
         "group_interval: 5m": "group_interval: 2s",
     }
     _rewrite(ROOT / "prometheus" / "alertmanager.yml", config, changes)

@@ -50,7 +50,9 @@ def test_it_contains_no_secret() -> None:
     for receiver in CONFIG["receivers"]:
         for kind, configs in receiver.items():
             for config in configs if kind != "name" else ():
-                secrets = {key for key in config if key.endswith(("_url", "_key", "password", "token"))}
+                secrets = {key for key in config if key.endswith(("_url", "_key", "password", "token"))} - {
+                    "client_url"
+                }
                 assert not secrets, receiver
 
 
@@ -72,6 +74,9 @@ def _matching_alerts(matchers: list[str]) -> set[str]:
     found = set(ALERTS)
     for matcher in matchers:
         label, values = matcher.rstrip('"').split('="' if "~" not in matcher else '=~"')
+        if label == "threshold":
+            # Only this label has values that are not those of a rule.
+            continue
         texts = {name: name if label == "alertname" else rule["labels"][label] for name, rule in ALERTS.items()}
         for value in values.split("|"):
             assert any(re.fullmatch(value, text) for text in texts.values()), matcher
