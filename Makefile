@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test faults bench check lint lock golden estimates dashboards rules chart manifests mixin mutants \
+.PHONY: help demo test faults bench check lint lock golden estimates incidents dashboards rules chart manifests mixin mutants \
   deploy-check image image-check clean
 
 help: ## List these targets.
@@ -39,6 +39,9 @@ golden: .venv/dev ## Update the golden files; review the difference before you c
 
 estimates: .venv/dev ## Update the measured differences between estimates and bills.
 	$(BIN)/pytest -q tests/scenarios --write-estimates
+
+incidents: .venv/dev ## Measure which incidents the alert rules find, and their false alarms; takes some minutes.
+	$(BIN)/pytest -q tests/incidents --write-incidents
 
 dashboards: .venv/dev ## Generate the dashboards from grafana/build.py.
 	$(BIN)/python -m grafana.build

@@ -34,28 +34,34 @@ class AlertEpisode:
 
 
 def find_alert_episodes(
-    promtool: Path, rules: Sequence[Path], all_series: Iterable[PromtoolSeries], start: datetime, step_count: int
+    promtool: Path,
+    rules: Sequence[Path],
+    all_series: Iterable[PromtoolSeries],
+    start: datetime,
+    step_count: int,
+    step_width: timedelta = STEP,
 ) -> list[AlertEpisode]:
     """Return every episode of every alert, in order of time, to the step.
 
-    Courses begin at `start`; promtool's own time begins at 1970 and is moved there. Raises ReplayError.
+    Courses begin at `start` and have a value every `step_width`, whole minutes, at which the rules are evaluated;
+    promtool's own time begins at 1970 and is moved there. Raises ReplayError.
     """
+    minutes = _in_minutes(step_width)
     with tempfile.TemporaryDirectory(prefix="ai-spend-replay-") as folder:
         path = Path(folder) / "replay.yml"
         with path.open("w", encoding="utf-8") as file:
             file.write(f"rule_files: [{', '.join(_quote(str(rule_file.absolute())) for rule_file in rules)}]\n")
-            file.write(f"evaluation_interval: {_in_minutes(STEP)}m\ntests:\n- interval: {_in_minutes(STEP)}m\n")
+            file.write(f"evaluation_interval: {minutes}m\ntests:\n- interval: {minutes}m\n")
             file.write("  input_series:\n")
             for course in all_series:
                 file.write(f"  - {{series: {_quote(course.selector)}, values: {_quote(course.values)}}}\n")
             file.write("  promql_expr_test:\n")
             for step in range(step_count):
                 file.write(
-                    f"  - {{expr: {_quote(FIRING_ALERTS_QUERY)}, eval_time: {step * _in_minutes(STEP)}m, "
-                    f"exp_samples: []}}\n"
+                    f"  - {{expr: {_quote(FIRING_ALERTS_QUERY)}, eval_time: {step * minutes}m, exp_samples: []}}\n"
                 )
         ended = _run_promtool(promtool, path)
-    return _parse_episodes(ended, start, step_count)
+    return _parse_episodes(ended, start, step_count, step_width)
 
 
 def _quote(text: str) -> str:
@@ -89,19 +95,19 @@ _DURATION_PART = re.compile(r"(\d+)(ms|[ywdhms])")
 _SECONDS = {"y": 31_536_000, "w": 604_800, "d": 86_400, "h": 3600, "m": 60, "s": 1, "ms": 0}
 
 
-def _parse_episodes(output: str, start: datetime, step_count: int) -> list[AlertEpisode]:
+def _parse_episodes(output: str, start: datetime, step_count: int, step_width: timedelta) -> list[AlertEpisode]:
     firing: dict[frozenset[tuple[str, str]], list[int]] = {}
     for found in _FAILED_EXPECTATION.finditer(output):
         seconds = sum(int(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(found[1]))
         for series in _SERIES.findall(found[2]):
             labels = {name: str(json.loads(value)) for name, value in _LABEL.findall(series)}
-            firing.setdefault(frozenset(labels.items()), []).append(seconds // int(STEP.total_seconds()))
+            firing.setdefault(frozenset(labels.items()), []).append(seconds // int(step_width.total_seconds()))
     episodes = [
         AlertEpisode(
             dict(labels)["alertname"],
             {name: value for name, value in sorted(labels) if name not in ("__name__", "alertname", "alertstate")},
-            start + first * STEP,
-            None if last == step_count - 1 else start + (last + 1) * STEP,
+            start + first * step_width,
+            None if last == step_count - 1 else start + (last + 1) * step_width,
         )
         for labels, at in firing.items()
         for first, last in _consecutive_ranges(sorted(at))
