@@ -115,7 +115,7 @@ COST_MONTH_BILLED = _gauge(
 
 _BASELINE_HELP = "of {hour} (UTC) from the same hour of the 14 days before, workdays or weekends: {definition}"
 _EXPECTED_HELP = "their median. Absent where fewer than 3 such days are known."
-_UPPER_BOUND_HELP = "above this it is unusual. Median and four robust standard deviations, at least twice the median."
+_UPPER_BOUND_HELP = "above this it is unusual. Median and four robust standard deviations, at least 2.5 times it."
 _WORKSPACE_LABELS = (*ACCOUNT_LABELS, "workspace")
 
 

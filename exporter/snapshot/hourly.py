@@ -135,7 +135,12 @@ def _pack(sums: HourlySums) -> HourlySums:
 def join_days(
     first_day: datetime, known_since: datetime, days: Sequence[HourlyDay], budgets: Iterable[Budget]
 ) -> HourlyTotals:
-    """Join the days from `first_day` on, without a gap. Hours before `known_since` are unknown, not 0."""
+    """Join the days from `first_day` on, without a gap. Hours before `known_since` are unknown, not 0.
+
+    So are the days before the first usage of an account: a new account has no level yet, rather than the level 0.
+    """
+    first_used = next((number for number, day in enumerate(days) if day.budgets or day.requests or day.tokens), 0)
+    known_since = max(known_since, first_day + first_used * DAY)
 
     def join(sums: Iterable[HourlySums]) -> dict[str, HourlySeries]:
         return _join_sums(first_day, known_since, list(sums))
