@@ -126,6 +126,7 @@ class BudgetBurnFast(AlertSettings):
     """Burn rates relative to an even pace."""
 
     hour_burn_rate: Number
+    six_hours_burn_rate: Number
     known_burn_rate: Number
 
 
@@ -151,6 +152,12 @@ class UsdAlert(AlertSettings):
     """A threshold in USD."""
 
     usd: Number
+
+
+class RunawaySpend(UsdAlert):
+    """USD in an hour, and a factor."""
+
+    times: Number
 
 
 class SpendStopped(UsdAlert):
@@ -221,7 +228,7 @@ class Alerts(_Model):
     budget_threshold_reached: RatiosAlert = Field(alias="AIBudgetThresholdReached")
     budget_nearly_spent: RatioAlert = Field(alias="AIBudgetNearlySpent")
     budget_exceeded: AlertSettings = Field(alias="AIBudgetExceeded")
-    runaway_spend: UsdAlert = Field(alias="AIRunawaySpend")
+    runaway_spend: RunawaySpend = Field(alias="AIRunawaySpend")
     cost_spike: UsdAlert = Field(alias="AICostSpike")
     unexpected_spend: UsdAlert = Field(alias="AIUnexpectedSpend")
     request_spike: AlertSettings = Field(alias="AIRequestSpike")

@@ -160,6 +160,12 @@ def _burn_rate_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             f"""
             budget:ai_budget_burn_rate:sum{{window="1h"}} > {alerts.budget_burn_fast.hour_burn_rate}
             and on (budget, owner, period)
+            (
+              budget:ai_budget_burn_rate:sum{{window="6h"}} > {alerts.budget_burn_fast.six_hours_burn_rate}
+              or
+              budget:ai_budget_burn_rate:sum{{window="6h",period="day"}}
+            )
+            and on (budget, owner, period)
             budget:ai_budget_spent_usd:burn_rate1h > {alerts.budget_burn_fast.known_burn_rate}
             {_unless_runaway("AIBudgetBurnFast")}
             """,

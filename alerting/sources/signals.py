@@ -206,7 +206,8 @@ def _cost_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             alerts.runaway_spend,
             f"""
             workspace:ai_cost_this_hour_usd:sum
-            > on (provider, account, workspace) group_left () ai_cost_this_hour_upper_bound_usd
+            > on (provider, account, workspace) group_left ()
+            {alerts.runaway_spend.times} * ai_cost_this_hour_upper_bound_usd
             and
             workspace:ai_cost_this_hour_usd:sum
             > on (provider, account) group_left () account:ai_account_alert_threshold_usd:runaway_spend
@@ -342,6 +343,11 @@ def _hour_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             ai_cost_last_hour_upper_bound_usd / ai_cost_last_hour_expected_usd < {alerts.spend_stopped.steady_ratio}
             and workspace:ai_cost_last_hour_usd:sum == 0
             and max_over_time(workspace:ai_cost_last_hour_usd:sum[3d:30m]) > 0
+            and on (provider, account, workspace) (
+              max_over_time(workspace:ai_cost_last_hour_usd:sum[6h:30m]) > 0
+              or
+              max_over_time(ALERTS{{alertname="AISpendStopped",alertstate="firing"}}[30m])
+            )
             {on_time}
             """,
             build(
@@ -354,8 +360,8 @@ def _hour_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 changes=_changes(),
                 since=active_since("AISpendStopped", *_WORKSPACE_LABELS),
             ),
-            "A provider that reports hours late never has cost in its newest complete hour: within three days "
-            "there must have been some.",
+            "It begins only within six hours of the last cost: a holiday does not begin during the work, and a "
+            "provider that reports hours late never has cost in its newest complete hour. It ends after three days.",
         ),
     )
 

@@ -17,12 +17,14 @@ from exporter.analysis.baselines import Baseline
 from exporter.analysis.budgets import BudgetStatus, budget_status
 from exporter.analysis.thresholds import (
     BUDGET_FAST_BURN_RATE,
+    BUDGET_FAST_SIX_HOURS_BURN_RATE,
     BUDGET_FORECAST_RATIO,
     BUDGET_NEARLY_SPENT_RATIO,
     BUDGET_SLOW_BURN_RATE,
     MIN_EXCESS_USD,
     MIN_RUNAWAY_USD,
     MIN_SPIKE_USD,
+    RUNAWAY_TIMES,
 )
 from exporter.config.configuration import Budget
 from exporter.errors import KeyRejected, ProviderError
@@ -220,7 +222,8 @@ def _runaway_alert(hours: _Hours, now: datetime) -> Alert | None:
     if bound is None or this_hour != floor(now, HOUR):
         return None
     cost = hours.snapshot.hourly.cost_at(hours.workspace, this_hour)
-    if cost <= bound.upper_bound or cost <= _nano_usd(hours.snapshot.account.alerts.runaway_spend_usd, MIN_RUNAWAY_USD):
+    min_cost = _nano_usd(hours.snapshot.account.alerts.runaway_spend_usd, MIN_RUNAWAY_USD)
+    if cost <= RUNAWAY_TIMES * bound.upper_bound or cost <= min_cost:
         return None
     running = (
         f"{format_money(cost)} in the running hour so far; expected of the whole hour: {format_money(bound.expected)}, "
@@ -324,7 +327,8 @@ def assess_budget(budget: Budget, status: BudgetStatus) -> BudgetCondition:
     slow_burn = min(burn_rates.get("3d", 0.0), burn_rates.get("1d", 0.0)) if budget.period != "day" else 0.0
     if status.spent > status.limit:
         return BudgetCondition("bad", "exceeded", EXCEEDED)
-    if fast_burn > BUDGET_FAST_BURN_RATE:
+    lasts = budget.period == "day" or burn_rates.get("6h", 0.0) > BUDGET_FAST_SIX_HOURS_BURN_RATE
+    if fast_burn > BUDGET_FAST_BURN_RATE and lasts:
         return BudgetCondition("bad", f"burning at {fast_burn:.1f} times the even pace", FAST_BURN)
     if status.spent >= _nearly_spent_ratio(budget) * status.limit:
         return BudgetCondition("wait", "nearly spent", NEARLY_SPENT)

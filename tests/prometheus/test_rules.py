@@ -18,6 +18,7 @@ from alerting.build import render_files
 from alerting.config import CONFIG_FILE, load_rules_config
 from exporter.analysis.thresholds import (
     BUDGET_FAST_BURN_RATE,
+    BUDGET_FAST_SIX_HOURS_BURN_RATE,
     BUDGET_FORECAST_RATIO,
     BUDGET_NEARLY_SPENT_RATIO,
     BUDGET_SLOW_BURN_RATE,
@@ -26,6 +27,7 @@ from exporter.analysis.thresholds import (
     MIN_EXCESS_USD,
     MIN_RUNAWAY_USD,
     MIN_SPIKE_USD,
+    RUNAWAY_TIMES,
 )
 from exporter.errors import ConfigError
 from exporter.metrics.families import FAMILIES, HISTORY_FAMILIES
@@ -235,9 +237,11 @@ def test_the_landing_page_uses_the_thresholds_of_the_rules() -> None:
     assert alerts.budget_nearly_spent.ratio == str(BUDGET_NEARLY_SPENT_RATIO)
     assert alerts.budget_forecast_exceeded.ratio == str(BUDGET_FORECAST_RATIO)
     assert alerts.budget_burn_fast.hour_burn_rate == str(BUDGET_FAST_BURN_RATE)
+    assert alerts.budget_burn_fast.six_hours_burn_rate == str(BUDGET_FAST_SIX_HOURS_BURN_RATE)
     assert alerts.budget_burn_slow.burn_rate == str(BUDGET_SLOW_BURN_RATE)
     assert alerts.cost_spike.usd == str(MIN_SPIKE_USD)
     assert alerts.runaway_spend.usd == str(MIN_RUNAWAY_USD)
+    assert alerts.runaway_spend.times == str(RUNAWAY_TIMES)
     assert alerts.unexpected_spend.usd == str(MIN_EXCESS_USD)
     assert config.delays.hourly == MAX_HOURLY_DELAY.total_seconds()
     assert config.delays.daily == MAX_DAILY_DELAY.total_seconds()

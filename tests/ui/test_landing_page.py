@@ -465,14 +465,16 @@ def test_a_budget_has_thresholds_of_its_own() -> None:
 
 
 def test_burn_rates_need_attention() -> None:
-    """The rates are those of the alert rules: 14.4 in an hour, 1.5 in three days and the last; not of daily budgets."""
+    """The rates are those of the alert rules: 14.4 in an hour and 7.2 in six, 1.5 in three days and in the last."""
 
     def assess(period: PeriodType, **burn_rates: float) -> AlertKind | None:
         windows = {f"{name[1:]}": rate for name, rate in burn_rates.items()}
         return assess_budget(_budget(period), BudgetStatus(1000, 100, 900, windows, None)).kind
 
-    assert assess("month", _1h=14.5) is FAST_BURN
-    assert assess("month", _1h=14.4) is None
+    assert assess("month", _1h=14.5, _6h=7.3) is FAST_BURN
+    assert assess("month", _1h=14.4, _6h=7.3) is None
+    assert assess("month", _1h=14.5, _6h=7.2) is None
+    assert assess("day", _1h=14.5) is FAST_BURN
     assert assess("month", _1d=1.6, _3d=1.6) is SLOW_BURN
     assert assess("month", _1d=1.4, _3d=1.6) is None
     assert assess("day", _1d=1.6, _3d=1.6) is None
