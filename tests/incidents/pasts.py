@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fractions import Fraction
 
@@ -114,7 +114,7 @@ class PastAccount:
             return []
         if known >= 1:
             return self.usage(hour)
-        return [replace(row, value=int(row.value * known)) for row in self.usage(hour) if int(row.value * known)]
+        return [row._replace(value=int(row.value * known)) for row in self.usage(hour) if int(row.value * known)]
 
     def bill(self, day: datetime) -> list[Row]:
         """Return a day's bill, in nano-USD."""
