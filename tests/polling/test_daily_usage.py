@@ -25,7 +25,7 @@ from exporter.polling.daily_usage import spread_daily_usage
 from exporter.polling.schedule import PollSettings, next_time_range
 from exporter.providers.base import NoOptions
 from exporter.providers.http import Client, ClientConfig
-from exporter.providers.parsing import RawBucket, build_buckets, int_field, list_field, str_field
+from exporter.providers.parsing import RawBucket, StoredBuckets, build_buckets, int_field, list_field, str_field
 from exporter.simulator.world import World
 from exporter.windows import TimeRange
 from tests.system import NOON, Clock, System, make_account, midnight, start_system
@@ -173,6 +173,7 @@ class DailyProvider:
 
     def __init__(self, client_config: ClientConfig, options: NoOptions) -> None:  # noqa: ARG002 - the interface
         self._client = Client(client_config, {})
+        self.stored_buckets = StoredBuckets()
 
     def fetch(self, report: Report, since: datetime, until: datetime) -> Iterator[Bucket]:
         """Yield the days of a time range."""
@@ -182,8 +183,8 @@ class DailyProvider:
             rows = [
                 Row(meter, int_field(day, meter), "web", "large-1") for meter in ("output", REQUESTS, COST, "bytes")
             ]
-            days.append(RawBucket(start, start + DAY, rows))
-        return build_buckets(report, since, until, days)
+            days.append(RawBucket(start, start + DAY, rows, digest=repr(day).encode()))
+        return build_buckets(report, since, until, days, self.stored_buckets)
 
     def names(self) -> Mapping[str, str]:
         """Return no names."""
@@ -290,6 +291,14 @@ def test_the_hours_of_a_stored_day_sum_to_the_day(daily: DailySystem) -> None:
     assert all(today[: NOON.hour + 1])
     assert today[NOON.hour + 1 :] == [0] * (23 - NOON.hour)
     assert daily.hours_of(YESTERDAY, "bytes") == [STORED_BYTES] * 24
+
+
+def test_an_equal_answer_is_spread_over_further_hours(daily: DailySystem) -> None:
+    """A running day of which the provider reports the same usage later is spread over the hours until then."""
+    daily.system.advance(3 * HOUR)
+    today = daily.hours_of(TODAY, "output")
+    assert sum(today) == 1200
+    assert all(today[: NOON.hour + 4])
 
 
 def test_a_later_poll_replaces_the_hours_of_the_running_day(daily: DailySystem) -> None:

@@ -96,7 +96,7 @@ def read_page(form: _Form, body: bytes, *, fast: bool) -> object:
     try:
         page = page or bucket_pages._parse_page(answer, form.layout, parse)
         header = {name: page.header.get(name) for name in ("has_more", "next_page")}
-        return header, [(raw.start, raw.end, raw.totals() if raw.totals else None) for raw in page.buckets]
+        return header, [(raw.start, raw.end, raw.totals() if raw.totals else {}) for raw in page.buckets]
     except Malformed as error:
         return error.field, str(error)
 
