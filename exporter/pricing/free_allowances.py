@@ -119,9 +119,10 @@ def _rates_beyond(days: Sequence[ModelTokens], free_tokens: Fraction) -> dict[Pr
 
 
 def _count_levels(sorted_tokens: Sequence[int]) -> int:
-    min_difference = _MIN_LEVEL_DIFFERENCE * sorted_tokens[-1]
+    # Integers: this runs for every model of every valued day, and comparing fractions takes ten times as long.
+    min_difference, scale = _MIN_LEVEL_DIFFERENCE.numerator * sorted_tokens[-1], _MIN_LEVEL_DIFFERENCE.denominator
     levels, level = 1, sorted_tokens[0]
     for tokens in sorted_tokens:
-        if tokens - level >= min_difference:
+        if (tokens - level) * scale >= min_difference:
             levels, level = levels + 1, tokens
     return levels

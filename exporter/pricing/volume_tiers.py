@@ -82,6 +82,8 @@ def learn_tier(
     The days are consecutive days of one month, newest first, and no tier of the model is known. The price of the days
     before has to be steady: otherwise it changes for another reason.
     """
+    if not _has_lower_price(newest, before[0], model):
+        return None
     old, mixed, new = (_token_prices(day, model) for day in (before[0], between, newest))
     for day in before[1:]:
         prices = _token_prices(day, model)
@@ -99,6 +101,20 @@ def learn_tier(
         return None
     is_between = _MIN_SHARE_BETWEEN <= shares[0] <= 1 - _MIN_SHARE_BETWEEN
     return factor.limit_denominator(_MAX_DENOMINATOR) if is_between else None
+
+
+def _has_lower_price(newest: BillEvidence, oldest: BillEvidence, model: str) -> bool:
+    """Return whether any of a model's prices has fallen enough for a tier; without a fraction, as nearly none has."""
+    new, old = newest.tokens_by_model.get(model), oldest.tokens_by_model.get(model)
+    if new is None or old is None:
+        return False
+    max_ratio = 1 - _MIN_PRICE_CHANGE
+    return any(
+        new.by_price_key[key].nano_usd * billed.units * max_ratio.denominator
+        <= billed.nano_usd * new.by_price_key[key].units * max_ratio.numerator
+        for key, billed in old.by_price_key.items()
+        if key in new.by_price_key
+    )
 
 
 def tier_from_crossing(
