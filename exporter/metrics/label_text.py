@@ -19,16 +19,16 @@ class LabelText:
 
     def __init__(self, snapshot: AccountSnapshot) -> None:
         self._mapper = snapshot.label_mapper
-        self._values = (snapshot.account.provider, snapshot.account.name)
         self._series: dict[SpendLabels, str] = {}
         self.memo: dict[Hashable, Any] = {}
         """For sample functions that share a part of their work while a snapshot is rendered."""
-        self.account = format_labels(ACCOUNT_LABELS, self._values)
+        self.account = format_labels(ACCOUNT_LABELS, (snapshot.account.provider, snapshot.account.name))
         """provider and account."""
 
     def with_account(self, family: Family, *values: str) -> str:
-        """Format a family's labels: provider and account, then `values`."""
-        return format_labels(family.labels, (*self._values, *values))
+        """Format a family's labels: provider and account, which are formatted once, then `values`."""
+        own = format_labels(family.labels[len(ACCOUNT_LABELS) :], values)
+        return f"{self.account},{own}" if own else self.account
 
     def series(self, labels: SpendLabels) -> str:
         """Format the labels of a spend series."""

@@ -144,7 +144,7 @@ def _daily_estimate_samples(snapshot: AccountSnapshot, text: LabelText) -> Sampl
 
 def _dated(family: Family, cost: Mapping[datetime, int], text: LabelText) -> Iterator[tuple[str, str]]:
     for day, nano_usd in sorted(cost.items()):
-        yield text.with_account(family, f"{day:%Y-%m-%d}"), format_usd(nano_usd)
+        yield text.with_account(family, day.date().isoformat()), format_usd(nano_usd)
 
 
 def _month_billed_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
