@@ -38,6 +38,8 @@ def format_notification(body: bytes) -> Iterator[str]:
                 for name in ("description", "runbook_url"):
                     for line in annotations.get(name, "").splitlines():
                         yield f"    {line}"
+            elif annotations.get("total"):
+                yield f"    In total: {annotations['total']}"
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a notification of Alertmanager: {error!r}") from error
 

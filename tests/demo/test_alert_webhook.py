@@ -32,7 +32,7 @@ NOTIFICATION = {
         {
             "status": "resolved",
             "labels": {"alertname": "AINewModel", "severity": "info"},
-            "annotations": {"summary": "acme uses a\x1b[31mb", "description": "New."},
+            "annotations": {"summary": "acme uses a\x1b[31mb", "description": "New.", "total": "$9.00"},
             "startsAt": "2026-11-21T07:00:00.123456789Z",
         },
     ],
@@ -48,7 +48,7 @@ def _start_webhook() -> Iterator[tuple[str, list[str]]]:
 
 
 def test_a_notification_is_printed_in_a_few_lines(webhook: tuple[str, list[str]]) -> None:
-    """A firing alert is printed with receiver, start time, description and runbook; a resolved alert in one line."""
+    """A firing alert is printed with receiver, start time, description and runbook; a resolved alert with its total."""
     url, lines = webhook
     assert httpx.post(url, json=NOTIFICATION).status_code == 200
     assert lines == [
@@ -58,6 +58,7 @@ def test_a_notification_is_printed_in_a_few_lines(webhook: tuple[str, list[str]]
         "    Next: ask.",
         "    http://r/#a",
         "  resolved  info      AINewModel  since 2026-11-21 07:00 UTC  acme uses a?[31mb",
+        "    In total: $9.00",
     ]
 
 

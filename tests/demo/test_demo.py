@@ -169,7 +169,13 @@ def test_a_spike_and_a_nearly_spent_budget_fire_and_are_printed(demo: Demo) -> N
     ratio = demo.query('budget:ai_budget_spent_usd:ratio{budget="research-month"}')
     assert all(0.8 <= value < 0.92 for value in ratio.values())
     wait_until("printed", lambda: all(text in demo.output for text in ALERT_DETAILS), TIMEOUT)
-    assert demo.firing_alerts() <= {"AICostSpike", "AIBudgetNearlySpent", "AIRequestSpike", "AIRunawaySpend"}
+    assert demo.firing_alerts() <= {
+        "AICostSpike",
+        "AIBudgetThresholdReached",
+        "AIBudgetNearlySpent",
+        "AIRequestSpike",
+        "AIRunawaySpend",
+    }
     assert "AIRequestSpike" not in demo.output
 
 

@@ -29,7 +29,9 @@ def test_a_month_change_and_a_restart_fire_no_alert(tmp_path: Path) -> None:
         timelapse.restart(timedelta(minutes=4))
         timelapse.advance(5 * HOUR)
         assert timelapse.system.nano_usd("ai_budget_spent_usd") == timelapse.system.nano_usd("ai_cost_month_usd")
-    assert timelapse.evaluate_rules() == []
+    # The month that ends has spent most of its budget.
+    episodes = [episode for episode in timelapse.evaluate_rules() if episode.alert != "AIBudgetThresholdReached"]
+    assert episodes == []
 
 
 def test_five_hours_without_a_provider_are_no_spike(tmp_path: Path) -> None:
