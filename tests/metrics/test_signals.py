@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,11 +14,12 @@ from typing import Literal
 import pytest
 import yaml
 
+from exporter.analysis.baselines import BASELINE_DAYS, HourlySeries, baseline
 from exporter.config.configuration import Budget, BudgetMatch
 from exporter.config.schema import AccountAlerts, BudgetAlerts
 from exporter.model import DAY, HOUR, NANO, REQUESTS, TOKEN_METERS
 from exporter.simulator.world import World
-from exporter.windows import TimeRange, floor
+from exporter.windows import TimeRange, floor, slots
 from tests.servers import VERSIONS, run_promtool
 from tests.system import NOON, Clock, System, make_account, midnight, start_system
 
@@ -80,13 +81,24 @@ def apply_budgets(system: System, *budgets: Budget) -> None:
     system.app.apply(system.config)
 
 
+def days_before(values: Mapping[datetime, int], hour: datetime) -> HourlySeries:
+    """Return hour -> value of the days before an hour as a series, hours without a value as 0."""
+    first, end = floor(hour, DAY) - BASELINE_DAYS * DAY, floor(hour, DAY)
+    return HourlySeries(first, [values.get(time, 0) for time in slots(first, end, HOUR)], known_since=first)
+
+
 def test_what_an_hour_was_expected_to_cost(tmp_path: Path) -> None:
-    """Expected is the median of the workdays' same hour, per workspace under its name; high is at least twice that."""
+    """Expected is the median of the days' same hour, per workspace under its name; high is at least twice that."""
     with start_system_with_history(tmp_path, "openai") as system:
         hour = newest_complete_hour(system, "openai")
         for workspace, name in (("proj_web", "Web"), ("proj_lab", "Lab")):
-            days = [hour - number * DAY for number in range(1, 15) if (hour - number * DAY).weekday() < 5]
-            expected = median(cost_by_workspace(system, day)[workspace] for day in days)
+            first, end = floor(hour, DAY) - BASELINE_DAYS * DAY, floor(hour, DAY)
+            costs = {time: cost_by_workspace(system, time)[workspace] for time in slots(first, end, HOUR)}
+            known = baseline(days_before(costs, hour), hour, NANO)
+            assert known is not None
+            expected = known.expected
+            # Steady usage: what is expected is about the median of the same hour.
+            assert expected == pytest.approx(median(costs[hour - number * DAY] for number in range(1, 15)), rel=0.1)
             assert require_nano_usd(system, COST_SIGNALS[0], workspace=name) == pytest.approx(expected, abs=1)
             assert require_nano_usd(system, COST_SIGNALS[1], workspace=name) >= max(2 * expected, expected + NANO) - 1
         assert system.value(COST_SIGNALS[3]) == 0
@@ -103,13 +115,14 @@ def test_requests_are_judged_where_they_are_counted_and_tokens_elsewhere(tmp_pat
                 exported = system.samples().get(f"ai_{unit}_last_hour_{what}", {})
                 assert len(exported) == (2 if there else 0)
         hour, meters = newest_complete_hour(system, provider), {REQUESTS} if counted else TOKEN_METERS
-        days = [hour - number * DAY for number in range(1, 15) if (hour - number * DAY).weekday() < 5]
-        sums = []
-        for day in days:
-            rows = system.world.ground_truth(provider, day, day + HOUR)
-            sums.append(sum(row.value for _, row in rows if row.meter in meters and row.workspace.endswith("web")))
+        values = Counter[datetime]()
+        for time, row in system.world.ground_truth(provider, floor(hour, DAY) - BASELINE_DAYS * DAY, floor(hour, DAY)):
+            if row.meter in meters and row.workspace.endswith("web"):
+                values[time] += row.value
+        known = baseline(days_before(values, hour), hour, min_increase=0)
+        assert known is not None
         unit = "requests" if counted else "tokens"
-        assert system.value(f"ai_{unit}_last_hour_expected", workspace="Web") == pytest.approx(median(sums), abs=1)
+        assert system.value(f"ai_{unit}_last_hour_expected", workspace="Web") == pytest.approx(known.expected, abs=1)
 
 
 def test_with_two_days_of_history_nothing_is_expected(tmp_path: Path) -> None:
