@@ -27,6 +27,7 @@ from exporter.simulator.faults import FAULT_KINDS
 from exporter.windows import DAYS_EXPORTED, calendar_windows, floor
 from tests.command import wait_until
 from tests.faults.accounts_system import AccountsSystem, Totals, start_accounts
+from tests.faults.memory import count_thread_arenas
 from tests.faults.results import Results
 from tests.system import make_account
 
@@ -41,8 +42,6 @@ MAX_THREADS = 6
 """Threads by which their number may grow in that time."""
 MAX_ATTEMPTS = 5
 """At letting time pass until every account is up and exact."""
-ARENA_BYTES = 64 << 20
-"""Of addresses, which glibc reserves for each heap of an arena other than the first, at a multiple of that size."""
 
 
 class Usage(NamedTuple):
@@ -153,13 +152,6 @@ def measure(process: int) -> Usage:
     status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line)
     resident_bytes = int(status["VmRSS"].split()[0]) * 1024
     return Usage(time.monotonic(), resident_bytes, len(list((folder / "fd").iterdir())), int(status["Threads"]))
-
-
-def count_thread_arenas(process: int) -> int:
-    """Return in how many arenas beside the first one glibc keeps the memory of a process."""
-    maps = (Path("/proc") / str(process) / "maps").read_text().splitlines()
-    starts = {int(line.partition("-")[0], 16): line.split()[1] for line in maps if len(line.split()) == 5}
-    return sum(start % ARENA_BYTES == 0 and permissions == "rw-p" for start, permissions in starts.items())
 
 
 class Trend(NamedTuple):
