@@ -21,6 +21,22 @@ alert, *hours* the complete hours of the incident that were reported by then.
 """
 
 
+_REASONS = {
+    "workspace silent": "the newest complete hours of a late account are always empty, so that a stop looks like the "
+    "usual delay.",
+    "cache broken": "a small account costs less than $5 an hour more, and the ratio of the whole day falls slowly; of "
+    "a late account the excess of several hours has to add up to $20.",
+    "context five times as long": "of a late account the excess of several hours has to add up to $20.",
+    "slow creep, 15 % a day": "measured from the first hour at whose rate of the last day the budget would be "
+    "exceeded, while the rules wait for three days, or for the forecast, which follows the last week.",
+    "one-time charge": "no rule is about one-time charges: `ai_cost_month_one_time_usd` and budgets show them.",
+    "late bill": "a bill of which nothing is available is not an incomplete one; the day stays an estimate.",
+    "new level, six times": "it ends in the nights, whose hours are not above their bounds.",
+    "new expensive model": "the alert is about a UTC day, and begins again with each of them.",
+}
+"""Kind of incident -> why an incident of it is missed, found late, or found more than once."""
+
+
 def render_section(results: Mapping[str, SuiteResult]) -> str:
     """Return the text below the heading."""
     now, before = results["now"], results["before"]
@@ -29,6 +45,7 @@ def render_section(results: Mapping[str, SuiteResult]) -> str:
         _INTRODUCTION.format(small=small, large=large),
         _render_summary(before, now),
         "### Incidents\n\n" + _render_incidents(now.incidents, before.incidents),
+        _render_reasons(now.incidents),
         "### Normal weeks\n\n" + _render_normal(now.normal, before.normal),
     ]
     return "\n".join(parts)
@@ -105,6 +122,25 @@ def _render_incidents(now: Sequence[IncidentResult], before: Sequence[IncidentRe
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _render_reasons(incidents: Sequence[IncidentResult]) -> str:
+    """Return a list of the incidents that missed a target, and why."""
+    missed: dict[str, list[str]] = {}
+    for result in incidents:
+        if not result.found_by:
+            missed.setdefault(result.kind, []).append("missed")
+        elif not result.in_time:
+            missed.setdefault(result.kind, []).append("late")
+        if result.firings > 1:
+            missed.setdefault(result.kind, []).append("fired more than once")
+    if not missed:
+        return ""
+    lines = (
+        f"* {kind} ({', '.join(dict.fromkeys(problems))}): {_REASONS.get(kind, 'not known yet.')}\n"
+        for kind, problems in missed.items()
+    )
+    return "Not as intended, and why:\n\n" + "".join(lines)
 
 
 def _format_earlier(earlier: IncidentResult | None) -> str:

@@ -88,7 +88,7 @@ def test_an_incident_of_many_hours_is_one_alert(tmp_path: Path) -> None:
                 1.2 if number % 3 == 2 else 20,
                 "proj_web",
             )
-        timelapse.advance(14 * HOUR)
+        timelapse.advance(18 * HOUR)
     episodes = [episode for episode in timelapse.evaluate_rules() if episode.labels["severity"] != "info"]
     assert [(episode.alert, episode.labels["workspace"]) for episode in episodes] == [("AIRunawaySpend", "Web")]
     assert episodes[0].until is not None
