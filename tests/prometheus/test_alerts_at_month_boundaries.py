@@ -67,14 +67,14 @@ def test_a_spike_alerts_once_while_it_lasts(tmp_path: Path) -> None:
             timelapse.system.world.revise(
                 "acme", floor(timelapse.system.clock.now, HOUR) + number * HOUR, 25, "proj_web"
             )
-        timelapse.advance(8 * HOUR)
+        timelapse.advance(11 * HOUR)
     episodes = [episode for episode in timelapse.evaluate_rules() if episode.labels["severity"] != "info"]
     subjects = [(episode.alert, episode.labels["workspace"], episode.labels["owner"]) for episode in episodes]
     assert subjects == [("AIRunawaySpend", "Web", "platform")]
     assert episodes[0].since < TUESDAY + HOUR + timedelta(minutes=50)
     assert episodes[0].until is not None
-    # The last hour above its bound ends at 12:00; the alert lasts for three more.
-    assert TUESDAY + 5 * HOUR < episodes[0].until < TUESDAY + 6 * HOUR + timedelta(minutes=10)
+    # The last hour above its bound ends at 12:00; the alert lasts for six more.
+    assert TUESDAY + 8 * HOUR < episodes[0].until < TUESDAY + 9 * HOUR + timedelta(minutes=10)
 
 
 def test_an_incident_of_many_hours_is_one_alert(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_an_incident_of_many_hours_is_one_alert(tmp_path: Path) -> None:
     episodes = [episode for episode in timelapse.evaluate_rules() if episode.labels["severity"] != "info"]
     assert [(episode.alert, episode.labels["workspace"]) for episode in episodes] == [("AIRunawaySpend", "Web")]
     assert episodes[0].until is not None
-    assert episodes[0].until < TUESDAY + 13 * HOUR
+    assert episodes[0].until < TUESDAY + 16 * HOUR
 
 
 def test_a_corrected_bill_alerts_as_a_restatement(tmp_path: Path) -> None:
