@@ -86,7 +86,8 @@ def write_prometheus_config(
         (folder / "rules").mkdir()
         for file in (ROOT / "prometheus" / "rules").glob("*.yml"):
             text = re.sub(r"for: (30s|1m|2m)$", "for: 3s", file.read_text(), flags=re.MULTILINE)
-            text = re.sub(r"keep_firing_for: \w+$", "keep_firing_for: 3s", text, flags=re.MULTILINE)
+            # An hour becomes a second: alerts that hold longer than others, and inhibit these, still do.
+            text = re.sub(r"keep_firing_for: (\d+)h$", r"keep_firing_for: \1s", text, flags=re.MULTILINE)
             (folder / "rules" / file.name).write_text(text)
     return path
 

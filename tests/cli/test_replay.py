@@ -116,7 +116,7 @@ def test_replay_reports_what_would_have_fired_when_and_for_how_long(folder: Path
     (runaway,) = (row for row in rows if "AIRunawaySpend" in row)
     assert runaway[0] == f"{day:%Y-%m-%d}"
     assert "13:04" <= runaway[1] <= "13:40"
-    assert runaway[2:6] == ["4", "h", runaway[4], "min"]
+    assert runaway[2:6] == ["7", "h", runaway[4], "min"]
     assert {"critical", "account=acme", "owner=platform", "workspace=Web"} <= set(runaway)
     (exceeded,) = (row for row in rows if "AIBudgetExceeded" in row)
     assert {"budget=tiny", "owner=finance"} <= set(exceeded)
