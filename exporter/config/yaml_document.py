@@ -15,8 +15,8 @@ from exporter.errors import ConfigError, ConfigProblem
 
 _MAX_FILE_BYTES = 4 << 20
 _MAX_VALUES = 50_000
-_MAX_DEPTH = 64
-"""Of lists and mappings within each other; the configuration has six. PyYAML's time grows with the depth's square."""
+_MAX_DEPTH = 16
+"""Of lists and mappings within each other; the configuration has six. The deeper they are, the slower PyYAML is."""
 _TAG_PREFIX = "tag:yaml.org,2002:"
 _TYPES = ("null", "bool", "int", "float", "str", "timestamp", "merge", "value", "seq", "map")
 _TAGS = frozenset(_TAG_PREFIX + kind for kind in _TYPES)
