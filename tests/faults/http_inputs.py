@@ -137,10 +137,15 @@ def serve_requests(folder: Path) -> Iterator[tuple[Callable[[Random], bytes], Ca
             assert not log.messages, (request, log.messages)
 
     logging.getLogger().addHandler(log)
+    # pytest keeps every line: a warning for each invalid request would be memory that the exporter does not use.
+    server_logger = logging.getLogger("uvicorn.error")
+    previous_level = server_logger.level
+    server_logger.setLevel(logging.ERROR)
     try:
         with serve(reloader, app.handlers(lambda: "")) as address:
             yield make_request, send
     finally:
+        server_logger.setLevel(previous_level)
         logging.getLogger().removeHandler(log)
         app.stop()
 

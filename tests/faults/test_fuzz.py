@@ -147,7 +147,7 @@ def _make_yaml_parser(folder: Path, bases: list[bytes], valid: list[object], loa
         if random.random() < 0.5:
             return mutate_bytes(random, random.choice(bases), tokens)
         # JSON is YAML, in the style with brackets.
-        return json.dumps(mutate_json(random, random.choice(valid))).encode()
+        return json.dumps(mutate_json(random, random.choice(valid))).encode()[:MAX_BYTES]
 
     def parse(data: bytes) -> object:
         path.write_bytes(data)
