@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
+from exporter.cli.flag_types import split_http_url
 from exporter.errors import ExporterError
 
 DEFAULT_URL = "http://localhost:10042"
@@ -78,12 +78,8 @@ def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def parse_exporter_url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     """Return an http or https address without a slash at its end."""
-    try:
-        parts = urlsplit(value)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
+    parts = split_http_url(value)
+    if parts is None:
         raise click.BadParameter(f"not an address such as {DEFAULT_URL}")
     if parts.username is not None:
         raise click.BadParameter("give the password with --user and --password-file: others can read a command line")

@@ -12,6 +12,7 @@ import click
 import httpx
 
 from exporter.cli.command import config_option, exit_on_error, link_options, main, now, storage_option
+from exporter.cli.flag_types import split_http_url
 from exporter.cli.offline import load_polled_snapshots, load_pushed_snapshots, open_ledger
 from exporter.config import configuration as settings
 from exporter.errors import ExporterError
@@ -86,13 +87,11 @@ def _read_url(file: Path) -> str:
     """Return the address in a file. Raises ExporterError, whose message does not have the address."""
     try:
         url = file.read_text(encoding="utf-8").strip()
-        parts = urlsplit(url)
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname)
     except OSError as error:
         raise ExporterError(f"{file} cannot be read: {error.strerror}.") from error
-    except ValueError:
-        is_valid = False
-    if not is_valid:
+    except UnicodeDecodeError:
+        url = ""
+    if split_http_url(url) is None:
         raise ExporterError(f"{file} does not contain an address such as https://hooks.example.com/services/…")
     return url
 

@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import blake2b
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import click
 
@@ -69,6 +69,17 @@ def _shard_of_host(host: str, total: int) -> int:
     return number
 
 
+def split_http_url(value: str) -> SplitResult | None:
+    """Return the parts of an http or https address that has a host; None for any other text."""
+    try:
+        url = urlsplit(value)
+        is_valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        # An invalid port or IPv6 address.
+        return None
+    return url if is_valid else None
+
+
 def parse_base_url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
     """Parse an address that paths are appended to, such as `https://grafana.example/prefix`; empty where not given.
 
@@ -76,12 +87,8 @@ def parse_base_url(_context: click.Context, _parameter: click.Parameter, value: 
     """
     if value is None:
         return ""
-    try:
-        url = urlsplit(value)
-        valid = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
-    except ValueError:
-        valid = False
-    if not valid or not _URL_CHARACTERS.fullmatch(value):
+    url = split_http_url(value)
+    if url is None or not _URL_CHARACTERS.fullmatch(value):
         raise click.BadParameter(f"{value!r} is not an address such as https://grafana.example.com")
     if url.query or url.fragment or "@" in url.netloc or value.endswith(("?", "#")):
         raise click.BadParameter("paths are appended to the address: it has no user, no ? and no #")
