@@ -6,6 +6,8 @@ import sys
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from itertools import chain, repeat
+from operator import truediv
 
 from exporter.errors import QueryRejected
 from exporter.history.cache import LRUCache
@@ -62,7 +64,9 @@ def encode_day(day: datetime, day_values: DayValues, unit: int) -> EncodedDay:
         buffer = bytearray(
             b"".join(SAMPLE_HEAD + bytes(VALUE_BYTES) + b"\x10" + encode_varint(time) for time in times) * len(series)
         )
-        values = array("d", (value / unit for key in series for value in day_values[key]))
+        all_values = chain.from_iterable(day_values[key] for key in series)
+        # Functions of C only: this is called for every sample.
+        values = array("d", map(truediv, all_values, repeat(unit)))
         if sys.byteorder == "big":
             values.byteswap()
         raw = values.tobytes()

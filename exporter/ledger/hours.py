@@ -22,7 +22,7 @@ from exporter.windows import TimeRange
 
 _DAY_SECONDS = int(DAY.total_seconds())
 _HOUR_SECONDS = int(HOUR.total_seconds())
-_INTEGERS = msgspec.json.Decoder(list[int])
+_INTEGERS = msgspec.json.Decoder(tuple[int, ...])
 
 
 HourlyValues = Mapping[RowLabels, Sequence[int]]
@@ -95,18 +95,31 @@ def _read_values(
     db: sqlite3.Connection, source: str, parameters: Sequence[object], day_start: int
 ) -> dict[int, list[int]]:
     """Return series -> 24 values of a day, from a table and a condition."""
-    columns = db.execute(
-        "SELECT group_concat(series), group_concat(start), group_concat(value)"
-        f" FROM {source} AND start >= ? AND start < ?",
+    found = db.execute(
+        "SELECT start, group_concat(series), group_concat(value)"
+        f" FROM {source} AND start >= ? AND start < ? GROUP BY start",
         (*parameters, day_start, day_start + _DAY_SECONDS),
-    ).fetchone()
-    all_series, starts, values = (_parse_integers(column) for column in columns)
-    values_by_series: dict[int, list[int]] = {series: [0] * 24 for series in set(all_series)}
-    for series, start, value in zip(all_series, starts, values, strict=True):
-        values_by_series[series][(start - day_start) // _HOUR_SECONDS] = value
+    )
+    hours = {
+        (start - day_start) // _HOUR_SECONDS: (_parse_integers(series), _parse_integers(values))
+        for start, series, values in found
+    }
+    all_series = {series for series, _ in hours.values()}
+    if len(all_series) == 1:
+        # Every hour has the same series, as a steady account has: transposed at once, in a fraction of the time.
+        (shared,) = all_series
+        no_values = (0,) * len(shared)
+        rows = [hours[hour][1] if hour in hours else no_values for hour in range(24)]
+        return dict(zip(shared, map(list, zip(*rows, strict=True)), strict=True))
+    values_by_series: dict[int, list[int]] = {}
+    for hour, (series, values) in hours.items():
+        for number, value in zip(series, values, strict=True):
+            if number not in values_by_series:
+                values_by_series[number] = [0] * 24
+            values_by_series[number][hour] = value
     return values_by_series
 
 
-def _parse_integers(column: str | None) -> list[int]:
-    """Return the values of a group_concat; it is NULL where there were no rows."""
-    return _INTEGERS.decode(f"[{column or ''}]")
+def _parse_integers(column: str) -> tuple[int, ...]:
+    """Return the values of a group_concat, in the order of the rows."""
+    return _INTEGERS.decode(f"[{column}]")
