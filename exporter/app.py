@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from exporter.config.configuration import Account, Config
@@ -17,7 +16,7 @@ from exporter.errors import ConfigError, LedgerError, LedgerUnavailable, RereadR
 from exporter.history.hourly import history_accounts
 from exporter.history.remote_read import RemoteReadHandler
 from exporter.history.sources import History
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, LedgerLocation
 from exporter.logs import log_event
 from exporter.metrics.cache import MetricsCache
 from exporter.metrics.families import (
@@ -87,10 +86,10 @@ class _ReloadStatus:
 class App:
     """A running exporter, without its HTTP server."""
 
-    def __init__(self, folder: Path, dependencies: Dependencies) -> None:
+    def __init__(self, location: LedgerLocation, dependencies: Dependencies) -> None:
         """Open the ledger. Raises LedgerError."""
         self._dependencies = dependencies
-        self.ledger = Ledger(folder)
+        self.ledger = Ledger(location)
         """Open until `stop`."""
         self._valuer = Valuer(self.ledger, dependencies.price_list)
         self._metrics_cache = MetricsCache(dependencies.clock, dependencies.monotonic)
@@ -297,7 +296,7 @@ class App:
             page=lambda: self._metrics_cache.page,
             self_metrics=lambda openmetrics: self._self_metrics.render(openmetrics=openmetrics),
             landing_page=self._landing_page,
-            not_ready_reason=lambda: str(self.fatal or ""),
+            not_ready_reason=lambda: str(self.fatal or self.ledger.unavailable_reason),
             remote_read=self._remote_read.handle,
             push=self._push_service,
             summarize=self._summarize,
@@ -329,7 +328,7 @@ class App:
 
     def tick(self) -> None:
         """Do what is due: polls, the change of the hour, assembling /metrics. Raises LedgerError."""
-        self.ledger.check_files()
+        self.ledger.check()
         if self._hour_changed():
             self._poller.on_hour_change()
             self._push_service.mark_all_changed()

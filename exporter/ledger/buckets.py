@@ -6,7 +6,6 @@ and need no distinction: the newest version of a bucket is what counts.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +16,7 @@ import msgspec
 
 from exporter.ledger.day_versions import DayVersions
 from exporter.ledger.series import SeriesIndex
-from exporter.ledger.store import Store, insert_pairs, placeholders
+from exporter.ledger.store import Connection, Store, placeholders
 from exporter.model import DAY, GAUGE_METERS, HOUR, Bucket, Row, RowLabels, to_row, utc
 from exporter.windows import TimeRange
 
@@ -107,7 +106,7 @@ class Buckets:
             stored_digests = _read_digests(db, account, report, points_by_start)
             changed = _changed_starts(db, account, report, points_by_start, digests, stored_digests)
             _delete(db, account, report, [start for start in changed if start in stored_digests])
-            _insert(db, account, report, {start: points_by_start[start] for start in changed}, digests)
+            _insert(self._store, db, account, report, {start: points_by_start[start] for start in changed}, digests)
             days = _mark_unvalued(db, account, changed)
             coverage = _extend_coverage(db, account, report, time_range, completes_refresh=completes_refresh)
             _advance_reread(db, account, report, time_range)
@@ -118,7 +117,7 @@ class Buckets:
 
     def add(
         self,
-        db: sqlite3.Connection,
+        db: Connection,
         account: int,
         report: str,
         sums: Mapping[datetime, Mapping[RowLabels, int]],
@@ -133,7 +132,7 @@ class Buckets:
         starts = [_timestamp(time) for time in sums]
         db.executemany(
             "INSERT INTO point (account, report, start, series, value) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (account, report, start, series) DO UPDATE SET value = value + excluded.value",
+            " ON CONFLICT (account, report, start, series) DO UPDATE SET value = point.value + excluded.value",
             [
                 (account, report, _timestamp(time), numbers[labels], value)
                 for time, hour in sums.items()
@@ -142,7 +141,8 @@ class Buckets:
         )
         # Sums have no digest: they are never compared with a whole new version.
         db.executemany(
-            "INSERT OR REPLACE INTO bucket (account, report, start, digest) VALUES (?, ?, ?, '')",
+            "INSERT INTO bucket (account, report, start, digest) VALUES (?, ?, ?, '')"
+            " ON CONFLICT (account, report, start) DO UPDATE SET digest = excluded.digest",
             [(account, report, start) for start in starts],
         )
         days = _mark_unvalued(db, account, starts)
@@ -165,6 +165,10 @@ class Buckets:
             # A coverage that was published since this read is newer: setdefault leaves it.
             self._coverage.setdefault((account, report), coverage)
         return self._coverage[account, report]
+
+    def forget_coverage(self) -> None:
+        """Read every coverage again when it is next used."""
+        self._coverage.clear()
 
     def truncate_coverage(
         self, account: int, report: str, now: datetime, *, needs_refresh: bool, reread: TimeRange | None = None
@@ -199,7 +203,8 @@ class Buckets:
                 db.execute(
                     "INSERT INTO reread (account, report, since, until) VALUES (?, ?, ?, ?)"
                     " ON CONFLICT (account, report) DO UPDATE"
-                    " SET since = MIN(since, excluded.since), until = MAX(until, excluded.until)",
+                    " SET since = CASE WHEN excluded.since < reread.since THEN excluded.since ELSE reread.since END,"
+                    " until = CASE WHEN excluded.until > reread.until THEN excluded.until ELSE reread.until END",
                     (*key, reread.start.timestamp(), reread.end.timestamp()),
                 )
         self._coverage[key] = coverage
@@ -279,7 +284,7 @@ def _digest(points: Sequence[_Point]) -> str:
     return blake2b(msgspec.json.encode(points), digest_size=16).hexdigest()
 
 
-def _read_digests(db: sqlite3.Connection, account: int, report: str, starts: Collection[int]) -> dict[int, str]:
+def _read_digests(db: Connection, account: int, report: str, starts: Collection[int]) -> dict[int, str]:
     """Return start -> digest of the stored buckets from the first to the last of these starts."""
     return dict(
         db.execute(
@@ -290,7 +295,7 @@ def _read_digests(db: sqlite3.Connection, account: int, report: str, starts: Col
 
 
 def _changed_starts(
-    db: sqlite3.Connection,
+    db: Connection,
     account: int,
     report: str,
     starts: Collection[int],
@@ -312,7 +317,7 @@ def _changed_starts(
     return [start for start in changed if _start_of_day(start) not in rolled_up_days]
 
 
-def _delete(db: sqlite3.Connection, account: int, report: str, starts: Sequence[int]) -> None:
+def _delete(db: Connection, account: int, report: str, starts: Sequence[int]) -> None:
     for table in ("point", "bucket"):
         db.executemany(
             f"DELETE FROM {table} WHERE account = ? AND report = ? AND start = ?",
@@ -321,7 +326,8 @@ def _delete(db: sqlite3.Connection, account: int, report: str, starts: Sequence[
 
 
 def _insert(
-    db: sqlite3.Connection,
+    store: Store,
+    db: Connection,
     account: int,
     report: str,
     points_by_start: Mapping[int, Sequence[_Point]],
@@ -332,10 +338,10 @@ def _insert(
         [(account, report, start, digests[start]) for start, points in points_by_start.items() if points],
     )
     points_by_key = {(account, report, start): points for start, points in points_by_start.items()}
-    insert_pairs(db, "point (account, report, start, series, value)", points_by_key)
+    store.insert_pairs(db, "point (account, report, start, series, value)", points_by_key)
 
 
-def _mark_unvalued(db: sqlite3.Connection, account: int, starts: Iterable[int]) -> frozenset[int]:
+def _mark_unvalued(db: Connection, account: int, starts: Iterable[int]) -> frozenset[int]:
     """Mark the UTC days of changed buckets as not valued, and return their starts.
 
     In the same transaction as the buckets: after a kill before the next valuation, no outdated cost counts as valued.
@@ -343,27 +349,28 @@ def _mark_unvalued(db: sqlite3.Connection, account: int, starts: Iterable[int]) 
     days = frozenset(map(_start_of_day, starts))
     db.executemany(
         "INSERT INTO day (account, start, revision, method) VALUES (?, ?, 1, '')"
-        " ON CONFLICT (account, start) DO UPDATE SET revision = revision + 1, method = ''",
+        " ON CONFLICT (account, start) DO UPDATE SET revision = day.revision + 1, method = ''",
         [(account, day) for day in sorted(days)],
     )
     return days
 
 
-def _record_days_read(db: sqlite3.Connection, account: int, report: str, days_read: DaysRead) -> None:
+def _record_days_read(db: Connection, account: int, report: str, days_read: DaysRead) -> None:
     db.executemany(
-        "INSERT OR REPLACE INTO day_read (account, report, day, time) VALUES (?, ?, ?, ?)",
+        "INSERT INTO day_read (account, report, day, time) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (account, report, day) DO UPDATE SET time = excluded.time",
         [(account, report, _timestamp(day), days_read.time.timestamp()) for day in sorted(days_read.days)],
     )
 
 
-def _read_coverage(db: sqlite3.Connection, account: int, report: str) -> Coverage | None:
+def _read_coverage(db: Connection, account: int, report: str) -> Coverage | None:
     found = db.execute(
         "SELECT since, until, last_refresh FROM coverage WHERE account = ? AND report = ?", (account, report)
     ).fetchone()
     return None if found is None else Coverage(*map(utc, found))
 
 
-def _advance_reread(db: sqlite3.Connection, account: int, report: str, time_range: TimeRange) -> None:
+def _advance_reread(db: Connection, account: int, report: str, time_range: TimeRange) -> None:
     """Shorten a time range that is to be read again by what was read of its beginning; parts are read oldest first."""
     key = (account, report)
     start, end = time_range.start.timestamp(), time_range.end.timestamp()
@@ -375,7 +382,7 @@ def _advance_reread(db: sqlite3.Connection, account: int, report: str, time_rang
 
 
 def _extend_coverage(
-    db: sqlite3.Connection, account: int, report: str, time_range: TimeRange, *, completes_refresh: bool
+    db: Connection, account: int, report: str, time_range: TimeRange, *, completes_refresh: bool
 ) -> Coverage:
     """Join a time range to the coverage.
 
@@ -389,7 +396,9 @@ def _extend_coverage(
             since, until = min(since, known.since), max(until, known.until)
         last_refresh = max(last_refresh, known.last_refresh)
     db.execute(
-        "INSERT OR REPLACE INTO coverage (account, report, since, until, last_refresh) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO coverage (account, report, since, until, last_refresh) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT (account, report) DO UPDATE"
+        " SET since = excluded.since, until = excluded.until, last_refresh = excluded.last_refresh",
         (account, report, since.timestamp(), until.timestamp(), last_refresh.timestamp()),
     )
     return Coverage(since, until, last_refresh)

@@ -26,7 +26,8 @@ class ChangeEvents:
         with self._lock, self._store.write() as db:
             self._cache = None
             db.execute(
-                "INSERT OR IGNORE INTO change_event (time, title, service, account, link) VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO change_event (time, title, service, account, link) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT DO NOTHING",
                 (
                     change_event.time.timestamp(),
                     change_event.title,
@@ -37,8 +38,8 @@ class ChangeEvents:
             )
             db.execute("DELETE FROM change_event WHERE time < ?", ((now - CHANGE_EVENT_MAX_AGE).timestamp(),))
             db.execute(
-                "DELETE FROM change_event WHERE rowid NOT IN"
-                " (SELECT rowid FROM change_event ORDER BY time DESC LIMIT ?)",
+                "DELETE FROM change_event WHERE (time, title, service, account) NOT IN"
+                " (SELECT time, title, service, account FROM change_event ORDER BY time DESC LIMIT ?)",
                 (MAX_CHANGE_EVENTS,),
             )
 
@@ -48,6 +49,10 @@ class ChangeEvents:
             if self._cache is None:
                 self._cache = self._read()
             return [event for event in self._cache if event.time >= now - CHANGE_EVENT_MAX_AGE]
+
+    def forget(self) -> None:
+        """Read the events again when they are next used."""
+        self._cache = None
 
     def _read(self) -> Sequence[ChangeEvent]:
         with self._store.read() as db:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 from exporter.ledger.day_versions import DayVersions
 from exporter.ledger.series import SeriesIndex
-from exporter.ledger.store import Store
+from exporter.ledger.store import Connection, Store
 from exporter.model import DAY, HOUR, RowLabels, utc
 from exporter.windows import TimeRange
 
@@ -160,8 +159,8 @@ class Costs:
         """
         with self._store.read() as db:
             found = db.execute(
-                "SELECT start, revision, billed OR restatement, bill_digest, bill_changed_at, bill_complete_at,"
-                " bill_is_withdrawn FROM day WHERE account = ? AND start >= ? AND start < ?",
+                "SELECT start, revision, billed <> 0 OR restatement <> 0, bill_digest, bill_changed_at,"
+                " bill_complete_at, bill_is_withdrawn FROM day WHERE account = ? AND start >= ? AND start < ?",
                 (account, *_bounds(time_range)),
             ).fetchall()
         return {
@@ -369,7 +368,7 @@ def _bounds(time_range: TimeRange) -> tuple[int, int]:
     return int(time_range.start.timestamp()), int(time_range.end.timestamp())
 
 
-def _day_total(db: sqlite3.Connection, account: int, day_start: int) -> int:
+def _day_total(db: Connection, account: int, day_start: int) -> int:
     (total,) = db.execute(
         "SELECT COALESCE(SUM(value), 0) FROM cost WHERE account = ? AND start >= ? AND start < ?",
         (account, day_start, day_start + _DAY_SECONDS),
@@ -378,7 +377,7 @@ def _day_total(db: sqlite3.Connection, account: int, day_start: int) -> int:
 
 
 def _replace_costs(
-    db: sqlite3.Connection,
+    db: Connection,
     account: int,
     day_start: int,
     costs: Mapping[RowLabels, Mapping[int, int]],
@@ -398,9 +397,7 @@ def _replace_costs(
     )
 
 
-def _replace_unpriced_tokens(
-    db: sqlite3.Connection, account: int, day_start: int, unpriced_tokens: Mapping[str, int]
-) -> None:
+def _replace_unpriced_tokens(db: Connection, account: int, day_start: int, unpriced_tokens: Mapping[str, int]) -> None:
     db.execute("DELETE FROM unpriced WHERE account = ? AND start = ?", (account, day_start))
     db.executemany(
         "INSERT INTO unpriced (account, start, model, tokens) VALUES (?, ?, ?, ?)",
@@ -408,7 +405,7 @@ def _replace_unpriced_tokens(
     )
 
 
-def _read_record(db: sqlite3.Connection, account: int, day_start: int) -> _DayRecord:
+def _read_record(db: Connection, account: int, day_start: int) -> _DayRecord:
     found = db.execute(
         "SELECT revision, cost_revision, billed, first_bill, restatement, estimate FROM day"
         " WHERE account = ? AND start = ?",
@@ -417,14 +414,18 @@ def _read_record(db: sqlite3.Connection, account: int, day_start: int) -> _DayRe
     return _DayRecord() if found is None else _DayRecord(*found)
 
 
-def _write_record(
-    db: sqlite3.Connection, account: int, day_start: int, valued_day: ValuedDay, record: _DayRecord
-) -> None:
+def _write_record(db: Connection, account: int, day_start: int, valued_day: ValuedDay, record: _DayRecord) -> None:
     state = valued_day.bill_state
     db.execute(
-        "INSERT OR REPLACE INTO day (account, start, method, bill_evidence, fixed_costs, bill_digest, bill_changed_at,"
+        "INSERT INTO day (account, start, method, bill_evidence, fixed_costs, bill_digest, bill_changed_at,"
         " bill_complete_at, bill_is_withdrawn, revision, cost_revision, billed, first_bill, restatement, estimate)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (account, start) DO UPDATE SET method = excluded.method, bill_evidence = excluded.bill_evidence,"
+        " fixed_costs = excluded.fixed_costs, bill_digest = excluded.bill_digest,"
+        " bill_changed_at = excluded.bill_changed_at, bill_complete_at = excluded.bill_complete_at,"
+        " bill_is_withdrawn = excluded.bill_is_withdrawn, revision = excluded.revision,"
+        " cost_revision = excluded.cost_revision, billed = excluded.billed,"
+        " first_bill = excluded.first_bill, restatement = excluded.restatement, estimate = excluded.estimate",
         (
             account,
             day_start,

@@ -13,6 +13,7 @@ class DayVersions:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._versions: Counter[tuple[int, int]] = Counter()
+        self._changes_of_all = 0
 
     def increment(self, account: int, starts: Iterable[int]) -> None:
         """Count a change of days (seconds since the epoch), after it was committed.
@@ -22,6 +23,11 @@ class DayVersions:
         with self._lock:
             self._versions.update((account, start) for start in starts)
 
+    def increment_all(self) -> None:
+        """Count a change of every day, known or not."""
+        with self._lock:
+            self._changes_of_all += 1
+
     def version(self, account: int, start: int) -> int:
         """Return how often a day has changed."""
-        return self._versions[account, start]
+        return self._versions[account, start] + self._changes_of_all

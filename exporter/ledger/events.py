@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from base64 import urlsafe_b64encode
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +10,7 @@ from hashlib import blake2b
 from typing import Literal, NamedTuple
 
 from exporter.ledger.buckets import Buckets
-from exporter.ledger.store import Store, placeholders
+from exporter.ledger.store import Connection, Store, placeholders
 from exporter.model import HOUR, RowLabels, UsageEvent, row_labels
 from exporter.windows import TimeRange, floor
 
@@ -100,7 +99,7 @@ class _EventDigests(NamedTuple):
     content: str
 
 
-def _deduplicate(db: sqlite3.Connection, source: str, events: Sequence[UsageEvent]) -> list[Outcome]:
+def _deduplicate(db: Connection, source: str, events: Sequence[UsageEvent]) -> list[Outcome]:
     """Return the outcome of each event and store the new ids. An id may be known or occur twice among the events."""
     all_digests = [_event_digests(event) for event in events]
     ids = [digests.id for digests in all_digests if digests is not None]

@@ -7,7 +7,6 @@ two to three times as slow (docs/benchmarks.md).
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -16,7 +15,7 @@ import msgspec
 from exporter.ledger.costs import ROLLED_UP
 from exporter.ledger.day_versions import DayVersions
 from exporter.ledger.series import SeriesIndex
-from exporter.ledger.store import Store
+from exporter.ledger.store import Connection, Dialect, Store
 from exporter.model import DAY, HOUR, RowLabels, utc
 from exporter.windows import TimeRange
 
@@ -60,7 +59,7 @@ class Hours:
         start = int(day.timestamp())
         with self._store.read() as db:
             method = db.execute("SELECT method FROM day WHERE account = ? AND start = ?", (account, start)).fetchone()
-            values_by_series = _read_values(db, "cost WHERE account = ?", (account,), start)
+            values_by_series = _read_values(db, self._store.dialect, "cost WHERE account = ?", (account,), start)
             known_labels = self._series.labels(db, account, "", values_by_series)
         is_rolled_up = method == (ROLLED_UP,)
         return {
@@ -75,7 +74,9 @@ class Hours:
             rolled_up = db.execute("SELECT report FROM rolled WHERE account = ? AND day = ?", (account, start))
             rolled_up_reports = {report for (report,) in rolled_up}
             for report in reports:
-                values_by_series = _read_values(db, "point WHERE account = ? AND report = ?", (account, report), start)
+                values_by_series = _read_values(
+                    db, self._store.dialect, "point WHERE account = ? AND report = ?", (account, report), start
+                )
                 known_labels = self._series.labels(db, account, report, values_by_series)
                 for number, all_values in values_by_series.items():
                     labels = known_labels[number]
@@ -92,11 +93,11 @@ def add_hourly_values(first: Sequence[int], second: Sequence[int]) -> Sequence[i
 
 
 def _read_values(
-    db: sqlite3.Connection, source: str, parameters: Sequence[object], day_start: int
+    db: Connection, dialect: Dialect, source: str, parameters: Sequence[object], day_start: int
 ) -> dict[int, list[int]]:
     """Return series -> 24 values of a day, from a table and a condition."""
     found = db.execute(
-        "SELECT start, group_concat(series), group_concat(value)"
+        f"SELECT start, {dialect.concat('series')}, {dialect.concat('value')}"
         f" FROM {source} AND start >= ? AND start < ? GROUP BY start",
         (*parameters, day_start, day_start + _DAY_SECONDS),
     )
@@ -121,5 +122,5 @@ def _read_values(
 
 
 def _parse_integers(column: str) -> tuple[int, ...]:
-    """Return the values of a group_concat, in the order of the rows."""
+    """Return the values of a `Dialect.concat`, in the order of the rows."""
     return _INTEGERS.decode(f"[{column}]")

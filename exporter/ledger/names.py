@@ -19,7 +19,11 @@ class Names:
         changed = [(account, key, name) for key, name in names.items() if known_names.get(key) != name]
         if changed:
             with self._store.write() as db:
-                db.executemany("INSERT OR REPLACE INTO name VALUES (?, ?, ?)", changed)
+                db.executemany(
+                    "INSERT INTO name (account, id, name) VALUES (?, ?, ?)"
+                    " ON CONFLICT (account, id) DO UPDATE SET name = excluded.name",
+                    changed,
+                )
         return bool(changed)
 
     def all(self, account: int) -> dict[str, str]:

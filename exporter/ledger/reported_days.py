@@ -41,13 +41,16 @@ class ReportedDays:
         """
         bounds = (int(time_range.start.timestamp()), int(time_range.end.timestamp()))
         days: dict[int, list[ReportedSeries]] = {}
+        dialect = self._store.dialect
+        hours_column = dialect.concat(f"start % {_DAY_SECONDS} / {_HOUR_SECONDS}", order="start")
+        values_column = dialect.concat("value", order="start")
         hours_by_text: dict[str, Sequence[int]] = {}
         with self._store.read() as db:
             for report in reports:
                 # One row per series and day, not one per value: for the reason, see `hours`.
                 found = db.execute(
                     f"SELECT start / {_DAY_SECONDS} * {_DAY_SECONDS} AS day, series,"
-                    f" group_concat(start % {_DAY_SECONDS} / {_HOUR_SECONDS}), group_concat(value)"
+                    f" {hours_column}, {values_column}"
                     " FROM (SELECT start, series, value FROM point"
                     " WHERE account = ? AND report = ? AND start >= ? AND start < ? ORDER BY series, start)"
                     " GROUP BY series, day",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from exporter.ledger.costs import ROLLED_UP
 from exporter.ledger.day_versions import DayVersions
-from exporter.ledger.store import Store, placeholders
+from exporter.ledger.store import Connection, Store, placeholders
 from exporter.model import DAY, GAUGE_METERS, utc
 from exporter.windows import floor
 
@@ -81,14 +80,14 @@ class Retention:
             return [_CostDay(*columns) for columns in found]
 
 
-def _roll_up_report(db: sqlite3.Connection, day: _ReportDay) -> None:
+def _roll_up_report(db: Connection, day: _ReportDay) -> None:
     bounds = (day.account, day.report, day.start, day.start + _DAY_SECONDS)
     gauge_meters = sorted(GAUGE_METERS)
     # The hours of a gauge are levels: their sum means nothing, the day has the largest.
     totals = db.execute(
         f"SELECT p.series, CASE WHEN s.meter IN ({placeholders(gauge_meters)}) THEN MAX(p.value) ELSE SUM(p.value) END"
         " FROM point p JOIN series s ON s.id = p.series"
-        " WHERE p.account = ? AND p.report = ? AND p.start >= ? AND p.start < ? GROUP BY p.series",
+        " WHERE p.account = ? AND p.report = ? AND p.start >= ? AND p.start < ? GROUP BY p.series, s.meter",
         (*gauge_meters, *bounds),
     ).fetchall()
     db.execute("DELETE FROM point WHERE account = ? AND report = ? AND start >= ? AND start < ?", bounds)
@@ -97,13 +96,13 @@ def _roll_up_report(db: sqlite3.Connection, day: _ReportDay) -> None:
         "INSERT INTO point (account, report, start, series, value) VALUES (?, ?, ?, ?, ?)",
         [(day.account, day.report, day.start, series, value) for series, value in totals],
     )
-    db.execute("INSERT OR IGNORE INTO rolled (account, report, day) VALUES (?, ?, ?)", day)
+    db.execute("INSERT INTO rolled (account, report, day) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", day)
     db.execute(
         "UPDATE day SET cost_revision = cost_revision + 1 WHERE account = ? AND start = ?", (day.account, day.start)
     )
 
 
-def _roll_up_cost(db: sqlite3.Connection, day: _CostDay) -> None:
+def _roll_up_cost(db: Connection, day: _CostDay) -> None:
     bounds = (day.account, day.start, day.start + _DAY_SECONDS)
     totals = db.execute(
         "SELECT series, SUM(value) FROM cost WHERE account = ? AND start >= ? AND start < ? GROUP BY series", bounds
@@ -119,7 +118,7 @@ def _roll_up_cost(db: sqlite3.Connection, day: _CostDay) -> None:
     )
 
 
-def _delete_before(db: sqlite3.Connection, cutoff: int) -> None:
+def _delete_before(db: Connection, cutoff: int) -> None:
     for table in ("point", "bucket", "cost", "day", "unpriced"):
         db.execute(f"DELETE FROM {table} WHERE start < ?", (cutoff,))
     db.execute("DELETE FROM rolled WHERE day < ?", (cutoff,))

@@ -1,4 +1,7 @@
-"""The ledger's tables, as a list of migrations: the n-th brings a file from version n-1 to n."""
+"""The ledger's tables, as a list of migrations: the n-th brings a ledger from version n-1 to n.
+
+They are written for SQLite; `postgres_schema` translates the types of columns.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import sqlite3
 from collections.abc import Callable
 
 from exporter.errors import LedgerError
+from exporter.ledger.store import Connection
 
-Migration = Callable[[sqlite3.Connection], None]
+Migration = Callable[[Connection], None]
 
 
-def _m001_initial_tables(db: sqlite3.Connection) -> None:
+def _m001_initial_tables(db: Connection) -> None:
     """Create the tables. Several columns are renamed by the third migration."""
     for statement in (
         """CREATE TABLE account (
@@ -52,7 +56,7 @@ def _m001_initial_tables(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-def _m002_pushed_events(db: sqlite3.Connection) -> None:
+def _m002_pushed_events(db: Connection) -> None:
     # The events that were counted, by the digests of the source's id and of the content.
     db.execute(
         """CREATE TABLE event (
@@ -67,7 +71,7 @@ def _m002_pushed_events(db: sqlite3.Connection) -> None:
     )
 
 
-def _m003_names(db: sqlite3.Connection) -> None:
+def _m003_names(db: Connection) -> None:
     """Give tables and columns the names that the program uses."""
     for statement in (
         "ALTER TABLE coverage RENAME COLUMN settled TO last_refresh",
@@ -82,7 +86,7 @@ def _m003_names(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-def _m004_bill_states(db: sqlite3.Connection) -> None:
+def _m004_bill_states(db: Connection) -> None:
     for statement in (
         # Costs that do not follow usage, with their labels and charge frequency: a JSON list.
         "ALTER TABLE day ADD COLUMN fixed_costs TEXT NOT NULL DEFAULT ''",
@@ -96,7 +100,7 @@ def _m004_bill_states(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
-def _m005_day_reads(db: sqlite3.Connection) -> None:
+def _m005_day_reads(db: Connection) -> None:
     # When each UTC day of a report was last read from its beginning to its end. Days that were read by an earlier
     # version have no row.
     db.execute(
@@ -106,7 +110,7 @@ def _m005_day_reads(db: sqlite3.Connection) -> None:
     )
 
 
-def _m006_pending_rereads(db: sqlite3.Connection) -> None:
+def _m006_pending_rereads(db: Connection) -> None:
     # The time range of a report that was read while the clock was wrong, as far as it has not been read again.
     db.execute(
         """CREATE TABLE reread (
@@ -115,7 +119,7 @@ def _m006_pending_rereads(db: sqlite3.Connection) -> None:
     )
 
 
-def _m007_snapshot_days(db: sqlite3.Connection) -> None:
+def _m007_snapshot_days(db: Connection) -> None:
     for statement in (
         # How often the day's costs were replaced or its hours rolled up.
         "ALTER TABLE day ADD COLUMN cost_revision INTEGER NOT NULL DEFAULT 0",
@@ -155,10 +159,14 @@ def migrate(db: sqlite3.Connection, path: str) -> None:
 
 def check_version(db: sqlite3.Connection, path: str) -> None:
     """Raise LedgerError where the file was not written by this program's version."""
-    version = _read_version(db, path)
+    check_not_older(_read_version(db, path), path)
+
+
+def check_not_older(version: int, name: str) -> None:
+    """Raise LedgerError where a ledger's version is that of an earlier program."""
     if version < len(MIGRATIONS):
         raise LedgerError(
-            f"{path} was written by an older ai-spend-exporter (ledger version {version}; this one reads "
+            f"{name} was written by an older ai-spend-exporter (ledger version {version}; this one reads "
             f"{len(MIGRATIONS)}). Start this release's `run` on it once: it brings the file up to date."
         )
 
@@ -166,10 +174,15 @@ def check_version(db: sqlite3.Connection, path: str) -> None:
 def _read_version(db: sqlite3.Connection, path: str) -> int:
     (user_version,) = db.execute("PRAGMA user_version").fetchone()
     version = int(user_version)
+    check_not_newer(version, path, "--storage.path at another folder")
+    return version
+
+
+def check_not_newer(version: int, name: str, other_place: str) -> None:
+    """Raise LedgerError where a ledger's version is that of a later program; `other_place` is part of the advice."""
     if version > len(MIGRATIONS):
         raise LedgerError(
-            f"{path} was written by a newer ai-spend-exporter (ledger version {version}; this one knows up to "
-            f"{len(MIGRATIONS)}). Nothing was changed. Run the newer release again, or point --storage.path at another "
-            "folder: usage of polled accounts is read again from the providers, pushed usage is not."
+            f"{name} was written by a newer ai-spend-exporter (ledger version {version}; this one knows up to "
+            f"{len(MIGRATIONS)}). Nothing was changed. Run the newer release again, or point {other_place}: "
+            "usage of polled accounts is read again from the providers, pushed usage is not."
         )
-    return version

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from exporter.ledger.store import Store, placeholders
+from exporter.ledger.store import Connection, Store, placeholders
 from exporter.model import RowLabels
 
 _COLUMNS = ", ".join(RowLabels._fields)
@@ -30,7 +29,7 @@ class SeriesIndex:
         if known is not None:
             return known
         with self._store.write() as db:
-            db.execute("INSERT OR IGNORE INTO account (name, provider) VALUES (?, ?)", (name, provider))
+            db.execute("INSERT INTO account (name, provider) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, provider))
             (number,) = db.execute(
                 "SELECT id FROM account WHERE name = ? AND provider = ?", (name, provider)
             ).fetchone()
@@ -47,7 +46,7 @@ class SeriesIndex:
         return int(number)
 
     def intern_labels(
-        self, db: sqlite3.Connection, account: int, report: str, label_sets: Collection[RowLabels]
+        self, db: Connection, account: int, report: str, label_sets: Collection[RowLabels]
     ) -> dict[RowLabels, int]:
         """Return the numbers of labels, inside the caller's transaction; `report` is empty for valued cost.
 
@@ -56,18 +55,35 @@ class SeriesIndex:
         known = self._numbers.get((account, report), {})
         # Labels that are not cached are looked up one by one in the index of the table: the time for a push must not
         # grow with the number of labels that the account already has.
-        return {
-            labels: known[labels] if labels in known else _intern(db, account, report, labels) for labels in label_sets
-        }
+        unknown = [labels for labels in label_sets if labels not in known]
+        numbers = {labels: known[labels] for labels in label_sets if labels in known}
+        numbers.update(zip(unknown, self._find_numbers(db, account, report, unknown), strict=True))
+        return numbers
 
-    def labels(self, db: sqlite3.Connection, account: int, report: str, ids: Iterable[int]) -> Mapping[int, RowLabels]:
+    def _find_numbers(self, db: Connection, account: int, report: str, label_sets: Sequence[RowLabels]) -> list[int]:
+        """Return the number of each set of labels, which is stored first if it is new."""
+        keys = [(account, report, *labels) for labels in label_sets]
+        found = self._store.fetch_each(
+            db, f"SELECT id FROM series WHERE account = ? AND report = ? AND {_CONDITIONS}", keys
+        )
+        inserted = iter(
+            self._store.fetch_each(
+                db,
+                f"INSERT INTO series (account, report, {_COLUMNS}) VALUES (?, ?, {placeholders(RowLabels._fields)})"
+                " RETURNING id",
+                [key for key, row in zip(keys, found, strict=True) if row is None],
+            )
+        )
+        return [int((next(inserted) if row is None else row)[0]) for row in found]
+
+    def labels(self, db: Connection, account: int, report: str, ids: Iterable[int]) -> Mapping[int, RowLabels]:
         """Return number -> labels of at least these numbers, all of which the reader's view must hold."""
         known = self._labels.get((account, report), {})
         if any(number not in known for number in ids):
             known = self._read_new_labels(db, account, report)
         return known
 
-    def _read_new_labels(self, db: sqlite3.Connection, account: int, report: str) -> dict[int, RowLabels]:
+    def _read_new_labels(self, db: Connection, account: int, report: str) -> dict[int, RowLabels]:
         """Add the labels that are stored since the last read to the cache, and return all.
 
         Numbers grow with every new set of labels, and are neither reused nor changed: only larger ones can be new.
@@ -82,24 +98,12 @@ class SeriesIndex:
                 self._numbers[account, report] = {**numbers, **{labels: number for number, labels in new.items()}}
             return known
 
-    def all_labels(self, db: sqlite3.Connection, account: int, reports: Sequence[str]) -> list[RowLabels]:
+    def all_labels(self, db: Connection, account: int, reports: Sequence[str]) -> list[RowLabels]:
         """Return every set of labels that these reports of an account ever had."""
         return [labels for report in reports for labels in self._read_new_labels(db, account, report).values()]
 
 
-def _intern(db: sqlite3.Connection, account: int, report: str, labels: RowLabels) -> int:
-    """Return the number of labels, which are stored first if they are new."""
-    key = (account, report, *labels)
-    found = db.execute(f"SELECT id FROM series WHERE account = ? AND report = ? AND {_CONDITIONS}", key).fetchone()
-    if found is None:
-        marks = placeholders(RowLabels._fields)
-        inserted = db.execute(f"INSERT INTO series (account, report, {_COLUMNS}) VALUES (?, ?, {marks})", key)
-        return int(inserted.lastrowid or 0)
-    (number,) = found
-    return int(number)
-
-
-def _read_labels(db: sqlite3.Connection, account: int, report: str, after: int) -> dict[int, RowLabels]:
+def _read_labels(db: Connection, account: int, report: str, after: int) -> dict[int, RowLabels]:
     """Return number -> labels of those with a number above `after`, in the order of their numbers."""
     found = db.execute(
         f"SELECT id, {_COLUMNS} FROM series WHERE account = ? AND report = ? AND id > ? ORDER BY id",

@@ -5,12 +5,11 @@ Only a copy: everything in it can be computed from the ledger, and is where it d
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from exporter.ledger.store import Store
+from exporter.ledger.store import Connection, Store
 from exporter.model import DAY, utc
 from exporter.windows import TimeRange
 
@@ -56,11 +55,15 @@ class SnapshotDays:
             present = _read_revisions(db, account, time_range)
             if any(present.get(day, UNKNOWN_DAY) != revision for day, revision in revisions.items()):
                 return False
-            db.execute("INSERT OR REPLACE INTO snapshot_days (account, content) VALUES (?, ?)", (account, content))
+            db.execute(
+                "INSERT INTO snapshot_days (account, content) VALUES (?, ?)"
+                " ON CONFLICT (account) DO UPDATE SET content = excluded.content",
+                (account, content),
+            )
         return True
 
 
-def _read_revisions(db: sqlite3.Connection, account: int, time_range: TimeRange) -> dict[datetime, DayRevision]:
+def _read_revisions(db: Connection, account: int, time_range: TimeRange) -> dict[datetime, DayRevision]:
     found = db.execute(
         "SELECT start, revision, cost_revision FROM day WHERE account = ? AND start >= ? AND start < ?",
         (account, int(time_range.start.timestamp()), int(time_range.end.timestamp())),

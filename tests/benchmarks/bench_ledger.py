@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from exporter.ledger.store import Store
+from exporter.ledger.sqlite_store import SqliteStore
 
 SERIES, RUNS, BUSY_THREADS = 1000, 9, 2
 ACCOUNT, REPORT, HOURS, HOUR_SECONDS = 1, "use", 24, 3600
@@ -50,7 +50,7 @@ class LedgerTables:
     """A day of cost, and of a report, in the tables of a ledger; each operation in both ways."""
 
     def __init__(self, folder: Path, series: int) -> None:
-        self.store = Store(folder)
+        self.store = SqliteStore(folder)
         self.rows: list[CostRow] = [
             (hour * HOUR_SECONDS, number, 10**9 + 7919 * number + hour)
             for hour in range(HOURS)

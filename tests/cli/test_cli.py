@@ -17,7 +17,7 @@ import yaml
 
 from exporter import __version__
 from exporter.cli import flag_types, main
-from exporter.ledger.store import LEDGER_FILE_NAME
+from exporter.ledger.sqlite_store import LEDGER_FILE_NAME
 from tests.command import (
     ANY_PORT_FLAG,
     ENVIRONMENT,

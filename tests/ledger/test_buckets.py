@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exporter.ledger import DaysRead, Ledger
+from exporter.ledger import DaysRead, Ledger, LedgerLocation
 from exporter.model import DAY, HOUR, Bucket, Row, RowLabels
 from exporter.windows import TimeRange
 
 DAY1 = datetime(2026, 3, 1, tzinfo=UTC)
 ALL_TIME = TimeRange(DAY1 - 100 * DAY, DAY1 + 100 * DAY)
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """An empty ledger."""
-    opened = Ledger(tmp_path)
-    yield opened
-    opened.close()
 
 
 def make_bucket(hour: int, *rows: Row) -> Bucket:
@@ -102,16 +94,16 @@ def test_coverage_never_hides_a_gap(ledger: Ledger) -> None:
     assert apart.since == DAY1 + 20 * HOUR
 
 
-def test_what_was_stored_survives_a_restart(tmp_path: Path) -> None:
+def test_what_was_stored_survives_a_restart(location: LedgerLocation) -> None:
     """A ledger opened again knows buckets, coverage and names."""
-    first = Ledger(tmp_path)
+    first = Ledger(location)
     number = first.buckets.register_account("a", "p")
     first.buckets.put(number, "use", hour_range(0, 1), [make_bucket(0, Row("output", 5))], completes_refresh=True)
     first.names.put(number, {"w1": "Web"})
     before = first.buckets.coverage(number, "use")
     first.close()
 
-    second = Ledger(tmp_path)
+    second = Ledger(location)
     assert second.buckets.register_account("a", "p") == number
     assert second.buckets.coverage(number, "use") == before
     assert second.names.all(number) == {"w1": "Web"}
@@ -136,6 +128,8 @@ def test_a_failed_write_stores_nothing(ledger: Ledger) -> None:
     assert sum(sum_units(ledger, number).values()) == 5
 
 
+EXAMPLES = itertools.count()
+
 bucket_updates = st.lists(
     st.tuples(
         st.integers(0, 5),
@@ -157,12 +151,10 @@ bucket_updates = st.lists(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(updates=bucket_updates)
-def test_the_newest_version_of_every_bucket_is_kept(
-    tmp_path_factory: pytest.TempPathFactory, updates: list[tuple[int, list[Row]]]
-) -> None:
+def test_the_newest_version_of_every_bucket_is_kept(ledger: Ledger, updates: list[tuple[int, list[Row]]]) -> None:
     """For any order of updates the ledger holds exactly the newest rows of each bucket."""
-    ledger = Ledger(tmp_path_factory.mktemp("ledger"))
-    number = ledger.buckets.register_account("a", "p")
+    # An account for each example: another ledger takes a hundred times as long.
+    number = ledger.buckets.register_account(f"a{next(EXAMPLES)}", "p")
     newest: dict[int, list[Row]] = {}
     for hour, rows in updates:
         ledger.buckets.put(number, "use", hour_range(hour, hour + 1), [make_bucket(hour, *rows)])
@@ -173,7 +165,6 @@ def test_the_newest_version_of_every_bucket_is_kept(
         for row in rows:
             expected[row.meter, row.model] = expected.get((row.meter, row.model), 0) + row.value
     found = {(labels.meter, labels.model): value for labels, value in sum_units(ledger, number).items()}
-    ledger.close()
     assert found == expected
 
 

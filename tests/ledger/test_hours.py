@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from exporter.errors import LedgerError
-from exporter.ledger import Ledger, ValuedDay
+from exporter.ledger import Ledger, LedgerLocation, ValuedDay
 from exporter.model import COST, DAY, HOUR, Bucket, Row, RowLabels
 from exporter.windows import TimeRange
 
 DAY1 = datetime(2026, 3, 1, tzinfo=UTC)
 LABELS = RowLabels("output", "w", "m", "", "", "")
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """An empty ledger."""
-    opened = Ledger(tmp_path)
-    yield opened
-    opened.close()
 
 
 def put_usage(ledger: Ledger, report: str, hour: int, value: int) -> None:
@@ -126,20 +117,20 @@ def test_days_and_labels_are_those_of_the_account(ledger: Ledger) -> None:
     assert ledger.hours.labels(2, ["use"]) == []
 
 
-def test_a_reader_works_beside_the_writer(tmp_path: Path) -> None:
+def test_a_reader_works_beside_the_writer(location: LedgerLocation) -> None:
     """A ledger opened for reading takes no lock, sees committed data, and cannot write."""
-    writer = Ledger(tmp_path)
+    writer = Ledger(location)
     writer.buckets.register_account("a", "p")
-    reader = Ledger(tmp_path, read_only=True)
+    reader = Ledger(location, read_only=True)
     put_usage(writer, "use", 0, 5)
     assert reader.buckets.find_account("a", "p") == 1
     assert reader.buckets.find_account("a", "q") is None
     assert reader.hours.units(1, ["use"], DAY1)[LABELS][0] == 5
-    with pytest.raises(LedgerError, match="readonly"):
+    with pytest.raises(LedgerError, match=r"readonly|for reading only"):
         put_usage(reader, "use", 0, 6)
     reader.close()
     writer.close()
-    closed = Ledger(tmp_path, read_only=True)
+    closed = Ledger(location, read_only=True)
     assert closed.hours.units(1, ["use"], DAY1)[LABELS][0] == 5
     closed.close()
 

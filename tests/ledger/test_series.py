@@ -11,7 +11,7 @@ from statistics import median
 import pytest
 
 from exporter.ledger.series import SeriesIndex
-from exporter.ledger.store import Store
+from exporter.ledger.sqlite_store import SqliteStore
 from exporter.model import RowLabels
 
 MANY, FEW = 20_000, 10
@@ -29,7 +29,7 @@ def _cpu_seconds(action: Callable[[], object]) -> float:
 
 def test_new_labels_are_read_without_the_others(tmp_path: Path) -> None:
     """Beside many known sets of labels, a few new ones are read in a fraction of the time for all; all are returned."""
-    with closing(Store(tmp_path)) as store:
+    with closing(SqliteStore(tmp_path)) as store:
         index = SeriesIndex(store)
         account, other = index.register_account("a", "p"), index.register_account("b", "p")
         full, incremental, count = list[float](), list[float](), 0
@@ -57,7 +57,7 @@ def test_new_labels_are_read_without_the_others(tmp_path: Path) -> None:
 
 def test_numbers_of_a_transaction_that_fails_are_not_kept(tmp_path: Path) -> None:
     """Where a transaction is rolled back, its numbers go to other labels, and every reader sees those."""
-    with closing(Store(tmp_path)) as store:
+    with closing(SqliteStore(tmp_path)) as store:
         index = SeriesIndex(store)
         account = index.register_account("a", "p")
         first, second = _labels(range(2))

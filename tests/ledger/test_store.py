@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import LedgerError
-from exporter.ledger import DaysRead, Ledger, ValuedDay
+from exporter.ledger import DaysRead, Ledger, LedgerLocation, ValuedDay
 from exporter.ledger.schema import MIGRATIONS
-from exporter.ledger.store import Store
+from exporter.ledger.sqlite_store import SqliteStore
 from exporter.model import COST, DAY, HOUR, Bucket, Row, RowLabels
 from exporter.windows import TimeRange
 
@@ -39,18 +39,18 @@ def test_a_ledger_of_a_newer_release_is_left_untouched(tmp_path: Path) -> None:
     assert file.read_bytes() == before
 
 
-def test_two_exporters_cannot_share_a_ledger(tmp_path: Path) -> None:
+def test_two_exporters_cannot_share_a_ledger(location: LedgerLocation) -> None:
     """The second one fails at once; after the first has ended, the next can start."""
-    first = Ledger(tmp_path)
+    first = Ledger(location)
     with pytest.raises(LedgerError, match="in use by another"):
-        Ledger(tmp_path)
+        Ledger(location)
     first.close()
-    Ledger(tmp_path).close()
+    Ledger(location).close()
 
 
-def test_closing_a_ledger_waits_for_readers(tmp_path: Path) -> None:
+def test_closing_a_ledger_waits_for_readers(location: LedgerLocation) -> None:
     """Closing waits for running reads and rejects later reads with a reason; nothing crashes or blocks."""
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(location)
     number = ledger.buckets.register_account("acme", "maker")
     reading, refused = threading.Barrier(9), list[str]()
 
@@ -134,7 +134,7 @@ def test_writes_to_a_file_that_is_gone_fail(tmp_path: Path, name: str, change: s
     with pytest.raises(LedgerError, match=rf"{name} was {change} while the exporter ran.*pushed usage is not"):
         ledger.buckets.put(number, "use", TimeRange(START, START + HOUR), [_hour_bucket(0, 3)])
     with pytest.raises(LedgerError, match=change):
-        ledger.check_files()
+        ledger.check()
     assert (tmp_path / name).exists() == (change != "removed")
     ledger.close()
 
@@ -142,10 +142,10 @@ def test_writes_to_a_file_that_is_gone_fail(tmp_path: Path, name: str, change: s
 def test_a_removed_folder_is_noticed_and_an_unchanged_one_is_not(tmp_path: Path) -> None:
     """The check passes until the folder is moved away as a whole."""
     ledger = Ledger(tmp_path / "ledger")
-    ledger.check_files()
+    ledger.check()
     (tmp_path / "ledger").rename(tmp_path / "moved")
     with pytest.raises(LedgerError, match=r"ledger\.db was removed"):
-        ledger.check_files()
+        ledger.check()
     ledger.close()
 
 
@@ -163,14 +163,16 @@ def test_a_full_disk_loses_nothing_that_was_stored(tmp_path: Path) -> None:
     ledger.buckets.put(number, "use", TimeRange(START, START + HOUR), [_hour_bucket(0, 3)])
     with ledger._store.write() as db:
         pages = db.execute("PRAGMA page_count").fetchone()[0]
-    ledger._store._writer.execute(f"PRAGMA max_page_count = {pages}")
+    store = ledger._store
+    assert isinstance(store, SqliteStore)
+    store._writer.execute(f"PRAGMA max_page_count = {pages}")
 
     with pytest.raises(LedgerError, match="disk is full: free some space"):
         ledger.buckets.put(
             number, "use", TimeRange(START, START + DAY), [_hour_bucket(hour, 500) for hour in range(24)]
         )
 
-    ledger._store._writer.execute(f"PRAGMA max_page_count = {pages * 100}")
+    store._writer.execute(f"PRAGMA max_page_count = {pages * 100}")
     assert len(ledger.buckets.units(number, ["use"], TimeRange(START, START + DAY))) == 3
     ledger.close()
 
@@ -180,17 +182,22 @@ def _hour_bucket(hour: int, rows: int) -> Bucket:
     return Bucket("use", moment, moment + HOUR, tuple(Row("output", 1, model=f"model-{n}" * 9) for n in range(rows)))
 
 
+def _format(location: LedgerLocation) -> str:
+    """Return a place as an argument of a command."""
+    return str(location) if isinstance(location, Path) else location.url
+
+
 _WRITER_SCRIPT = """
 import sys
 import threading
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from exporter.ledger import Ledger
+from exporter.ledger.locations import parse_location
 from exporter.model import HOUR, Bucket, Row
 from exporter.windows import TimeRange
 start = datetime(2026, 1, 1, tzinfo=UTC)
-ledger = Ledger(Path(sys.argv[1]))
+ledger = Ledger(parse_location(sys.argv[1]))
 number = ledger.buckets.register_account("a", "p")
 hour = 0
 while True:
@@ -202,11 +209,11 @@ while True:
 """
 
 
-def test_a_killed_process_loses_nothing_that_it_acknowledged(tmp_path: Path) -> None:
+def test_a_killed_process_loses_nothing_that_it_acknowledged(location: LedgerLocation) -> None:
     """After kill -9 in the middle of writing, every acknowledged bucket is there, whole, and once."""
     for _ in range(5):
         process = subprocess.Popen(
-            [sys.executable, "-c", _WRITER_SCRIPT, str(tmp_path)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _WRITER_SCRIPT, _format(location)], stdout=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
         acknowledged = 0
@@ -217,7 +224,7 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(tmp_path: Path) -> 
         process.wait()
         process.stdout.close()
 
-        ledger = Ledger(tmp_path)
+        ledger = Ledger(location)
         number = ledger.buckets.register_account("a", "p")
         totals = ledger.buckets.units(number, ["use"], TimeRange(START, START + 365 * DAY))
         ledger.close()
@@ -226,9 +233,9 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(tmp_path: Path) -> 
         assert set(totals.values()) >= {acknowledged} or max(totals.values()) > acknowledged
 
 
-def test_old_hours_become_days_and_keep_their_sums(tmp_path: Path) -> None:
+def test_old_hours_become_days_and_keep_their_sums(location: LedgerLocation) -> None:
     """A roll-up keeps every sum, a rolled-up day is not counted again, and old days are deleted."""
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(location)
     number = ledger.buckets.register_account("a", "p")
     days = [START + n * DAY for n in range(3)]
     for day in days:
@@ -258,9 +265,9 @@ def _valued_day(nano: int, *, billed: bool, estimate: int | None = None) -> Valu
     return ValuedDay({RowLabels(COST): {0: nano}}, {}, "x", billed, estimate)
 
 
-def test_a_billed_day_keeps_its_first_bill_and_estimate(tmp_path: Path) -> None:
+def test_a_billed_day_keeps_its_first_bill_and_estimate(location: LedgerLocation) -> None:
     """Corrections of a billed day are added up, up and down, beside its first bill and the estimate before it."""
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(location)
     number = ledger.buckets.register_account("a", "p")
     for valued_day in (
         _valued_day(90, billed=False),
@@ -279,9 +286,9 @@ def test_a_billed_day_keeps_its_first_bill_and_estimate(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_reads_of_rolled_up_days_are_deleted(tmp_path: Path) -> None:
+def test_reads_of_rolled_up_days_are_deleted(location: LedgerLocation) -> None:
     """When hours are rolled up, the times at which their days were read are deleted."""
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(location)
     number = ledger.buckets.register_account("a", "p")
     days = [START + n * DAY for n in range(3)]
     time_range = TimeRange(START, START + 3 * DAY)
@@ -315,7 +322,7 @@ def test_a_ledger_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path, ve
 
 def test_values_of_an_account_are_no_failure_of_the_disk(tmp_path: Path) -> None:
     """A sum above 64 bits and a violated constraint fail the statement, are rolled back, and do not end the process."""
-    with closing(Store(tmp_path)) as store:
+    with closing(SqliteStore(tmp_path)) as store:
         with pytest.raises(sqlite3.OperationalError, match="integer overflow"), store.read() as db:
             db.execute("SELECT SUM(column1) FROM (VALUES (9223372036854775807), (1))").fetchall()
         with pytest.raises(sqlite3.IntegrityError), store.write() as db:

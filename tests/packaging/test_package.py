@@ -23,7 +23,7 @@ import pytest
 
 from exporter import __version__
 from exporter.cli import check_health, main
-from exporter.ledger.store import Store
+from exporter.ledger.sqlite_store import SqliteStore
 from tests.command import ENVIRONMENT, run_command, start_exporter, start_sandbox, wait_until
 from tests.paths import ROOT
 from tests.system import make_account
@@ -197,7 +197,7 @@ def _snapshot(folder: Path) -> dict[str, int]:
 
 def test_the_ledger_needs_no_place_for_temporary_files(tmp_path: Path) -> None:
     """SQLite's temporary tables stay in memory: an image that runs with --read-only has no /tmp for them."""
-    store = Store(tmp_path)
+    store = SqliteStore(tmp_path)
     with store._reader() as reader:
         for connection in (store._writer, reader):
             assert connection.execute("PRAGMA temp_store").fetchone() == (2,)
