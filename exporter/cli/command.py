@@ -5,6 +5,7 @@ Results go to stdout, logs to stderr. The exit code is 0 for success, 1 for fail
 
 from __future__ import annotations
 
+import functools
 import importlib
 import platform
 import sys
@@ -19,6 +20,7 @@ import click
 from exporter import __version__, logs
 from exporter.cli import flag_types
 from exporter.errors import ConfigError, ExporterError
+from exporter.ledger.locations import LedgerLocation, PostgresLocation
 
 
 @contextmanager
@@ -66,17 +68,49 @@ config_option = click.option(
     show_default=True,
     help="The YAML file with the accounts.",
 )
-storage_option = click.option(
-    "--storage.path",
-    "folder",
-    type=click.Path(path_type=Path),
-    default="data",
-    show_default=True,
-    help="Directory of the ledger.",
-)
 listen_option = click.option(
     "--web.listen-address", "address", default=":10042", show_default=True, help="Address to serve /metrics on."
 )
+
+
+def storage_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the flags that say where the ledger is, as the parameter `location`."""
+
+    @click.option(
+        "--storage.path",
+        "folder",
+        type=click.Path(path_type=Path),
+        default="data",
+        show_default=True,
+        help="Directory of the ledger.",
+    )
+    @click.option(
+        "--storage.url",
+        "url",
+        callback=flag_types.parse_storage_url,
+        help="PostgreSQL database of the ledger, instead of a directory: postgresql://USER@HOST/DATABASE.",
+    )
+    @click.option(
+        "--storage.password-file",
+        "password_file",
+        type=click.Path(path_type=Path),
+        help="File with the password of --storage.url.  [default: PGPASSWORD, or a pgpass file]",
+    )
+    @functools.wraps(command)
+    def with_location(*, folder: Path, url: str | None, password_file: Path | None, **parameters: Any) -> Any:
+        return command(location=_select_location(folder, url, password_file), **parameters)
+
+    return with_location
+
+
+def _select_location(folder: Path, url: str | None, password_file: Path | None) -> LedgerLocation:
+    if url is None:
+        if password_file is not None:
+            raise click.UsageError("--storage.password-file is for --storage.url, which is missing.")
+        return folder
+    if click.get_current_context().get_parameter_source("folder") is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--storage.path and --storage.url name two ledgers: give one of them.")
+    return PostgresLocation(url, password_file)
 
 
 def link_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,6 +163,7 @@ MODULES = {
     "digest": "exporter.cli.digest",
     "encrypt": "exporter.cli.encrypt",
     "history": "exporter.cli.history",
+    "ledger": "exporter.cli.ledger",
     "notices": "exporter.cli.alert_webhook",
     "replay": "exporter.cli.replay",
     "reread": "exporter.cli.reread",

@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 import click
 import httpx
 
-from exporter.cli.command import config_option, exit_on_error, link_options, main, now, storage_option
+from exporter.cli.command import config_option, exit_on_error, link_options, main, now, storage_options
 from exporter.cli.flag_types import split_http_url
 from exporter.cli.offline import load_polled_snapshots, load_pushed_snapshots, open_ledger
 from exporter.config import configuration as settings
 from exporter.errors import ExporterError
+from exporter.ledger import LedgerLocation
 from exporter.providers import load_providers
 from exporter.snapshot.budgets import evaluate_budgets
 from exporter.ui.digest import Digest, build_digest, render_text, to_plain
@@ -29,7 +30,7 @@ _FILE = click.Path(path_type=Path)
 
 @main.command()
 @config_option
-@storage_option
+@storage_options
 @click.option(
     "--format",
     "output_format",
@@ -49,7 +50,7 @@ _FILE = click.Path(path_type=Path)
 def digest(
     *,
     path: Path,
-    folder: Path,
+    location: LedgerLocation,
     output_format: str,
     url_file: Path | None,
     grafana_url: str,
@@ -65,7 +66,7 @@ def digest(
         time = now()
         providers = load_providers()
         config = settings.load(path, providers)
-        with open_ledger(folder) as ledger:
+        with open_ledger(location) as ledger:
             snapshots = [
                 *load_polled_snapshots(ledger, config, providers, time, config.budgets),
                 *load_pushed_snapshots(ledger, config, time, config.budgets),

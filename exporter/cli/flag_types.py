@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 import click
 
 from exporter.config.durations import parse_duration
+from exporter.ledger.locations import find_url_problem
 from exporter.model import DAY
 
 MAX_RETENTION = 100 * 365 * DAY
@@ -78,6 +79,13 @@ def split_http_url(value: str) -> SplitResult | None:
         # An invalid port or IPv6 address.
         return None
     return url if is_valid else None
+
+
+def parse_storage_url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Check the URL of a PostgreSQL database, which must not contain a password; None where the flag is not given."""
+    if value is not None and (problem := find_url_problem(value)):
+        raise click.BadParameter(problem)
+    return value
 
 
 def parse_base_url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:

@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from exporter.cli.command import config_option, exit_on_error, main, now, storage_option
+from exporter.cli.command import config_option, exit_on_error, main, now, storage_options
 from exporter.cli.offline import (
     known_day_range,
     load_polled_snapshots,
@@ -26,7 +26,7 @@ from exporter.config import configuration as settings
 from exporter.errors import ExporterError
 from exporter.history.hourly import HistoryAccount, history_accounts
 from exporter.history.openmetrics import render_history
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, LedgerLocation
 from exporter.metrics.families import HOURLY_FAMILIES
 from exporter.model import DAY
 from exporter.providers import load_providers
@@ -37,7 +37,7 @@ _DATE = click.DateTime(["%Y-%m-%d"])
 
 @main.command()
 @config_option
-@storage_option
+@storage_options
 @click.option("--from", "since", type=_DATE, help="The first UTC day.  [default: the oldest known]")
 @click.option("--to", "last", type=_DATE, help="The last UTC day.  [default: the newest that ended 3 hours ago]")
 @click.option(
@@ -50,7 +50,13 @@ _DATE = click.DateTime(["%Y-%m-%d"])
 )
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="The file.  [default: stdout]")
 def history(
-    *, path: Path, folder: Path, since: datetime | None, last: datetime | None, _form: str, output: Path | None
+    *,
+    path: Path,
+    location: LedgerLocation,
+    since: datetime | None,
+    last: datetime | None,
+    _form: str,
+    output: Path | None,
 ) -> None:
     """Write every hour of past days as OpenMetrics, for engines that cannot read it remotely.
 
@@ -70,7 +76,7 @@ def history(
     with exit_on_error():
         providers = load_providers()
         config = settings.load(path, providers)
-        with open_ledger(folder) as ledger:
+        with open_ledger(location) as ledger:
             snapshots = [
                 *load_polled_snapshots(ledger, config, providers, now()),
                 *load_pushed_snapshots(ledger, config, now()),

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from exporter.backtest.past_source import PastSource
 from exporter.backtest.sampling import PastAccount
 from exporter.config.configuration import Budget, Config
 from exporter.errors import LedgerError
 from exporter.history.hourly import HistoryAccount
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, LedgerLocation
 from exporter.model import DAY, HOUR, utc
 from exporter.providers import ProviderType
 from exporter.snapshot.account_snapshot import AccountSnapshot
@@ -25,9 +24,9 @@ PROMETHEUS_HEAD_RANGE = timedelta(hours=3)
 
 
 @contextmanager
-def open_ledger(folder: Path) -> Iterator[Ledger]:
+def open_ledger(location: LedgerLocation) -> Iterator[Ledger]:
     """Open a ledger for reading. Raises LedgerError with the remedy."""
-    ledger = Ledger(folder, read_only=True)
+    ledger = Ledger(location, read_only=True)
     try:
         yield ledger
     finally:
@@ -71,7 +70,7 @@ def known_day_range(
     if not stored:
         raise LedgerError(
             f"The ledger has no usage of the configured accounts up to {last:%Y-%m-%d}. Is this the right "
-            "--storage.path, and has the exporter polled them?"
+            "--storage.path or --storage.url, and has the exporter polled them?"
         )
     return TimeRange(min(stored), last + DAY)
 

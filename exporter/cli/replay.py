@@ -20,7 +20,7 @@ from exporter.backtest.rule_files import find_prometheus_folder
 from exporter.backtest.rule_inputs import Judgement, RuleInputs, judge_silent_alerts
 from exporter.backtest.rules import Rules, load_rules
 from exporter.backtest.sampling import SAMPLED_FAMILIES, STEPS_PER_HOUR, families_in_rules, sample_series
-from exporter.cli.command import config_option, exit_on_error, main, now, storage_option
+from exporter.cli.command import config_option, exit_on_error, main, now, storage_options
 from exporter.cli.offline import (
     known_day_range,
     load_past_accounts,
@@ -31,7 +31,7 @@ from exporter.cli.offline import (
 from exporter.config import configuration as settings
 from exporter.config.configuration import Config
 from exporter.history.hourly import history_accounts
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, LedgerLocation
 from exporter.model import DAY
 from exporter.providers import load_providers
 from exporter.snapshot.account_snapshot import AccountSnapshot
@@ -44,7 +44,7 @@ DEFAULT_DAYS = 7
 
 @main.command()
 @config_option
-@storage_option
+@storage_options
 @click.option(
     "--rules",
     "place",
@@ -57,7 +57,7 @@ DEFAULT_DAYS = 7
 def replay(
     *,
     path: Path,
-    folder: Path,
+    location: LedgerLocation,
     place: Path | None,
     since: datetime | None,
     last: datetime | None,
@@ -76,7 +76,7 @@ def replay(
         config = settings.load(path, providers)
         rules = _load_alert_rules(files, place)
         program = promtool or Path(shutil.which("promtool") or "promtool")
-        with open_ledger(folder) as ledger:
+        with open_ledger(location) as ledger:
             snapshots = load_polled_snapshots(ledger, config, providers, now())
             # Raises with the reason where the ledger has no account at all.
             known_day_range(ledger, history_accounts(snapshots), None, days_back(now(), 0))

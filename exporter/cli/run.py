@@ -27,12 +27,13 @@ from exporter.cli.command import (
     log_options,
     main,
     now,
-    storage_option,
+    storage_options,
 )
 from exporter.config import configuration, keys, web_configuration
 from exporter.config.reload import ConfigWatcher
 from exporter.demo.demo import run_demo
 from exporter.errors import ConfigError, LedgerError
+from exporter.ledger import LedgerLocation
 from exporter.model import DAY
 from exporter.providers import ProviderType, load_providers
 from exporter.ui.links import PageLinks
@@ -48,7 +49,7 @@ MIN_HOURLY_RETENTION = (DAYS_EXPORTED + 1) * DAY
 
 @main.command()
 @config_option
-@storage_option
+@storage_options
 @click.option(
     "--config.auto-reload-interval",
     "interval",
@@ -99,7 +100,7 @@ MIN_HOURLY_RETENTION = (DAYS_EXPORTED + 1) * DAY
 def run(
     *,
     path: Path,
-    folder: Path,
+    location: LedgerLocation,
     interval: timedelta | None,
     hours: timedelta,
     days: timedelta,
@@ -141,7 +142,7 @@ def run(
     with exit_on_error():
         config = load()
         web_reloader, listener = _create_web_reloader(web), listen(address)
-        app = App(folder, dependencies)
+        app = App(location, dependencies)
         app.apply(config)
         _log_startup(config, format_address(listener))
 
