@@ -75,15 +75,22 @@ class PostgresServer:
         self._process.wait()
         self._process = None
 
+    def restart(self) -> None:
+        """Crash, and start again."""
+        self.stop()
+        self.start()
+
     def connect(self, database: str = DATABASE) -> psycopg.Connection[tuple[object, ...]]:
         """Connect as the owner of everything."""
         url = f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
         return psycopg.connect(url, autocommit=True, connect_timeout=5)
 
     def execute(self, sql: str, database: str = DATABASE) -> list[tuple[object, ...]]:
-        """Run a statement; return its rows."""
+        """Run statements; return the rows of the last one."""
         with self.connect(database) as db:
             cursor = db.execute(sql.encode())
+            while cursor.nextset():
+                pass
             return cursor.fetchall() if cursor.description else []
 
     def new_location(self) -> PostgresLocation:

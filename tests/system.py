@@ -21,7 +21,7 @@ from exporter.app import App, Dependencies
 from exporter.config.configuration import Account, Config, load
 from exporter.demo.demo import write_config
 from exporter.errors import PROBLEM_REASONS
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, LedgerLocation
 from exporter.model import DAY, NANO, REQUESTS, TOKEN_METERS
 from exporter.polling.account_state import PolledAccount
 from exporter.polling.poller import Poller
@@ -78,6 +78,8 @@ class System:
     providers: Mapping[str, ProviderType] = field(default_factory=lambda: PROVIDERS)
     prices: PriceList = list_rates
     page_links: PageLinks = field(default_factory=PageLinks)
+    location: LedgerLocation | None = None
+    """Where the ledger is, if not in the folder."""
 
     def poll_until_idle(self) -> None:
         """Tick until no account is due, then assemble /metrics."""
@@ -210,7 +212,7 @@ class System:
         dependencies = Dependencies(
             self.clock, self.clock.monotonic, {}, self.providers, self.prices, page_links=self.page_links
         )
-        self.app = App(self.folder / "ledger", dependencies)
+        self.app = App(self.location or self.folder / "ledger", dependencies)
         self.app.apply(self.config)
         listening = listen("127.0.0.1:0")
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -220,7 +220,8 @@ class Buckets:
         day_start = _timestamp(day)
         with self._store.read() as db:
             points = db.execute(
-                "SELECT start, series, value FROM point WHERE account = ? AND report = ? AND start >= ? AND start < ?",
+                "SELECT start, series, value FROM point WHERE account = ? AND report = ? AND start >= ? AND start < ?"
+                " ORDER BY start, series",
                 (account, report, day_start, day_start + _DAY_SECONDS),
             ).fetchall()
             known_labels = self._series.labels(db, account, report, {series for _, series, _ in points})
@@ -237,7 +238,8 @@ class Buckets:
             for report in reports:
                 found = db.execute(
                     "SELECT series, SUM(value), MAX(value) FROM point"
-                    " WHERE account = ? AND report = ? AND start >= ? AND start < ? GROUP BY series",
+                    " WHERE account = ? AND report = ? AND start >= ? AND start < ? GROUP BY series"
+                    " ORDER BY series",
                     (account, report, _timestamp(time_range.start), _timestamp(time_range.end)),
                 ).fetchall()
                 known_labels = self._series.labels(db, account, report, (series for series, _, _ in found))

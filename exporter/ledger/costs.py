@@ -208,7 +208,8 @@ class Costs:
         """Return nano-USD per labels over a time range."""
         with self._store.read() as db:
             found = db.execute(
-                "SELECT series, SUM(value) FROM cost WHERE account = ? AND start >= ? AND start < ? GROUP BY series",
+                "SELECT series, SUM(value) FROM cost WHERE account = ? AND start >= ? AND start < ? GROUP BY series"
+                " ORDER BY series",
                 (account, *_bounds(time_range)),
             ).fetchall()
             known_labels = self._series.labels(db, account, "", (series for series, _ in found))
@@ -325,7 +326,7 @@ class Costs:
         with self._store.read() as db:
             found = db.execute(
                 "SELECT start, model, tokens FROM unpriced WHERE account = ? AND start >= ? AND start < ?"
-                " ORDER BY start",
+                " ORDER BY start, model",
                 (account, *_bounds(time_range)),
             ).fetchall()
         tokens_by_day: dict[datetime, dict[str, int]] = {}

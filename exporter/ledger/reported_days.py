@@ -52,8 +52,8 @@ class ReportedDays:
                     f"SELECT start / {_DAY_SECONDS} * {_DAY_SECONDS} AS day, series,"
                     f" {hours_column}, {values_column}"
                     " FROM (SELECT start, series, value FROM point"
-                    " WHERE account = ? AND report = ? AND start >= ? AND start < ? ORDER BY series, start)"
-                    " GROUP BY series, day",
+                    " WHERE account = ? AND report = ? AND start >= ? AND start < ? ORDER BY series, start) AS sorted"
+                    " GROUP BY series, day ORDER BY series, day",
                     (account, report, *bounds),
                 ).fetchall()
                 known_labels = self._series.labels(db, account, report, (series for _, series, _, _ in found))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, PostgresLocation
 from exporter.model import DAY, HOUR, REQUESTS, TOKEN_METERS
 from exporter.providers import PROVIDERS
 from exporter.simulator.accounts import SimAccount
@@ -50,11 +50,12 @@ class AccountsSystem:
         """Move the time of the providers and of the exporters."""
         self.set_time(self.clock.now + duration)
 
-    def flags(self, ledger: str = "ledger") -> Sequence[str]:
-        """Return the flags of `run` with a ledger of this name."""
+    def flags(self, ledger: str | PostgresLocation = "ledger") -> Sequence[str]:
+        """Return the flags of `run` with a ledger of this name, or in a database."""
+        storage = f"path={self.sandbox.folder / ledger}" if isinstance(ledger, str) else f"url={ledger.url}"
         return (
             f"--config.file={self.sandbox.config}",
-            f"--storage.path={self.sandbox.folder / ledger}",
+            f"--storage.{storage}",
             f"--web.listen-address={self.url.removeprefix('http://')}",
             "--web.enable-lifecycle",
         )
@@ -82,10 +83,11 @@ class AccountsSystem:
 
         wait_until("every account up", is_up)
 
-    def stored_totals(self, ledger: str = "ledger") -> Totals:
+    def stored_totals(self, ledger: str | PostgresLocation = "ledger") -> Totals:
         """Return the tokens and requests of the ledger."""
         totals: Totals = Counter()
-        opened = Ledger(self.sandbox.folder / ledger, read_only=True)
+        location = self.sandbox.folder / ledger if isinstance(ledger, str) else ledger
+        opened = Ledger(location, read_only=True)
         for name, account in self.world.accounts.items():
             number = opened.buckets.find_account(name, account.provider)
             if number is not None:

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, PostgresLocation
 from exporter.ledger.schema import MIGRATIONS
 from exporter.model import HOUR
 from tests.faults.accounts_system import AccountsSystem, start_accounts
@@ -20,7 +20,7 @@ from tests.system import SPEND_PREFIXES, Samples, make_account
 ACCOUNTS = (make_account("openai", "acme"), make_account("anthropic", "labs"), make_account("cursor", "crew"))
 
 
-def run_to_the_end(system: AccountsSystem, ledger: str = "ledger") -> tuple[Samples, float]:
+def run_to_the_end(system: AccountsSystem, ledger: str | PostgresLocation = "ledger") -> tuple[Samples, float]:
     """Run an exporter until every account is up; return its series of spend, and the seconds that it took."""
     began = time.monotonic()
     process = system.launcher.start(system.flags(ledger))
@@ -35,7 +35,7 @@ def run_to_the_end(system: AccountsSystem, ledger: str = "ledger") -> tuple[Samp
     return {name: series for name, series in samples.items() if name.startswith(SPEND_PREFIXES)}, seconds
 
 
-def run_and_kill(system: AccountsSystem, seconds: float, ledger: str = "ledger") -> None:
+def run_and_kill(system: AccountsSystem, seconds: float, ledger: str | PostgresLocation = "ledger") -> None:
     """Run an exporter and kill it after this many seconds."""
     process = system.launcher.start(system.flags(ledger))
     threading.Event().wait(seconds)

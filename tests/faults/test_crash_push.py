@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, LedgerLocation
 from exporter.ledger.events import EVENTS_REPORT_NAME
 from exporter.model import COST, DAY, HOUR, NANO, REQUESTS
 from exporter.windows import floor
@@ -114,10 +114,10 @@ def sum_events(events: list[dict[str, Any]]) -> Sums:
     return sums
 
 
-def stored_sums(folder: Path, start: datetime) -> Sums:
+def stored_sums(location: LedgerLocation, start: datetime) -> Sums:
     """Return the sums of the rows in the ledger."""
     sums: Sums = Counter()
-    ledger = Ledger(folder, read_only=True)
+    ledger = Ledger(location, read_only=True)
     for provider in PROVIDERS:
         number = ledger.buckets.find_account("gateway", provider)
         assert number is not None

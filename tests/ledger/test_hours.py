@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exporter.errors import LedgerError
-from exporter.ledger import Ledger, LedgerLocation, ValuedDay
+from exporter.ledger import Ledger, LedgerLocation, ReportedSeries, ValuedDay
 from exporter.model import COST, DAY, HOUR, Bucket, Row, RowLabels
 from exporter.windows import TimeRange
 
@@ -38,6 +38,19 @@ def test_reports_are_added_hour_by_hour(ledger: Ledger) -> None:
     put_usage(ledger, "other", 3, 100)
     assert ledger.hours.units(1, ["use", "more"], DAY1) == {LABELS: [5, 0, 0, 17] + [0] * 20}
     assert ledger.hours.units(1, ["use", "more"], DAY1 + DAY) == {}
+
+
+def test_days_are_read_by_series(ledger: Ledger) -> None:
+    """Each series of a day has its hours in ascending order; days without rows are left out."""
+    number = ledger.buckets.register_account("a", "p")
+    for hour in (26, 3, 25, 0, 17):
+        put_usage(ledger, "use", hour, 100 + hour)
+    put_usage(ledger, "more", 2, 7)
+    days = ledger.reported_days.read(number, ["use", "more"], TimeRange(DAY1, DAY1 + 3 * DAY))
+    assert days == {
+        DAY1: [ReportedSeries(LABELS, [0, 3, 17], [100, 103, 117]), ReportedSeries(LABELS, [2], [7])],
+        DAY1 + DAY: [ReportedSeries(LABELS, [1, 2], [125, 126])],
+    }
 
 
 def test_where_one_report_keeps_only_the_sum_so_does_the_day(ledger: Ledger) -> None:
