@@ -10,6 +10,7 @@ import pytest
 from exporter.model import HOUR
 from tests.benchmarks.bench_growth import Size, measure_growth
 from tests.benchmarks.bench_ledger import LedgerTables, computing_threads
+from tests.benchmarks.bench_ledger_backends import compare
 from tests.benchmarks.bench_serving import Case, measure, start_serving_process
 from tests.benchmarks.bench_thousand_accounts import measure_accounts
 from tests.benchmarks.calls import start_call_counter
@@ -36,6 +37,13 @@ def test_the_ledger_benchmark_compares_equal_results(tmp_path: Path) -> None:
         "read hours",
         "read totals",
     ]
+
+
+def test_the_benchmark_of_both_backends_stores_equal_rows(tmp_path: Path) -> None:
+    """Each operation runs on SQLite and on PostgreSQL at a small size, with the same rows; times are not asserted."""
+    comparisons = compare(tmp_path, series=5, accounts=2, runs=1)
+    assert len(comparisons) == 9
+    assert all(comparison.ratio > 0 for comparison in comparisons)
 
 
 def test_the_serving_benchmark_requests_pages_of_equal_size(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_commands_read_the_ledger_of_a_running_exporter(tmp_path: Path, postgres
             second = run_command("run", config, *storage, "--web.listen-address=127.0.0.1:0")
     assert (history.returncode, digest.returncode, second.returncode) == (0, 0, 1)
     assert 'ai_hourly_cost_usd{provider="openai",account="acme-openai"' in history.stdout
-    assert "acme-openai" in digest.stdout
+    assert "Month forecast" in digest.stdout
     assert "is in use by another ai-spend-exporter" in second.stderr
     (tmp_path / "password").write_text("wrong-secret")
     failed = run_command("run", config, *storage)
