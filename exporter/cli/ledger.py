@@ -24,10 +24,16 @@ def ledger() -> None:
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 @click.option(
-    "--from.password-file", "source_password", type=click.Path(path_type=Path), help="File with the password of FROM."
+    "--from.password-file",
+    "source_password",
+    type=click.Path(path_type=Path),
+    help="File with the password of FROM.  [default: PGPASSWORD, or a pgpass file]",
 )
 @click.option(
-    "--to.password-file", "target_password", type=click.Path(path_type=Path), help="File with the password of TO."
+    "--to.password-file",
+    "target_password",
+    type=click.Path(path_type=Path),
+    help="File with the password of TO.  [default: PGPASSWORD, or a pgpass file]",
 )
 def copy(*, source: str, target: str, source_password: Path | None, target_password: Path | None) -> None:
     """Copy the ledger FROM into the empty ledger TO, and compare every row; each is a directory or a postgresql:// URL.
