@@ -33,7 +33,7 @@ class _IntegralLoader(Loader):
         return int(bytes(data))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def translate(sql: str) -> bytes:
     """Return a statement with psycopg's placeholders; the ledger's statements have no literal with `?` or `%`."""
     return sql.replace("%", "%%").replace("?", "%s").encode()

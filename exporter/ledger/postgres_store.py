@@ -27,7 +27,7 @@ from exporter.ledger.copying import read_table_shapes
 from exporter.ledger.locations import PostgresLocation
 from exporter.ledger.postgres_connection import PostgresConnection
 from exporter.ledger.postgres_errors import concerns_values, to_ledger_error
-from exporter.ledger.postgres_schema import VERSION_TABLE, check_version, migrate
+from exporter.ledger.postgres_schema import SELECT_SERIES, VERSION_TABLE, check_version, migrate
 from exporter.ledger.store import Connection, Dialect, Key, placeholders
 from exporter.logs import log_event
 
@@ -73,7 +73,11 @@ class PostgresStore:
     With `read_only` the tables are not changed, and another process may be writing to them unless it is `exclusive`.
     """
 
-    dialect = Dialect("string_agg(({value})::text, ',')", "string_agg(({value})::text, ',' ORDER BY {order})")
+    dialect = Dialect(
+        concat_template="string_agg(({value})::text, ',')",
+        ordered_concat_template="string_agg(({value})::text, ',' ORDER BY {order})",
+        select_series=SELECT_SERIES,
+    )
 
     def __init__(self, location: PostgresLocation, *, read_only: bool = False, exclusive: bool = False) -> None:
         """Connect, and create the tables or bring them up to date. Raises LedgerError, with advice."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from exporter.ledger.store import Connection, Store, placeholders
+from exporter.ledger.store import SERIES_COLUMNS, Connection, Store, placeholders
 from exporter.model import RowLabels
 
 _COLUMNS = ", ".join(RowLabels._fields)
-_CONDITIONS = " AND ".join(f"{name} = ?" for name in RowLabels._fields)
 
 
 class SeriesIndex:
@@ -63,13 +62,11 @@ class SeriesIndex:
     def _find_numbers(self, db: Connection, account: int, report: str, label_sets: Sequence[RowLabels]) -> list[int]:
         """Return the number of each set of labels, which is stored first if it is new."""
         keys = [(account, report, *labels) for labels in label_sets]
-        found = self._store.fetch_each(
-            db, f"SELECT id FROM series WHERE account = ? AND report = ? AND {_CONDITIONS}", keys
-        )
+        found = self._store.fetch_each(db, self._store.dialect.select_series, keys)
         inserted = iter(
             self._store.fetch_each(
                 db,
-                f"INSERT INTO series (account, report, {_COLUMNS}) VALUES (?, ?, {placeholders(RowLabels._fields)})"
+                f"INSERT INTO series ({', '.join(SERIES_COLUMNS)}) VALUES ({placeholders(SERIES_COLUMNS)})"
                 " RETURNING id",
                 [key for key, row in zip(keys, found, strict=True) if row is None],
             )

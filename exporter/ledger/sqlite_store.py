@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from exporter.errors import LedgerError, LedgerUnavailable
 from exporter.ledger.schema import check_version, migrate
-from exporter.ledger.store import WHAT_IS_LOST, Connection, Dialect, Key
+from exporter.ledger.store import SERIES_COLUMNS, WHAT_IS_LOST, Connection, Dialect, Key
 
 LEDGER_FILE_NAME = "ledger.db"
 WAL_FILE_NAME = LEDGER_FILE_NAME + "-wal"
@@ -38,7 +38,11 @@ class SqliteStore:
     With `read_only` the file is not changed, and another process may be writing to it unless it is `exclusive`.
     """
 
-    dialect = Dialect("group_concat({value})", "group_concat({value})")
+    dialect = Dialect(
+        concat_template="group_concat({value})",
+        ordered_concat_template="group_concat({value})",
+        select_series=f"SELECT id FROM series WHERE {' AND '.join(f'{name} = ?' for name in SERIES_COLUMNS)}",
+    )
     unavailable_reason = ""
     """A file is there, or ends the process; what its disk rejects is the problem of the accounts concerned."""
 

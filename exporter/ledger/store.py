@@ -15,6 +15,11 @@ from typing import Any, Protocol, TypeVar
 Key = TypeVar("Key", bound=tuple[object, ...])
 """The first columns of a row."""
 
+from exporter.model import RowLabels
+
+SERIES_COLUMNS = ("account", "report", *RowLabels._fields)
+"""The columns that identify a set of labels."""
+
 
 class Cursor(Protocol):
     """The rows of a statement, as tuples of int, float, str and None."""
@@ -51,6 +56,8 @@ class Dialect:
     """The aggregate that joins the values of the expression `{value}` with commas, in any order."""
     ordered_concat_template: str
     """The same in the order of the expression `{order}`, of rows that a subquery has sorted by it."""
+    select_series: str
+    """The query for the number of labels. Its parameters are the values of `SERIES_COLUMNS`."""
 
     def concat(self, value: str, order: str = "") -> str:
         """Return the aggregate that joins values with commas.

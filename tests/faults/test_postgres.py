@@ -125,7 +125,7 @@ def test_every_acknowledged_event_is_counted_once(
     config, _, address = write_config(tmp_path, port)
     flags = (config, f"--storage.url={location.url}", address)
     client = PatientClient("ids", f"http://127.0.0.1:{port}", has_event_ids=True, start=start)
-    rounds = 20 if long else 4
+    rounds = 20 if long else 2
     with ThreadPoolExecutor(1) as pool:
         work = pool.submit(client.push, stop)
         try:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,10 +18,10 @@ import pytest
 from exporter.errors import LedgerError, LedgerUnavailable
 from exporter.ledger import Ledger, PostgresLocation
 from exporter.ledger.postgres_connection import PostgresConnection
-from exporter.ledger.postgres_schema import SchemaConnection
+from exporter.ledger.postgres_schema import SchemaConnection, apply_migration
 from exporter.ledger.postgres_store import PostgresStore
 from exporter.ledger.schema import MIGRATIONS
-from exporter.model import DAY, HOUR, Bucket, ChangeEvent, Row
+from exporter.model import DAY, HOUR, MAX_TEXT_LENGTH, Bucket, ChangeEvent, Row, UsageEvent
 from exporter.windows import TimeRange
 from tests.command import ENVIRONMENT, wait_until
 from tests.postgres import PostgresServer, schema_of, start_postgres
@@ -260,8 +261,8 @@ def test_tables_of_an_earlier_version_are_brought_up_to_date(place: PostgresLoca
     """Every migration works on PostgreSQL, on tables that have rows; a reader rejects them before."""
     db = PostgresConnection(place.url, None, {})
     schema = SchemaConnection(db)
-    for migration in MIGRATIONS[:version]:
-        migration(schema)
+    for number, migration in enumerate(MIGRATIONS[:version], start=1):
+        apply_migration(schema, number, migration)
     db.execute("INSERT INTO account (name, provider) VALUES ('a', 'p')")
     db.execute("INSERT INTO point (account, report, start, series, value) VALUES (1, 'use', 1767225600, 1, 5)")
     db.execute("INSERT INTO series VALUES (1, 1, 'use', 'output', '', '', '', '', '')")
@@ -301,6 +302,26 @@ def test_text_is_sorted_by_its_bytes(place: PostgresLocation) -> None:
         with store.read() as db:
             found = db.execute("SELECT name FROM account ORDER BY name").fetchall()
     assert found == [("B",), ("a",), ("b",), ("ä",)]
+
+
+def test_the_longest_labels_are_stored(place: PostgresLocation) -> None:
+    """Labels and change events of the longest texts that are accepted fit, are told apart, and are stored once."""
+    texts = ["".join(chr(0x20000 + 256 * column + index) for index in range(MAX_TEXT_LENGTH)) for column in range(6)]
+    _, workspace, model, tier, api_key, item = texts
+    rows = [Row("output", n, workspace, model, tier, api_key, item[:-1] + end) for n, end in enumerate("abc", start=1)]
+    event = ChangeEvent(texts[0], START, texts[1], texts[2], texts[3])
+    for _ in range(2):
+        with closing(Ledger(place)) as ledger:
+            number = ledger.buckets.register_account(texts[0], texts[1])
+            bucket = Bucket("use", START, START + HOUR, tuple(rows))
+            ledger.buckets.put(number, "use", TimeRange(START, START + HOUR), [bucket])
+            ledger.events.add("gateway", [UsageEvent("p", START, tuple(rows))], START + HOUR)
+            ledger.names.put(number, {texts[2]: texts[3]})
+            for stored_event in (event, replace(event, title="other"), event):
+                ledger.change_events.put(stored_event, START)
+            assert sorted(ledger.buckets.units(number, ["use"], DAY1).values()) == [1, 2, 3]
+            assert len(ledger.hours.labels(number, ["use"])) == 3
+            assert len(ledger.change_events.recent(START)) == 2
 
 
 def test_a_schema_that_does_not_exist_is_reported(server: PostgresServer) -> None:
