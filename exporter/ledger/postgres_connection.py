@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import select
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -51,6 +53,8 @@ class PostgresConnection:
 
     def __init__(self, url: str, password: str | None, parameters: Mapping[str, str | int]) -> None:
         """Connect. `parameters` are libpq's, beside those of the URL. Raises psycopg.Error."""
+        self.waiting_since: float | None = None
+        """Since when the server has not answered, by the monotonic clock; None while nobody waits."""
         secret = {} if password is None else {"password": password}
         conninfo = make_conninfo(url, **parameters, **secret)
         self._connection = psycopg.connect(conninfo, autocommit=True)
@@ -60,34 +64,30 @@ class PostgresConnection:
 
     def run(self, statements: Query) -> psycopg.Cursor[Any]:
         """Run statements without parameters, several of them in one round trip."""
-        return self._connection.execute(statements)
+        with self._waiting():
+            return self._connection.execute(statements)
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Cursor:
         """Run a statement. Raises OverflowError for a number beyond 64 bits."""
-        try:
+        with self._waiting():
             return self._connection.execute(translate(sql), tuple(parameters))
-        except errors.NumericValueOutOfRange as error:
-            raise OverflowError(str(error)) from error
 
     def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> None:
         """Run a statement with each of these parameters. Raises OverflowError for a number beyond 64 bits."""
         rows = [tuple(row) for row in parameters]
         copy = _find_copy(sql) if len(rows) >= MIN_COPY_ROWS else None
-        try:
-            with self._connection.cursor() as cursor:
-                if copy is None:
-                    cursor.executemany(translate(sql), rows)
-                    return
-                with cursor.copy(copy) as stream:
-                    for row in rows:
-                        stream.write_row(row)
-        except errors.NumericValueOutOfRange as error:
-            raise OverflowError(str(error)) from error
+        with self._waiting(), self._connection.cursor() as cursor:
+            if copy is None:
+                cursor.executemany(translate(sql), rows)
+                return
+            with cursor.copy(copy) as stream:
+                for row in rows:
+                    stream.write_row(row)
 
     def fetch_each(self, sql: str, parameters: Iterable[Sequence[Any]]) -> list[Any]:
         """Run a statement with each of these parameters; return the first row of each, None where it has none."""
         rows = []
-        with self._connection.cursor() as cursor:
+        with self._waiting(), self._connection.cursor() as cursor:
             cursor.executemany(translate(sql), [tuple(row) for row in parameters], returning=True)
             has_result = cursor.pgresult is not None
             while has_result:
@@ -102,13 +102,25 @@ class PostgresConnection:
             cursor.execute(translate(sql), ())
             yield from cursor
 
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self.waiting_since = time.monotonic()
+        try:
+            yield
+        except errors.NumericValueOutOfRange as error:
+            raise OverflowError(str(error)) from error
+        finally:
+            self.waiting_since = None
+
     @property
     def is_alive(self) -> bool:
         """Whether the server has not closed the idle connection, as far as this machine knows; no round trip."""
         if self._connection.closed:
             return False
         # An idle connection has something to read when the server ends it, or sends a notice before that.
-        readable, _, _ = select.select([self._connection.fileno()], [], [], 0)
+        poll = select.poll()  # not select.select, which takes no descriptor above 1023
+        poll.register(self._connection.fileno(), select.POLLIN)
+        readable = poll.poll(0)
         if readable:
             try:
                 self._connection.pgconn.consume_input()

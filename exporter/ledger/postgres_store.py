@@ -45,6 +45,8 @@ RECONNECT_TIMEOUT = 1
 """Seconds that connecting again waits for the end of the lost session."""
 RETRY_SECONDS = 3
 """Between two attempts to reach the database again."""
+ANSWER_SECONDS = 10
+"""Seconds that a statement may take before readiness says so. Roll-ups and pushes take much less."""
 SIZE_SECONDS = 60
 """Between two measurements of the ledger's size, which every scrape exports."""
 
@@ -86,6 +88,8 @@ class PostgresStore:
         self._lock = threading.RLock()
         self._idle_readers: list[PostgresConnection] = []
         self._active_readers = 0
+        self._lent_readers: tuple[PostgresConnection, ...] = ()
+        """Replaced, not changed: readiness iterates over it."""
         self._readers_condition = threading.Condition()
         self._writer: PostgresConnection | None = None
         self._password: str | None = None
@@ -123,6 +127,11 @@ class PostgresStore:
     @property
     def unavailable_reason(self) -> str:
         """Why the database cannot be used at present; empty while it can."""
+        connections = [*self._lent_readers, self._writer]
+        waiting_since = [db.waiting_since for db in connections if db is not None and db.waiting_since is not None]
+        seconds = time.monotonic() - min(waiting_since) if waiting_since else 0
+        if seconds > ANSWER_SECONDS:
+            return f"The ledger {self.name} cannot be used: its server has not answered for {seconds:.0f} seconds."
         return self._unavailable_reason
 
     def _open_read_only(self, *, exclusive: bool) -> None:
@@ -269,12 +278,16 @@ class PostgresStore:
                 raise LedgerUnavailable(f"All {MAX_READERS} connections to {self.name} are in use.")
             self._active_readers += 1
             db = self._idle_readers.pop() if self._idle_readers else None
+        lent_reader = None
         try:
             if db is not None and not db.is_alive:
                 db.close()
                 db = None
             if db is None:
                 db = self._connect()
+            lent_reader = db
+            with self._readers_condition:
+                self._lent_readers = (*self._lent_readers, db)
             yield db
         except psycopg.Error:
             # Its transaction may not have ended: the next reader gets a new connection.
@@ -285,6 +298,7 @@ class PostgresStore:
         finally:
             with self._readers_condition:
                 self._active_readers -= 1
+                self._lent_readers = tuple(lent for lent in self._lent_readers if lent is not lent_reader)
                 if db is not None:
                     self._idle_readers.append(db)
                 self._readers_condition.notify_all()

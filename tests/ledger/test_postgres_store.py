@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -110,6 +112,28 @@ def test_a_lost_idle_connection_costs_no_operation(server: PostgresServer, opene
     put(opened, 1)
     assert stored(opened) == 10
     assert opened.unavailable_reason == ""
+
+
+def test_a_server_that_does_not_answer_is_shown(place: PostgresLocation, opened: Ledger) -> None:
+    """While the server accepts a statement and does not answer it, readiness has the reason; then all goes on."""
+    put(opened, 0)
+    with psycopg.connect(place.url, autocommit=True) as db:
+        ((backend,),) = db.execute(
+            "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)"
+            " WHERE locktype = 'advisory' AND application_name LIKE 'ai-spend-exporter %'"
+        ).fetchall()
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            work = pool.submit(put, opened, 1)
+            wait_until("shown", lambda: "has not answered for" in opened.unavailable_reason)
+            assert stored(opened) == 5
+            os.kill(backend, signal.SIGCONT)
+            work.result()
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert opened.unavailable_reason == ""
+    assert stored(opened) == 10
 
 
 def test_a_ledger_that_another_exporter_owns_is_not_written(server: PostgresServer, place: PostgresLocation) -> None:
