@@ -17,9 +17,11 @@ from typing import NamedTuple
 import httpx
 import yaml
 
+from exporter.ledger import PostgresLocation
 from tests.benchmarks.process import run_process
 from tests.benchmarks.results import write_results
 from tests.command import ENVIRONMENT, ExporterProcess, start_exporter
+from tests.postgres import start_postgres
 
 ACCOUNTS = 1000
 COMBINATIONS = 3
@@ -80,8 +82,13 @@ class Measurement:
         return "\n".join(f"  {line}" for line in lines)
 
 
-def measure_accounts(folder: Path, accounts: int, steady_seconds: float) -> Measurement:
-    """Start an exporter on an empty ledger, and measure it until so many seconds after the last first poll."""
+def measure_accounts(
+    folder: Path, accounts: int, steady_seconds: float, database: PostgresLocation | None = None
+) -> Measurement:
+    """Start an exporter on an empty ledger, and measure it until so many seconds after the last first poll.
+
+    The ledger is in the folder, or in a database, whose own CPU time is not counted.
+    """
     with ExitStack() as stack:
         urls = {}
         for provider in _KEYS:
@@ -90,11 +97,11 @@ def measure_accounts(folder: Path, accounts: int, steady_seconds: float) -> Meas
         client = stack.enter_context(httpx.Client(timeout=60))
         _set_clocks(client, urls)
         config = _write_config(folder, accounts, urls)
-        ledger = folder / "ledger"
+        storage = f"path={folder / 'ledger'}" if database is None else f"url={database.url}"
         exporter = stack.enter_context(
             start_exporter(
                 f"--config.file={config}",
-                f"--storage.path={ledger}",
+                f"--storage.{storage}",
                 env={**ENVIRONMENT, **{f"KEY_{provider}": key for provider, key in _KEYS.items()}},
                 new_interpreter=True,
             )
@@ -123,7 +130,7 @@ def measure_accounts(folder: Path, accounts: int, steady_seconds: float) -> Meas
             failed_polls=int(sum(map(float, failures))),
             resident_bytes=_read_status(exporter, "VmHWM") * 1024,
             threads=_read_status(exporter, "Threads"),
-            ledger_bytes=sum(file.stat().st_size for file in ledger.iterdir()),
+            ledger_bytes=int(float(exporter.value("ai_exporter_ledger_bytes"))),
         )
 
 
@@ -135,6 +142,16 @@ def test_a_thousand_accounts_are_polled_on_one_core(tmp_path: Path) -> None:
     assert measurement.failed_polls == 0
     assert measurement.first_poll_cpu_seconds <= MAX_FIRST_POLL_CPU_SECONDS
     assert measurement.steady_share <= MAX_STEADY_SHARE
+    assert measurement.resident_bytes <= MAX_RESIDENT_BYTES
+
+
+def test_a_thousand_accounts_on_postgres(tmp_path: Path) -> None:
+    """The same with the ledger in PostgreSQL on this machine; its first polls and steady polls are printed."""
+    with start_postgres(settings=()) as server:
+        measurement = measure_accounts(tmp_path, ACCOUNTS, STEADY_SECONDS, server.new_location())
+    print(f"\n  PostgreSQL\n{measurement.format_table()}")
+    write_results("thousand_accounts_postgres", [measurement])
+    assert measurement.failed_polls == 0
     assert measurement.resident_bytes <= MAX_RESIDENT_BYTES
 
 
