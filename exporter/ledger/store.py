@@ -12,10 +12,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from exporter.model import RowLabels
+
 Key = TypeVar("Key", bound=tuple[object, ...])
 """The first columns of a row."""
-
-from exporter.model import RowLabels
 
 SERIES_COLUMNS = ("account", "report", *RowLabels._fields)
 """The columns that identify a set of labels."""

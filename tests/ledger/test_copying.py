@@ -11,6 +11,7 @@ import pytest
 from exporter.errors import LedgerError
 from exporter.ledger import Ledger, LedgerLocation, ValuedDay, open_store
 from exporter.ledger.copying import CopiedTable, copy_ledger, read_table_shapes
+from exporter.ledger.snapshot_days import UNKNOWN_DAY
 from exporter.model import COST, DAY, HOUR, Bucket, ChangeEvent, Row, RowLabels, UsageEvent
 from exporter.windows import TimeRange
 from tests.command import run_command
@@ -37,6 +38,7 @@ def _fill(tmp_path: Path) -> Path:
         ledger.buckets.truncate_coverage(
             number, "use", START + DAY, needs_refresh=True, reread=TimeRange(START + DAY, START + 2 * DAY)
         )
+        ledger.snapshot_days.put(number, bytes(range(256)), {START - DAY: UNKNOWN_DAY})
         ledger.retention.apply(START + 3 * DAY, 2 * DAY, 100 * DAY)
     return folder
 
