@@ -219,6 +219,12 @@ class PollsAlert(AlertSettings):
     polls: Number
 
 
+class BalanceAlert(AlertSettings):
+    """A threshold in seconds."""
+
+    time_left: Seconds
+
+
 class Alerts(_Model):
     """The settings of every alert, in the order of the rule files."""
 
@@ -228,6 +234,8 @@ class Alerts(_Model):
     budget_threshold_reached: RatiosAlert = Field(alias="AIBudgetThresholdReached")
     budget_nearly_spent: RatioAlert = Field(alias="AIBudgetNearlySpent")
     budget_exceeded: AlertSettings = Field(alias="AIBudgetExceeded")
+    balance_low: BalanceAlert = Field(alias="AIBalanceLow")
+    balance_exhausted: AlertSettings = Field(alias="AIBalanceExhausted")
     runaway_spend: RunawaySpend = Field(alias="AIRunawaySpend")
     cost_spike: UsdAlert = Field(alias="AICostSpike")
     unexpected_spend: UsdAlert = Field(alias="AIUnexpectedSpend")

@@ -179,9 +179,9 @@ class Report:
 
     name: str
     """Unique within the provider; stored in the ledger, so a renamed report loses its past."""
-    kind: Literal["usage", "bill", "names"]
-    """`usage` counts tokens, requests and other units; `bill` is cost as the provider charges it. `names` is the
-    poller's own: a provider offers usage and bills."""
+    kind: Literal["usage", "bill", "names", "balance"]
+    """`usage` counts tokens, requests and other units; `bill` is cost as the provider charges it. `names` and `balance`
+    are the poller's own: a provider offers usage and bills."""
     width: timedelta
     """The width of a bucket: HOUR or DAY."""
     poll_interval: timedelta
@@ -204,7 +204,7 @@ class Report:
         """Reject a report that cannot be scheduled or stored."""
         if not self.name:
             raise ValueError("a report has no name")
-        if self.kind not in ("usage", "bill", "names"):
+        if self.kind not in ("usage", "bill", "names", "balance"):
             raise ValueError(f"report {self.name}: the kind {self.kind!r} is neither usage nor bill")
         if self.width not in (HOUR, DAY):
             raise ValueError(f"report {self.name}: the width {self.width} is neither an hour nor a day")
@@ -212,6 +212,15 @@ class Report:
             raise ValueError(f"report {self.name}: the poll interval {self.poll_interval} is shorter than a second")
         if min(self.overlap, self.settle_period, self.lag, self.history) < timedelta(0):
             raise ValueError(f"report {self.name}: a duration is negative")
+
+
+class Balance(NamedTuple):
+    """A part of the money that an account has at its provider for usage to come; the parts are disjoint."""
+
+    type: Literal["prepaid", "granted"]
+    """`prepaid` was paid in advance; `granted` was given by the provider, such as trial credits."""
+    value: int
+    """nano-USD that are left; negative where more was used than there was."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from alerting.annotations import PERCENT, TIME, USD, AnnotationBuilder, active_since, list_lookup, lookup, since
 from alerting.config import RulesConfig
 from alerting.rules import Alert, Recording, Rule, RuleFile
+from alerting.sources.balances import balance_alerts
 from exporter.analysis.budgets import format_threshold
 
 _SPENT = lookup("budget:ai_budget_spent_usd:sum", "budget", text=USD)
@@ -56,7 +57,7 @@ def budget_file(config: RulesConfig) -> RuleFile:
         "budgets",
         "Budgets. The exporter attributes spend to the hour of usage, so data that arrives late does not raise the "
         "burn rate.",
-        (*_recordings(config), *_burn_rate_alerts(config), *_limit_alerts(config)),
+        (*_recordings(config), *_burn_rate_alerts(config), *_limit_alerts(config), *balance_alerts(config)),
     )
 
 

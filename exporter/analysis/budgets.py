@@ -23,6 +23,8 @@ PeriodType = Literal["day", "week", "month"]
 BURN_RATE_WINDOWS = {"1h": HOUR, "6h": 6 * HOUR, "1d": DAY, "3d": 3 * DAY}
 WEEK = 7 * DAY
 _HOURS_PER_WEEK = WEEK // HOUR
+_MAX_WEEKS = 52
+"""A balance that lasts for longer has no time of exhaustion."""
 MIN_PROFILE_HISTORY = 2 * WEEK
 """With this much history the forecast has the weekly profile of the past weeks; with less it is linear."""
 MAX_PROFILE_HISTORY = 4 * WEEK
@@ -184,6 +186,26 @@ def burn_rates(limit: int, period: TimeRange, window_spend: Mapping[str, int]) -
     return {
         name: nano_usd / (BURN_RATE_WINDOWS[name] / HOUR) / even_hourly_spend for name, nano_usd in window_spend.items()
     }
+
+
+def exhaustion_time(spend: SpendSeries, amount: int, since: datetime, complete_until: datetime) -> datetime | None:
+    """Return when an amount that is left at the time `since` is spent, at the pace of the forecast of budgets.
+
+    None where that takes more than a year, or nothing is expected to be spent.
+    """
+    profile = [max(0, cost) for cost in _weekly_profile(spend, complete_until)]
+    week_cost = sum(profile)
+    hour = floor(since, HOUR)
+    first = _hour_of_week(hour)
+    if not week_cost or amount <= 0:
+        return None
+    # The balance is known at a time within an hour: the part of that hour before it has been paid.
+    amount += round(profile[first] * ((since - hour) / HOUR))
+    full_weeks, remainder = divmod(amount, week_cost)
+    if full_weeks >= _MAX_WEEKS:
+        return None
+    week = TimeRange(hour + full_weeks * WEEK, hour + (full_weeks + 1) * WEEK)
+    return _exhaustion_time(week, profile[first:] + profile[:first], remainder)
 
 
 def _hourly_spend(spend: SpendSeries, period: TimeRange, now: datetime, complete_until: datetime) -> list[int]:

@@ -19,6 +19,8 @@ RUNAWAY_TIMES = 1.5
 """The running hour is a runaway only if it costs more than so many times the upper bound of the whole hour."""
 MIN_EXCESS_USD = 20
 """The same of 24 hours: the sum of what each hour costs more than its upper bound."""
+MIN_BALANCE_LEFT = timedelta(days=3)
+"""A balance is low if it will be exhausted earlier at the present pace: enough time for a transfer of money."""
 MAX_HOURLY_DELAY = timedelta(hours=4)
 """Hourly usage that is complete only up to a longer time ago is late: the slowest provider is two hours behind."""
 MAX_DAILY_DELAY = timedelta(hours=40)

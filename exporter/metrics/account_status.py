@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from exporter.errors import PROBLEM_REASONS
+from exporter.metrics.exposition import format_usd
 from exporter.metrics.families import (
     ACCOUNT_ALERT_THRESHOLD,
     ACCOUNT_INFO,
     ACCOUNT_PROBLEM,
     ACCOUNT_UP,
     API_REQUESTS,
+    BALANCE,
+    BALANCE_EXHAUSTION,
     COMPLETE_UNTIL,
     CROSSCHECK,
     LAST_SUCCESS,
@@ -96,6 +99,16 @@ def _crosscheck_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
         yield text.with_account(CROSSCHECK, source), f"{ratio:.6f}" if ratio != float("inf") else "+Inf"
 
 
+def _balance_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    for part in () if snapshot.view.balance is None else snapshot.view.balance.parts:
+        yield text.with_account(BALANCE, part.type), format_usd(part.value)
+
+
+def _balance_exhaustion_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    if snapshot.balance_exhausted_at is not None:
+        yield text.account, f"{snapshot.balance_exhausted_at.timestamp():.0f}"
+
+
 STATUS_SAMPLES: SampleFunctions = {
     ACCOUNT_UP: _up_samples,
     ACCOUNT_INFO: _info_samples,
@@ -108,4 +121,6 @@ STATUS_SAMPLES: SampleFunctions = {
     API_REQUESTS: _api_requests_samples,
     POLL_DURATION: _poll_duration_samples,
     CROSSCHECK: _crosscheck_samples,
+    BALANCE: _balance_samples,
+    BALANCE_EXHAUSTION: _balance_exhaustion_samples,
 }

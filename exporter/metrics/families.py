@@ -284,6 +284,18 @@ CROSSCHECK = _gauge(
     "Tokens of the newest complete hour (UTC) that a crosscheck source pushed, relative to those that the provider "
     "reported: below 1, some usage bypassed the source; absent if neither side reported tokens.",
 )
+BALANCE = _gauge(
+    "ai_account_balance_usd",
+    (*ACCOUNT_LABELS, "type"),
+    "USD left of the money that was paid (prepaid) or given (granted) in advance, 0 or below when used up; absent "
+    "where the provider reports no balance. From the provider's admin API, polled every 15 minutes.",
+)
+BALANCE_EXHAUSTION = _gauge(
+    "ai_account_balance_exhaustion_timestamp_seconds",
+    ACCOUNT_LABELS,
+    "When the balance will be used up at the pace that the forecast of budgets expects; absent where it is used up, "
+    "will last for a year, or the provider reports no cost.",
+)
 UNPRICED_TOKENS = _gauge(
     "ai_account_unpriced_tokens",
     (*ACCOUNT_LABELS, "model"),
@@ -437,6 +449,8 @@ ACCOUNT_FAMILIES = (
     ESTIMATE_ERROR,
     RESTATED_COST,
     CROSSCHECK,
+    BALANCE,
+    BALANCE_EXHAUSTION,
     UNPRICED_TOKENS,
     UNPRICED_COST,
     INCOMPLETE_BILLS,

@@ -11,14 +11,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from exporter.config.configuration import Account
 from exporter.errors import KeyRejected, ProviderError
-from exporter.model import DAY, Report, Secret
+from exporter.model import DAY, Balance, Report, Secret
 from exporter.polling.health import HealthSnapshot
 from exporter.polling.reread import ReportDays, merge_ranges
-from exporter.polling.schedule import NAMES_REPORT, PollSettings
+from exporter.polling.schedule import BALANCE_REPORT, NAMES_REPORT, PollSettings
 from exporter.pricing.valuer import LedgerAccount
 from exporter.providers.base import Provider
 from exporter.windows import TimeRange
@@ -41,6 +41,20 @@ class Crosscheck:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountBalance:
+    """What was left of an account's prepaid money when it was read last. Not stored: it is read again after a start."""
+
+    read_at: datetime
+    parts: tuple[Balance, ...]
+    """One for each type."""
+
+    @property
+    def total(self) -> int:
+        """The nano-USD of all parts."""
+        return sum(part.value for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
 class AccountConfig:
     """The configuration of one account; a reload replaces it as a whole."""
 
@@ -59,6 +73,8 @@ class PolledAccountConfig(AccountConfig):
     poll_settings: PollSettings
     read_key: Callable[[], Secret]
     """Raises ConfigError where the key cannot be read."""
+    has_balance: bool
+    """Whether the provider reports the balance of prepaid accounts."""
     connect: Callable[[Secret, RequestObserver], Provider]
     """Build the provider for a key. Raises KeyRejected where the prefix shows that it is of the wrong kind, and any
     other ProviderError where a request was made and failed: then it is tried again after the back-off."""
@@ -66,7 +82,8 @@ class PolledAccountConfig(AccountConfig):
     @property
     def scheduled_reports(self) -> tuple[Report, ...]:
         """The reports to poll, in this order; unsupported ones are tried again after a day."""
-        return (NAMES_REPORT, *self.ledger_account.reports)
+        balance = (BALANCE_REPORT,) if self.has_balance else ()
+        return (NAMES_REPORT, *self.ledger_account.reports, *balance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +112,8 @@ class AccountView:
     """The reports that are polled, names among them; empty for an account of pushed events."""
     health: HealthSnapshot
     crosschecks: tuple[Crosscheck, ...]
+    balance: AccountBalance | None = None
+    """None before it was read, and where the account is not prepaid."""
 
     @property
     def has_hourly_usage(self) -> bool:
@@ -123,6 +142,7 @@ class AccountState:
         self._pending_key_error: ProviderError | None = None
         self._unsupported: frozenset[str] = frozenset()
         self._key_rejected = False
+        self._balance: AccountBalance | None = None
 
     @property
     def account(self) -> Account:
@@ -175,6 +195,7 @@ class AccountState:
                 polled_reports=self._polled_reports(),
                 health=self._health(),
                 crosschecks=self._crosschecks,
+                balance=self._balance,
             )
 
     def record_failure(self, report: str, error: ProviderError) -> None:
@@ -224,7 +245,8 @@ class PolledAccount(AccountState):
         self._rereads: dict[str, tuple[TimeRange, ...]] = {}
 
     def _polled_reports(self) -> tuple[Report, ...]:
-        return (NAMES_REPORT, *self._supported_reports())
+        has_balance = self._config.has_balance and BALANCE_REPORT.name not in self._unsupported
+        return (NAMES_REPORT, *self._supported_reports(), *((BALANCE_REPORT,) if has_balance else ()))
 
     @property
     def config(self) -> PolledAccountConfig:
@@ -306,6 +328,11 @@ class PolledAccount(AccountState):
         with self._lock:
             self._requests[code] += 1
 
+    def record_balance(self, balance: AccountBalance | None) -> None:
+        """Store the newest balance; None for an account that is not prepaid."""
+        with self._lock:
+            self._balance = balance
+
     def record_duration(self, report: str, seconds: float) -> None:
         """Store how long the newest poll of a report took."""
         with self._lock:
@@ -322,6 +349,8 @@ class PolledAccount(AccountState):
             new = report not in self._unsupported
             self._problems.pop(report, None)
             self._unsupported |= {report}
+            if report == BALANCE_REPORT.name:
+                self._balance = None
             return new
 
     @property

@@ -64,5 +64,6 @@ def build_account_config(
         ledger_account=LedgerAccount(account_number, account.provider, provider_type.reports, prices),
         poll_settings=poll_settings,
         read_key=lambda: account.api_key.read(environ),
+        has_balance=hasattr(provider_type, "balance"),
         connect=connect,
     )

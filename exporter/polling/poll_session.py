@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from exporter.ledger import Coverage
 from exporter.model import Secret
 from exporter.polling.account_state import PolledAccount, PolledAccountConfig, PollRequests
 from exporter.polling.reread import PendingReread
@@ -52,6 +53,8 @@ class PollSession:
     """Set by failures of the whole account: a rate limit, a network that is down, a rejected key."""
     next_poll_at: datetime | None = None
     """When the next report is due; None before the first poll."""
+    balance_coverage: Coverage | None = None
+    """When the balance was read with this key; None before."""
     rereads: dict[str, PendingReread] = field(default_factory=dict)
     """By report. Kept when the key changes: it was requested of the account."""
     rereads_restored: bool = False

@@ -29,11 +29,18 @@ from exporter.errors import (
 from exporter.ledger import Coverage, DaysRead, Ledger
 from exporter.logs import log_event
 from exporter.model import DAY, HOUR, Report, RowLabels, Secret
-from exporter.polling.account_state import INTERNAL_ERROR_PROBLEM, KEY_PROBLEM, LEDGER_PROBLEM, PolledAccount
+from exporter.polling.account_state import (
+    INTERNAL_ERROR_PROBLEM,
+    KEY_PROBLEM,
+    LEDGER_PROBLEM,
+    AccountBalance,
+    PolledAccount,
+)
 from exporter.polling.daily_usage import spread_daily_usage
 from exporter.polling.poll_session import PollSession
 from exporter.polling.reread import PendingReread, format_days
 from exporter.polling.schedule import (
+    BALANCE_REPORT,
     NAMES_REPORT,
     PartialRefresh,
     completed_days,
@@ -47,8 +54,8 @@ from exporter.polling.schedule import (
     weekly_window,
 )
 from exporter.pricing.valuer import Valuer
-from exporter.providers.base import Provider
-from exporter.providers.parsing import StoredBuckets, clean_bucket, clean_names
+from exporter.providers.base import Provider, ProviderWithBalance
+from exporter.providers.parsing import StoredBuckets, clean_balance, clean_bucket, clean_names
 from exporter.windows import TimeRange
 
 logger = logging.getLogger(__name__)
@@ -234,6 +241,8 @@ class Poller:
                 closed.close()
 
     def _coverage(self, session: PollSession, report: Report) -> Coverage | None:
+        if report is BALANCE_REPORT:
+            return session.balance_coverage  # not stored: after a start, and with another key, it is read at once
         return self._ledger.buckets.coverage(session.config.ledger_account.id, report.name)
 
     def _next_time_range(self, session: PollSession, report: Report, now: datetime) -> TimeRange | None:
@@ -310,6 +319,9 @@ class Poller:
         for report in config.scheduled_reports:
             coverage = self._coverage(session, report)
             if coverage is None or coverage.until <= now:
+                continue
+            if report is BALANCE_REPORT:
+                session.balance_coverage = None
                 continue
             ahead = coverage.until - now
             needs_refresh = ahead > MAX_CLOCK_ERROR
@@ -438,6 +450,7 @@ class Poller:
         self._attach(session, provider)
         session.key = key
         session.pending_key = session.key_retry_at = None
+        session.balance_coverage = None
         session.report_states.clear()
         session.account.accept_key()
 
@@ -605,8 +618,8 @@ class Poller:
         except RateLimited as error:
             self._reduce_max_range(session, report, time_range, session.request_count - requests_before)
             until = self._record_failure(session, report.name, error)
-            if report is NAMES_REPORT:
-                return True  # names matter least: where only they are limited, usage is still polled
+            if report in (NAMES_REPORT, BALANCE_REPORT):
+                return True  # these matter least: where only they are limited, usage is still polled
             session.backoff_until = until
             return False
         except (KeyRejected, Unsupported) as error:
@@ -630,6 +643,8 @@ class Poller:
         if report is NAMES_REPORT:
             self._ledger.names.put(account_number, clean_names(session.provider.names()))
             self._ledger.buckets.put(account_number, report.name, time_range, ())
+        elif report is BALANCE_REPORT:
+            self._read_balance(session, time_range, coverage, now)
         else:
             complete = completes_refresh(report, config.poll_settings, time_range, now, state.partial_refresh)
             self._fetch_buckets(
@@ -644,6 +659,17 @@ class Poller:
             log_event(logger, "info", "Key accepted again", account=config.account.name)
         if session.account.record_success(report.name):
             log_event(logger, "info", "Poll succeeded again", account=config.account.name, report=report.name)
+
+    def _read_balance(
+        self, session: PollSession, time_range: TimeRange, coverage: Coverage | None, now: datetime
+    ) -> None:
+        """Read the balance; `coverage` is the one before. Raises ProviderError."""
+        assert isinstance(session.provider, ProviderWithBalance)  # noqa: S101 - the report is scheduled only then
+        parts = clean_balance(session.provider.balance())
+        session.account.record_balance(AccountBalance(now, parts) if parts else None)
+        # Since the first time range began, so that no history seems to be missing.
+        since = time_range.start if coverage is None else min(time_range.start, coverage.since)
+        session.balance_coverage = Coverage(since, now, now)
 
     def _fetch_buckets(
         self,

@@ -13,6 +13,11 @@ from exporter.windows import TimeRange, floor, slots
 NAMES_REPORT = Report("names", "names", HOUR, 6 * HOUR, HOUR, HOUR, timedelta(0), timedelta(0), optional=True)
 """The names of workspaces and API keys are polled like a report, although they come in no buckets."""
 
+BALANCE_REPORT = Report(
+    "balance", "balance", HOUR, timedelta(minutes=15), HOUR, HOUR, timedelta(0), timedelta(0), optional=True
+)
+"""The balance of a prepaid account is polled like a report too. Only its newest value is known, and not stored."""
+
 UNLIMITED = timedelta(days=36500)
 """No limit to the length of a time range."""
 

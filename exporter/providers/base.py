@@ -7,9 +7,9 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from exporter.config.schema import NoOptions
 from exporter.model import (
@@ -21,6 +21,7 @@ from exporter.model import (
     REQUESTS,
     TOKEN_METERS,
     UNIT_METERS,
+    Balance,
     Bucket,
     Console,
     KeyKind,
@@ -40,6 +41,7 @@ __all__ = [
     "REQUESTS",
     "TOKEN_METERS",
     "UNIT_METERS",
+    "Balance",
     "Bucket",
     "ClientConfig",
     "Console",
@@ -48,6 +50,7 @@ __all__ = [
     "NoOptions",
     "Provider",
     "ProviderType",
+    "ProviderWithBalance",
     "Report",
     "Row",
     "Secret",
@@ -91,6 +94,19 @@ class Provider(Protocol):
 
     def close(self) -> None:
         """Close the connections, possibly from another thread while a request is running; no call follows."""
+        ...
+
+
+@runtime_checkable
+class ProviderWithBalance(Protocol):
+    """The optional part of Provider for accounts that are paid in advance."""
+
+    def balance(self) -> Sequence[Balance]:
+        """Return what is left of the money that was paid or granted in advance; empty for an account that has none.
+
+        Called at an interval of its own, like `names`. Raises ProviderError; for a key that may not read the balance,
+        KeyRejected with the reason `missing_scope`, which concerns the balance alone.
+        """
         ...
 
 

@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import Literal, NamedTuple, NoReturn, TypeVar
 
 from exporter.errors import Malformed
 from exporter.model import (
     COST,
     GAUGE_METERS,
     REQUESTS,
+    Balance,
     Bucket,
     Report,
     Row,
@@ -74,6 +75,16 @@ def clean_names(names: Mapping[str, str]) -> dict[str, str]:
         if not isinstance(id_, str) or not isinstance(name, str):
             raise Malformed("names: an id or name is not a text", "name")
     return {clean_text(id_): clean_text(name) for id_, name in names.items()}
+
+
+def clean_balance(balances: Iterable[Balance]) -> tuple[Balance, ...]:
+    """Return a balance by type, whoever made it; parts of one type are added up. Raises Malformed."""
+    values: dict[Literal["prepaid", "granted"], int] = {}
+    for part in balances:
+        if part.type not in ("prepaid", "granted") or not isinstance(part.value, int) or abs(part.value) > MAX_VALUE:
+            raise Malformed("balance: an amount is out of range, or its type is unknown", "balance")
+        values[part.type] = values.get(part.type, 0) + part.value
+    return tuple(Balance(type_, value) for type_, value in values.items())
 
 
 class RawBucket(NamedTuple):

@@ -141,6 +141,8 @@ class AccountSnapshot:
     """Budget -> this account's share of it."""
     month_forecast: int | None
     """Expected nano-USD of the whole month; None without a watermark."""
+    balance_exhausted_at: datetime | None
+    """When the balance runs out at the pace of the forecast; None where it is not known, or will last for a year."""
     crosscheck_ratios: Mapping[str, float]
     """Source -> its tokens of the newest complete hour relative to the provider's."""
 

@@ -11,11 +11,11 @@ from hashlib import blake2b
 from types import MappingProxyType
 
 from exporter.analysis.baselines import BASELINE_DAYS
-from exporter.analysis.budgets import budget_share
+from exporter.analysis.budgets import SpendSeries, budget_share, exhaustion_time
 from exporter.config.configuration import Budget
 from exporter.ledger import DayRevision, FixedCost
 from exporter.ledger.snapshot_days import UNKNOWN_DAY
-from exporter.model import COST, DAY, TOKEN_METERS, RowLabels
+from exporter.model import COST, DAY, HOUR, TOKEN_METERS, RowLabels
 from exporter.polling.account_state import AccountView
 from exporter.polling.schedule import complete_until
 from exporter.snapshot.account_snapshot import (
@@ -195,6 +195,7 @@ class SnapshotBuilder:
                 for budget in own_budgets
             },
             month_forecast=budget_share("month", hourly.account, now, watermark).forecast,
+            balance_exhausted_at=_balance_exhausted_at(view, hourly.account, watermark),
             crosscheck_ratios=_crosscheck_ratios(view, source, windows, now, watermark),
         )
 
@@ -291,6 +292,12 @@ def _read_day(source: SnapshotSource, day: datetime, exported: TimeRange) -> Raw
 def _needs_usage(day: datetime, exported: TimeRange) -> bool:
     """Return whether signals look at a day's hourly usage."""
     return exported.end - day <= _USAGE_DAYS * DAY
+
+
+def _balance_exhausted_at(view: AccountView, spend: SpendSeries, watermark: datetime | None) -> datetime | None:
+    if view.balance is None or watermark is None:
+        return None
+    return exhaustion_time(spend, view.balance.total, view.balance.read_at, floor(watermark, HOUR))
 
 
 def _crosscheck_ratios(

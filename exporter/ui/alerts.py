@@ -21,6 +21,7 @@ from exporter.analysis.thresholds import (
     BUDGET_FORECAST_RATIO,
     BUDGET_NEARLY_SPENT_RATIO,
     BUDGET_SLOW_BURN_RATE,
+    MIN_BALANCE_LEFT,
     MIN_EXCESS_USD,
     MIN_RUNAWAY_USD,
     MIN_SPIKE_USD,
@@ -75,9 +76,11 @@ class AlertKind:
 RUNAWAY = AlertKind("runaway cost", "runaway costs", "critical", "AIRunawaySpend")
 FAST_BURN = AlertKind("budget burning fast", "budgets burning fast", "critical", "AIBudgetBurnFast")
 EXCEEDED = AlertKind("budget exceeded", "budgets exceeded", "critical", "AIBudgetExceeded")
+BALANCE_EXHAUSTED = AlertKind("exhausted balance", "exhausted balances", "critical", "AIBalanceExhausted")
 SPIKE = AlertKind("cost spike", "cost spikes", "warning", "AICostSpike")
 KEY_REJECTED = AlertKind("key rejected", "keys rejected", "warning", "AIAccountKeyRejected")
 POLLS_FAIL = AlertKind("account failing", "accounts failing", "warning", "AIAccountStale")
+BALANCE_LOW = AlertKind("low balance", "low balances", "warning", "AIBalanceLow")
 EXCESS = AlertKind("unexpected cost", "unexpected costs", "warning", "AIUnexpectedSpend")
 NEARLY_SPENT = AlertKind("budget nearly spent", "budgets nearly spent", "warning", "AIBudgetNearlySpent")
 FORECAST = AlertKind(
@@ -91,8 +94,9 @@ RATE_LIMITED = AlertKind("account rate limited", "accounts rate limited", "info"
 UNITS_ABOVE_BOUND = AlertKind("usage spike", "usage spikes", "info", "AIRequestSpike")
 BILL_INCOMPLETE = AlertKind("incomplete bill", "incomplete bills", "info", "AIBillIncomplete")
 KINDS = (
-    *(RUNAWAY, FAST_BURN, EXCEEDED),
-    *(SPIKE, KEY_REJECTED, POLLS_FAIL, EXCESS, NEARLY_SPENT, FORECAST, SLOW_BURN, NEW_KEY_REJECTED, DATA_LATE),
+    *(RUNAWAY, FAST_BURN, EXCEEDED, BALANCE_EXHAUSTED),
+    *(SPIKE, KEY_REJECTED, POLLS_FAIL, BALANCE_LOW, EXCESS, NEARLY_SPENT, FORECAST, SLOW_BURN, NEW_KEY_REJECTED),
+    DATA_LATE,
     *(UNPRICED, RATE_LIMITED, UNITS_ABOVE_BOUND, BILL_INCOMPLETE),
 )
 
@@ -157,6 +161,9 @@ def _account_alerts(snapshot: AccountSnapshot, now: datetime) -> Iterator[Alert]
             alert = _signal_alert(hours, now)
             if alert is not None:
                 yield alert
+    balance_alert = _balance_alert(snapshot, now)
+    if balance_alert is not None:
+        yield balance_alert
     yield from _estimate_alerts(snapshot)
 
 
@@ -481,6 +488,32 @@ def _late_alert(snapshot: AccountSnapshot, complete_until: datetime, now: dateti
         variables={"account": snapshot.account.name},
         account=snapshot.key,
         weight=(now - complete_until).total_seconds(),
+    )
+
+
+def _balance_alert(snapshot: AccountSnapshot, now: datetime) -> Alert | None:
+    """Return whether the prepaid balance is used up or will soon be; None where neither is known."""
+    balance, exhausted_at = snapshot.view.balance, snapshot.balance_exhausted_at
+    if balance is None:
+        return None
+    is_exhausted = balance.total <= 0
+    if not is_exhausted and (exhausted_at is None or exhausted_at - now >= MIN_BALANCE_LEFT):
+        return None
+    account, since = snapshot.account, ""
+    if exhausted_at is not None and exhausted_at > now:
+        since = f"runs out {format_time(exhausted_at)} UTC, in {humanize_duration(exhausted_at - now)}"
+    consequence = "The provider may reject requests." if is_exhausted else "Then the provider may reject requests."
+    return Alert(
+        kind=BALANCE_EXHAUSTED if is_exhausted else BALANCE_LOW,
+        title=f"Balance {'exhausted' if is_exhausted else 'low'}: {account.name}",
+        owner=account.owner,
+        details=(f"{format_money(balance.total)} left at {format_time(balance.read_at)} UTC. {consequence}",),
+        since=since,
+        action="Pay in advance again at the provider, or set up automatic payment there.",
+        dashboard=ACCOUNT_DASHBOARD,
+        variables={"account": account.name},
+        account=snapshot.key,
+        weight=-float(balance.total),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from grafana.dashboard_sources.account_status import account_status_panel
 from grafana.dashboard_sources.shared import DAILY_BARS_NOTE, DashboardRows, RowSpec, cost_per_day
-from grafana.panels import NO_VALUE, RATIO, Query, bar_chart_panel, stat_panel, time_series_panel
+from grafana.panels import NO_VALUE, RATIO, SECONDS, Query, bar_chart_panel, stat_panel, time_series_panel
 
 
 def account_rows() -> DashboardRows:
@@ -65,6 +65,40 @@ def account_rows() -> DashboardRows:
                     width=4,
                 ),
             ),
+        ),
+        RowSpec(
+            "Prepaid balance",
+            (
+                stat_panel(
+                    "Balance (USD)",
+                    "What is left of the money that was paid or granted in advance. Red when it is used up.",
+                    Query(f"sum(ai_account_balance_usd{{{account}}})", "balance"),
+                    thresholds=((None, "red"), (0.01, "green")),
+                    width=5,
+                    no_value="Not prepaid",
+                ),
+                stat_panel(
+                    "Used up in",
+                    "Time until the balance is used up at the pace that the forecast of budgets expects. Orange below a week, red below three days.",
+                    Query(
+                        f"min(ai_account_balance_exhaustion_timestamp_seconds{{{account}}}) - time()",
+                        "left",
+                    ),
+                    unit=SECONDS,
+                    thresholds=((None, "red"), (259200, "orange"), (604800, "green")),
+                    width=5,
+                    no_value="Not known",
+                ),
+                time_series_panel(
+                    "Balance over time",
+                    "What was left when the balance was read, by account and type.",
+                    Query(f"sum by (account, type) (ai_account_balance_usd{{{account}}})", "{{account}} {{type}}"),
+                    width=14,
+                    time_from="24h",
+                    no_value="Not prepaid",
+                ),
+            ),
+            collapsed=True,
         ),
         RowSpec(
             "Cost per day",

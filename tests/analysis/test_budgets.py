@@ -17,6 +17,7 @@ from exporter.analysis.budgets import (
     budget_share,
     budget_status,
     current_period,
+    exhaustion_time,
     glob_to_regex,
     matches,
 )
@@ -246,3 +247,24 @@ def test_prometheus_reads_a_glob_as_we_do(glob: str, value: str) -> None:
     """The regular expression that stands for a glob matches the same values in Prometheus's syntax."""
     assert (re2.fullmatch(glob_to_regex(glob), value) is not None) == matches({"x": glob}, {"x": value})
     assert matches({"x": glob}, {"x": glob})
+
+
+def test_a_balance_lasts_at_the_pace_of_the_forecast() -> None:
+    """A balance is used up when the expected hours from the time of its reading cost as much, to the minute."""
+    spend = SpendSeries(make_hourly_series(lambda _: 1000, NOON))
+    assert exhaustion_time(spend, 2_500, NOON, NOON) == NOON + 2 * HOUR + 30 * MINUTE
+    assert exhaustion_time(spend, 2_500, NOON + 30 * MINUTE, NOON) == NOON + 3 * HOUR
+    assert exhaustion_time(spend, 10 * 168_000, NOON, NOON) == NOON + 70 * DAY
+
+
+def test_a_balance_is_not_used_at_hours_without_cost() -> None:
+    """The weekly pattern decides: what is left on a Friday evening lasts until Monday morning."""
+    friday_evening = MONDAY + 32 * DAY + 20 * HOUR
+    spend = SpendSeries(make_hourly_series(workday_cost, friday_evening))
+    assert exhaustion_time(spend, 15_000, friday_evening, friday_evening) == MONDAY + 35 * DAY + 9 * HOUR + 90 * MINUTE
+
+
+@pytest.mark.parametrize(("cost", "amount"), [(1000, 0), (1000, -1), (0, 1000), (-5, 1000), (1, 52 * 168)])
+def test_a_balance_without_an_end_has_no_time(cost: int, amount: int) -> None:
+    """What is used up already, not used at all, or lasts for a year has no time of exhaustion."""
+    assert exhaustion_time(SpendSeries(make_hourly_series(lambda _: cost, NOON)), amount, NOON, NOON) is None

@@ -131,6 +131,9 @@ def test_replay_reports_what_would_have_fired_when_and_for_how_long(folder: Path
         "AIAccountKeyRejected": "the ledger does not record the past of ai_account_problem",
         "AIAccountStale": "the ledger does not record the past of ai_account_last_success_timestamp_seconds, "
         "ai_account_up, process_start_time_seconds",
+        "AIBalanceExhausted": "the ledger does not record the past of ai_account_balance_usd",
+        "AIBalanceLow": "the ledger does not record the past of ai_account_balance_exhaustion_timestamp_seconds, "
+        "ai_account_balance_usd",
         "AIConfigReloadFailed": "the ledger does not record the past of ai_exporter_config_last_reload_successful",
         "AIBillIncomplete": "the ledger does not record the past of ai_account_incomplete_bills",
         "AICostRestated": "the ledger does not record the past of ai_account_restated_usd_total",

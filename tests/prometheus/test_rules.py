@@ -24,6 +24,7 @@ from exporter.analysis.thresholds import (
     BUDGET_SLOW_BURN_RATE,
     MAX_DAILY_DELAY,
     MAX_HOURLY_DELAY,
+    MIN_BALANCE_LEFT,
     MIN_EXCESS_USD,
     MIN_RUNAWAY_USD,
     MIN_SPIKE_USD,
@@ -245,6 +246,7 @@ def test_the_landing_page_uses_the_thresholds_of_the_rules() -> None:
     assert alerts.unexpected_spend.usd == str(MIN_EXCESS_USD)
     assert config.delays.hourly == MAX_HOURLY_DELAY.total_seconds()
     assert config.delays.daily == MAX_DAILY_DELAY.total_seconds()
+    assert alerts.balance_low.time_left == MIN_BALANCE_LEFT.total_seconds()
 
 
 def test_the_landing_page_has_the_severities_of_the_rules() -> None:
