@@ -293,7 +293,7 @@ def clean_text(text: str) -> str:
     return f"{text[: MAX_TEXT_LENGTH - len(digest) - 1]}…{digest}"
 
 
-KEY_PREFIX_PATTERN = "(?:sk-|crsr_|key_)"
+KEY_PREFIX_PATTERN = "(?:sk-|crsr_|key_|xai-)"
 """Regular expression for the first characters of the providers' API keys, for finding keys in text that is shown."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from exporter.config import configuration, keys
 from exporter.errors import ConfigError, KeyRejected, ProviderError, RateLimited, Unavailable, Unsupported
 from exporter.model import Report
 from exporter.providers import create_provider, known_key_kinds, load_providers
-from exporter.providers.base import Provider
+from exporter.providers.base import Provider, ProviderWithBalance
 from exporter.providers.http import ClientConfig
 from exporter.windows import floor
 
@@ -112,11 +112,15 @@ def _check_reports(provider: Provider, reports: Sequence[Report], time: datetime
             if not report.optional:
                 raise
             unreadable.append(report.name)
-    try:
-        provider.names()
-        readable.append("names")
-    except (KeyRejected, Unsupported):
-        unreadable.append("names")
+    optional: dict[str, Callable[[], object]] = {"names": provider.names}
+    if isinstance(provider, ProviderWithBalance):
+        optional["balance"] = provider.balance
+    for name, read in optional.items():
+        try:
+            read()
+            readable.append(name)
+        except (KeyRejected, Unsupported):
+            unreadable.append(name)
     return f"reads {', '.join(readable)}" + (f"; not {', '.join(unreadable)}" if unreadable else "")
 
 

@@ -91,6 +91,7 @@ def write_config(folder: Path, accounts: Iterable[SimAccount], url: str) -> Path
                 "owner": account.owner,
                 "api_key_file": str(key),
                 "base_url": base_url(url, account),
+                **({"options": dict(account.options)} if account.options else {}),
             }
         )
     path = folder / "config.yaml"

@@ -61,6 +61,8 @@ class PollSession:
     """Whether the rereads that an earlier process did not finish are among `rereads`."""
     weekly_reread_times: dict[str, datetime] = field(default_factory=dict)
     """By report: the weekly time of which the days to read again are known, in `rereads` or read since."""
+    logged_ambiguities: set[str] = field(default_factory=set)
+    """What the provider found out about its API and the log has."""
     request_count: int = 0
     """HTTP requests of this account so far."""
 

@@ -55,7 +55,7 @@ from exporter.polling.schedule import (
 )
 from exporter.pricing.valuer import Valuer
 from exporter.providers.base import Provider, ProviderWithBalance
-from exporter.providers.parsing import StoredBuckets, clean_balance, clean_bucket, clean_names
+from exporter.providers.parsing import Ambiguities, StoredBuckets, clean_balance, clean_bucket, clean_names
 from exporter.windows import TimeRange
 
 logger = logging.getLogger(__name__)
@@ -650,6 +650,7 @@ class Poller:
             self._fetch_buckets(
                 session, report, time_range, now, state.partial_refresh, coverage, completes_refresh=complete
             )
+        self._log_ambiguities(session)
         state.partial_refresh = next_partial(time_range, coverage, now, state.partial_refresh)
         state.failures = 0
         state.not_before = None
@@ -659,6 +660,15 @@ class Poller:
             log_event(logger, "info", "Key accepted again", account=config.account.name)
         if session.account.record_success(report.name):
             log_event(logger, "info", "Poll succeeded again", account=config.account.name, report=report.name)
+
+    def _log_ambiguities(self, session: PollSession) -> None:
+        """Log what the provider has found out about its API, once for an account."""
+        ambiguities: Ambiguities | None = getattr(session.provider, "ambiguities", None)
+        for text in ambiguities.take() if ambiguities is not None else ():
+            if text not in session.logged_ambiguities:
+                session.logged_ambiguities.add(text)
+                fields = {"account": session.config.account.name, "found": text}
+                log_event(logger, "info", "The documentation of the provider's API leaves this open", **fields)
 
     def _read_balance(
         self, session: PollSession, time_range: TimeRange, coverage: Coverage | None, now: datetime

@@ -14,8 +14,10 @@ from exporter.model import Console, KeyKind
 from exporter.providers.anthropic import Anthropic
 from exporter.providers.base import NoOptions, Provider, ProviderType
 from exporter.providers.cursor import Cursor
+from exporter.providers.deepseek import DeepSeek
 from exporter.providers.http import ClientConfig
 from exporter.providers.openai import OpenAI
+from exporter.providers.xai import Xai
 
 __all__ = [
     "ENTRY_POINT_GROUP",
@@ -31,7 +33,13 @@ __all__ = [
 ENTRY_POINT_GROUP = "ai_spend_exporter.providers"
 _REQUIRED_ATTRIBUTES = ("reports", "key_kinds", "base_url", "fetch", "names", "verify", "close")
 
-PROVIDERS: Mapping[str, ProviderType] = {"openai": OpenAI, "anthropic": Anthropic, "cursor": Cursor}
+PROVIDERS: Mapping[str, ProviderType] = {
+    "openai": OpenAI,
+    "anthropic": Anthropic,
+    "cursor": Cursor,
+    "xai": Xai,
+    "deepseek": DeepSeek,
+}
 
 
 def load_providers() -> Mapping[str, ProviderType]:

@@ -64,8 +64,8 @@ class Provider(Protocol):
     providers. It is called by one thread at a time, except for `close`. Every failure is a ProviderError
     (`exporter.errors`); `exporter.providers.http.Client` and `exporter.providers.parsing` raise them.
 
-    An attribute is optional: `stored_buckets: StoredBuckets` of `exporter.providers.parsing`, with which `fetch` leaves
-    out buckets that have not changed since they were stored.
+    Attributes are optional: with `stored_buckets: StoredBuckets` of `exporter.providers.parsing`, `fetch` leaves out
+    buckets that have not changed since they were stored; what is added to `ambiguities: Ambiguities` is logged once.
     """
 
     reports: ClassVar[tuple[Report, ...]]
@@ -120,7 +120,10 @@ class ProviderType(Protocol):
 
     @property
     def reports(self) -> tuple[Report, ...]:
-        """All reports; the first is the main usage report, which is polled most often."""
+        """All reports; the first is the main usage report, which is polled most often.
+
+        Empty for a provider that reports only a balance.
+        """
         ...
 
     @property

@@ -101,6 +101,28 @@ class RawBucket(NamedTuple):
     """Identifies the content as the provider sent it; empty where that is not known."""
 
 
+class Ambiguities:
+    """What a provider has found out about its API that the documentation leaves open, such as a field's spelling.
+
+    A provider that has such an object as its attribute `ambiguities` adds to it; the poller logs each text once.
+    """
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._new: list[str] = []
+
+    def add(self, text: str) -> None:
+        """Add a text; one that was added before is ignored."""
+        if text not in self._known:
+            self._known.add(text)
+            self._new.append(text)
+
+    def take(self) -> list[str]:
+        """Return the texts that were added since the last call."""
+        new, self._new = self._new, []
+        return new
+
+
 class StoredBuckets:
     """Digests of the newest buckets of an account, as the ledger holds them.
 

@@ -27,10 +27,23 @@ import pytest
 from pydantic import BaseModel
 
 from exporter.errors import KeyRejected, Malformed, ProviderError, RateLimited, Unavailable
-from exporter.model import COST, DAY, REQUESTS, TOKEN_METERS, UNIT_METERS, Bucket, Report, Row, RowLabels, Secret
+from exporter.model import (
+    COST,
+    DAY,
+    REQUESTS,
+    TOKEN_METERS,
+    UNIT_METERS,
+    Balance,
+    Bucket,
+    Report,
+    Row,
+    RowLabels,
+    Secret,
+)
 from exporter.providers import create_provider
-from exporter.providers.base import Provider, ProviderType
+from exporter.providers.base import Provider, ProviderType, ProviderWithBalance
 from exporter.providers.http import ClientConfig
+from exporter.providers.parsing import clean_balance
 from exporter.windows import floor
 
 __all__ = [
@@ -307,6 +320,10 @@ class ProviderContract:
         """Return or yield the running API of the provider. A subclass overrides this fixture."""
         raise NotImplementedError
 
+    def expected_balance(self, api: ContractApi) -> Iterable[Balance] | None:  # noqa: ARG002
+        """Return the balance at the API; a subclass overrides this for a provider that has one."""
+        return None
+
     def check_key_rejection(self, fault: str, error: KeyRejected) -> None:
         """Check the advice for a rejected key; a subclass may check its text."""
         assert error.advice, fault
@@ -317,9 +334,22 @@ class ProviderContract:
         yield api
 
     @property
+    def has_reports(self) -> bool:
+        """Whether the provider reports usage; else it reports a balance, and the tests of failures read that."""
+        return bool(self.provider_type.reports)
+
+    @property
     def main_report(self) -> Report:
         """The report that is polled most often."""
         return self.provider_type.reports[0]
+
+    def read(self, provider: Provider, days: int = 0) -> None:
+        """Read the main report of some whole days and today; without reports, the balance."""
+        if self.has_reports:
+            list(provider.fetch(self.main_report, self.today - days * DAY, self.now))
+        else:
+            assert isinstance(provider, ProviderWithBalance)
+            provider.balance()
 
     @property
     def today(self) -> datetime:
@@ -344,13 +374,14 @@ class ProviderContract:
     def fetch_error(self, api: ContractApi, timeout: float = 30.0) -> ProviderError:
         """Fetch the main report, which must fail, and return the error."""
         with self.connect(api, timeout) as provider, pytest.raises(ProviderError) as caught:
-            list(provider.fetch(self.main_report, self.today, self.now))
+            self.read(provider)
         return caught.value
 
     def test_reports_are_consistent(self) -> None:
         """The first report is usage, names are unique, and the daily read covers the overlap within the history."""
         reports = self.provider_type.reports
-        assert reports[0].kind == "usage"
+        assert reports or hasattr(self.provider_type, "balance")
+        assert not reports or reports[0].kind == "usage"
         assert len({report.name for report in reports}) == len(reports)
         for report in reports:
             assert report.overlap <= report.settle_period <= report.history
@@ -409,7 +440,18 @@ class ProviderContract:
         for start, row in api.expected_usage(since, self.now):
             expected[start, _labels_without_item(row)] += row.value
         assert fetched == expected
-        assert fetched, "the test's API reports no usage"
+        assert fetched or not self.has_reports, "the test's API reports no usage"
+
+    def test_the_balance_is_exact(self, api: ContractApi) -> None:
+        """A provider with a balance returns what the API's account has left, with one request."""
+        if not hasattr(self.provider_type, "balance"):
+            assert self.expected_balance(api) is None
+            return
+        with self.connect(api) as provider:
+            assert isinstance(provider, ProviderWithBalance)
+            balance = clean_balance(provider.balance())
+        assert len(api.statuses) == 1
+        assert sorted(balance) == sorted(self.expected_balance(api) or ())
 
     def test_bills_are_exact(self, api: ContractApi) -> None:
         """The rows of each billed day have the items of the bill and add up to it, to the nano-USD."""
@@ -427,6 +469,8 @@ class ProviderContract:
 
     def test_every_workspace_has_a_name(self, api: ContractApi) -> None:
         """Every workspace in the rows, archived ones included, has a name."""
+        if not self.has_reports:
+            return
         with self.connect(api) as provider:
             names = provider.names()
         buckets = self.fetch_days(api, self.main_report, 2)
@@ -442,6 +486,8 @@ class ProviderContract:
 
     def test_a_poll_of_the_overlap_is_cheap(self, api: ContractApi) -> None:
         """After the first poll, reading the overlap of the main report takes one request."""
+        if not self.has_reports:
+            return
         newest = floor(self.now, self.main_report.width)
         with self.connect(api) as provider:
             list(provider.fetch(self.main_report, newest, self.now))
@@ -451,6 +497,8 @@ class ProviderContract:
 
     def test_a_failed_page_returns_nothing(self, api: ContractApi) -> None:
         """When the second page of a list fails, no bucket of the first page is returned."""
+        if not self.has_reports:
+            return
         days = min(10, self.main_report.history // DAY)
         if not self.is_paged:
             self.fetch_days(api, self.main_report, days)
@@ -519,9 +567,7 @@ class ProviderContract:
         codes: list[str] = []
         api.add_fault("server_error", page=2 if self.is_paged else 1)
         with self.connect(api, observe=codes.append) as provider, pytest.raises(Unavailable):
-            list(
-                provider.fetch(self.main_report, self.today - min(10, self.main_report.history // DAY) * DAY, self.now)
-            )
+            self.read(provider, days=min(10, self.main_report.history // DAY) if self.has_reports else 0)
         assert codes == [str(status) for status in api.statuses]
         assert codes[-1] == "500"
 
@@ -541,7 +587,7 @@ class ProviderContract:
                 closing(create_provider(self.provider_type, client_config, self.options)) as provider,
                 pytest.raises(ProviderError) as caught,
             ):
-                list(provider.fetch(self.main_report, self.today, self.now))
+                self.read(provider)
         shown = f"{caught.value} {caught.value!r} {vars(caught.value)}"
         assert not any(form in shown for form in forms)
         for request in server.requests:

@@ -36,6 +36,7 @@ REPORT_LABELS: Mapping[str, frozenset[str]] = {
     "web_search_calls": frozenset({"model", "api_key"}),
     "messages": frozenset({"model", "tier", "api_key"}),
     "usage_events": frozenset({"model", "tier", "api_key"}),
+    "xai_usage": frozenset({"model", "api_key"}),
 }
 """Report -> the labels that it has besides the workspace."""
 
@@ -167,7 +168,7 @@ class SimAccount:
     """One organisation at one provider, with its admin key, its usage and its bills."""
 
     name: str
-    provider: Literal["openai", "anthropic", "cursor"]
+    provider: Literal["openai", "anthropic", "cursor", "xai", "deepseek"]
     owner: str
     key: str
     organization: str
@@ -208,6 +209,12 @@ class SimAccount:
     price_changes: tuple[PriceChange, ...] = ()
     """Ignored for Cursor, as are `extra_charges`."""
     extra_charges: tuple[ExtraCharge, ...] = ()
+    prepaid_usd: float = 0.0
+    """What was paid in advance before the first usage; at xAI the cost of usage is taken from it."""
+    granted_usd: float = 0.0
+    """What DeepSeek has granted."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """The account's `options` in the configuration."""
 
     def key_workspaces(self) -> dict[str, str]:
         """Return API key id -> workspace id, in the order of the streams."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from exporter.simulator.accounts import Stream
+
 _TIER_FACTORS = {"batch": 0.5, "flex": 0.5, "priority": 2.0}
 _REGION_FACTORS = {"us": 1.1}
 _LONG_CONTEXT_FACTORS = {"output": 1.5}
@@ -81,6 +83,12 @@ CALL_PRICE_NANO = 40_000_000
 """Cursor's price of a call that is not priced by tokens."""
 TOKEN_FEE_NANO = 250.0
 """Cursor's fee per token of a model of another company."""
+
+
+def stream_costs(stream: Stream, usage: Mapping[str, int]) -> dict[str, int]:
+    """Return meter -> nano-USD of a stream's usage, for providers that report money by the hour."""
+    costs = {meter: round(count * nano_per_unit(stream.model, meter, stream.tier)) for meter, count in usage.items()}
+    return {meter: nano for meter, nano in costs.items() if nano}
 
 
 def nano_per_unit(model: str, meter: str, tier: str = "standard", context_window: str = "", region: str = "") -> float:

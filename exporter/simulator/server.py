@@ -19,14 +19,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from exporter.simulator import anthropic, cursor, openai
+from exporter.simulator import anthropic, cursor, deepseek, openai, xai
 from exporter.simulator.accounts import SimAccount
 from exporter.simulator.faults import ERROR_FAULTS, Fault, Faults, remove_list, replace_integers, shorten_lists
 from exporter.simulator.http import Api, ApiError, ApiResponse, Call
 from exporter.simulator.world import World
 
-_APIS: Mapping[str, Api] = {"openai/v1": openai, "anthropic": anthropic, "cursor": cursor}
-_BASE_PATHS = {"openai": "openai/v1", "anthropic": "anthropic", "cursor": "cursor"}
+_APIS: Mapping[str, Api] = {
+    "openai/v1": openai,
+    "anthropic": anthropic,
+    "cursor": cursor,
+    "xai": xai,
+    "deepseek": deepseek,
+}
+_BASE_PATHS = {
+    "openai": "openai/v1",
+    "anthropic": "anthropic",
+    "cursor": "cursor",
+    "xai": "xai",
+    "deepseek": "deepseek",
+}
 _HTML = "<!doctype html><html><head><title>Just a moment</title></head><body>Checking your browser.</body></html>"
 MAX_LOGGED_REQUESTS = 100_000
 """The number of requests that the log keeps."""

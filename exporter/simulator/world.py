@@ -11,6 +11,7 @@ from exporter.simulator.accounts import ExtraCharge, Member, PriceChange, SimAcc
 from exporter.simulator.billing import Charge, compute_charges, issued_charges, sum_tokens
 from exporter.simulator.demo_accounts import demo_accounts
 from exporter.simulator.events import CursorEvent, hour_events
+from exporter.simulator.rates import stream_costs
 from exporter.simulator.usage_model import (
     HOUR_SECONDS,
     SETTLE_SECONDS,
@@ -83,7 +84,8 @@ class World:
     def ground_truth(self, account: str, since: datetime, until: datetime) -> Iterator[tuple[datetime, Row]]:
         """Yield (hour, row) of the real usage in the hours that start in [since, until), up to the current time.
 
-        Meters are those of `exporter.model`; `cost` (nano-USD) only for Cursor, whose events contain their cost.
+        Meters are those of `exporter.model`; `cost` (nano-USD) only for Cursor, whose events contain their cost, and
+        for xAI, which reports nothing else.
         """
         return self._rows(account, since, until, _View(self.clock().timestamp(), reported_only=False))
 
@@ -99,6 +101,11 @@ class World:
         if self.accounts[account].provider == "cursor":
             return self._event_bill(account, day)
         return tuple(charge.to_row() for charge in self.charges(account, day))
+
+    def reported_cost(self, account: str) -> int:
+        """Return the nano-USD of all usage of an xAI account that is reported at the current time."""
+        now = self.clock()
+        return sum(row.value for _, row in self.reported_rows(account, self.start_time, now))
 
     def revise(self, account: str, hour: datetime, factor: float, workspace: str | None = None) -> None:
         """Multiply the usage of an hour, as reported and billed, by `factor` from now on.
@@ -210,7 +217,9 @@ class World:
     def _visible_usage(self, account: str, hour: int, view: _View) -> Iterator[tuple[StreamLabels, Mapping[str, int]]]:
         for position, stream in enumerate(self.accounts[account].streams):
             share = view.share(self.accounts[account], self._salts[account][position], hour)
-            yield stream.labels(), _slice_usage(self._final_usage(account, position, hour), 0.0, share)
+            usage = _slice_usage(self._final_usage(account, position, hour), 0.0, share)
+            is_xai = self.accounts[account].provider == "xai"
+            yield stream.labels(), {COST: sum(stream_costs(stream, usage).values())} if is_xai else usage
 
     def _reported_usage(self, account: str, position: int, start: int, end: int, now: float) -> dict[str, int]:
         salt = self._salts[account][position]

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from exporter.model import DAY, HOUR
 from exporter.simulator.accounts import Member, SimAccount, Stream
 from exporter.simulator.world import World
+from exporter.simulator.xai import TEAM
 from exporter.windows import floor
 
 HOURS_PER_PAGE, EVENTS_PER_PAGE, MAX_RANGE = 168, 1000, 30 * DAY
@@ -21,6 +22,8 @@ MAIN_REPORT = {"openai": "completions", "anthropic": "messages"}
 BILL_REPORT = {"openai": "costs", "anthropic": "cost_report"}
 NAMES_ENDPOINT = {"openai": "projects", "anthropic": "workspaces", "cursor": "groups"}
 EVENTS_ENDPOINT = "filtered-usage-events"
+BALANCE_ENDPOINT = {"xai": "balance", "deepseek": "balance"}
+"""Balances have no history: a call returns all that there is."""
 HOURLY_REPORTS = {
     "openai": (
         "embeddings",
@@ -38,6 +41,7 @@ HOURLY_REPORTS = {
 """Kinds of use that change no alarm within minutes: hourly, as bills and events are."""
 
 MAIN_INTERVAL, NAMES_INTERVAL = timedelta(minutes=5), 6 * HOUR
+BALANCE_INTERVAL = timedelta(minutes=15)
 EVENTS_OVERLAP, EVENTS_SETTLE_PERIOD = 6 * HOUR, 3 * DAY
 HISTORY = 30 * DAY
 
@@ -78,6 +82,17 @@ def make_accounts() -> tuple[SimAccount, ...]:
             office,
             members=(Member("user_ada", "Ada Brandt", "ada@acme.example"),),
         ),
+        SimAccount(
+            "xai",
+            "xai",
+            "research",
+            "xai-token-calls",
+            "Acme",
+            (Stream("", "grok-4.3", "", "key-web", "xai_usage"),),
+            prepaid_usd=1000,
+            options={"team_id": TEAM},
+        ),
+        SimAccount("deepseek", "deepseek", "research", "sk-calls", "Acme", (), prepaid_usd=10),
     )
 
 
@@ -100,6 +115,9 @@ class MinimumCalls:
             days = -((since - now) // DAY)
             self.calls[provider, BILL_REPORT[provider]] += _count_pages(days, BILL_DAYS_PER_PAGE[provider])
         self._add_names()
+        # xAI answers any range at once, unless it is cut, which an account of this size is not.
+        self.calls["xai", "usage"] += 1
+        self.calls.update(dict.fromkeys(BALANCE_ENDPOINT.items(), 1))
         self._last_read = self._last_settle_read = now
         self._add_events(since, now)
 
@@ -109,6 +127,9 @@ class MinimumCalls:
             self.calls[provider, main] += duration // MAIN_INTERVAL
             for kind in (*HOURLY_REPORTS[provider], BILL_REPORT[provider]):
                 self.calls[provider, kind] += duration // HOUR
+        self.calls["xai", "usage"] += duration // HOUR
+        for provider, endpoint in BALANCE_ENDPOINT.items():
+            self.calls[provider, endpoint] += duration // BALANCE_INTERVAL
         for _ in range(duration // NAMES_INTERVAL):
             self._add_names()
 

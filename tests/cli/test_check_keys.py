@@ -6,10 +6,13 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
+from exporter.simulator.accounts import SimAccount, Stream
+from exporter.simulator.xai import TEAM
 from tests.command import ENVIRONMENT, run_command, start_exporter, start_sandbox
 from tests.secret_scan import WRONG_KIND_KEY, find_leaks
 from tests.system import make_account
@@ -145,6 +148,37 @@ def test_check_keys_succeeds_when_all_keys_are_valid(tmp_path: Path) -> None:
     assert result.returncode == 0
     assert all(" good " in row for row in _parse_rows(result.stdout).values())
     assert len(_parse_rows(result.stdout)) == 3
+
+
+def test_keys_of_providers_with_a_balance(tmp_path: Path) -> None:
+    """What can be read includes the balance; wrong teams and wrong keys each have their advice."""
+    xai = SimAccount("team", "xai", "platform", "xai-token-team", "Acme", (Stream("", "grok-4.3", report="xai_usage"),))
+    deepseek = SimAccount("credits", "deepseek", "platform", "sk-0123", "Acme", (), prepaid_usd=5)
+    with start_sandbox(tmp_path, deepseek, replace(xai, options={"team_id": TEAM})) as here:
+        urls = {name: here.simulator.base_url(name) for name in ("team", "credits")}
+        team = {"provider": "xai", "key": xai.key, "base_url": urls["team"]}
+        accounts = {
+            "team": {**team, "options": {"team_id": TEAM}},
+            "other-team": {**team, "options": {"team_id": "other"}},
+            "unknown": {**team, "key": "xai-token-unknown", "options": {"team_id": TEAM}},
+            "inference": {**team, "key": "xai-inference", "options": {"team_id": TEAM}},
+            "credits": {"provider": "deepseek", "key": deepseek.key, "base_url": urls["credits"]},
+            "deleted": {"provider": "deepseek", "key": "sk-other", "base_url": urls["credits"]},
+            "other-provider": {"provider": "deepseek", "key": xai.key, "base_url": urls["credits"]},
+        }
+        result = run_command("check", "keys", f"--config.file={_write_config(tmp_path, accounts)}")
+    assert result.returncode == 1
+    verdicts = _parse_rows(result.stdout)
+    for name, words in {
+        "team": ("good", "ok, team team-acme", "management key; reads usage, names, balance"),
+        "other-team": ("FAILED", "404", "Set options.team_id to the team of the key"),
+        "unknown": ("FAILED", "401", "The key is unknown or one for inference. Create a management key"),
+        "inference": ("FAILED", "401", "An inference key cannot read billing. Create a management key"),
+        "credits": ("good", "ok, an account with a balance", "API key; reads names, balance"),
+        "deleted": ("FAILED", "401", "The key is unknown or was deleted. Create an API key"),
+        "other-provider": ("FAILED", "This is a key of xai: give the account `provider: xai`."),
+    }.items():
+        assert [word for word in words if word not in verdicts[name]] == [], verdicts[name]
 
 
 def test_slow_accounts_do_not_wait_for_each_other(tmp_path: Path) -> None:
