@@ -17,6 +17,7 @@ from exporter.providers.cursor import Cursor
 from exporter.providers.deepseek import DeepSeek
 from exporter.providers.http import ClientConfig
 from exporter.providers.openai import OpenAI
+from exporter.providers.openrouter import OpenRouter
 from exporter.providers.xai import Xai
 
 __all__ = [
@@ -39,6 +40,7 @@ PROVIDERS: Mapping[str, ProviderType] = {
     "cursor": Cursor,
     "xai": Xai,
     "deepseek": DeepSeek,
+    "openrouter": OpenRouter,
 }
 
 

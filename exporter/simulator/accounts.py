@@ -37,6 +37,7 @@ REPORT_LABELS: Mapping[str, frozenset[str]] = {
     "messages": frozenset({"model", "tier", "api_key"}),
     "usage_events": frozenset({"model", "tier", "api_key"}),
     "xai_usage": frozenset({"model", "api_key"}),
+    "openrouter_usage": frozenset({"model", "tier", "api_key"}),
 }
 """Report -> the labels that it has besides the workspace."""
 
@@ -49,6 +50,7 @@ REPORTS_WITH_REQUESTS = frozenset(
         "audio_speeches",
         "audio_transcriptions",
         "usage_events",
+        "openrouter_usage",
     }
 )
 """Reports that count requests which no other report counts."""
@@ -168,7 +170,7 @@ class SimAccount:
     """One organisation at one provider, with its admin key, its usage and its bills."""
 
     name: str
-    provider: Literal["openai", "anthropic", "cursor", "xai", "deepseek"]
+    provider: Literal["openai", "anthropic", "cursor", "xai", "deepseek", "openrouter"]
     owner: str
     key: str
     organization: str

@@ -267,4 +267,8 @@ def display_name(model: str) -> str:
     return " ".join([*names, ".".join(word for word in words if word.isdigit())]).strip()
 
 
-_LINE_BUILDERS = {"openai": _openai_line, "anthropic": _anthropic_line}
+def _openrouter_line(stream: Stream, meter: str) -> BillLine:  # noqa: ARG001 - a line has all meters of a model
+    return BillLine(stream.workspace, stream.model, model=stream.model, tier=stream.tier)
+
+
+_LINE_BUILDERS = {"openai": _openai_line, "anthropic": _anthropic_line, "openrouter": _openrouter_line}

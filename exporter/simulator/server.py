@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from exporter.simulator import anthropic, cursor, deepseek, openai, xai
+from exporter.simulator import anthropic, cursor, deepseek, openai, openrouter, xai
 from exporter.simulator.accounts import SimAccount
 from exporter.simulator.faults import ERROR_FAULTS, Fault, Faults, remove_list, replace_integers, shorten_lists
 from exporter.simulator.http import Api, ApiError, ApiResponse, Call
@@ -31,6 +31,7 @@ _APIS: Mapping[str, Api] = {
     "cursor": cursor,
     "xai": xai,
     "deepseek": deepseek,
+    "openrouter": openrouter,
 }
 _BASE_PATHS = {
     "openai": "openai/v1",
@@ -38,6 +39,7 @@ _BASE_PATHS = {
     "cursor": "cursor",
     "xai": "xai",
     "deepseek": "deepseek",
+    "openrouter": "openrouter",
 }
 _HTML = "<!doctype html><html><head><title>Just a moment</title></head><body>Checking your browser.</body></html>"
 MAX_LOGGED_REQUESTS = 100_000

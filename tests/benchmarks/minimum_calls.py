@@ -20,9 +20,9 @@ BILL_DAYS_PER_PAGE = {"openai": 180, "anthropic": 31}
 NAMES_PER_PAGE = {"openai": 100, "anthropic": 1000}
 MAIN_REPORT = {"openai": "completions", "anthropic": "messages"}
 BILL_REPORT = {"openai": "costs", "anthropic": "cost_report"}
-NAMES_ENDPOINT = {"openai": "projects", "anthropic": "workspaces", "cursor": "groups"}
+NAMES_ENDPOINT = {"openai": "projects", "anthropic": "workspaces", "cursor": "groups", "openrouter": "workspaces"}
 EVENTS_ENDPOINT = "filtered-usage-events"
-BALANCE_ENDPOINT = {"xai": "balance", "deepseek": "balance"}
+BALANCE_ENDPOINT = {"openrouter": "credits", "xai": "balance", "deepseek": "balance"}
 """Balances have no history: a call returns all that there is."""
 HOURLY_REPORTS = {
     "openai": (
@@ -83,6 +83,17 @@ def make_accounts() -> tuple[SimAccount, ...]:
             members=(Member("user_ada", "Ada Brandt", "ada@acme.example"),),
         ),
         SimAccount(
+            "openrouter",
+            "openrouter",
+            "platform",
+            "sk-or-v1-calls",
+            "Acme",
+            (Stream("w1", "gpt-5.4-2026-03-05", "OpenAI", report="openrouter_usage", load_profile="steady"),),
+            {"w1": "Web"},
+            prepaid_usd=1000,
+            bill_delay=timedelta(minutes=30),
+        ),
+        SimAccount(
             "xai",
             "xai",
             "research",
@@ -115,6 +126,8 @@ class MinimumCalls:
             days = -((since - now) // DAY)
             self.calls[provider, BILL_REPORT[provider]] += _count_pages(days, BILL_DAYS_PER_PAGE[provider])
         self._add_names()
+        # 744 rows of the first poll of OpenRouter are in one answer; the names of its metrics are read once.
+        self.calls.update({("openrouter", name): 1 for name in ("meta", "query", "activity")})
         # xAI answers any range at once, unless it is cut, which an account of this size is not.
         self.calls["xai", "usage"] += 1
         self.calls.update(dict.fromkeys(BALANCE_ENDPOINT.items(), 1))
@@ -128,6 +141,8 @@ class MinimumCalls:
             for kind in (*HOURLY_REPORTS[provider], BILL_REPORT[provider]):
                 self.calls[provider, kind] += duration // HOUR
         self.calls["xai", "usage"] += duration // HOUR
+        self.calls["openrouter", "activity"] += duration // HOUR
+        self.calls["openrouter", "query"] += duration // BALANCE_INTERVAL
         for provider, endpoint in BALANCE_ENDPOINT.items():
             self.calls[provider, endpoint] += duration // BALANCE_INTERVAL
         for _ in range(duration // NAMES_INTERVAL):
@@ -147,7 +162,8 @@ class MinimumCalls:
             self.calls[provider, NAMES_ENDPOINT[provider]] += _count_pages(
                 len(self.world.accounts[provider].workspaces), page_size
             )
-        self.calls["cursor", NAMES_ENDPOINT["cursor"]] += 1
+        for provider in ("cursor", "openrouter"):
+            self.calls[provider, NAMES_ENDPOINT[provider]] += 1
 
     def _add_events(self, since: datetime, until: datetime) -> None:
         """Count time ranges of the maximum length, oldest first: nothing is known of events before they are read."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from exporter.simulator.accounts import SimAccount, Stream
+from exporter.simulator.openrouter import REPORT
 from exporter.simulator.xai import TEAM
 from tests.command import ENVIRONMENT, run_command, start_exporter, start_sandbox
 from tests.secret_scan import WRONG_KIND_KEY, find_leaks
@@ -154,16 +155,20 @@ def test_keys_of_providers_with_a_balance(tmp_path: Path) -> None:
     """What can be read includes the balance; wrong teams and wrong keys each have their advice."""
     xai = SimAccount("team", "xai", "platform", "xai-token-team", "Acme", (Stream("", "grok-4.3", report="xai_usage"),))
     deepseek = SimAccount("credits", "deepseek", "platform", "sk-0123", "Acme", (), prepaid_usd=5)
-    with start_sandbox(tmp_path, deepseek, replace(xai, options={"team_id": TEAM})) as here:
-        urls = {name: here.simulator.base_url(name) for name in ("team", "credits")}
-        team = {"provider": "xai", "key": xai.key, "base_url": urls["team"]}
-        accounts = {
+    router = SimAccount("router", "openrouter", "platform", "sk-or-v1-a", "Acme", (Stream("", "m", report=REPORT),))
+    with start_sandbox(tmp_path, deepseek, router, replace(xai, options={"team_id": TEAM})) as here:
+        urls = {name: here.simulator.base_url(name) for name in ("team", "credits", "router")}
+        team: dict[str, object] = {"provider": "xai", "key": xai.key, "base_url": urls["team"]}
+        accounts: dict[str, dict[str, object]] = {
             "team": {**team, "options": {"team_id": TEAM}},
             "other-team": {**team, "options": {"team_id": "other"}},
             "unknown": {**team, "key": "xai-token-unknown", "options": {"team_id": TEAM}},
             "inference": {**team, "key": "xai-inference", "options": {"team_id": TEAM}},
             "credits": {"provider": "deepseek", "key": deepseek.key, "base_url": urls["credits"]},
             "deleted": {"provider": "deepseek", "key": "sk-other", "base_url": urls["credits"]},
+            "router": {"provider": "openrouter", "key": router.key, "base_url": urls["router"]},
+            "requests": {"provider": "openrouter", "key": "sk-or-v1-inference", "base_url": urls["router"]},
+            "router-at-openai": {"key": router.key, "base_url": urls["router"]},
             "other-provider": {"provider": "deepseek", "key": xai.key, "base_url": urls["credits"]},
         }
         result = run_command("check", "keys", f"--config.file={_write_config(tmp_path, accounts)}")
@@ -176,6 +181,9 @@ def test_keys_of_providers_with_a_balance(tmp_path: Path) -> None:
         "inference": ("FAILED", "401", "An inference key cannot read billing. Create a management key"),
         "credits": ("good", "ok, an account with a balance", "API key; reads names, balance"),
         "deleted": ("FAILED", "401", "The key is unknown or was deleted. Create an API key"),
+        "router": ("good", "ok, management key router exporter", "key; reads analytics, activity, names, balance"),
+        "requests": ("FAILED", "403", "A key for requests cannot read usage. Create a management key"),
+        "router-at-openai": ("FAILED", "This is a key of openrouter: give the account `provider: openrouter`."),
         "other-provider": ("FAILED", "This is a key of xai: give the account `provider: xai`."),
     }.items():
         assert [word for word in words if word not in verdicts[name]] == [], verdicts[name]

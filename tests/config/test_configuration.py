@@ -20,6 +20,7 @@ from exporter.config.schema import NoOptions
 from exporter.errors import ConfigError, ConfigProblem
 from exporter.providers import PROVIDERS
 from exporter.providers.deepseek import DeepSeekOptions
+from exporter.providers.openrouter import OpenRouterOptions
 from exporter.providers.xai import XaiOptions
 from tests.paths import ROOT
 
@@ -79,7 +80,7 @@ def test_traceback_shows_no_key(tmp_path: Path) -> None:
 
 def test_example() -> None:
     """The example configuration is valid and has the values that its comments describe."""
-    openai, anthropic, cursor, xai, deepseek, encrypted = load(EXAMPLE, PROVIDERS).accounts
+    openai, anthropic, cursor, openrouter, xai, deepseek, encrypted = load(EXAMPLE, PROVIDERS).accounts
     assert (openai.name, openai.provider, openai.owner) == ("acme-openai", "openai", "platform")
     assert openai.api_key.file == Path("/run/secrets/openai")
     assert openai.base_url == "https://api.openai.com/v1"
@@ -88,6 +89,7 @@ def test_example() -> None:
     assert (anthropic.poll_interval, anthropic.history) == (timedelta(minutes=10), timedelta(days=90))
     assert (anthropic.max_series, anthropic.timeout) == (500, timedelta(minutes=1))
     assert cursor.api_key.env == "CURSOR_ADMIN_KEY"
+    assert openrouter.options == OpenRouterOptions(byok=False)
     assert xai.options == XaiOptions(team_id="0b53c0de-0000-4000-8000-000000000000")
     assert deepseek.options == DeepSeekOptions(usd_per_cny=Decimal("0.14"))
     assert str(encrypted.api_key) == "api_key_encrypted"
