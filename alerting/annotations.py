@@ -17,6 +17,7 @@ _DURATION = 'humanizeDuration | reReplaceAll "( 0h)?( 0m)? [0-9]+s$" ""'
 _PLACEHOLDERS = {
     "account": "{{ $labels.account }}",
     "budget": "{{ $labels.budget }}",
+    "date": "{{ $labels.date }}",
     "instance": "{{ $labels.instance }}",
     "model": "{{ $labels.model }}",
     "period": "{{ $labels.period }}",

@@ -47,6 +47,7 @@ def signal_file(config: RulesConfig) -> RuleFile:
             *_hour_alerts(config),
             *_model_alerts(config),
             *_token_alerts(config),
+            *_charge_alerts(config),
         ),
     )
 
@@ -183,6 +184,7 @@ def _thresholds(config: RulesConfig) -> tuple[Rule, ...]:
         "AISpendStopped": ("spend_stopped", alerts.spend_stopped.usd),
         "AIHighCostModel": ("high_cost_model", alerts.high_cost_model.usd),
         "AINewModel": ("new_model", alerts.new_model.usd),
+        "AIOneTimeCost": ("one_time_cost", alerts.one_time_cost.usd),
     }
     return tuple(
         Recording(
@@ -499,6 +501,36 @@ def _token_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 changes=_changes(),
                 since=active_since("AITokensPerRequestSurge", *_TIER_LABELS),
             ),
+        ),
+    )
+
+
+def _charge_alerts(config: RulesConfig) -> tuple[Rule, ...]:
+    build = AnnotationBuilder(config.links, "ai-spend-account", ("account",)).build
+    return (
+        Alert(
+            "AIOneTimeCost",
+            config.alerts.one_time_cost,
+            """
+            (
+              max by (provider, account, date) (ai_cost_daily_one_time_usd)
+              > on (provider, account) group_left () account:ai_account_alert_threshold_usd:one_time_cost
+            )
+            * on (provider, account) group_left (owner) ai_account_info
+            """,
+            build(
+                "AIOneTimeCost",
+                "{account}: {usd} charged once on {date}",
+                "The bill of {date} (UTC) of account {account} {owner} has {usd} that follow no usage and are on few "
+                "other bills.{mean_day}{since}",
+                "Budgets and the month include them; forecasts, burn rates and baselines do not.",
+                "Next: find the item on the landing page, and ask the owner whether it is intended.",
+                mean_day=lookup("account:ai_cost_30d_usd:mean_day", "account", text=f" Mean cost per day: {USD}."),
+                since=active_since("AIOneTimeCost", "account", "date"),
+                total="{usd}",
+            ),
+            "By the day of the charge, which is exported until it is five days old: neither a restart of the exporter "
+            "nor a restatement of the day begins another alert, and a month that begins ends none.",
         ),
     )
 

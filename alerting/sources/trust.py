@@ -115,6 +115,25 @@ def _bill_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             "An owner that was changed has two series in the range, so older samples of ai_account_info only count "
             "where there is no newer one.",
         ),
+        Alert(
+            "AIBillMissing",
+            alerts.bill_missing,
+            f"""
+            (max by (provider, account) (ai_account_missing_bills) > {alerts.bill_missing.days})
+            {_JOIN_OWNER}
+            """,
+            build(
+                "AIBillMissing",
+                "{account}: no bill for days that should have one (days now: {whole})",
+                "A day after its bill usually arrives, {provider} has none for days on which account {account} {owner} "
+                "had usage; days now: {whole}.{mean_day}{since}",
+                "These days stay estimated: fees, credits and changed prices on them are unknown.",
+                "Next: open the provider's cost page; if it has these days, check the key's permissions, else ask the "
+                "provider.",
+                mean_day=_MEAN_DAY,
+                since=active_since("AIBillMissing", "account"),
+            ),
+        ),
     )
 
 

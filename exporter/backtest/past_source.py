@@ -74,7 +74,7 @@ class PastSource:
                 if day.start == today:
                     day = replace(day, cost=sum(map(sum, self.hourly_cost(today).values())))  # noqa: PLW2901
                 if day.start + DAY + self._bill_lag > self.now:
-                    day = replace(day, billed=False, first_bill=0, restatement=0, estimate=None)  # noqa: PLW2901
+                    day = _without_bill(day)  # noqa: PLW2901
                 days.append(day)
         return days
 
@@ -174,3 +174,9 @@ class PastSource:
                 if len(values) > place and values[place]:
                     totals[labels] = totals.get(labels, 0) + values[place]
         return totals
+
+
+def _without_bill(day: DayCost) -> DayCost:
+    """Return a day as it was before its bill: no charge of a single day was known."""
+    recurring = {labels: fixed for labels, fixed in day.fixed_costs.items() if fixed.frequency != "one_time"}
+    return replace(day, billed=False, first_bill=0, restatement=0, estimate=None, fixed_costs=recurring)

@@ -22,8 +22,10 @@ from exporter.metrics.families import (
     BALANCE,
     BALANCE_EXHAUSTION,
     COMPLETE_UNTIL,
+    COST_DAILY_ONE_TIME,
     INCOMPLETE_BILLS,
     LAST_SUCCESS,
+    MISSING_BILLS,
     POLL_DURATION,
     POLL_FAILURES,
     POLLS,
@@ -41,6 +43,7 @@ ASSUMED_METRICS = frozenset(
         BALANCE_EXHAUSTION,
         INCOMPLETE_BILLS,
         LAST_SUCCESS,
+        MISSING_BILLS,
         POLL_DURATION,
         POLL_FAILURES,
         POLLS,
@@ -54,7 +57,7 @@ ON_TIME_METRICS = frozenset({COMPLETE_UNTIL.name, ACCOUNT_INFO.name})
 """Data is complete after its usual delay in every replay. As a condition beside others that is fine: the delay is small
 enough. An alert that requires nothing else cannot fire."""
 
-SPARSE_METRICS = frozenset({UNPRICED_TOKENS.name, "ALERTS", "ALERTS_FOR_STATE"})
+SPARSE_METRICS = frozenset({COST_DAILY_ONE_TIME.name, UNPRICED_TOKENS.name, "ALERTS", "ALERTS_FOR_STATE"})
 """Metrics whose absence means that there is nothing to report, not that nothing is known."""
 
 

@@ -126,6 +126,8 @@ class AccountAlerts(_Model):
     """USD of the account today, above which a model that took over is reported."""
     new_model_usd: UsdThreshold = None
     """USD today on a model that is used for the first time."""
+    one_time_cost_usd: UsdThreshold = None
+    """USD charged once on a day."""
 
 
 class BudgetAlerts(_Model):

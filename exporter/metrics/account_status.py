@@ -45,6 +45,7 @@ def _alert_threshold_samples(snapshot: AccountSnapshot, text: LabelText) -> Samp
         ("AISpendStopped", thresholds.spend_stopped_usd),
         ("AIHighCostModel", thresholds.high_cost_model_usd),
         ("AINewModel", thresholds.new_model_usd),
+        ("AIOneTimeCost", thresholds.one_time_cost_usd),
     ):
         if threshold is not None:
             yield text.with_account(ACCOUNT_ALERT_THRESHOLD, alert), f"{threshold:f}"

@@ -94,6 +94,12 @@ COST_MONTH_ONE_TIME = _gauge(
     "USD of this month (UTC) charged less credited once, a part of ai_cost_month_usd: costs without usage that fewer "
     "than half of the recent bills have. Left out of forecasts, burn rates and baselines.",
 )
+COST_DAILY_ONE_TIME = _gauge(
+    "ai_cost_daily_one_time_usd",
+    (*ACCOUNT_LABELS, "date"),
+    "USD charged less credited once on each of today and the four UTC days before it, a part of ai_cost_daily_usd; "
+    "absent for a day without one-time costs. A day is known once it is billed.",
+)
 COST_TODAY_LOW = _gauge(
     "ai_cost_today_estimate_low_usd",
     ACCOUNT_LABELS,
@@ -313,6 +319,12 @@ INCOMPLETE_BILLS = _gauge(
     "Days (UTC) that stay estimated although there is a bill: it does not pay for everything that earlier bills paid "
     "for, or is lower than expected and still new. Up to 72 hours after the day.",
 )
+MISSING_BILLS = _gauge(
+    "ai_account_missing_bills",
+    ACCOUNT_LABELS,
+    "Days (UTC) of the last 35 that cost at least one cent by their usage and have no bill at all, a day after it "
+    "usually arrives, although an earlier day has one. Counted from the newest successful poll of the bill.",
+)
 AGGREGATED_SERIES = _gauge(
     "ai_account_aggregated_series",
     ACCOUNT_LABELS,
@@ -428,6 +440,7 @@ SPEND_FAMILIES = (
     COST_MONTH_BILLED,
     COST_MONTH_FORECAST,
     COST_MONTH_ONE_TIME,
+    COST_DAILY_ONE_TIME,
     COST_TODAY_LOW,
     COST_TODAY_HIGH,
     *SIGNAL_FAMILIES,
@@ -454,6 +467,7 @@ ACCOUNT_FAMILIES = (
     UNPRICED_TOKENS,
     UNPRICED_COST,
     INCOMPLETE_BILLS,
+    MISSING_BILLS,
     AGGREGATED_SERIES,
 )
 """Change with every poll."""

@@ -14,6 +14,7 @@ from exporter.metrics.families import (
     COST_DAILY,
     COST_DAILY_BILLED,
     COST_DAILY_ESTIMATE,
+    COST_DAILY_ONE_TIME,
     COST_MONTH_BILLED,
     COST_MONTH_FORECAST,
     COST_MONTH_ONE_TIME,
@@ -21,6 +22,7 @@ from exporter.metrics.families import (
     COST_TODAY_LOW,
     ESTIMATE_ERROR,
     INCOMPLETE_BILLS,
+    MISSING_BILLS,
     REQUESTS,
     RESTATED_COST,
     TOKENS,
@@ -34,9 +36,12 @@ from exporter.model import COST as COST_METER
 from exporter.model import DAY, TOKEN_METERS, UNIT_METERS, RowLabels
 from exporter.model import REQUESTS as REQUESTS_METER
 from exporter.snapshot.account_snapshot import RECENT_WINDOWS, AccountSnapshot
-from exporter.snapshot.estimates import one_time_costs, today_range, unpriced_usage
+from exporter.snapshot.estimates import missing_bills, one_time_costs, today_range, unpriced_usage
 from exporter.snapshot.labels import LabelMapper, SpendLabels
-from exporter.windows import calendar_windows, slots
+from exporter.windows import calendar_windows, floor, slots
+
+DAYS_OF_ONE_TIME_COSTS = 4
+"""Days before today whose one-time costs are exported by day: a bill may be complete only 72 hours after its day."""
 
 
 class _Series(NamedTuple):
@@ -164,6 +169,13 @@ def _month_one_time_samples(snapshot: AccountSnapshot, text: LabelText) -> Sampl
     yield text.account, format_usd(one_time)
 
 
+def _daily_one_time_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    # Only days whose bill is new: the rules alert on every charge that is exported.
+    first = floor(snapshot.time, DAY) - DAYS_OF_ONE_TIME_COSTS * DAY
+    days = [day for day in snapshot.day_costs if day.start >= first]
+    return _dated(COST_DAILY_ONE_TIME, {day.start: day.one_time_cost for day in days if day.one_time_cost}, text)
+
+
 def _today_low_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
     estimate_range = today_range(snapshot)
     if estimate_range is not None:
@@ -200,6 +212,11 @@ def _incomplete_bills_samples(snapshot: AccountSnapshot, text: LabelText) -> Sam
         yield text.account, str(sum(day.bill_is_incomplete for day in snapshot.day_costs))
 
 
+def _missing_bills_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
+    if snapshot.ledger_account.bill_reports:
+        yield text.account, str(len(missing_bills(snapshot)))
+
+
 def _aggregated_samples(snapshot: AccountSnapshot, text: LabelText) -> Samples:
     yield text.account, str(snapshot.label_mapper.aggregated_series)
 
@@ -215,6 +232,7 @@ SPEND_SAMPLES: SampleFunctions = {
     COST_MONTH_BILLED: _month_billed_samples,
     COST_MONTH_FORECAST: _month_forecast_samples,
     COST_MONTH_ONE_TIME: _month_one_time_samples,
+    COST_DAILY_ONE_TIME: _daily_one_time_samples,
     COST_TODAY_LOW: _today_low_samples,
     COST_TODAY_HIGH: _today_high_samples,
     ESTIMATE_ERROR: _estimate_error_samples,
@@ -222,5 +240,6 @@ SPEND_SAMPLES: SampleFunctions = {
     UNPRICED_TOKENS: _unpriced_samples,
     UNPRICED_COST: _unpriced_cost_samples,
     INCOMPLETE_BILLS: _incomplete_bills_samples,
+    MISSING_BILLS: _missing_bills_samples,
     AGGREGATED_SERIES: _aggregated_samples,
 }

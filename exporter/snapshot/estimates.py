@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from exporter.analysis.estimates import EstimateRange, estimate_range
-from exporter.model import COST, DAY, TOKEN_METERS
+from exporter.model import COST, DAY, NANO, TOKEN_METERS
 from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.windows import floor
+
+MISSING_BILL_MARGIN = timedelta(days=1)
+"""Time after the usual delay of a day's bill from which on the bill is missing."""
+_MIN_COST_OF_MISSING_BILL = NANO // 100
+"""nano-USD: a day whose usage costs less may have no bill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +86,28 @@ def one_time_costs(snapshot: AccountSnapshot) -> list[OneTimeCost]:
         for day in reversed(snapshot.day_costs)
         for labels, fixed in sorted(day.fixed_costs.items())
         if fixed.frequency == "one_time" and fixed.nano_usd
+    ]
+
+
+def missing_bills(snapshot: AccountSnapshot) -> list[datetime]:
+    """Return the closed UTC days with usage of which no bill at all has arrived, oldest first.
+
+    A day's bill is missing a day after its report's usual delay, as of the newest successful poll of every bill: while
+    polls fail, nothing is known of newer bills. Days before the first billed day of the last 35 do not count, so that
+    an account without any bill has no missing ones. A day with an incomplete bill is not missing one.
+    """
+    complete_until = [known.complete_until for known in snapshot.reports if known.report.kind == "bill"]
+    billed = [day.start for day in snapshot.day_costs if day.billed]
+    known_until = [time for time in complete_until if time is not None]
+    if not billed or not known_until or len(known_until) < len(complete_until):
+        return []
+    last_end = min(known_until) - MISSING_BILL_MARGIN
+    return [
+        day.start
+        for day in snapshot.day_costs
+        if not day.billed
+        and not day.bill_is_incomplete
+        and day.cost >= _MIN_COST_OF_MISSING_BILL
+        and day.start > billed[0]
+        and day.start + DAY <= last_end
     ]

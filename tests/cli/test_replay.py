@@ -36,6 +36,7 @@ from exporter.metrics.families import (
     BUDGET_SPENT_THRESHOLD,
     CHANGE_TIME,
     COST_DAILY_ESTIMATE,
+    COST_DAILY_ONE_TIME,
     COST_TODAY_HIGH,
     COST_TODAY_LOW,
     CROSSCHECK,
@@ -43,6 +44,7 @@ from exporter.metrics.families import (
     FAMILIES,
     INCOMPLETE_BILLS,
     LAST_SUCCESS,
+    MISSING_BILLS,
     POLL_DURATION,
     POLL_FAILURES,
     POLLS,
@@ -122,7 +124,7 @@ def test_replay_reports_what_would_have_fired_when_and_for_how_long(folder: Path
     assert {"budget=tiny", "owner=finance"} <= set(exceeded)
     assert not [row for row in rows if "AICostSpike" in row]
     silent = next(line for line in run.stdout.splitlines() if line.startswith("Silent: "))
-    assert {"AICostSpike", "AIUnexpectedSpend", "AINewModel"} <= set(re.findall(r"\w+", silent))
+    assert {"AICostSpike", "AIUnexpectedSpend", "AINewModel", "AIOneTimeCost"} <= set(re.findall(r"\w+", silent))
     reasons = not_judged(run.stdout)
     assert not reasons.keys() & set(re.findall(r"\w+", silent))
     on_time = "the ledger does not record when data arrived: all of it counts as on time"
@@ -136,6 +138,7 @@ def test_replay_reports_what_would_have_fired_when_and_for_how_long(folder: Path
         "ai_account_balance_usd",
         "AIConfigReloadFailed": "the ledger does not record the past of ai_exporter_config_last_reload_successful",
         "AIBillIncomplete": "the ledger does not record the past of ai_account_incomplete_bills",
+        "AIBillMissing": "the ledger does not record the past of ai_account_missing_bills",
         "AICostRestated": "the ledger does not record the past of ai_account_restated_usd_total",
         "AIExporterDown": "the ledger does not record the past of up",
         "AIProviderRateLimited": "the ledger does not record the past of ai_account_poll_failures_total",
@@ -289,11 +292,13 @@ NOT_ON_THE_PAGE = {
     BUDGET_EXHAUSTION_TIME,
     BUDGET_SPENT_THRESHOLD,
     COST_DAILY_ESTIMATE,
+    COST_DAILY_ONE_TIME,
     COST_TODAY_HIGH,
     COST_TODAY_LOW,
     CROSSCHECK,
     ESTIMATE_ERROR,
     INCOMPLETE_BILLS,
+    MISSING_BILLS,
     UNPRICED_TOKENS,
 }
 """Alerts whose inputs a small account may not have."""

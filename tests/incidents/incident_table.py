@@ -29,8 +29,6 @@ _REASONS = {
     "context five times as long": "of a late account the excess of several hours has to add up to $20.",
     "slow creep, 15 % a day": "measured from the first hour at whose rate of the last day the budget would be "
     "exceeded, while the rules wait for three days, or for the forecast, which follows the last week.",
-    "one-time charge": "no rule is about one-time charges: `ai_cost_month_one_time_usd` and budgets show them.",
-    "late bill": "a bill of which nothing is available is not an incomplete one; the day stays an estimate.",
     "new level, six times": "it ends in the nights, whose hours are not above their bounds.",
     "new expensive model": "the alert is about a UTC day, and begins again with each of them.",
 }

@@ -173,7 +173,7 @@ def _one_time_charge(case: _Case) -> Incident:
         charges=(Charge(WEDNESDAY, 30 * case.usd + 100),),
     )
     start = WEDNESDAY + DAY + 8 * HOUR
-    return case.incident(account, start, start + DAY, "AIEstimateDrift", *SPIKE)
+    return case.incident(account, start, start + DAY, "AIOneTimeCost")
 
 
 def _late_bill(case: _Case) -> Incident:
@@ -182,7 +182,7 @@ def _late_bill(case: _Case) -> Incident:
         late_bills={WEDNESDAY - DAY: 90 * HOUR},
     )
     start = WEDNESDAY + 8 * HOUR
-    return case.incident(account, start, WEDNESDAY + 90 * HOUR, "AIBillIncomplete", max_complete_hours=50)
+    return case.incident(account, start, WEDNESDAY + 90 * HOUR, "AIBillMissing", max_complete_hours=50)
 
 
 def _key_revoked(case: _Case) -> Incident:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,8 +13,20 @@ import pytest
 from exporter.config.configuration import load
 from exporter.model import DAY, HOUR, NANO
 from exporter.providers import PROVIDERS
-from exporter.simulator.accounts import SimAccount
-from tests.system import NOON, SPEND_PREFIXES, Samples, System, make_account, midnight, start_small_system
+from exporter.simulator.accounts import ExtraCharge, SimAccount
+from exporter.simulator.billing_terms import LineDelay
+from exporter.simulator.world import World
+from tests.system import (
+    NOON,
+    SPEND_PREFIXES,
+    Clock,
+    Samples,
+    System,
+    make_account,
+    midnight,
+    start_small_system,
+    start_system,
+)
 
 MINUTE = timedelta(minutes=1)
 Sums = Counter[tuple[str, ...]]
@@ -323,3 +336,51 @@ def test_billed_days_are_told_apart_from_estimated_ones(tmp_path: Path) -> None:
         system.advance(DAY)
         later = system.samples()["ai_cost_daily_billed_usd"]
         assert len(later) == len(billed) + 1
+
+
+def start_account(folder: Path, account: SimAccount, days: int = 12) -> AbstractContextManager[System]:
+    """Start the exporter with an account that has used AI for some days."""
+    clock = Clock()
+    world = World([account], clock, start_time=midnight(NOON) - days * DAY)
+    return start_system(folder, world, clock, history=f"{days}d")
+
+
+def test_one_time_costs_of_the_newest_days_are_exported_by_day(tmp_path: Path) -> None:
+    """A charge is exported with its day until the day is five days old; older charges and usual days are not."""
+    days = [midnight(NOON) - number * DAY for number in (5, 4, 1)]
+    charge = ExtraCharge("proj_web", "Onboarding", 250.0, dates=frozenset(day.date() for day in days))
+    with (
+        start_account(tmp_path, replace(make_account("openai"), extra_charges=(charge,))) as system,
+        system.run_exporter(),
+    ):
+        system.poll_until_idle()
+        one_time = {
+            dict(labels)["date"]: value for labels, value in system.samples()["ai_cost_daily_one_time_usd"].items()
+        }
+        assert one_time == {f"{day:%Y-%m-%d}": 250 for day in days[1:]}
+        system.advance(DAY)
+        assert label_values(system, "ai_cost_daily_one_time_usd", "date") == {f"{days[-1]:%Y-%m-%d}"}
+
+
+def test_days_without_a_bill_are_counted_one_day_after_it_usually_arrives(tmp_path: Path) -> None:
+    """Bills that are 80 hours late are missing from 32 hours after their day on; failed polls count nothing more."""
+    account = replace(make_account("openai"), line_delays=(LineDelay("*", 80 * HOUR),))
+    with start_account(tmp_path, account) as system, system.run_exporter():
+        system.poll_until_idle()
+        # November 15 and 16. The bill of the 17th would be missing from November 19, 08:00, on.
+        assert system.value("ai_account_missing_bills") == 2
+        system.simulator.add_fault("solo", "server_error", path="/costs")
+        system.advance(DAY)
+        assert system.value("ai_account_missing_bills") == 2
+
+
+def test_an_account_without_any_bill_has_no_missing_bills(tmp_path: Path) -> None:
+    """Bills that never arrived are not missing, nor is that of a provider whose usage carries its cost exported."""
+    account = replace(make_account("openai"), line_delays=(LineDelay("*", 1000 * HOUR),))
+    with start_account(tmp_path, account) as system, system.run_exporter():
+        system.poll_until_idle()
+        assert system.value("ai_account_missing_bills") == 0
+    (tmp_path / "cursor").mkdir()
+    with start_account(tmp_path / "cursor", make_account("cursor")) as system, system.run_exporter():
+        system.poll_until_idle()
+        assert "ai_account_missing_bills" not in system.samples()
