@@ -179,6 +179,7 @@ class CacheHitRatioDropped(AlertSettings):
 
     fall_to: Number
     before: Number
+    hour_input_tokens: Number
     input_tokens: Number
 
 

@@ -144,14 +144,26 @@ def _token_recordings() -> tuple[Rule, ...]:
     return (
         Recording("workspace:ai_requests_last_hour:sum", _with_owner("sum", _WORKSPACE, "ai_requests_last_hour")),
         Recording("workspace:ai_tokens_last_hour:sum", _with_owner("sum", _WORKSPACE, "ai_tokens_last_hour")),
-        Recording(
-            "workspace_model_tier:ai_tokens_today:cache_hit_ratio",
-            f"""
-            {_with_owner("sum", tier, 'ai_tokens_today{type=~".*cache_read"}')}
-            / {_with_owner("sum", tier, 'ai_tokens_today{type!~".*output"}')}
-            """,
-            "The share of input tokens read from a cache, and tokens per request. By model and tier, because nightly "
-            "batch jobs and interactive requests differ, and their mix changes with the hour.",
+        *(
+            Recording(
+                f"workspace_model_tier:ai_tokens_{window}:cache_hit_ratio",
+                f"""
+                {_with_owner("sum", tier, f'ai_tokens_{window}{{type=~".*cache_read"}}')}
+                / {_with_owner("sum", tier, f'ai_tokens_{window}{{type!~".*output"}}')}
+                """,
+                comment,
+            )
+            for window, comment in (
+                (
+                    "last_hour",
+                    (
+                        "The share of input tokens read from a cache, and tokens per request. By model and tier, "
+                        "because nightly batch jobs and interactive requests differ, and their mix changes with the "
+                        "hour."
+                    ),
+                ),
+                ("today", ""),
+            )
         ),
         Recording(
             "workspace_model_tier:ai_tokens_30d:cache_hit_ratio",
@@ -442,15 +454,26 @@ def _token_alerts(config: RulesConfig) -> tuple[Rule, ...]:
             "AICacheHitRatioDropped",
             cache,
             f"""
-            workspace_model_tier:ai_tokens_today:cache_hit_ratio
-            < on ({tier}) group_left () {cache.fall_to} * workspace_model_tier:ai_tokens_30d:cache_hit_ratio
+            (
+              (
+                workspace_model_tier:ai_tokens_last_hour:cache_hit_ratio
+                < on ({tier}) group_left () {cache.fall_to} * workspace_model_tier:ai_tokens_30d:cache_hit_ratio
+                and on ({tier}) sum by ({tier}) (ai_tokens_last_hour{{type!~".*output"}}) > {cache.hour_input_tokens}
+                {on_time}
+              )
+              or
+              (
+                workspace_model_tier:ai_tokens_today:cache_hit_ratio
+                < on ({tier}) group_left () {cache.fall_to} * workspace_model_tier:ai_tokens_30d:cache_hit_ratio
+                and on ({tier}) sum by ({tier}) (ai_tokens_today{{type!~".*output"}}) > {cache.input_tokens}
+              )
+            )
             and on ({tier}) workspace_model_tier:ai_tokens_30d:cache_hit_ratio > {cache.before}
-            and on ({tier}) sum by ({tier}) (ai_tokens_today{{type!~".*output"}}) > {cache.input_tokens}
             """,
             build(
                 "AICacheHitRatioDropped",
                 "{where}: cache hit ratio of {model} dropped to {percent}",
-                "Today {percent} of the input tokens of {model} in {workspace_of_account} {owner} were read from the "
+                "{percent} of the recent input tokens of {model} in {workspace_of_account} {owner} were read from the "
                 "prompt cache{before}.{since}",
                 "Uncached input costs several times as much.{cost}{changes}",
                 "Next: look for a change of the prompt's beginning, which is what the cache matches.",
@@ -469,6 +492,8 @@ def _token_alerts(config: RulesConfig) -> tuple[Rule, ...]:
                 changes=_changes(),
                 since=active_since("AICacheHitRatioDropped", *_TIER_LABELS),
             ),
+            "Two complete hours decide, before the ratio of the day falls. That of the day is for usage that is "
+            "reported later than its hour counts as complete, and for usage below the threshold of an hour.",
         ),
         Alert(
             "AITokensPerRequestSurge",

@@ -24,8 +24,8 @@ alert, *hours* the complete hours of the incident that were reported by then.
 _REASONS = {
     "workspace silent": "the newest complete hours of a late account are always empty, so that a stop looks like the "
     "usual delay.",
-    "cache broken": "a small account costs less than $5 an hour more, and the ratio of the whole day falls slowly; of "
-    "a late account the excess of several hours has to add up to $20.",
+    "cache broken": "the newest complete hours of a late account are always empty, so that only the ratio of the whole "
+    "day shows it, which falls slowly, or an excess of several hours that adds up to $20.",
     "context five times as long": "of a late account the excess of several hours has to add up to $20.",
     "slow creep, 15 % a day": "measured from the first hour at whose rate of the last day the budget would be "
     "exceeded, while the rules wait for three days, or for the forecast, which follows the last week.",
