@@ -55,15 +55,15 @@ class Dialect:
     concat_template: str
     """The aggregate that joins the values of the expression `{value}` with commas, in any order."""
     ordered_concat_template: str
-    """The same in the order of the expression `{order}`, of rows that a subquery has sorted by it."""
+    """The same in the order of the expression `{order}`, of rows that come in this order already."""
     select_series: str
     """The query for the number of labels. Its parameters are the values of `SERIES_COLUMNS`."""
 
     def concat(self, value: str, order: str = "") -> str:
         """Return the aggregate that joins values with commas.
 
-        With `order`, a subquery has to sort the rows: SQLite has no order within an aggregate, and keeps that of its
-        rows, which PostgreSQL does not.
+        With `order`, an index or a subquery has to sort the rows: SQLite has no order within an aggregate, and keeps
+        that of its rows, which PostgreSQL does not.
         """
         template = self.ordered_concat_template if order else self.concat_template
         return template.format(value=value, order=order)
