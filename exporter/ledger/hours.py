@@ -96,9 +96,12 @@ def _read_values(
     db: Connection, dialect: Dialect, source: str, parameters: Sequence[object], day_start: int
 ) -> dict[int, list[int]]:
     """Return series -> 24 values of a day, from a table and a condition."""
+    series_column = dialect.concat("series", order="series")
+    values_column = dialect.concat("value", order="series")
+    # By the primary key: SQLite's rows come in the order of the series.
     found = db.execute(
-        f"SELECT start, {dialect.concat('series')}, {dialect.concat('value')}"
-        f" FROM {source} AND start >= ? AND start < ? GROUP BY start",
+        f"SELECT start, {series_column}, {values_column}"
+        f" FROM {source} AND start >= ? AND start < ? GROUP BY start ORDER BY start",
         (*parameters, day_start, day_start + _DAY_SECONDS),
     )
     hours = {
