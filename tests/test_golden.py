@@ -85,7 +85,7 @@ def test_promtool_reports_no_problem(system: System) -> None:
 
 
 def test_every_family_of_the_table_is_on_the_page(system: System) -> None:
-    """The demo has a series of every metric, except of incidents, one-time costs, pushed and unpriced usage."""
+    """The demo has a series of every metric, except of incidents, one-time costs, balances, pushed and unpriced usage."""
     page = _fetch_metrics(system)
     families = (*SPEND_FAMILIES, *ACCOUNT_FAMILIES, *SELF_FAMILIES)
     missing = [family.name for family in families if f"# TYPE {family.name} " not in page]
@@ -94,6 +94,8 @@ def test_every_family_of_the_table_is_on_the_page(system: System) -> None:
         "ai_cost_incident_usd",
         "ai_cost_incident_start_timestamp_seconds",
         "ai_account_crosscheck_ratio",
+        "ai_account_balance_usd",
+        "ai_account_balance_exhaustion_timestamp_seconds",
         "ai_account_unpriced_tokens",
         "ai_exporter_ingest_events_total",
         "ai_change_timestamp_seconds",

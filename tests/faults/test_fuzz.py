@@ -26,12 +26,14 @@ from exporter.errors import ConfigError, ProviderError, PushError, QueryRejected
 from exporter.history.remote_read import RemoteReadHandler
 from exporter.history.remote_read_protocol import MESSAGES
 from exporter.model import DAY, HOUR, Secret
-from exporter.providers import PROVIDERS, create_provider
-from exporter.providers.base import Provider
+from exporter.providers import PROVIDERS, create_provider, provider_options_model
+from exporter.providers.base import Provider, ProviderWithBalance
 from exporter.providers.http import ClientConfig
 from exporter.push.parse import decode_body, parse_batch, parse_change_event, parse_events, parse_json
+from exporter.simulator.accounts import SimAccount, Stream
 from exporter.simulator.server import Simulator
 from exporter.simulator.world import World
+from exporter.simulator.xai import TEAM
 from exporter.web.tls import build_ssl_context
 from exporter.windows import floor
 from tests.certificates import CertificateAuthority
@@ -334,6 +336,9 @@ class ProviderAnswers:
         self.report_name = report_name
         if report_name == "names":
             provider.names()
+        if report_name == "balance":
+            assert isinstance(provider, ProviderWithBalance)
+            provider.balance()
         end = NOON.replace(minute=0, second=0)
         for report in provider.reports:
             if report.name == report_name:
@@ -361,10 +366,35 @@ def make_response(data: bytes) -> httpx.Response:
     return httpx.Response(_STATUSES[data[0] % len(_STATUSES)], headers=headers, stream=httpx.ByteStream(body))
 
 
+_PREPAID_ACCOUNTS = {
+    "xai": SimAccount(
+        "solo",
+        "xai",
+        "platform",
+        "xai-token-1",
+        "Acme",
+        (Stream("", "grok-4.3", report="xai_usage"),),
+        prepaid_usd=9,
+        options={"team_id": TEAM},
+    ),
+    "deepseek": SimAccount("solo", "deepseek", "platform", "sk-1", "Acme", (), prepaid_usd=9),
+    "openrouter": SimAccount(
+        "solo",
+        "openrouter",
+        "platform",
+        "sk-or-v1-1",
+        "Acme",
+        (Stream("w1", "gpt-5.4-2026-03-05", "OpenAI", report="openrouter_usage"),),
+        {"w1": "Web"},
+        prepaid_usd=9,
+    ),
+}
+
+
 @contextmanager
 def make_provider_parser(provider_name: str) -> Iterator[Parser]:
     """Answers of a provider: one of the simulator's answers has random changes in its body, or status and headers."""
-    account = make_account(provider_name)  # type: ignore[arg-type]
+    account = _PREPAID_ACCOUNTS.get(provider_name) or make_account(provider_name)  # type: ignore[arg-type]
     with Simulator(World([account], lambda: NOON, start_time=NOON - timedelta(days=4))) as simulator:
         answers = ProviderAnswers(simulator)
         # Without a network, over which most of the time of a case would be spent.
@@ -372,8 +402,10 @@ def make_provider_parser(provider_name: str) -> Iterator[Parser]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(httpx, "Client", partial(httpx.Client, transport=transport))
             config = ClientConfig(Secret(account.key), simulator.base_url(account.name))
-            provider = create_provider(PROVIDERS[provider_name], config)
-        for name in ("names", *(report.name for report in provider.reports)):
+            options = provider_options_model(PROVIDERS[provider_name]).model_validate(dict(account.options))
+            provider = create_provider(PROVIDERS[provider_name], config, options)
+        balance = ("balance",) if isinstance(provider, ProviderWithBalance) else ()
+        for name in ("names", *(report.name for report in provider.reports), *balance):
             answers.read(provider, name)
     reports_and_paths = sorted(answers.answers)
 
