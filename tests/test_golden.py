@@ -85,7 +85,7 @@ def test_promtool_reports_no_problem(system: System) -> None:
 
 
 def test_every_family_of_the_table_is_on_the_page(system: System) -> None:
-    """The demo has a series of every metric, except of incidents, one-time costs, balances, pushed and unpriced usage."""
+    """The demo has a series of every metric, except of what does not occur in it, such as incidents and balances."""
     page = _fetch_metrics(system)
     families = (*SPEND_FAMILIES, *ACCOUNT_FAMILIES, *SELF_FAMILIES)
     missing = [family.name for family in families if f"# TYPE {family.name} " not in page]
