@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from exporter.model import HOUR
+from exporter.polling.schedule import reread_time
 from exporter.simulator.world import World
 from tests.benchmarks.minimum_calls import (
     EVENTS_ENDPOINT,
@@ -43,6 +44,11 @@ class CallCounter:
             if self._system.count_calls("cursor", EVENTS_ENDPOINT) > before:
                 event_reads += 1
                 self._minimum.add_hourly_events()
+        for provider, polled in self._system.app.polled_accounts.items():
+            # Each account has its own time of the week.
+            now = self._system.clock.now
+            if reread_time(polled.config.poll_settings, now) > now - duration:
+                self._minimum.add_weekly_reread(provider)
         assert event_reads == duration // HOUR, f"Cursor's events were read {event_reads} times in {duration}"
         self._minimum.add_steady_polling(duration)
         return self._take_counts()

@@ -13,7 +13,7 @@ from exporter.model import DAY, HOUR
 from exporter.simulator.accounts import Member, SimAccount, Stream
 from exporter.simulator.world import World
 from exporter.simulator.xai import TEAM
-from exporter.windows import floor
+from exporter.windows import floor, slots
 
 HOURS_PER_PAGE, EVENTS_PER_PAGE, MAX_RANGE = 168, 1000, 30 * DAY
 BILL_DAYS_PER_PAGE = {"openai": 180, "anthropic": 31}
@@ -43,6 +43,7 @@ HOURLY_REPORTS = {
 MAIN_INTERVAL, NAMES_INTERVAL = timedelta(minutes=5), 6 * HOUR
 BALANCE_INTERVAL = timedelta(minutes=15)
 EVENTS_OVERLAP, EVENTS_SETTLE_PERIOD = 6 * HOUR, 3 * DAY
+REREAD_PART = 7 * DAY
 HISTORY = 30 * DAY
 
 CallCounts = Counter[tuple[str, str]]
@@ -115,11 +116,12 @@ class MinimumCalls:
     calls: CallCounts = field(default_factory=Counter)
     _last_read: datetime = field(init=False)
     _last_settle_read: datetime = field(init=False)
+    _first_day: datetime = field(init=False)
 
     def add_first_poll(self) -> None:
         """Count thirty complete days and the current day: hours, bills, events, names."""
         now = self.world.clock()
-        since = floor(now, DAY) - HISTORY
+        self._first_day = since = floor(now, DAY) - HISTORY
         for provider, main in MAIN_REPORT.items():
             hours = _count_pages(-((since - now) // HOUR), HOURS_PER_PAGE)
             self.calls.update({(provider, kind): hours for kind in (main, *HOURLY_REPORTS[provider])})
@@ -156,6 +158,16 @@ class MinimumCalls:
             since, self._last_settle_read = floor(now, DAY) - EVENTS_SETTLE_PERIOD, now
         self._last_read = now
         self._add_events(since, now)
+
+    def add_weekly_reread(self, provider: str) -> None:
+        """Count a read of the bills that are older than what is read again every day."""
+        today = floor(self.world.clock(), DAY)
+        if provider == "openai":
+            self.calls[provider, BILL_REPORT[provider]] += 1
+        if provider == "cursor":
+            # A week at a time, so that whatever becomes due meanwhile is read between two parts.
+            for start in slots(self._first_day, today - EVENTS_SETTLE_PERIOD, REREAD_PART):
+                self._add_events(start, min(start + REREAD_PART, today - EVENTS_SETTLE_PERIOD))
 
     def _add_names(self) -> None:
         for provider, page_size in NAMES_PER_PAGE.items():
