@@ -16,8 +16,10 @@ from exporter.snapshot.account_snapshot import AccountSnapshot
 from exporter.snapshot.budgets import EvaluatedBudget, evaluate_budgets
 from exporter.snapshot.store import AccountKey
 
-ASSEMBLY_PAUSE_FACTOR = 10
-"""After assembling the page, pause for ten times as long as it took: a large page is assembled less often."""
+ASSEMBLY_PAUSE_FACTOR = 20
+"""After assembling the page, pause for so many times as long as it took: it takes a twentieth of a core at most.
+
+A page of 200,000 series, which takes 0.2 s, is then at most 4 s older than its accounts."""
 
 
 @dataclass(frozen=True, slots=True)
