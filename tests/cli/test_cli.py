@@ -333,11 +333,11 @@ def test_the_example_passes_where_its_keys_are_not() -> None:
     completed = run_command("check", "config", example)
     assert completed.returncode == 0
     assert completed.stdout.endswith(
-        ": good, 4 accounts; 6 of the keys and tokens cannot be read here, and `run` needs them all\n"
+        ": good, 7 accounts; 9 of the keys and tokens cannot be read here, and `run` needs them all\n"
     )
     assert "CURSOR_ADMIN_KEY" in completed.stderr
     quiet = run_command("check", "config", "--syntax-only", example)
-    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, f"{example}: good, 4 accounts\n", "")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, f"{example}: good, 7 accounts\n", "")
 
 
 def test_the_version_is_printed() -> None:
