@@ -329,7 +329,7 @@ def test_text_is_sorted_by_its_bytes(place: PostgresLocation) -> None:
 
 
 def test_the_longest_labels_are_stored(place: PostgresLocation) -> None:
-    """Labels and change events of the longest texts that are accepted fit, are told apart, and are stored once."""
+    """Labels and change events of the longest texts that are accepted fit, are distinguished, and are stored once."""
     texts = ["".join(chr(0x20000 + 256 * column + index) for index in range(MAX_TEXT_LENGTH)) for column in range(6)]
     _, workspace, model, tier, api_key, item = texts
     rows = [Row("output", n, workspace, model, tier, api_key, item[:-1] + end) for n, end in enumerate("abc", start=1)]

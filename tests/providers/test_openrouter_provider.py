@@ -276,7 +276,7 @@ def test_credits(bought: float, used: float, balance: tuple[int, ...]) -> None:
 
 
 def test_errors_have_advice() -> None:
-    """A key for requests, a missing permission and a withdrawn beta are told apart."""
+    """A key for requests, a missing permission and a withdrawn beta are distinguished."""
     for status, message, reason in (
         (403, "Only management keys can fetch activity for an account", "wrong_key_kind"),
         (403, "Forbidden", "missing_scope"),
