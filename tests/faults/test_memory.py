@@ -25,7 +25,8 @@ def test_threads_share_an_arena_unless_the_environment_says_otherwise(
     (tmp_path / "token").write_text("gateway-token-23c09a17")
     config.write_text("ingest: {sources: [{name: gateway, token_file: token}]}\n")
     flags = (f"--config.file={config}", f"--storage.path={tmp_path / 'ledger'}")
-    with start_exporter(*flags, env={**ENVIRONMENT, **variables}) as exporter:
+    # Not forked from a process that may have arenas already.
+    with start_exporter(*flags, env={**ENVIRONMENT, **variables}, new_interpreter=True) as exporter:
         # The page is rendered by a thread of its own.
         assert exporter.get("/").status_code == 200
         if has_several:
